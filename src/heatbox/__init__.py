@@ -1,0 +1,1 @@
+"""heatbox: weakly supervised object localization."""

@@ -1,0 +1,155 @@
+"""Example and Split: one image with its label and boxes, and an ordered collection of them."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from heatbox.errors import InputError
+
+
+def no_boxes() -> np.ndarray:
+    """An empty (0, 4) float64 array: an image without ground-truth boxes."""
+    return np.zeros((0, 4))
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One image, its label and its ground truth.
+
+    Attributes:
+        id: unique name inside its split; also the relative path of the image, with forward slashes.
+        label: class index.
+        size: (width, height) in pixels of the frame in which `boxes` are given. The stored image may be
+            of another size; boxes scale by this one, never by the file's.
+        boxes: (K, 4) float64, xyxy, in pixels of `size`.
+    """
+
+    id: str
+    label: int
+    size: tuple[int, int]
+    boxes: np.ndarray = field(default_factory=no_boxes)
+
+
+@dataclass(frozen=True)
+class Split:
+    """Examples in order, the names of their classes, and the way to open an image.
+
+    Attributes:
+        name: for example "test"; used in messages and file names.
+        examples: the examples, ids unique.
+        class_names: class index → name; may be empty where the data set gives none.
+        open_image: example → RGB image. Raises `InputError` naming the file.
+    """
+
+    name: str
+    examples: Sequence[Example]
+    class_names: Sequence[str]
+    open_image: Callable[[Example], Image.Image]
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    def __iter__(self) -> Iterator[Example]:
+        return iter(self.examples)
+
+    @property
+    def num_classes(self) -> int:
+        """One more than the largest label, or the number of class names where there are more."""
+        return max(max((e.label for e in self.examples), default=-1) + 1, len(self.class_names))
+
+    def take(self, limit: int | None) -> Split:
+        """The first `limit` examples (all of them for None)."""
+        return Split(self.name, self.examples[:limit], self.class_names, self.open_image)
+
+
+def decode_image(data: bytes | Path, name: str) -> Image.Image:
+    """Any picture Pillow reads → upright 8-bit RGB; what is wrong with it is raised as `InputError`.
+
+    EXIF orientation is applied, transparency is laid on white, 16-bit and float greys are scaled to
+    8 bits by their own range's full scale (65535 for 16-bit integers) and CMYK is converted.
+    """
+    try:
+        with Image.open(io.BytesIO(data) if isinstance(data, bytes) else data) as image:
+            image.load()
+            return to_rgb(ImageOps.exif_transpose(image))
+    except Image.DecompressionBombError as error:
+        raise InputError(f"{name}: the picture is too large to decode safely ({error})") from error
+    except FileNotFoundError as error:
+        raise InputError(f"{name}: no such image file") from error
+    except UnidentifiedImageError as error:
+        raise InputError(f"{name}: not a picture in a format that can be read") from error
+    except (OSError, SyntaxError, ValueError, EOFError) as error:
+        raise InputError(f"{name}: the picture is damaged ({error})") from error
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """8-bit RGB of an image in any Pillow mode, transparent pixels laid on white."""
+    if image.mode == "RGB":
+        return image
+    if image.mode.startswith("I") or image.mode == "F":
+        grey = np.asarray(image, dtype=np.float64)
+        full_scale = 65535.0 if image.mode.startswith("I") else max(float(np.nanmax(grey, initial=0)), 1e-12)
+        scaled = np.nan_to_num(np.clip(grey / full_scale, 0, 1)) * 255
+        return Image.fromarray(scaled.round().astype(np.uint8)).convert("RGB")
+    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        ground = Image.new("RGBA", image.size, "white")
+        return Image.alpha_composite(ground, image).convert("RGB")
+    return image.convert("RGB")
+
+
+class FolderImages:
+    """Opens images below a root folder; a path that leaves the root is refused."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root.resolve()
+
+    def __call__(self, example: Example) -> Image.Image:
+        path = (self.root / example.id).resolve()
+        if not path.is_relative_to(self.root):
+            raise InputError(f"{example.id!r}: the image id leads out of {self.root}")
+        return decode_image(path, str(path))
+
+
+class TarImages:
+    """Opens images that are members of an uncompressed tar archive, without unpacking it.
+
+    Only regular members are ever read, so a link inside the archive leads nowhere. The file is opened
+    anew for every read: nothing is shared between threads or forked worker processes.
+    """
+
+    def __init__(self, archive: Path, prefix: str = "") -> None:
+        self.archive = archive
+        self.prefix = prefix
+        with tarfile.open(archive) as tar:
+            self._spans = {m.name: (m.offset_data, m.size) for m in tar if m.isreg()}
+
+    def names(self) -> list[str]:
+        """Names of all regular members."""
+        return list(self._spans)
+
+    def read(self, name: str) -> bytes:
+        """The bytes of one member.
+
+        Raises:
+            InputError: there is no such regular member, or the archive ends before it does.
+        """
+        span = self._spans.get(self.prefix + name)
+        if span is None:
+            raise InputError(f"{self.archive}: has no member {self.prefix + name!r}")
+        with self.archive.open("rb") as file:
+            file.seek(span[0])
+            data = file.read(span[1])
+        if len(data) != span[1]:
+            raise InputError(f"{self.archive}: ends inside member {self.prefix + name!r}")
+        return data
+
+    def __call__(self, example: Example) -> Image.Image:
+        return decode_image(self.read(example.id), f"{self.archive}:{self.prefix}{example.id}")

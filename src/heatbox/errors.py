@@ -1,0 +1,9 @@
+"""The one error a user can cause."""
+
+
+class InputError(ValueError):
+    """Input that heatbox cannot use, said in one sentence.
+
+    The message names what is wrong, where (file, row, key) and what would be right. The command line
+    prints it without a traceback and exits with code 2; anything else that is raised is a bug of ours.
+    """

@@ -1,0 +1,1 @@
+"""Feature maps become a heatmap."""

@@ -1,0 +1,1 @@
+"""A classifier we can see through."""
