@@ -112,6 +112,7 @@ class FolderImages:
         self.root = root.resolve()
 
     def __call__(self, example: Example) -> Image.Image:
+        """Open the image of an example as RGB."""
         path = (self.root / example.id).resolve()
         if not path.is_relative_to(self.root):
             raise InputError(f"{example.id!r}: the image id leads out of {self.root}")
@@ -152,4 +153,5 @@ class TarImages:
         return data
 
     def __call__(self, example: Example) -> Image.Image:
+        """Open the image of an example as RGB."""
         return decode_image(self.read(example.id), f"{self.archive}:{self.prefix}{example.id}")
