@@ -29,6 +29,7 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise InputError(f"{path}: no such checkpoint file")
     try:
+        state: object
         if path.suffix == ".safetensors":
             state = load_file(path)
         else:
