@@ -12,6 +12,7 @@ import timm
 from torch import nn
 
 from heatbox.errors import InputError
+from heatbox.models import small as _small  # noqa: F401 - registers its models with timm
 from heatbox.models.checkpoints import load_checkpoint
 
 PRETRAINED = "pretrained"
