@@ -233,10 +233,10 @@ def _summary(largest: MaxBoxAcc, every: MaxBoxAcc) -> dict[str, Any]:
 
 def _by_iou(found: BoxScore) -> dict[str, Any]:
     return {
-        "iou": found.iou,
-        "accuracy": found.per_iou,
-        "threshold": found.threshold,
-        "correct": found.correct,
+        "iou": found.iou.tolist(),
+        "accuracy": found.per_iou.tolist(),
+        "threshold": found.threshold.tolist(),
+        "correct": found.correct.tolist(),
     }
 
 
