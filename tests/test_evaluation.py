@@ -9,14 +9,14 @@ from heatbox.evaluation import evaluate, score
 from heatbox.store import Run
 from scenes import write_model, write_split
 
-MOBILENET = '''
+MOBILENET = """
 from timm.models import efficientnet
 
 def build():
     return efficientnet._gen_mobilenet_v1(
         "mobilenetv1_100", channel_multiplier=0.75, pad_type="same", bn_eps=1e-3, pretrained=False
     )
-'''
+"""
 
 
 def real_config(shared, tmp_path, **changes):
@@ -70,7 +70,9 @@ def test_first_real_images(shared, tmp_path):
 
 
 def test_scoring_maps_that_a_run_does_not_hold(tmp_path):
-    config = EvaluateConfig(write_model(tmp_path), str(write_split(tmp_path / "set", 3)), method=("cam",), size=64)
+    config = EvaluateConfig(
+        write_model(tmp_path), str(write_split(tmp_path / "set", 3)), method=("cam",), size=64
+    )
     evaluate(config, Run(tmp_path / "run"))
     with pytest.raises(InputError, match=r"holds no maps of 'pc1', only of cam"):
         score(Run(tmp_path / "run"), ["pc1"])
