@@ -39,6 +39,8 @@ def sum_over_processes(array: np.ndarray, fabric: Any = None) -> np.ndarray:
 def concatenate_over_processes(array: np.ndarray, fabric: Any = None) -> np.ndarray:
     """Arrays of all processes one after the other along the first axis; lengths may differ."""
     lengths = _gather(np.array([len(array)]), fabric)[:, 0]
+    if lengths.max() == 0:
+        return array
     padded = np.zeros((int(lengths.max()), *array.shape[1:]), array.dtype)
     padded[: len(array)] = array
     return np.concatenate([part[:n] for part, n in zip(_gather(padded, fabric), lengths, strict=True)])

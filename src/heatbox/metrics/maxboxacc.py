@@ -20,8 +20,8 @@ from heatbox.boxes.component_tree import Contours, Protocol, check_heatmap, thre
 from heatbox.boxes.geometry import scaled_truth, stack_truth
 from heatbox.boxes.ious import level_ious
 from heatbox.errors import InputError
-from heatbox.metrics.distributed import concatenate_over_processes, sum_over_processes
 from heatbox.metrics.inputs import as_maps
+from heatbox.metrics.state import Accumulator
 
 V2_IOU = (0.3, 0.5, 0.7)
 """The IoUs that MaxBoxAccV2 averages over."""
@@ -59,6 +59,22 @@ class BoxScore:
         return self.correct[np.arange(len(self.iou)), at] * 100.0 / self.images
 
 
+def oracle_and_transferred(scored: BoxScore, fullsup: BoxScore | None = None) -> dict[str, float]:
+    """A score under both threshold policies, percent.
+
+    `oracle` takes the thresholds that are best on the scored images themselves, as published tables do;
+    `transferred` those that are best on a fully supervised split and then fixed.
+
+    Args:
+        scored: the score on the images that are reported.
+        fullsup: the same score on the split on which thresholds are chosen; without it only the oracle.
+    """
+    policies = {"oracle": scored.accuracy}
+    if fullsup is not None:
+        policies["transferred"] = float(scored.at(fullsup.threshold).mean())
+    return policies
+
+
 def per_image_iou(
     heatmap: np.ndarray,
     boxes: np.ndarray,
@@ -92,7 +108,7 @@ def per_image_iou(
     return level_ious(levels, truth, contours, protocol)[levels.at(grid)]
 
 
-class MaxBoxAcc:
+class MaxBoxAcc(Accumulator):
     """Accumulates MaxBoxAcc (contours="largest") or MaxBoxAccV2 (contours="all", iou .3 .5 .7).
 
     Args:
@@ -106,6 +122,9 @@ class MaxBoxAcc:
     Raises:
         InputError: an argument is out of its range.
     """
+
+    SUMMED = ("correct", "images")
+    JOINED = ("changes",)
 
     def __init__(
         self,
@@ -172,44 +191,9 @@ class MaxBoxAcc:
             images=self.images,
         )
 
-    def merge(self, *others: MaxBoxAcc) -> MaxBoxAcc:
-        """Add the images of others, in any order, to this one; returns this one.
-
-        Raises:
-            InputError: another was set up differently.
-        """
-        for other in others:
-            if self._settings() != other._settings():
-                raise InputError("cannot merge scores with other IoUs, contours, protocol or thresholds")
-        for other in others:
-            self.correct = self.correct + other.correct
-            self.images += other.images
-            self.changes = np.concatenate([self.changes, other.changes])
-        return self
-
-    def _settings(self) -> tuple:
-        return self.iou.tolist(), self.contours, self.protocol, len(self.thresholds)
-
-    def state_dict(self) -> dict[str, np.ndarray]:
-        """What has been accumulated, as arrays; summing or concatenating them over processes is a merge."""
-        return {"correct": self.correct, "images": np.array(self.images), "changes": self.changes}
-
-    def load_state_dict(self, state: dict[str, np.ndarray]) -> None:
-        """Continue from `state_dict`."""
-        self.correct = np.asarray(state["correct"], np.int64).reshape(self.correct.shape).copy()
-        self.images = int(state["images"])
-        self.changes = np.asarray(state["changes"], np.float64).reshape(-1, 3).copy()
-
-    def all_reduce(self, fabric: Any = None) -> MaxBoxAcc:
-        """Make this the merge of all processes' scores, in each of them; returns itself.
-
-        Args:
-            fabric: a Lightning Fabric, or None for the initialised torch.distributed group.
-        """
-        self.correct = sum_over_processes(self.correct, fabric)
-        self.images = int(sum_over_processes(np.array([self.images]), fabric)[0])
-        self.changes = concatenate_over_processes(self.changes, fabric)
-        return self
+    def settings(self) -> tuple:
+        """What two scores must share to be merged."""
+        return tuple(self.iou.tolist()), self.contours, self.protocol, len(self.thresholds)
 
 
 def update_together(
