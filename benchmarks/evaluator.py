@@ -13,11 +13,11 @@ start of a second process, memory for a stream of maps, PxAP, and the bootstrap.
 from __future__ import annotations
 
 import argparse
-import resource
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -27,7 +27,6 @@ from heatbox.maps.prepare import prepare_heatmap
 from heatbox.metrics.bootstrap import best_threshold_interval, bootstrap_interval
 from heatbox.metrics.maxboxacc import V2_IOU, MaxBoxAcc, update_together
 from heatbox.metrics.pxap import PxAP
-from heatbox.metrics.scoring import score_stream
 
 THRESHOLDS = list(np.arange(0, 1, 0.001))
 
@@ -80,32 +79,21 @@ def plain_both(heatmap: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.n
 
 
 def reference_both(folder: Path) -> Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
-    """The reference evaluator's own functions, from a checkout."""
-    np.float = float  # type: ignore[attr-defined]  # noqa: NPY001 - it was written for an older NumPy
-    np.int = int  # type: ignore[attr-defined]  # noqa: NPY001
+    """The reference evaluator itself, from a checkout of its version with several contours."""
+    vars(np).update(float=float, int=int)  # it was written for an older NumPy
     sys.path.insert(0, str(folder))
-    import inspect
-
     import evaluation
 
-    multi = "multi_contour_eval" in inspect.signature(evaluation.compute_bboxes_from_scoremaps).parameters
-
     def one(heatmap: np.ndarray, truth: np.ndarray, every: bool) -> np.ndarray:
-        arguments = {"scoremap": heatmap.astype(np.float64), "scoremap_threshold_list": THRESHOLDS}
-        if not multi:
-            boxes = evaluation.compute_bboxes_from_scoremaps(**arguments)
-            best = evaluation.calculate_multiple_iou(np.array(boxes), truth).max(1)
-            return best[None] >= np.array(V2_IOU)[:, None]
-        boxes, numbers = evaluation.compute_bboxes_from_scoremaps(**arguments, multi_contour_eval=every)
-        best = evaluation.calculate_multiple_iou(np.concatenate(boxes, axis=0), truth)
-        index = 0
-        at_threshold = []
-        for number in numbers:
-            at_threshold.append(best[index : index + number].max())
-            index += number
-        return np.array(at_threshold)[None] >= np.array(V2_IOU)[:, None]
+        evaluator = evaluation.BoxEvaluator.__new__(evaluation.BoxEvaluator)
+        evaluator.cam_threshold_list, evaluator.iou_threshold_list = THRESHOLDS, [30, 50, 70]
+        evaluator.multi_contour_eval, evaluator.cnt = every, 0
+        evaluator.num_correct = {iou: np.zeros(len(THRESHOLDS)) for iou in (30, 50, 70)}
+        evaluator.gt_bboxes = {"image": truth.tolist()}
+        evaluator.accumulate(heatmap.astype(np.float64), "image")
+        return np.stack([evaluator.num_correct[iou] for iou in (30, 50, 70)])
 
-    return lambda heatmap, truth: (one(heatmap, truth, False), one(heatmap, truth, multi))
+    return lambda heatmap, truth: (one(heatmap, truth, False), one(heatmap, truth, True))
 
 
 # --- maps -----------------------------------------------------------------------------------------------
@@ -177,8 +165,6 @@ def compare(maps: np.ndarray, slow: dict[str, Callable], repeats: int = 5) -> di
     update_together(metrics, maps, truth, sizes)
     for name, counts in expected.items():
         for metric, count in zip(metrics, counts, strict=True):
-            if name.startswith("reference (") and metric.contours == "all":
-                continue  # that version knows one contour only
             assert (metric.correct == count).all(), f"counts differ from {name}: {metric.contours}"
     return {name: float(np.median(spent)) * 1e3 for name, spent in times.items()}
 
@@ -201,7 +187,8 @@ import numpy as np
 from heatbox.metrics.maxboxacc import MaxBoxAcc
 imported = time.perf_counter()
 metric = MaxBoxAcc((.3, .5, .7), "all")
-metric.update(np.random.default_rng(0).random((1, 224, 224), np.float32), [np.array([[9, 9, 99, 99]])], [(224, 224)])
+heatmaps = np.random.default_rng(0).random((1, 224, 224), np.float32)
+metric.update(heatmaps, [np.array([[9, 9, 99, 99]])], [(224, 224)])
 print(imported - begin, time.perf_counter() - imported)
 """
 
@@ -216,17 +203,27 @@ def cold_start() -> tuple[float, float]:
     return float(rows[:, 0].min()), float(rows[:, 1].min())
 
 
+STREAM = """
+import resource, sys, time
+import numpy as np
+from heatbox.metrics.scoring import score_stream
+maps, count = np.load(sys.argv[1]), int(sys.argv[2])
+truth = np.array([[40, 30, 150, 190]])
+items = ((str(i), maps[i % len(maps)].copy(), truth, (224, 224)) for i in range(count))
+begin = time.perf_counter()
+score_stream(items)
+print(time.perf_counter() - begin, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+"""
+
+
 def stream(count: int, maps: np.ndarray) -> tuple[float, float]:
-    """Seconds and growth of the resident peak in MB for a stream of maps."""
-
-    def items() -> Iterator[tuple]:
-        truth = truth_of(64)
-        for i in range(count):
-            yield str(i), maps[i % len(maps)].copy(), truth[i % 64], (224, 224)
-
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    spent = seconds(lambda: score_stream(items()))
-    return spent, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    """Seconds and resident peak in MB of a process that scores a stream of maps."""
+    with tempfile.TemporaryDirectory() as folder:
+        np.save(f"{folder}/maps.npy", maps)
+        arguments = [sys.executable, "-c", STREAM, f"{folder}/maps.npy", str(count)]
+        run = subprocess.run(arguments, capture_output=True, text=True, check=True)
+    spent, peak = (float(v) for v in run.stdout.split())
+    return spent, peak
 
 
 def pxap(maps: np.ndarray) -> tuple[float, float]:
@@ -260,13 +257,7 @@ def main() -> None:
     cv2.setNumThreads(1)
     slow = {"plain": plain_both}
     if arguments.reference:
-        call = reference_both(arguments.reference)
-        import inspect
-
-        import evaluation
-
-        multi = "multi_contour_eval" in inspect.signature(evaluation.compute_bboxes_from_scoremaps).parameters
-        slow["reference" if multi else "reference (largest contour twice)"] = call
+        slow["reference"] = reference_both(arguments.reference)
     maps_of = kinds(arguments.images, arguments.real)
     update_together(both(), maps_of["smooth"][:1], truth_of(1), [(224, 224)])
     print("MaxBoxAcc and MaxBoxAccV2 together, 1000 thresholds, one thread; median ms an image; counts equal")
@@ -277,15 +268,13 @@ def main() -> None:
         print(f"  {kind:12s} heatbox {ours:.3f}  {said}", flush=True)
     one, two = two_threads(maps_of["smooth"])
     print(
-        f"threads: 256 maps in {one * 1e3:.0f} ms with one, {two * 1e3:.0f} with two: {one / two / 2:.0%} efficient"
+        f"threads: 256 maps in {one * 1e3:.0f} ms with one, {two * 1e3:.0f} with two: "
+        f"{one / two / 2:.0%} efficient"
     )
     imported, first = cold_start()
     print(f"second process: import {imported:.2f} s, first score {first:.2f} s")
-    spent, grown = stream(arguments.stream, maps_of["smooth"])
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(
-        f"stream of {arguments.stream} maps: {spent:.1f} s, peak {peak:.0f} MB resident ({grown:.0f} MB grown)"
-    )
+    spent, peak = stream(arguments.stream, maps_of["smooth"])
+    print(f"stream of {arguments.stream} maps: {spent:.1f} s, peak {peak:.0f} MB resident")
     plain, ours = pxap(maps_of["smooth"])
     print(f"PxAP: np.histogram {plain:.2f} ms an image, heatbox {ours:.3f} (x{plain / ours:.0f})")
     rng = np.random.default_rng(0)

@@ -99,8 +99,10 @@ def _histogram(heatmap: np.ndarray, mask: np.ndarray, thresholds: np.ndarray, na
     heatmap = check_heatmap(heatmap, name)
     counts = np.zeros((3, len(thresholds) + 2), np.int64)
     edges = np.concatenate([thresholds, [1.0, 2.0, 3.0]])
-    maps, masks = np.require(heatmap, requirements=("C", "W")), np.array(mask, dtype=np.uint8, order="C")
-    if not np.array_equal(masks, mask) or not count_pixels(maps, masks, edges, counts):
+    masks = mask if mask.dtype == np.uint8 else mask.astype(np.uint8)
+    arrays = [np.require(one, requirements=("C", "W")) for one in (heatmap, masks)]
+    same = masks is mask or np.array_equal(masks, mask)
+    if not same or not count_pixels(*arrays, edges, counts, np.empty(heatmap.shape[1], np.int32)):
         raise InputError(f"{name}: its mask has values other than 0, 1 and 255")
     return counts[:2]
 
@@ -146,8 +148,12 @@ class PxAP(Accumulator):
         def histogram(i: int) -> np.ndarray:
             return _histogram(maps[i], as_array(masks[i]), self.thresholds, f"heatmap {i}")
 
-        with ThreadPoolExecutor(self.threads or available_cores()) as pool:
-            found = list(pool.map(histogram, range(len(maps))))
+        threads = min(self.threads or available_cores(), len(maps))
+        if threads <= 1:
+            found = [histogram(i) for i in range(len(maps))]
+        else:
+            with ThreadPoolExecutor(threads) as pool:
+                found = list(pool.map(histogram, range(len(maps))))
         self.histogram = self.histogram + sum(found, np.zeros_like(self.histogram))
         self.images += len(maps)
 

@@ -10,22 +10,27 @@ from heatbox.boxes.kernels.compiling import compiled
 
 
 @compiled
-def count_pixels(heatmap, mask, edges, counts):
+def count_pixels(heatmap, mask, edges, counts, places):
     """Add pixels to counts (background, object, ignored; bins); False where a mask value is another.
 
     `edges` are T thresholds k / T, then 1, 2 and 3. The bin of a value is nearly always int(value * T):
     the thresholds' own rounding makes it one more or one less, so it is put right against the edges.
+    `places` is memory for a row of int32.
     """
     bins = edges.size - 4
+    width = heatmap.shape[1]
+    flat = counts.ravel()
     good = True
     for y in range(heatmap.shape[0]):
         values, classes = heatmap[y], mask[y]
-        for x in range(values.size):
+        for x in range(width):  # where each pixel counts: no step depends on another
             value = np.float64(values[x])
-            k = min(np.int64(value * (bins + 1)), bins + 1)
-            k -= np.int64(value < edges[k])
-            k += np.int64(value >= edges[k + 1])
+            k = np.int32(min(value * (bins + 1), bins + 1.0))
+            k -= np.int32(value < edges[np.uint32(k)])
+            k += np.int32(value >= edges[np.uint32(k + 1)])
             kind = classes[x]
             good &= (kind <= 1) | (kind == 255)
-            counts[min(kind, np.uint8(2)), k] += 1
+            places[x] = np.int32(min(kind, np.uint8(2))) * np.int32(bins + 3) + k
+        for x in range(width):
+            flat[np.uint32(places[x])] += 1
     return good
