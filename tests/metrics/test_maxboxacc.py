@@ -7,19 +7,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from awkward_maps import random_map, random_truth
-from brute_force import reference_curve
+from brute_force import reference_curves
 from heatbox.errors import InputError
-from heatbox.metrics.maxboxacc import MaxBoxAcc
+from heatbox.metrics.maxboxacc import MaxBoxAcc, per_image_iou, update_together
 
 IOU = (0.3, 0.5, 0.7)
 
 
 def assert_counts_match(heatmap, boxes, size):
-    for contours in ("largest", "all"):
-        metric = MaxBoxAcc(IOU, contours)
-        metric.update([heatmap], [boxes], [size])
-        curve = reference_curve(heatmap, boxes, size, contours, 1000)
-        np.testing.assert_array_equal(metric.compute().correct, curve[None] >= np.array(IOU)[:, None])
+    metrics = [MaxBoxAcc(IOU, "largest"), MaxBoxAcc(IOU, "all")]
+    update_together(metrics, [heatmap], [boxes], [size])
+    curves = reference_curves(heatmap, boxes, size, 1000)
+    for metric, curve in zip(metrics, curves, strict=True):
+        np.testing.assert_array_equal(metric.correct, curve[None] >= np.array(IOU)[:, None], metric.contours)
 
 
 def truth_that_fits(seed, heatmap):
@@ -69,6 +69,19 @@ def some_images(count=6, side=32):
     maps = rng.random((count, side, side)).astype(np.float32) ** 2
     truth = [random_truth(i) for i in range(count)]
     return maps, [t[0] for t in truth], [t[1] for t in truth]
+
+
+@pytest.mark.parametrize("seed", range(0, 120, 2))
+def test_the_general_road_and_one_score_alone_agree_with_both_together(seed):
+    heatmap = random_map(seed, 60)
+    boxes, size = truth_that_fits(seed, heatmap)
+    for contours in ("largest", "all"):
+        alone, together = MaxBoxAcc(IOU, contours), [MaxBoxAcc(IOU, c) for c in (contours, "largest", "all")]
+        alone.update([heatmap], [boxes], [size])
+        curves = update_together(together, [heatmap], [boxes], [size], records=True)
+        general = per_image_iou(heatmap, boxes, size, contours)
+        np.testing.assert_array_equal(curves[0, 0], general)
+        np.testing.assert_array_equal(alone.correct, together[0].correct)
 
 
 def test_a_tensor_gives_the_counts_of_its_array():
