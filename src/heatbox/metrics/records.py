@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from heatbox.errors import InputError
+from heatbox.files import write_atomically
 
 
 @dataclass(frozen=True)
@@ -122,13 +122,3 @@ class RecordFolder:
                 correct[name].append(value)
         thresholds = next(iter(self.shapes.values()))[1]
         return Records(ids, {name: np.concatenate(v) for name, v in correct.items()}, thresholds)
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file under a temporary name, flush it to disk, then put it in its place."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)

@@ -127,6 +127,7 @@ def score_stream(
     records: Path | str | None = None,
     progress: Callable[[int], None] | None = None,
     fingerprint: str = "",
+    keep: bool = False,
 ) -> SplitScore:
     """Score heatmaps from an iterator.
 
@@ -139,6 +140,7 @@ def score_stream(
             settings count and are not scored again. Reference protocol only.
         progress: called with the number of images done.
         fingerprint: what else the records depend on, such as the split; records with another are refused.
+        keep: keep per-image outcomes in memory (under 1 KB an image), where no folder is given.
 
     Returns:
         The scores; heatmaps that cannot be scored are listed in `malformed`, the others count.
@@ -151,6 +153,7 @@ def score_stream(
     folder, done = _open_records(records, scorer, fingerprint)
     resumed = len(done)
     malformed: list[tuple[str, str]] = []
+    kept: list[tuple[list[str], dict[str, np.ndarray]]] = []
     count = resumed
     for batch in _batches((item for item in items if item[0] not in done), MAPS_AT_A_TIME):
         good = []
@@ -161,17 +164,26 @@ def score_stream(
                 malformed.append((item[0], str(error)))
         if good:
             ids, maps, boxes, sizes = (list(column) for column in zip(*good, strict=True))
-            bits = scorer.update(maps, boxes, sizes, records=folder is not None)
+            bits = scorer.update(maps, boxes, sizes, records=keep or folder is not None)
             if folder is not None:
                 folder.write(ids, bits)
+            elif keep:
+                kept.append((ids, {name: np.packbits(value, axis=2) for name, value in bits.items()}))
         count += len(good)
         if progress is not None:
             progress(count)
     if count == 0:
         why = f", the first because {malformed[0][0]}: {malformed[0][1]}" if malformed else ""
         raise InputError(f"none of {len(malformed)} heatmaps could be scored{why}")
-    return SplitScore(
-        scorer.compute(), count, resumed, (), tuple(malformed), (), None if folder is None else folder.read()
+    found = folder.read() if folder is not None else _joined(kept, thresholds) if keep else None
+    return SplitScore(scorer.compute(), count, resumed, (), tuple(malformed), (), found)
+
+
+def _joined(kept: Sequence[tuple[list[str], dict[str, np.ndarray]]], thresholds: int) -> Records:
+    """Outcomes of some batches as one."""
+    ids = [name for some, _ in kept for name in some]
+    return Records(
+        ids, {name: np.concatenate([bits[name] for _, bits in kept]) for name in kept[0][1]}, thresholds
     )
 
 
@@ -228,6 +240,7 @@ def score_folder(
     records: Path | str | None = None,
     resize: bool = False,
     progress: Callable[[int], None] | None = None,
+    keep: bool = False,
 ) -> SplitScore:
     """Score a folder of `.npy` heatmaps in the reference layout: `<image id>.npy`, 2-D, in [0, 1].
 
@@ -243,6 +256,7 @@ def score_folder(
         resize: bring maps to 224 x 224 and [0, 1] as `prepare_heatmap` does. Otherwise, in the reference
             protocol, maps of another size are not scored: boxes are compared in the 224 x 224 frame.
         progress: as for `score_stream`.
+        keep: as for `score_stream`.
 
     Returns:
         The scores, and which images had no map, a malformed map, and which maps had no image.
@@ -276,7 +290,7 @@ def score_folder(
                 )
 
     outcome = score_stream(
-        items(), protocol, thresholds, threads, records, progress, _fingerprint(examples, resize)
+        items(), protocol, thresholds, threads, records, progress, _fingerprint(examples, resize), keep
     )
     recorded = set(outcome.records.ids) if outcome.records is not None else set()
     return replace(outcome, missing=tuple(i for i in missing if i not in recorded), unknown=unknown)
