@@ -185,3 +185,9 @@ def test_a_stream_in_the_exact_protocol_takes_any_size():
 def test_a_stream_of_nothing_but_bad_maps_says_why():
     with pytest.raises(InputError, match="none of 1 heatmaps could be scored, the first because a: "):
         score_stream([("a", np.full((2, 2), np.nan), np.array([[0, 0, 1, 1]]), (2, 2))])
+
+
+def test_malformed_ground_truth_is_named_by_its_image():
+    items = [("some/image.jpg", np.zeros((224, 224)), np.array([[5, 5, 1, 9]]), (10, 10))]
+    with pytest.raises(InputError, match=r"some/image\.jpg: box \[5\.0, 5\.0, 1\.0, 9\.0\]"):
+        score_stream(items)

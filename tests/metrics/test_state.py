@@ -13,6 +13,8 @@ from heatbox.metrics.localization import LocalizationAccuracy
 from heatbox.metrics.maxboxacc import MaxBoxAcc
 from heatbox.metrics.pxap import PxAP
 
+pytestmark = pytest.mark.filterwarnings("ignore:the reference protocol compares")  # most maps are small
+
 METRICS = {
     "largest": lambda: MaxBoxAcc((0.3, 0.5), threads=1),
     "all": lambda: MaxBoxAcc((0.3, 0.5, 0.7), "all", threads=1),

@@ -9,6 +9,7 @@ delta .3, .5 and .7, each at its own best tau.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +18,7 @@ import numpy as np
 
 from heatbox.boxes.batch import score_batch
 from heatbox.boxes.component_tree import Contours, Protocol, check_heatmap, threshold_grid, to_levels
-from heatbox.boxes.geometry import scaled_truth, stack_truth
+from heatbox.boxes.geometry import REFERENCE_SIDE, scaled_truth, stack_truth
 from heatbox.boxes.ious import level_ious
 from heatbox.errors import InputError
 from heatbox.metrics.inputs import as_maps
@@ -233,6 +234,12 @@ def update_together(
         return np.zeros((len(metrics), 0, len(first.thresholds))) if records else None
     if first.protocol == "exact":
         return _update_exact(metrics, list(maps), boxes, image_sizes, records)
+    if any(np.shape(one) != (REFERENCE_SIDE, REFERENCE_SIDE) for one in maps):
+        warnings.warn(
+            "the reference protocol compares boxes in a 224 x 224 frame, but a heatmap has another size: "
+            "resize it with prepare_heatmap, or use protocol='exact'",
+            stacklevel=3,
+        )
     truth, starts = stack_truth(boxes, image_sizes)
     kinds = [[m for m in metrics if m.contours == kind] for kind in ("largest", "all")]
     iou = tuple(np.concatenate([np.zeros(0), *(m.iou for m in kind)]) for kind in kinds)

@@ -17,7 +17,7 @@ import numpy as np
 
 from heatbox.boxes.batch import available_cores
 from heatbox.boxes.component_tree import Protocol, check_heatmap
-from heatbox.boxes.geometry import REFERENCE_SIDE
+from heatbox.boxes.geometry import REFERENCE_SIDE, check_boxes
 from heatbox.data.example import Example
 from heatbox.errors import InputError
 from heatbox.maps.prepare import prepare_heatmap
@@ -158,6 +158,7 @@ def score_stream(
     for batch in _batches((item for item in items if item[0] not in done), MAPS_AT_A_TIME):
         good = []
         for item in batch:
+            check_boxes(item[2], item[3], item[0])
             try:
                 good.append((item[0], _checked(item[1]), item[2], item[3]))
             except InputError as error:
