@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -103,12 +104,11 @@ def with_weights(conv: nn.Conv2d, kernel: Tensor, bias: Tensor | None) -> nn.Con
     return new.train(conv.training)
 
 
-def fold_batch_norms(model: nn.Module) -> nn.Module:
-    """Fold, in place, every BatchNorm that directly follows a convolution of a `ConvNorm`; returns `model`."""
+def fold_batch_norms(model: nn.Module) -> None:
+    """Fold, in place, every BatchNorm that directly follows the convolution of a `ConvNorm`."""
     for module in model.modules():
         if isinstance(module, ConvNorm):
             module.merge()
-    return model
 
 
 def adopt_form(model: nn.Module, keys: Iterable[str]) -> None:
@@ -132,13 +132,15 @@ def run_blocks(blocks: Iterable[nn.Module], x: Tensor, checkpointed: bool) -> Te
     """Run blocks in order; checkpointed ones keep only their inputs and are recomputed in backward."""
     for block in blocks:
         if checkpointed and torch.is_grad_enabled():
-            x = checkpoint(block, x, use_reentrant=False, context_fn=lambda b=block: recompute_contexts(b))
+            x = checkpoint(block, x, use_reentrant=False, context_fn=partial(recompute_contexts, block))
         else:
             x = block(x)
     return x
 
 
-def recompute_contexts(block: nn.Module) -> tuple[contextlib.AbstractContextManager[None], ...]:
+def recompute_contexts(
+    block: nn.Module,
+) -> tuple[contextlib.AbstractContextManager[None], contextlib.AbstractContextManager[None]]:
     """Contexts of the first and of the second run of a checkpointed block."""
     return contextlib.nullcontext(), frozen_statistics(block)
 

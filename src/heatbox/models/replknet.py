@@ -16,7 +16,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-
 from timm.layers import DropPath
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from torch import Tensor, nn
@@ -214,7 +213,8 @@ class RepLKNet(StagedNet):
         for module in list(self.modules()):
             if isinstance(module, LargeKernelConv):
                 module.merge()
-        return fold_batch_norms(self)
+        fold_batch_norms(self)
+        return self
 
     def enter(self, i: int, x: Tensor) -> Tensor:
         """The stem (i = 0) or the transition from stage i - 1 to stage i."""
@@ -291,7 +291,7 @@ def replknet_nano(pretrained: bool = False, **kwargs: Any) -> RepLKNet:
 
 
 @register_model
-def test_replknet(pretrained: bool = False, **kwargs: Any) -> RepLKNet:
+def test_replknet(pretrained: bool = False, **kwargs: Any) -> RepLKNet:  # noqa: PT028
     """A tiny RepLKNet of our own for tests, with a 4 x 4 map for a 64-pixel image."""
     config = {
         "channels": (8, 16, 24, 32),

@@ -8,8 +8,8 @@ Weights: the tables of that repository's README link them, by hand only; give th
 `heatbox.models.checkpoints.load_checkpoint`.
 
 The network is ConvNeXt's (stem, LayerNorm, 2 x 2 downsampling, layer scale) with another depthwise layer:
-K x 5, 5 x K and 5 x 5 convolutions, each with BatchNorm, summed. Widths are 1.3 times ConvNeXt's; with 40 % of
-the weights at zero the parameter counts are about ConvNeXt's again.
+K x 5, 5 x K and 5 x 5 convolutions, each with BatchNorm, summed. Widths are 1.3 times ConvNeXt's; with 40 %
+of the weights at zero the parameter counts are about ConvNeXt's again.
 """
 
 from __future__ import annotations
@@ -266,7 +266,8 @@ def slak_nano(pretrained: bool = False, **kwargs: Any) -> SLaK:
     """A small SLaK of our own for 64-pixel images, with an 8 x 8 map at the end."""
     config = {
         "depths": (2, 2, 6, 2),
-        "dims": (37, 74, 148, 296),
+        "dims": (32, 64, 128, 256),
+        "width_factor": 1.25,
         "kernel_size": (29, 27, 25, 13),
         "short_side": 3,
         "strides": (2, 2, 2, 1),
@@ -275,7 +276,7 @@ def slak_nano(pretrained: bool = False, **kwargs: Any) -> SLaK:
 
 
 @register_model
-def test_slak(pretrained: bool = False, **kwargs: Any) -> SLaK:
+def test_slak(pretrained: bool = False, **kwargs: Any) -> SLaK:  # noqa: PT028
     """A tiny SLaK of our own for tests, with a 4 x 4 map for a 64-pixel image."""
     config = {
         "depths": (1, 1, 2, 1),

@@ -61,7 +61,7 @@ class StagedNet(nn.Module):
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Recompute every block in backward instead of keeping its activations."""
         for stage in self.stages:
-            stage.grad_checkpointing = enable
+            stage.grad_checkpointing = enable  # type: ignore[assignment]
 
     def get_classifier(self) -> nn.Module:
         """The linear layer that makes the logits."""
