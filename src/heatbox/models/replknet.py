@@ -224,6 +224,11 @@ class RepLKNet(StagedNet):
             x = layer(x)
         return x
 
+    def keep_stages(self, number: int) -> None:
+        """Drop all stages after the first `number`, and the transitions to them."""
+        super().keep_stages(number)
+        self.transitions = self.transitions[: number - 1]
+
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         """(B, C, h, w) → (B, C) for `pre_logits`, else logits (B, num_classes)."""
         x = self.head_drop(self.global_pool(self.norm(x)))

@@ -175,6 +175,11 @@ class SLaK(StagedNet):
         """The stem (i = 0) or the downsampling in front of stage i."""
         return self.downsample_layers[i](x)
 
+    def keep_stages(self, number: int) -> None:
+        """Drop all stages after the first `number`, and the downsampling to them."""
+        super().keep_stages(number)
+        self.downsample_layers = self.downsample_layers[:number]
+
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         """(B, C, h, w) → (B, C) for `pre_logits`, else logits (B, num_classes)."""
         x = self.global_pool(x)

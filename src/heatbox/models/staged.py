@@ -54,6 +54,10 @@ class StagedNet(nn.Module):
         """Input of stage `i` from the output of the stage before it (or from the image)."""
         raise NotImplementedError
 
+    def keep_stages(self, number: int) -> None:
+        """Drop all stages after the first `number`."""
+        self.stages = self.stages[:number]
+
     def no_weight_decay(self) -> set[str]:
         """Names of the parameters that weight decay leaves out: norms, biases and layer scales."""
         return {name for name, parameter in self.named_parameters() if parameter.ndim < 2}
@@ -110,7 +114,7 @@ class StagedNet(nn.Module):
         chosen, last = feature_take_indices(len(self.stages), indices)
         if prune_norm or last < len(self.stages) - 1:
             self.norm = nn.Identity()
-        self.stages = self.stages[: last + 1]
+        self.keep_stages(last + 1)
         if prune_head:
             self.reset_classifier(0, "")
         return chosen
