@@ -1,0 +1,48 @@
+"""Class activation maps."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from torch import Tensor
+
+from heatbox.errors import InputError
+
+Signs = Literal["all", "positive", "negative"]
+
+
+def cam(features: Tensor, class_weights: Tensor, signs: Signs = "all") -> Tensor:
+    """Class activation map: the feature map summed over channels, weighted by the weights of a class.
+
+    CAM Back Again, supplement 11, eq. 2 (Zhou et al., CVPR 2016). With the weights and bias of
+    `ClassifierView.class_weights`, the spatial mean of the map plus the bias equals the logit.
+
+    Args:
+        features: (B, C, H, W) feature maps.
+        class_weights: (B, C), one row per image, or (C,) for all images alike.
+        signs: which channels take part: all, those of positive weight (F_pos) or those of negative
+            weight (F_neg; supplement 12).
+
+    Returns:
+        (B, H, W) float32 maps in logit units, neither clipped nor scaled, on the device of the features.
+
+    Raises:
+        InputError: shapes that do not match, or an unknown `signs`.
+    """
+    if features.ndim != 4:
+        raise InputError(f"features have shape {tuple(features.shape)}, expected (B, C, H, W)")
+    if class_weights.shape not in ((features.shape[1],), features.shape[:2]):
+        raise InputError(
+            f"class_weights have shape {tuple(class_weights.shape)}, expected "
+            f"{tuple(features.shape[:2])} or ({features.shape[1]},) to match the features"
+        )
+    weights = class_weights.float()
+    if signs == "positive":
+        weights = weights.clamp(min=0)
+    elif signs == "negative":
+        weights = weights.clamp(max=0)
+    elif signs != "all":
+        raise InputError(f"signs is {signs!r}, expected 'all', 'positive' or 'negative'")
+    weights = weights.expand(features.shape[:2])
+    batch, channels, height, width = features.shape
+    return (weights[:, None] @ features.float().reshape(batch, channels, -1)).view(batch, height, width)

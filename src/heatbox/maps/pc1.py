@@ -1,0 +1,147 @@
+"""First principal component of a feature map, as a heatmap."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from heatbox.errors import InputError
+
+ChannelNorm = Literal["minmax"] | None
+
+
+def pc1(
+    features: Tensor,
+    variant: Literal["paper", "released"] = "paper",
+    channel_norm: ChannelNorm = "minmax",
+) -> Tensor:
+    """First principal component map (CAM Back Again, supplement 16 and 17).
+
+    Channels are the samples and pixels the variables of a PCA; its first axis is the map. An axis has no
+    sign of its own, so the object is told from the background by the border of the map, where objects
+    seldom are.
+
+    ``variant="paper"``: every channel is first scaled to [0, 1] (see `channel_norm`); channels that are
+    constant contribute nothing. The side of the axis that holds less than half of the border pixels is
+    the object. Deterministic, and independent of the sign that a PCA solver happens to return. The map is
+    scaled to [0, 1]; it is all zeros where there is nothing to decompose (fewer than two channels that
+    vary, or channels that are all alike).
+
+    ``variant="released"``: the map that the paper's released code computes, from features that are
+    *already multiplied by the class weights*. It differs from the paper's text (its border test counts the
+    two last rows and columns but divides as if it counted one, it depends on the sign of the axis, and its
+    map leaves [0, 1]), and it is here to check old numbers, not to be used.
+
+    Args:
+        features: (B, C, H, W), any float dtype.
+        variant: "paper" or "released".
+        channel_norm: "minmax" scales each channel to [0, 1] before the PCA; None takes the raw values.
+            The released variant knows only "minmax".
+
+    Returns:
+        (B, H, W) float32 on the device of the features.
+
+    Raises:
+        InputError: not four dimensions, an empty axis, values that are not finite; for the released
+            variant a constant channel, or a map with nothing to decompose.
+    """
+    _check(features, variant, channel_norm)
+    # Gram matrices square the condition number: they are formed in double precision (MPS has none).
+    dtype = torch.float32 if features.device.type == "mps" else torch.float64
+    samples = features.detach().to(dtype).flatten(2)  # (B, C, P)
+    low, high = samples.amin(2, keepdim=True), samples.amax(2, keepdim=True)
+    varies = high > low  # (B, C, 1)
+    if variant == "released" and not bool(varies.all()):
+        image, channel = (~varies).nonzero()[0, :2].tolist()
+        raise InputError(f"the released PC1 divides by zero: channel {channel} of image {image} is constant")
+    if channel_norm == "minmax":
+        samples = (samples - low) / torch.where(varies, high - low, 1)
+    axis = _principal_axis(samples, varies.to(dtype))
+    shape = features.shape[0], *features.shape[2:]
+    oriented = _orient_by_border if variant == "paper" else _orient_as_released
+    return oriented(axis.view(shape)).float()
+
+
+def _check(features: Tensor, variant: str, channel_norm: str | None) -> None:
+    if features.ndim != 4 or 0 in features.shape[1:]:
+        raise InputError(
+            f"features have shape {tuple(features.shape)}, expected (B, C, H, W), none of them 0"
+        )
+    if variant not in ("paper", "released"):
+        raise InputError(f"variant is {variant!r}, expected 'paper' or 'released'")
+    if channel_norm not in ("minmax", None):
+        raise InputError(f"channel_norm is {channel_norm!r}, expected 'minmax' or None")
+    if variant == "released" and channel_norm is None:
+        raise InputError("the released PC1 always scales its channels: channel_norm has to be 'minmax'")
+    finite = torch.isfinite(features).flatten(2).all(2)
+    if not bool(finite.all()):
+        image, channel = (~finite).nonzero()[0].tolist()
+        raise InputError(f"features of image {image} are not finite (first in channel {channel})")
+
+
+def _principal_axis(samples: Tensor, keep: Tensor) -> Tensor:
+    """First principal axis over the kept samples, unit length, or zeros where nothing varies.
+
+    Args:
+        samples: (B, C, P), C samples of P variables.
+        keep: (B, C, 1), 1 for samples that take part.
+
+    Returns:
+        (B, P); the sign is such that the entry of largest magnitude is positive.
+    """
+    count = keep.sum(1, keepdim=True).clamp_min(1)
+    centred = (samples - (samples * keep).sum(1, keepdim=True) / count) * keep
+    if samples.shape[2] <= samples.shape[1]:
+        axis = torch.linalg.eigh(centred.mT @ centred).eigenvectors[..., -1]  # P x P
+    else:  # the same axis from the smaller C x C matrix
+        score = torch.linalg.eigh(centred @ centred.mT).eigenvectors[..., -1:]
+        axis = (centred.mT @ score).squeeze(-1)
+        axis = axis / axis.norm(dim=1, keepdim=True).clamp_min(torch.finfo(axis.dtype).tiny)
+    scale = samples.abs().amax((1, 2))
+    noise = scale * samples.shape[1] * torch.finfo(samples.dtype).eps
+    axis = torch.where((centred.abs().amax((1, 2)) > noise)[:, None], axis, 0)
+    largest = axis.gather(1, axis.abs().argmax(1, keepdim=True))
+    return torch.where(largest < 0, -axis, axis)
+
+
+def _border(height: int, width: int, device: torch.device) -> Tensor:
+    """(H, W) mask of the outermost pixels: 2 (H + W) - 4 of them, 44 for a 12 x 12 map."""
+    mask = torch.ones(height, width, dtype=torch.bool, device=device)
+    mask[1:-1, 1:-1] = False
+    return mask
+
+
+def _orient_by_border(axis: Tensor) -> Tensor:
+    """(B, H, W) axis of either sign → the map in [0, 1] whose bright side keeps off the border.
+
+    The paper inverts if more than half of the border is above the mean. Counting pixels above *minus*
+    pixels below decides the same, and is antisymmetric, so that a pixel at the mean or an exact half
+    cannot make the answer depend on the sign that came in; the mean border value settles what is left.
+    """
+    centred = axis - axis.mean((1, 2), keepdim=True)
+    tolerance = 1e-9 * centred.abs().amax((1, 2), keepdim=True)
+    side = torch.where(centred.abs() <= tolerance, 0, centred.sign())
+    border = centred[:, _border(*axis.shape[1:], axis.device)].mean(1)
+    balance = side[:, _border(*axis.shape[1:], axis.device)].sum(1)
+    invert = (balance > 0) | ((balance == 0) & (border > 0))
+    oriented = torch.where(invert[:, None, None], -axis, axis)
+    low, high = oriented.amin((1, 2), keepdim=True), oriented.amax((1, 2), keepdim=True)
+    # An axis of equal entries has no low and high side; rounding must not be stretched into one.
+    flat = high - low <= 1e-12 * oriented.abs().amax((1, 2), keepdim=True)
+    return torch.where(flat, 0, (oriented - low) / torch.where(flat, 1, high - low))
+
+
+def _orient_as_released(axis: Tensor) -> Tensor:
+    """The released code's scaling and border test (see golden facts in docs/protocols.md)."""
+    peak = axis.amax((1, 2), keepdim=True)
+    if bool((peak <= 0).any()):
+        raise InputError("the released PC1 divides by zero: the channels of an image are all alike")
+    scaled = axis / peak
+    bright = scaled > scaled.mean((1, 2), keepdim=True)
+    height, width = axis.shape[1:]
+    counted = torch.ones(height, width, dtype=torch.bool, device=axis.device)
+    counted[1:-2, 1:-2] = False  # one row and column on the near side, two on the far side
+    share = bright[:, counted].sum(1) / (2 * (height + width) - 4)
+    return torch.where((share > 0.5)[:, None, None], 1 - scaled, scaled)

@@ -1,0 +1,98 @@
+"""A name, or file.py:function, becomes a model."""
+
+from __future__ import annotations
+
+import difflib
+import importlib.util
+import inspect
+from pathlib import Path
+from types import ModuleType
+
+import timm
+from torch import nn
+
+from heatbox.errors import InputError
+from heatbox.models.checkpoints import load_checkpoint
+
+PRETRAINED = "pretrained"
+
+
+def build_model(
+    name: str, num_classes: int | None = None, checkpoint: str | Path | None = None, **options: object
+) -> nn.Module:
+    """Build a classifier by name.
+
+    Args:
+        name: a timm model name ("resnet50", "convnext_tiny.fb_in1k", ...), or "path/to/file.py:function"
+            for one's own: the function is called with `num_classes` (if it takes it and one is given)
+            and `options`, and returns an `nn.Module`.
+        num_classes: number of classes; None keeps the model's own.
+        checkpoint: a file of weights, or "pretrained" for the weights that timm publishes under this
+            name (downloaded by timm). None leaves the weights as the model was initialised.
+        options: passed on to the function that builds the model.
+
+    Returns:
+        the model, in eval mode, on the CPU.
+
+    Raises:
+        InputError: unknown name, a file without that function, a checkpoint that does not fit.
+    """
+    if ".py:" in name:
+        model = _from_file(name, num_classes, dict(options))
+        if checkpoint == PRETRAINED:
+            raise InputError(f"{name}: 'pretrained' is for timm models; name a checkpoint file instead")
+    else:
+        model = _from_timm(name, num_classes, checkpoint == PRETRAINED, dict(options))
+    if checkpoint is not None and checkpoint != PRETRAINED:
+        load_checkpoint(model, checkpoint)
+    return model.eval()
+
+
+def _from_timm(name: str, num_classes: int | None, pretrained: bool, options: dict) -> nn.Module:
+    architecture = name.split(".")[0]
+    if not timm.is_model(architecture):
+        near = difflib.get_close_matches(architecture, timm.list_models(), 3)
+        hint = f"; near it: {', '.join(near)}" if near else ""
+        raise InputError(f"there is no model named {name!r}{hint}")
+    if num_classes is not None:
+        options["num_classes"] = num_classes
+    try:
+        return timm.create_model(name, pretrained=pretrained, **options)
+    except TypeError as error:
+        raise InputError(f"{name}: could not be built with {options} ({error})") from error
+    except Exception as error:
+        if pretrained:
+            raise InputError(f"{name}: its published weights could not be fetched ({error})") from error
+        raise
+
+
+def _from_file(name: str, num_classes: int | None, options: dict) -> nn.Module:
+    file, _, function_name = name.rpartition(":")
+    path = Path(file)
+    if not path.is_file():
+        raise InputError(f"{path}: no such file (from --model {name})")
+    function = getattr(_import_file(path), function_name, None)
+    if not callable(function):
+        raise InputError(f"{path}: has no function named {function_name!r}")
+    parameters = inspect.signature(function).parameters
+    takes_any = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
+    if num_classes is not None:
+        if "num_classes" not in parameters and not takes_any:
+            raise InputError(f"{name}: the function takes no num_classes, so the number cannot be set")
+        options["num_classes"] = num_classes
+    model = function(**options)
+    if not isinstance(model, nn.Module):
+        raise InputError(f"{name}: returned {type(model).__name__}, expected a torch.nn.Module")
+    return model
+
+
+def _import_file(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except SyntaxError as error:
+        raise InputError(f"{path}: is not valid Python ({error})") from error
+    return module
