@@ -6,6 +6,7 @@ import argparse
 import os
 import pickle
 import re
+import warnings
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -22,11 +23,21 @@ from heatbox.errors import InputError
 StateDict = dict[str, Tensor]
 
 # Where training scripts put the weights inside their files, most wanted first.
-CONTAINERS = ("state_dict", "model", "model_state_dict", "module", "weights", "state_dict_ema", "model_ema")
+CONTAINERS = (
+    "state_dict",
+    "model",
+    "model_state_dict",
+    "model_state",
+    "module",
+    "net",
+    "weights",
+    "state_dict_ema",
+    "model_ema",
+)
 # What wrappers put before every name.
 PREFIXES = ("module.", "_orig_mod.", "model.")
 # The paper's ConvNeXt files are of Sequential(Sequential(stem, stages), head).
-WRAPPED = (("0.0.", "stem."), ("0.1.", "stages."), ("1.fc.", "head.fc."))
+WRAPPED = {"0.0.": "stem.", "0.1.": "stages.", "1.fc.": "head.fc."}
 HUB_PREFIXES = ("hf-hub:", "hf_hub:")
 
 
@@ -91,7 +102,7 @@ def read_safetensors(path: Path) -> tuple[StateDict, dict[str, str]]:
         with safetensors.safe_open(path, framework="pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
     except (safetensors.SafetensorError, OSError, ValueError) as error:
-        raise InputError(f"{path}: the safetensors file is damaged ({error})") from error
+        raise InputError(f"{path}: the safetensors file is damaged ({quoted(error)})") from error
 
 
 def read_pickle(path: Path) -> Any:
@@ -100,23 +111,23 @@ def read_pickle(path: Path) -> Any:
     Training scripts keep their command line in the file: a bare `argparse.Namespace` is plain enough.
     """
     try:
-        with torch.serialization.safe_globals([argparse.Namespace]):
+        with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about pickle protocols: what matters is raised
             return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError as error:
-        culprit = re.search(r"(?:GLOBAL|function|global:?) +(?:GLOBAL +)?([A-Za-z_][\w.]*\.\w+)", str(error))
-        if culprit is None:
-            raise InputError(
-                f"{path}: not a checkpoint, or damaged; expected safetensors or torch.save"
-            ) from error
+        culprit = re.search(r"(?:GLOBAL|function|global) ([A-Za-z_][\w.]*\.\w+)", str(error))
+        would = f"would run {culprit[1]}" if culprit else "would unpickle more than tensors"
         raise InputError(
-            f"{path}: refused, because reading it would run {culprit[1]}; "
+            f"{path}: refused, because reading it {would}; "
             "expected tensors only, as safetensors or a state_dict saved by torch.save"
         ) from error
     except Exception as error:  # a damaged file can make the unpickler raise anything
-        reason = str(error).strip().partition("\n")[0]
-        raise InputError(
-            f"{path}: not a checkpoint, or damaged ({type(error).__name__}: {reason})"
-        ) from error
+        raise InputError(f"{path}: not a checkpoint, or damaged ({quoted(error)})") from error
+
+
+def quoted(error: Exception) -> str:
+    """Kind and first line of another library's error, to quote in one of ours."""
+    return f"{type(error).__name__}: {str(error).strip().partition('. ')[0]}".partition("\n")[0]
 
 
 def read_hub(name: str) -> Checkpoint:
@@ -126,24 +137,18 @@ def read_hub(name: str) -> Checkpoint:
     try:
         state = load_state_dict_from_hf(name.partition(":")[2])
     except Exception as error:  # the hub's client raises its own and its transport's errors
-        reason = str(error).strip().partition("\n")[0]
-        raise InputError(
-            f"{name}: could not be fetched from the hub ({type(error).__name__}: {reason})"
-        ) from error
+        raise InputError(f"{name}: could not be fetched from the hub ({quoted(error)})") from error
     return Checkpoint(name, strip_prefixes(state))
 
 
 def unwrap(content: Any, entry: str | None, source: str) -> tuple[StateDict, str]:
     """The mapping of names to tensors inside a file's content, and the name of the entry that holds it."""
     if not isinstance(content, Mapping):
-        raise InputError(
-            f"{source}: holds a {type(content).__name__}; expected a mapping of names to tensors"
-        )
+        raise InputError(f"{source}: holds a {type(content).__name__}, expected names and their tensors")
     inside = [name for name in CONTAINERS if isinstance(content.get(name), Mapping)]
     if entry is not None and not isinstance(content.get(entry), Mapping):
-        raise InputError(
-            f"{source}: has no weights under {entry!r}; expected one of {inside or ['(a flat file)']}"
-        )
+        expected = f"one of {inside}" if inside else "no entry, the file is flat"
+        raise InputError(f"{source}: has no weights under {entry!r}, expected {expected}")
     chosen = entry if entry is not None else next(iter(inside), None)
     if chosen is not None:
         state, deeper = unwrap(content[chosen], None, source)
@@ -151,7 +156,7 @@ def unwrap(content: Any, entry: str | None, source: str) -> tuple[StateDict, str
     state = {name: t for name, t in content.items() if isinstance(name, str) and isinstance(t, Tensor)}
     if not state:
         keys = ", ".join(repr(key) for key in list(content)[:3])
-        raise InputError(f"{source}: holds no tensors, only {keys or 'nothing'}; expected a state_dict")
+        raise InputError(f"{source}: holds no tensors, only {keys or 'nothing'}, expected a state_dict")
     return state, ""
 
 
@@ -166,14 +171,12 @@ def strip_prefixes(state: StateDict) -> StateDict:
 def named_as_ours(checkpoint: Checkpoint) -> Checkpoint:
     """Rename the keys of the paper's own ConvNeXt files to timm's."""
     state = checkpoint.state
-    if not all(name.startswith(tuple(old for old, _ in WRAPPED)) for name in state):
+    if not all(name.startswith(tuple(WRAPPED)) for name in state):
         return checkpoint
-    renamed = {
-        new + name.removeprefix(old): t
-        for name, t in state.items()
-        for old, new in WRAPPED
-        if name.startswith(old)
-    }
+    renamed = {}
+    for name, tensor in state.items():
+        old = next(old for old in WRAPPED if name.startswith(old))
+        renamed[WRAPPED[old] + name.removeprefix(old)] = tensor
     return replace(checkpoint, state=renamed, wrapped=True)
 
 

@@ -1,4 +1,4 @@
-"""Official and zoo checkpoints → our models: what a file is of, whether it fits, loading and converting it."""
+"""Official and zoo checkpoints → our models: recognise, load and convert them."""
 
 from __future__ import annotations
 
@@ -37,6 +37,7 @@ __all__ = [
     "write_safetensors",
 ]
 
+HEAD_NORM = ("head.norm.weight", "head.norm.bias")
 CLASSIFIERS = ("head.fc.", "head.", "fc.", "classifier.")
 
 
@@ -66,7 +67,7 @@ class CheckpointReport:
 
 
 def load_checkpoint(
-    model: nn.Module, path: str | Path, *, entry: str | None = None, head: bool = True
+    model: nn.Module, path: str | Path | Checkpoint, *, entry: str | None = None, head: bool = True
 ) -> CheckpointReport:
     """Load a checkpoint into a model, all of it or nothing.
 
@@ -76,7 +77,7 @@ def load_checkpoint(
 
     Args:
         model: a timm model or one with its interface; on the meta device its parameters are replaced.
-        path: a file, or "hf-hub:owner/name".
+        path: a file, "hf-hub:owner/name", or what `read_checkpoint` made of one.
         entry: which of several sets of weights to take from the file, such as "model_ema".
         head: False leaves the classifier as it is, for fine-tuning on other classes.
 
@@ -84,18 +85,25 @@ def load_checkpoint(
         InputError: the file cannot be read, or is of another model: the message names the first missing and
             unexpected keys and the model the file looks like. The model is then as it was.
     """
-    checkpoint = read_checkpoint(path, entry)
-    skipped = frozenset() if head else classifier_names(model)
+    checkpoint = path if isinstance(path, Checkpoint) else read_checkpoint(path, entry)
     trial = without_numbers(model)
     state = fitted(trial, checkpoint.state)
+    skipped = frozenset() if head else classifier_names(model)
+    if not head and is_gap_fc(trial.state_dict()):  # a new gap_fc head on weights that had a LayerNorm there
+        skipped |= set(HEAD_NORM)
     wanted = {name: tensor for name, tensor in state.items() if name not in skipped}
+    if problem := wrong_classes(trial, wanted):
+        raise InputError(f"{checkpoint.source}: {problem}")
     if problem := mismatch(trial, wanted, skipped):
         raise InputError(f"{checkpoint.source}: {problem}; {looks_like(checkpoint.state)}")
     take_form(model, state)
     model.load_state_dict(wanted, strict=False, assign=any(p.is_meta for p in model.parameters()))
     report = describe(checkpoint, state, left_out=tuple(name for name in state if name in skipped))
-    if isinstance(getattr(model, "pretrained_cfg", None), dict):
-        model.pretrained_cfg.update(report.preprocessing)
+    config = getattr(model, "pretrained_cfg", None)
+    if isinstance(config, dict) and report.preprocessing:
+        for field in ("test_input_size", "test_crop_pct", "test_pool_size"):  # these were of other weights
+            config.pop(field, None)
+        config.update(report.preprocessing)
     return report
 
 
@@ -125,7 +133,7 @@ def gap_fc_head(model: nn.Module) -> nn.Module:
         InputError: the model has no such head.
     """
     head = getattr(model, "head", None)
-    if not (hasattr(head, "norm") and hasattr(head, "fc")):
+    if head is None or not (hasattr(head, "norm") and hasattr(head, "fc")):
         raise InputError(f"{type(model).__name__}: has no pooling-norm-linear head that could become gap_fc")
     head.norm = nn.Identity()
     return model
@@ -138,7 +146,7 @@ def is_gap_fc(names: Collection[str]) -> bool:
 
 
 def take_form(model: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """Give the model, in place, the form the weights have: merged or not, with the head's LayerNorm or not."""
+    """Give the model, in place, the form of the weights: merged, or without the head's LayerNorm."""
     if is_gap_fc(state) and hasattr(getattr(model, "head", None), "norm"):
         gap_fc_head(model)
     adopt_form(model, state)
@@ -177,7 +185,8 @@ def without_numbers(model: nn.Module) -> nn.Module:
 
 def classifier_names(model: nn.Module) -> frozenset[str]:
     """Names of the classifier's parameters."""
-    classifier = model.get_classifier() if hasattr(model, "get_classifier") else nn.Identity()
+    get_classifier = getattr(model, "get_classifier", None)
+    classifier = get_classifier() if callable(get_classifier) else nn.Identity()
     inside = {id(parameter) for parameter in classifier.parameters()}
     return frozenset(name for name, parameter in model.named_parameters() if id(parameter) in inside)
 
@@ -191,20 +200,13 @@ def classes_in(state: Mapping[str, Tensor]) -> int | None:
 def mismatch(model: nn.Module, state: Mapping[str, Tensor], skipped: Collection[str] = ()) -> str:
     """What keeps these weights from loading into the model, as a phrase; "" where nothing does."""
     own = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    # Counters that only cumulative averaging reads; some files lack them.
-    missing = [
-        n for n in own if n not in state and n not in skipped and not n.endswith("num_batches_tracked")
-    ]
+    # The counters are read by cumulative averaging only, and some files lack them.
+    optional = {*skipped, *(name for name in own if name.endswith("num_batches_tracked"))}
+    missing = [name for name in own if name not in state and name not in optional]
     unexpected = [name for name in state if name not in own]
     shapes = [name for name in state if name in own and tuple(state[name].shape) != own[name]]
     if not (missing or unexpected or shapes):
         return ""
-    if not (missing or unexpected) and set(shapes) <= classifier_names(model):
-        classes = state[shapes[0]].shape[0]
-        return (
-            f"{shapes[0]} has {classes} classes where the model has {own[shapes[0]][0]}, "
-            f"expected num_classes={classes} or the classifier left out"
-        )
     parts = []
     if missing:
         parts.append(f"{missing[0]!r} is missing (first of {len(missing)})")
@@ -214,6 +216,19 @@ def mismatch(model: nn.Module, state: Mapping[str, Tensor], skipped: Collection[
         found, expected = list(state[shapes[0]].shape), list(own[shapes[0]])
         parts.append(f"{shapes[0]!r} is {found} where {expected} is expected (first of {len(shapes)})")
     return f"does not fit {type(model).__name__}: " + ", ".join(parts)
+
+
+def wrong_classes(model: nn.Module, state: Mapping[str, Tensor]) -> str:
+    """Another number of classes, where that is all that keeps these weights from loading, as a phrase."""
+    own = model.state_dict()
+    classifier = {name: tensor for name, tensor in own.items() if name in classifier_names(model)}
+    found = classes_in({name: state[name] for name in classifier if name in state})
+    if found in (None, classes_in(classifier)) or mismatch(model, {**state, **classifier}):
+        return ""
+    return (
+        f"has a classifier of {found} classes where the model has {classes_in(classifier)}, "
+        "expected as many or the classifier left out (head=False)"
+    )
 
 
 def identify(state: Mapping[str, Tensor]) -> tuple[ZooModel, float]:
@@ -245,11 +260,10 @@ def looks_like(state: Mapping[str, Tensor]) -> str:
     entry, score = identify(state)
     if score < 0.1:
         return "the file looks like none of the models that `heatbox models` lists"
-    settings = "".join(f", {name}={value}" for name, value in entry.kwargs.items())
-    classes = classes_in(state)
-    return f"the file looks like {entry.timm_name}{settings}" + (
-        f", num_classes={classes}" if classes else ""
-    )
+    settings = [f"{name}={value}" for name, value in entry.kwargs.items()]
+    if (classes := classes_in(state)) is not None:
+        settings.append(f"num_classes={classes}")
+    return f"the file looks like {entry.timm_name} ({', '.join(settings)})"
 
 
 def sparsity(state: Mapping[str, Tensor]) -> float:
@@ -260,9 +274,12 @@ def sparsity(state: Mapping[str, Tensor]) -> float:
 
 
 def preprocessing_of(checkpoint: Checkpoint) -> dict[str, Any]:
-    """Fields of timm's pretrained_cfg known for a file: from its metadata, its layout or its released name."""
+    """Fields of timm's pretrained_cfg known for a file, by its metadata, layout or released name."""
     if "preprocessing" in checkpoint.metadata:
-        fields = json.loads(checkpoint.metadata["preprocessing"])
+        try:
+            fields = json.loads(checkpoint.metadata["preprocessing"])
+        except ValueError as error:
+            raise InputError(f"{checkpoint.source}: metadata field 'preprocessing' is not JSON") from error
         return {key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()}
     if checkpoint.wrapped:
         return Weights("", 384, "", "", CUB).config

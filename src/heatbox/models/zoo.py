@@ -187,7 +187,7 @@ def list_models(num_classes: int = 1000) -> list[ModelRow]:
 def describe(entry: ZooModel, num_classes: int) -> ModelRow:
     """The listing's row of one model."""
     model = entry.on_meta(num_classes)
-    config = model.pretrained_cfg
+    config: Any = model.pretrained_cfg
     counts = {side: count(model, side) for side in entry.sides}
     merged = reparameterize_model(model, inplace=True)
     return ModelRow(
