@@ -44,15 +44,16 @@ def test_checkpointing_saves_memory_and_changes_nothing(name, golden_weights, go
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_compiles_into_one_graph(name, golden_weights, golden_images):
+@pytest.mark.parametrize("backend", ["eager", pytest.param("inductor", marks=pytest.mark.slow)])
+def test_compiles_into_one_graph(name, backend, golden_weights, golden_images):
     model = golden_weights(timm.create_model(name, num_classes=5))
-    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    compiled = torch.compile(model, fullgraph=True, backend=backend)
     _, logits, gradients = step(compiled, golden_images(64))
     model.zero_grad()
     _, expected, expected_gradients = step(model, golden_images(64))
-    torch.testing.assert_close(logits, expected)
-    for parameter, expected_gradient in zip(gradients.values(), expected_gradients.values(), strict=True):
-        torch.testing.assert_close(parameter, expected_gradient, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4)
+    for gradient, expected_gradient in zip(gradients.values(), expected_gradients.values(), strict=True):
+        torch.testing.assert_close(gradient, expected_gradient, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", FAMILIES)

@@ -116,10 +116,9 @@ def read_pickle(path: Path) -> Any:
             return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError as error:
         culprit = re.search(r"(?:GLOBAL|function|global) ([A-Za-z_][\w.]*\.\w+)", str(error))
-        would = f"would run {culprit[1]}" if culprit else "would unpickle more than tensors"
+        problem = f"refused, because reading it would run {culprit[1]}" if culprit else "not a checkpoint"
         raise InputError(
-            f"{path}: refused, because reading it {would}; "
-            "expected tensors only, as safetensors or a state_dict saved by torch.save"
+            f"{path}: {problem}; expected tensors only, as safetensors or a state_dict saved by torch.save"
         ) from error
     except Exception as error:  # a damaged file can make the unpickler raise anything
         raise InputError(f"{path}: not a checkpoint, or damaged ({quoted(error)})") from error
