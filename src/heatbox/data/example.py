@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import io
 import tarfile
 from collections.abc import Callable, Iterator, Sequence
@@ -46,12 +48,15 @@ class Split:
         examples: the examples, ids unique.
         class_names: class index → name; may be empty where the data set gives none.
         open_image: example → RGB image. Raises `InputError` naming the file.
+        open_mask: example → (height, width) uint8 mask, 1 on the object, 0 off it, 255 to be ignored;
+            None where the data set has no masks.
     """
 
     name: str
     examples: Sequence[Example]
     class_names: Sequence[str]
     open_image: Callable[[Example], Image.Image]
+    open_mask: Callable[[Example], np.ndarray] | None = None
 
     def __len__(self) -> int:
         return len(self.examples)
@@ -66,7 +71,7 @@ class Split:
 
     def take(self, limit: int | None) -> Split:
         """The first `limit` examples (all of them for None)."""
-        return Split(self.name, self.examples[:limit], self.class_names, self.open_image)
+        return dataclasses.replace(self, examples=self.examples[:limit])
 
 
 def decode_image(data: bytes | Path, name: str) -> Image.Image:
@@ -131,6 +136,12 @@ class TarImages:
         self.prefix = prefix
         with tarfile.open(archive) as tar:
             self._spans = {m.name: (m.offset_data, m.size) for m in tar if m.isreg()}
+
+    def below(self, folder: str) -> TarImages:
+        """The same archive, with image ids relative to a folder in it ("images/")."""
+        other = copy.copy(self)
+        other.prefix = self.prefix + folder
+        return other
 
     def names(self) -> list[str]:
         """Names of all regular members."""

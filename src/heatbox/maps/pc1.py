@@ -123,8 +123,9 @@ def _orient_by_border(axis: Tensor) -> Tensor:
     centred = axis - axis.mean((1, 2), keepdim=True)
     tolerance = 1e-9 * centred.abs().amax((1, 2), keepdim=True)
     side = torch.where(centred.abs() <= tolerance, 0, centred.sign())
-    border = centred[:, _border(*axis.shape[1:], axis.device)].mean(1)
-    balance = side[:, _border(*axis.shape[1:], axis.device)].sum(1)
+    edge = _border(axis.shape[1], axis.shape[2], axis.device)
+    border = centred[:, edge].mean(1)
+    balance = side[:, edge].sum(1)
     invert = (balance > 0) | ((balance == 0) & (border > 0))
     oriented = torch.where(invert[:, None, None], -axis, axis)
     low, high = oriented.amin((1, 2), keepdim=True), oriented.amax((1, 2), keepdim=True)
@@ -134,7 +135,7 @@ def _orient_by_border(axis: Tensor) -> Tensor:
 
 
 def _orient_as_released(axis: Tensor) -> Tensor:
-    """The released code's scaling and border test (see golden facts in docs/protocols.md)."""
+    """The released code's scaling and border test (it is told apart in docs/protocols.md)."""
     peak = axis.amax((1, 2), keepdim=True)
     if bool((peak <= 0).any()):
         raise InputError("the released PC1 divides by zero: the channels of an image are all alike")

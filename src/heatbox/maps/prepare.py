@@ -1,0 +1,41 @@
+"""Raw maps of any resolution → heatmaps ready for scoring."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import torch
+
+
+def prepare_heatmap(maps: np.ndarray | torch.Tensor, size: int | tuple[int, int] = 224) -> np.ndarray:
+    """Resize with cubic interpolation, then scale each map to [0, 1] by its own extremes.
+
+    The order, the interpolation (OpenCV's cubic) and the fate of maps without contrast follow the
+    reference evaluator's protocol.
+
+    Args:
+        maps: (H, W) or (N, H, W), any numeric type, an array or a tensor on any device.
+        size: side of the square result, or its (height, width).
+
+    Returns:
+        The same number of dimensions, float32 in [0, 1]; float64 for float64 input. A map that holds NaN
+        or infinity, or is constant, becomes zeros.
+    """
+    array = maps.detach().cpu().float().numpy() if isinstance(maps, torch.Tensor) else np.asarray(maps)
+    array = array.astype(np.float64 if array.dtype == np.float64 else np.float32, copy=False)
+    height, width = (size, size) if isinstance(size, int) else size
+    batch = array[None] if array.ndim == 2 else array
+    out = np.empty((len(batch), height, width), array.dtype)
+    for one, target in zip(batch, out, strict=True):
+        target[:] = _stretch(
+            cv2.resize(np.ascontiguousarray(one), (width, height), interpolation=cv2.INTER_CUBIC)
+        )
+    return out[0] if array.ndim == 2 else out
+
+
+def _stretch(one: np.ndarray) -> np.ndarray:
+    """One map scaled to [0, 1]; zeros where there is nothing to scale."""
+    low, high = one.min(), one.max()
+    if not np.isfinite(low) or not np.isfinite(high) or high <= low:
+        return np.zeros_like(one)
+    return (one - low) / (high - low)
