@@ -32,6 +32,14 @@ def golden_tensor(name: str, shape: tuple[int, ...]) -> Tensor:
     return torch.from_numpy(np.asarray(n, dtype=np.float32))
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # the tensors here are small: more threads cost more than they bring
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(scope="session")
 def golden_weights() -> Callable:
     """Fill a model in place with its deterministic weights and return it in eval mode."""

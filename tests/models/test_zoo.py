@@ -1,8 +1,10 @@
 """The listing of what can be built."""
 
+import pytest
 import timm
 import torch
 
+from heatbox.models.build import build_model
 from heatbox.models.zoo import ZOO, list_models
 
 
@@ -30,6 +32,21 @@ def test_all_pretrained_models_of_the_paper_are_there():
         assert timm.models.get_pretrained_cfg(
             name.removeprefix("hf-hub:timm/"), allow_unregistered=False
         ).hf_hub_id
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("replknet_31b.in1k_384", "replknet_31b.in22k_ft_in1k", "replknet_31l", "replknet_xl"),
+        *("slak_tiny", "slak_small", "slak_base", "convnext_tiny", "convnext_small", "convnext_base"),
+        *("convnext_base_in22ft1k", "convnext_base_384_in22ft1k", "convnext_large_in22ft1k"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:Mapping deprecated model name")
+def test_models_of_the_paper_are_built_by_name(name):
+    with torch.device("meta"):
+        model = build_model(name, num_classes=200)
+    assert model.get_classifier().out_features == 200
 
 
 def test_small_models_are_alike():
