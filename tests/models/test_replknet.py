@@ -142,6 +142,12 @@ def test_merging_without_small_kernel(golden_weights, golden_images):
     assert relative(merged(golden_images(64)), model(golden_images(64))) < 1e-5
 
 
+def test_merging_synchronised_batch_norms(small, golden_images):
+    expected = small(golden_images(64))
+    merged = reparameterize_model(torch.nn.SyncBatchNorm.convert_sync_batchnorm(small))
+    assert relative(merged.eval()(golden_images(64)), expected) < 1e-5
+
+
 def test_nano_has_an_8x8_map_at_64_pixels():
     model = timm.create_model("replknet_nano", num_classes=200).eval()
     assert 3e6 < sum(p.numel() for p in model.parameters()) < 5e6

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Iterator, Sequence
-from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
+
+BATCH_NORM = nn.modules.batchnorm._BatchNorm  # 2-D and synchronised ones alike
 
 
 def large_depthwise(channels: int, kernel_size: tuple[int, int], bias: bool = False) -> nn.Conv2d:
@@ -51,14 +52,14 @@ class ConvNorm(Reparameterizable):
 
     def folded(self) -> tuple[Tensor, Tensor]:
         """Kernel and bias of the one convolution that equals this module (before ReLU) in eval mode."""
-        if not isinstance(self.bn, nn.BatchNorm2d):
+        if not isinstance(self.bn, BATCH_NORM):
             assert self.conv.bias is not None
             return self.conv.weight.detach(), self.conv.bias.detach()
         return fold_batch_norm(self.conv.weight.detach(), self.bn)
 
     def merge(self) -> None:
         """Fold the BatchNorm into the convolution."""
-        if isinstance(self.bn, nn.BatchNorm2d):
+        if isinstance(self.bn, BATCH_NORM):
             self.conv = with_weights(self.conv, *self.folded())
             self.bn = nn.Identity()
 
@@ -67,16 +68,17 @@ class ConvNorm(Reparameterizable):
         return self.relu(self.bn(self.conv(x)))
 
 
-def fold_batch_norm(kernel: Tensor, bn: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+def fold_batch_norm(kernel: Tensor, bn: nn.modules.batchnorm._BatchNorm) -> tuple[Tensor, Tensor]:
     """Kernel and bias of the convolution that equals `kernel` (no bias) followed by `bn` in eval mode.
 
-    Computed in float64: hundreds of folded layers in a row must not drift.
+    Computed in float64 where the device has it: hundreds of folded layers in a row must not drift.
     """
     assert bn.running_mean is not None
     assert bn.running_var is not None
-    scale = bn.weight.detach().double() / (bn.running_var.double() + bn.eps).sqrt()
-    bias = bn.bias.detach().double() - bn.running_mean.double() * scale
-    folded = kernel.double() * scale.view(-1, 1, 1, 1)
+    precise = torch.float32 if kernel.device.type == "mps" else torch.float64
+    scale = bn.weight.detach().to(precise) / (bn.running_var.to(precise) + bn.eps).sqrt()
+    bias = bn.bias.detach().to(precise) - bn.running_mean.to(precise) * scale
+    folded = kernel.to(precise) * scale.view(-1, 1, 1, 1)
     return folded.to(kernel.dtype), bias.to(kernel.dtype)
 
 
@@ -132,23 +134,23 @@ def run_blocks(blocks: Iterable[nn.Module], x: Tensor, checkpointed: bool) -> Te
     """Run blocks in order; checkpointed ones keep only their inputs and are recomputed in backward."""
     for block in blocks:
         if checkpointed and torch.is_grad_enabled():
-            x = checkpoint(block, x, use_reentrant=False, context_fn=partial(recompute_contexts, block))
+            x = checkpoint(block, x, use_reentrant=False, **recompute_options(block))
         else:
             x = block(x)
     return x
 
 
-def recompute_contexts(
-    block: nn.Module,
-) -> tuple[contextlib.AbstractContextManager[None], contextlib.AbstractContextManager[None]]:
-    """Contexts of the first and of the second run of a checkpointed block."""
-    return contextlib.nullcontext(), frozen_statistics(block)
+def recompute_options(block: nn.Module) -> dict[str, Any]:
+    """Options of `checkpoint` that keep the second run from updating BatchNorm's running statistics."""
+    if torch.compiler.is_compiling():
+        return {}  # compiled graphs recompute values, not updates
+    return {"context_fn": lambda: (contextlib.nullcontext(), frozen_statistics(block))}
 
 
 @contextlib.contextmanager
 def frozen_statistics(block: nn.Module) -> Iterator[None]:
     """Keep the running statistics as they are, so that a recomputed batch is not counted twice."""
-    norms = [m for m in block.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    norms = [module for module in block.modules() if isinstance(module, BATCH_NORM)]
     momenta = [norm.momentum for norm in norms]
     counts = [None if n.num_batches_tracked is None else n.num_batches_tracked.clone() for n in norms]
     for norm in norms:
