@@ -1,1 +1,60 @@
-"""heatbox: weakly supervised object localization."""
+"""heatbox: weakly supervised object localization.
+
+Image-level labels become boxes: a classifier's feature maps become a heatmap, the heatmap becomes boxes,
+the boxes are scored exactly as the field's reference evaluator does. Names are imported when first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from heatbox.boxes.component_tree import boxes_at as boxes_at
+    from heatbox.data.glyphs import cue_conflict as cue_conflict
+    from heatbox.data.glyphs import glyphs as glyphs
+    from heatbox.data.wsol import load_wsol as load_wsol
+    from heatbox.errors import InputError as InputError
+    from heatbox.localizer import Localizer as Localizer
+    from heatbox.localizer import Prediction as Prediction
+    from heatbox.maps.baselines import centre_gaussian as centre_gaussian
+    from heatbox.maps.baselines import full_image as full_image
+    from heatbox.maps.cam import cam as cam
+    from heatbox.maps.pc1 import pc1 as pc1
+    from heatbox.maps.prepare import prepare_heatmap as prepare_heatmap
+    from heatbox.metrics.maxboxacc import MaxBoxAcc as MaxBoxAcc
+    from heatbox.models.build import build_model as build_model
+    from heatbox.models.view import ClassifierView as ClassifierView
+
+_HOMES = {
+    "ClassifierView": "heatbox.models.view",
+    "InputError": "heatbox.errors",
+    "Localizer": "heatbox.localizer",
+    "MaxBoxAcc": "heatbox.metrics.maxboxacc",
+    "Prediction": "heatbox.localizer",
+    "boxes_at": "heatbox.boxes.component_tree",
+    "build_model": "heatbox.models.build",
+    "cam": "heatbox.maps.cam",
+    "centre_gaussian": "heatbox.maps.baselines",
+    "cue_conflict": "heatbox.data.glyphs",
+    "full_image": "heatbox.maps.baselines",
+    "glyphs": "heatbox.data.glyphs",
+    "load_wsol": "heatbox.data.wsol",
+    "pc1": "heatbox.maps.pc1",
+    "prepare_heatmap": "heatbox.maps.prepare",
+}
+
+__all__ = sorted(_HOMES)
+__version__ = "0.1.0.dev0"
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'heatbox' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *_HOMES]

@@ -12,7 +12,7 @@ import timm
 from torch import nn
 
 from heatbox.errors import InputError
-from heatbox.models import zoo  # noqa: F401 - registers the large-kernel families with timm
+from heatbox.models import zoo  # noqa: F401 - registers our models with timm
 from heatbox.models.checkpoints import classes_in, load_checkpoint, read_checkpoint
 
 PRETRAINED = "pretrained"

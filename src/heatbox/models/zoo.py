@@ -12,7 +12,7 @@ from timm.utils.model import reparameterize_model
 from torch import nn
 
 # Importing the families registers their models with timm.
-from heatbox.models import replknet, slak  # noqa: F401
+from heatbox.models import replknet, slak, small  # noqa: F401
 from heatbox.models.counts import count
 
 REPLKNET = "github.com/DingXiaoH/RepLKNet-pytorch"
@@ -142,6 +142,7 @@ ZOO = (
     ZooModel("replknet_nano", "replknet_nano", sides=(64,)),
     ZooModel("slak_nano", "slak_nano", sides=(64,)),
     ZooModel("convnext_nano64", "convnext_atto", {"output_stride": 8}, (64,)),
+    ZooModel("resnet6_small", "resnet6_small", sides=(64,)),
     # For tests.
     ZooModel("test_replknet", "test_replknet", sides=(64,)),
     ZooModel("test_slak", "test_slak", sides=(64,)),

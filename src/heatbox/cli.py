@@ -1,0 +1,234 @@
+"""The command line: one function per command, each of which calls one library function and prints."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import tyro
+
+from heatbox.config import EvaluateConfig, TrainConfig
+from heatbox.errors import InputError
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+SOME_FAILED, USER_ERROR, INTERRUPTED = 1, 2, 130
+AsJson = Annotated[bool, tyro.conf.arg(name="json")]
+
+
+def demo(out: Path = Path("heatbox-demo"), epochs: int = 16, seed: int = 0) -> None:
+    """Train on the embedded data set, make maps, score them: the main job in one go.
+
+    Needs no data and no network and takes about two minutes on two CPU cores. The run folder holds the
+    trained weights, every prediction, the scores and a contact sheet.
+
+    Args:
+        out: The run folder; an earlier demo in it is replaced.
+        epochs: Passes over the 4000 training images.
+        seed: Of the training.
+    """
+    from heatbox.demo import run_demo
+    from heatbox.progress import on_terminal
+
+    metrics = run_demo(TrainConfig(model="resnet6_small", epochs=epochs, seed=seed), out, on_terminal)
+    _print(_score_table(metrics, f"glyphs: {metrics['images']} test images, trained on labels alone"))
+    _say(f"pictures: {out / 'contact-sheet.png'}")
+    _say(f"run:      {out} (metrics.json, predictions.parquet, weights.safetensors)")
+
+
+def evaluate(
+    config: Annotated[EvaluateConfig, tyro.conf.arg(name="")],
+    out: Path | None = None,
+    overwrite: bool = False,
+    as_json: AsJson = False,
+) -> None:
+    """Make maps of a data set and score them against its boxes.
+
+    Writes a run folder and prints a table. Interrupted, the same command goes on where it stopped.
+    With --from-run RUN instead of --model and --data, the maps saved in a run are scored again.
+
+    Args:
+        config: What to evaluate.
+        out: The run folder; by default runs/MODEL-DATA.
+        overwrite: Start anew where the folder holds another run.
+        as_json: Print the scores as JSON instead of a table.
+    """
+    from heatbox.evaluation import evaluate as run_evaluation
+    from heatbox.progress import on_terminal
+    from heatbox.store import Run
+
+    _warn_of_random_weights(config.model, config.checkpoint)
+    run = Run(out or Path("runs") / _file_name(f"{config.model}-{config.data}"))
+    metrics = run_evaluation(config, run, on_terminal, overwrite)
+    _show_scores(metrics, f"{config.model} on {config.data}", as_json)
+    _say(f"run: {run.folder}")
+
+
+def rescore(from_run: Path, thresholds: int = 1000, as_json: AsJson = False) -> None:
+    """Score the maps saved in a run again.
+
+    Args:
+        from_run: The folder of a finished run.
+        thresholds: Number of thresholds tried.
+        as_json: Print the scores as JSON instead of a table.
+    """
+    from heatbox.evaluation import saved_methods, score
+    from heatbox.progress import on_terminal
+    from heatbox.store import Run
+
+    run = Run(from_run)
+    run.config()  # says so where this is no run at all
+    metrics = score(run, saved_methods(run), thresholds, on_terminal)
+    _show_scores(metrics, f"{from_run}, scored again", as_json)
+
+
+def locate(
+    photos: tyro.conf.Positional[tuple[Path, ...]],
+    model: Annotated[str, tyro.conf.arg(aliases=["-m"])],
+    checkpoint: str | None = None,
+    num_classes: int | None = None,
+    method: str = "cam",
+    threshold: float = 0.35,
+    contours: Literal["largest", "all"] = "largest",
+    size: int | None = None,
+    target: int | None = None,
+    out: Path = Path("heatbox-boxes"),
+    overlays: bool = True,
+    device: str = "auto",
+) -> int:
+    """Find the object in pictures of your own.
+
+    Prints one JSON object a picture (file, label, score, boxes in its pixels) and writes overlay PNGs. A
+    file that cannot be read is reported and passed over; the exit code is then 1.
+
+    Args:
+        photos: Picture files of any size and kind.
+        model: A timm model name, or path/to/file.py:function for a model of your own.
+        checkpoint: A file of weights, or "pretrained" for those that timm publishes.
+        num_classes: Number of classes; by default the model's own.
+        method: The map: cam or pc1.
+        threshold: Share of the map's maximum above which pixels belong to the object; evaluate prints
+            the best one for a data set.
+        contours: One box a picture, or one for every connected region.
+        size: Side of the square input in pixels; by default the model's own.
+        target: Class to look for; by default the predicted one.
+        out: Folder of the overlays.
+        overlays: Whether to draw them.
+        device: cpu, cuda, mps, or auto for the best at hand.
+    """
+    from heatbox.locate import locate_files
+
+    _warn_of_random_weights(model, checkpoint)
+    failures = 0
+    for line in locate_files(
+        photos,
+        model=model,
+        checkpoint=checkpoint,
+        num_classes=num_classes,
+        method=method,
+        threshold=threshold,
+        contours=contours,
+        size=size,
+        target=target,
+        out=out if overlays else None,
+        device=device,
+    ):
+        if isinstance(line, InputError):
+            failures += 1
+            _say(f"passed over: {line}")
+        else:
+            print(json.dumps(line), flush=True)
+    if failures:
+        _say(f"{failures} of {len(photos)} pictures could not be used")
+    return SOME_FAILED if failures else 0
+
+
+COMMANDS = {"demo": demo, "locate": locate, "evaluate": evaluate}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code.
+
+    0: done; 1: some inputs were passed over; 2: input that cannot be used, said in one sentence;
+    130: interrupted. A bug keeps its traceback.
+    """
+    args = list(sys.argv[1:] if arguments is None else arguments)
+    commands: dict[str, Any] = dict(COMMANDS)
+    if args[:1] == ["evaluate"] and any(re.match(r"--from[-_]run\b", arg) for arg in args):
+        commands["evaluate"] = rescore
+    try:
+        code = tyro.extras.subcommand_cli_from_dict(
+            commands,
+            prog="heatbox",
+            description="Weakly supervised object localization: from image-level labels to boxes.",
+            args=args,
+            config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
+        )
+    except InputError as error:
+        _say(f"heatbox: {error}")
+        return USER_ERROR
+    except KeyboardInterrupt:
+        _say("heatbox: interrupted; what was computed is kept, the same command goes on from there")
+        return INTERRUPTED
+    return code or 0
+
+
+# ---------------------------------------------------------------------------------------------- printing
+
+
+def _say(words: str) -> None:
+    """One line to the person at the terminal, apart from what a program reads."""
+    print(words, file=sys.stderr)
+
+
+def _print(table: Table) -> None:
+    from rich.console import Console
+
+    Console().print(table)
+
+
+def _show_scores(metrics: dict[str, Any], title: str, as_json: bool) -> None:
+    if as_json:
+        from heatbox.store import to_json
+
+        print(to_json(metrics))
+    else:
+        _print(_score_table(metrics, title))
+
+
+def _score_table(metrics: dict[str, Any], title: str) -> Table:
+    """Methods and baselines with their scores in percent; thresholds are those best on these images."""
+    from rich.table import Table
+
+    accuracy = f"top-1 {metrics['top1']:.1f}%, top-5 {metrics['top5']:.1f}%"
+    table = Table(
+        title=title, caption=f"{metrics['images']} images, {accuracy}; thresholds best on these images"
+    )
+    table.add_column("map")
+    for heading in ("MaxBoxAcc", "threshold", "MaxBoxAccV2", "V2 .3", "V2 .5", "V2 .7"):
+        table.add_column(heading, justify="right")
+    for name, found in metrics["methods"].items():
+        style = "dim" if name in metrics["baselines"] else ""
+        by_iou = [f"{value:.2f}" for value in found["all_contours"]["accuracy"]]
+        cells = (f"{found['MaxBoxAcc']:.2f}", f"{found['threshold']:.3f}", f"{found['MaxBoxAccV2']:.2f}")
+        table.add_row(name, *cells, *by_iou, style=style)
+    return table
+
+
+def _warn_of_random_weights(model: str, checkpoint: str | None) -> None:
+    if checkpoint is None and ".py:" not in model:
+        _say(f"note: {model} has random weights; --checkpoint takes a file, or pretrained")
+
+
+def _file_name(words: str) -> str:
+    """A folder name made of words that may hold slashes and the like."""
+    return re.sub(r"[^\w.-]+", "-", Path(words).name if "/" not in words else words).strip("-.") or "run"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

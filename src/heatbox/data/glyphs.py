@@ -1,0 +1,275 @@
+"""glyphs: an embedded data set, drawn on the fly, on which localization can be learned and measured.
+
+Ten classes of shape on cluttered, textured backgrounds. The class is the shape; the texture of the object is
+drawn at random. Objects cover 10 to 60% of the image by their box and lie off-centre as often as centred, so
+that guessing the centre fails. Boxes and masks are exact: they are made before the picture is.
+
+Every image is a function of (seed, split, index) alone: no file, no download, the same on every machine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from heatbox.data.example import Example, Split
+from heatbox.errors import InputError
+
+SHAPES: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
+    "disc": lambda u, v: u**2 + v**2 < 1,
+    "square": lambda u, v: np.maximum(abs(u), abs(v)) < 0.85,
+    "triangle": lambda u, v: (v < 0.8) & (abs(u) < (v + 1) * 0.5),
+    "star": lambda u, v: _star(u, v),
+    "cross": lambda u, v: (np.minimum(abs(u), abs(v)) < 0.3) & (np.maximum(abs(u), abs(v)) < 1),
+    "ring": lambda u, v: (u**2 + v**2 < 1) & (u**2 + v**2 > 0.3),
+    "crescent": lambda u, v: (u**2 + v**2 < 1) & ((u - 0.45) ** 2 + v**2 > 0.5),
+    "heart": lambda u, v: (
+        ((1.2 * u) ** 2 + (0.1 - 1.15 * v) ** 2 - 1) ** 3 < (1.2 * u) ** 2 * (0.1 - 1.15 * v) ** 3
+    ),
+    "arrow": lambda u, v: ((v < 0) & (v > -1) & (abs(u) < v + 1)) | ((v >= 0) & (v < 1) & (abs(u) < 0.35)),
+    "hourglass": lambda u, v: (abs(v) < 0.9) & (abs(u) < 0.15 + 0.85 * abs(v)),
+}
+CLASS_NAMES = tuple(SHAPES)
+TEXTURES = ("stripes", "checks", "dots", "rings", "bricks", "zigzag", "grain", "clouds", "weave", "ramp")
+SPLITS = {"train": 4000, "fullsup": 500, "test": 500}
+
+_SHARE = (0.10, 0.60)  # of the image, covered by the object's box
+_FILL = 0.96  # of a side, covered at most by the object's box
+_ANGLES, _ASPECTS = 24, 5
+_BACKGROUND_CONTRAST, _BACKGROUND_TINT = 0.3, 0.5  # clutter is paler than objects
+_LEAST_CONTRAST = 0.8  # sum over RGB between the means of object and ground, where it can be had
+
+
+def _star(u: np.ndarray, v: np.ndarray) -> np.ndarray:
+    turn = np.abs((np.arctan2(u, -v) / (2 * np.pi / 5)) % 1 - 0.5) * 2  # 1 at a tip, 0 between two
+    return np.hypot(u, v) < 0.42 + 0.58 * turn**1.3
+
+
+@dataclass(frozen=True)
+class Glyph:
+    """Where and how one object is drawn: everything about its mask, nothing about colours.
+
+    Attributes:
+        shape: class index.
+        texture: index into `TEXTURES`.
+        angle, aspect: indices of rotation and aspect ratio.
+        scale: pixels per unit of the shape's own coordinates.
+        centre: (x, y) in pixels of the origin of the shape's coordinates.
+    """
+
+    shape: int
+    texture: int
+    angle: int
+    aspect: int
+    scale: float
+    centre: tuple[float, float]
+
+
+def glyphs(
+    split: str = "train",
+    count: int | None = None,
+    size: int = 64,
+    seed: int = 0,
+    texture_match: float = 0.0,
+) -> Split:
+    """A split of the embedded data set.
+
+    Args:
+        split: "train", "fullsup" or "test"; images of different splits never coincide.
+        count: number of images; by default 4000, 500 and 500.
+        size: side of the square images in pixels, at least 32.
+        seed: another seed gives another data set.
+        texture_match: probability that an object wears the texture of its own class instead of a random
+            one. Above 0 a network may take to texture, which the cue-conflict pairs then reveal.
+
+    Returns:
+        the split, with exact boxes (x1, y1 inclusive, x2, y2 exclusive pixel edges) and exact masks.
+
+    Raises:
+        InputError: an unknown split, or a size or number that makes no sense.
+    """
+    if split not in SPLITS:
+        raise InputError(f"glyphs has no split {split!r}, expected one of {', '.join(SPLITS)}")
+    if not 0 <= texture_match <= 1:
+        raise InputError(f"texture_match is {texture_match}, expected a probability")
+    number = SPLITS[split] if count is None else count
+    drawn = {}
+    for index in range(number):
+        rng = _rng(seed, split, index)
+        shape = index % len(SHAPES)
+        texture = int(rng.integers(len(TEXTURES)))
+        if rng.random() < texture_match:
+            texture = shape
+        drawn[f"{split}/{index:06d}.png"] = _place(rng, shape, texture, size)
+    return _split(split, drawn, size, seed)
+
+
+def cue_conflict(count: int = 1280, size: int = 64, seed: int = 0) -> Split:
+    """Images whose shape is of one class and whose texture is of another, in equal numbers of all pairs.
+
+    Args:
+        count: number of images.
+        size: side in pixels.
+        seed: of the drawing.
+
+    Returns:
+        a split labelled by shape; ids are ``SHAPE/SHAPEn-TEXTUREm.png`` with class names for both, as in
+        the cue-conflict stimuli of Geirhos et al. (ICLR 2019).
+    """
+    classes = len(SHAPES)
+    pairs = [(shape, (shape + step) % classes) for step in range(1, classes) for shape in range(classes)]
+    drawn = {}
+    for index in range(count):
+        shape, texture = pairs[index % len(pairs)]
+        again = index // len(pairs) + 1
+        name, dressed_as = CLASS_NAMES[shape], CLASS_NAMES[texture]
+        key = f"{name}/{name}{again}-{dressed_as}{again}.png"
+        drawn[key] = _place(_rng(seed, "cue-conflict", index), shape, texture, size)
+    return _split("cue-conflict", drawn, size, seed)
+
+
+def _split(name: str, drawn: dict[str, Glyph], size: int, seed: int) -> Split:
+    if size < 32:
+        raise InputError(f"glyphs of {size} pixels are too small to tell apart, expected at least 32")
+    if not drawn:
+        raise InputError("a split of glyphs needs at least one image")
+    order = {key: index for index, key in enumerate(drawn)}
+    examples = [
+        Example(key, glyph.shape, (size, size), _box(_mask(glyph, size))) for key, glyph in drawn.items()
+    ]
+
+    def open_image(example: Example) -> Image.Image:
+        rng = _rng(seed, f"{name}-pixels", order[example.id])
+        return Image.fromarray(_paint(rng, drawn[example.id], size))
+
+    def open_mask(example: Example) -> np.ndarray:
+        return _mask(drawn[example.id], size).astype(np.uint8)
+
+    return Split(name, examples, CLASS_NAMES, open_image, open_mask)
+
+
+def _rng(seed: int, stream: str, index: int) -> np.random.Generator:
+    return np.random.default_rng([seed, *stream.encode(), index])
+
+
+# ----------------------------------------------------------------------------------------------- geometry
+
+
+@cache
+def _extent(shape: int, angle: int, aspect: int) -> tuple[float, float, float, float]:
+    """x1, y1, x2, y2 of the turned shape at unit scale."""
+    grid = np.linspace(-1.6, 1.6, 321)
+    ys, xs = np.nonzero(_inside(shape, angle, aspect, grid[None, :], grid[:, None]))
+    return grid[xs.min()], grid[ys.min()], grid[xs.max()], grid[ys.max()]
+
+
+def _inside(shape: int, angle: int, aspect: int, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    turn = np.pi / 3 * (angle / (_ANGLES - 1) - 0.5)  # up to 30 degrees either way
+    stretch = 0.75 + 0.125 * aspect  # 0.75 to 1.25
+    u = (np.cos(turn) * x + np.sin(turn) * y) * np.sqrt(stretch)
+    v = (-np.sin(turn) * x + np.cos(turn) * y) / np.sqrt(stretch)
+    return SHAPES[CLASS_NAMES[shape]](u, v)
+
+
+def _place(rng: np.random.Generator, shape: int, texture: int, size: int) -> Glyph:
+    """Draw angle, aspect, size and place of one object."""
+    angle, aspect = int(rng.integers(_ANGLES)), int(rng.integers(_ASPECTS))
+    x1, y1, x2, y2 = _extent(shape, angle, aspect)
+    share = np.exp(rng.uniform(*np.log(_SHARE))) * size * size
+    scale = np.sqrt(share / ((x2 - x1) * (y2 - y1)))
+    scale = min(scale, _FILL * size / (x2 - x1), _FILL * size / (y2 - y1))
+    room = size - scale * np.array([x2 - x1, y2 - y1])  # pixels the box can move along each axis
+    if rng.random() < 0.5:  # centred, give or take
+        shift = np.clip(rng.normal(0.5, 0.08, 2), 0, 1)
+    else:  # in the outer parts of its room
+        shift = np.where(rng.random(2) < 0.5, rng.uniform(0, 0.2, 2), rng.uniform(0.8, 1, 2))
+    left, top = room * shift
+    return Glyph(shape, texture, angle, aspect, float(scale), (left - scale * x1, top - scale * y1))
+
+
+def _mask(glyph: Glyph, size: int) -> np.ndarray:
+    """(size, size) bool: pixels whose centre lies inside the shape."""
+    pixels = np.arange(size) + 0.5
+    x, y = (pixels - glyph.centre[0]) / glyph.scale, (pixels - glyph.centre[1]) / glyph.scale
+    return _inside(glyph.shape, glyph.angle, glyph.aspect, x[None, :], y[:, None])
+
+
+def _box(mask: np.ndarray) -> np.ndarray:
+    """(1, 4) float64 xyxy box of a mask, x2 and y2 just past its last pixels."""
+    columns, rows = np.flatnonzero(mask.any(0)), np.flatnonzero(mask.any(1))
+    return np.array([[columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]], dtype=np.float64)
+
+
+# ---------------------------------------------------------------------------------------------- painting
+
+
+def _paint(rng: np.random.Generator, glyph: Glyph, size: int) -> np.ndarray:
+    """(size, size, 3) uint8 picture of the object on its background."""
+    picture = _background(rng, size)
+    mask = _mask(glyph, size)
+    around = picture[mask].mean(0)
+    dress, best = picture, -1.0
+    for _ in range(8):  # an object of nearly its background's colours could not be told from it
+        candidate = _textured(rng, TEXTURES[glyph.texture], size)
+        contrast = float(np.abs(candidate[mask].mean(0) - around).sum())
+        if contrast > best:
+            dress, best = candidate, contrast
+        if best > _LEAST_CONTRAST:
+            break
+    picture = np.where(mask[..., None], dress, picture)
+    picture = cv2.GaussianBlur(picture, (3, 3), 0.5) + rng.normal(0, 0.02, picture.shape)
+    return (np.clip(picture, 0, 1) * 255).astype(np.uint8)
+
+
+def _background(rng: np.random.Generator, size: int) -> np.ndarray:
+    """Two textures, parted by clouds, with torn patches of a third and lines strewn over them."""
+    kinds = rng.integers(len(TEXTURES), size=3)
+    picture = _textured(rng, TEXTURES[kinds[0]], size)
+    for kind, cells, above in zip(kinds[1:], (4, 9), (rng.uniform(0.45, 0.65), 0.8), strict=True):
+        part = _clouds(rng, size, cells) > above
+        picture = np.where(part[..., None], _textured(rng, TEXTURES[kind], size), picture)
+    faded = 0.5 + _BACKGROUND_CONTRAST * (picture - 0.5)
+    picture = np.ascontiguousarray(faded + _BACKGROUND_TINT * (rng.random(3) - 0.5))
+    for _ in range(rng.integers(3, 7)):
+        ends = rng.integers(0, size, 4).tolist()
+        width = int(rng.integers(1, max(2, size // 24)))
+        cv2.line(picture, ends[:2], ends[2:], rng.random(3).tolist(), width)
+    return picture
+
+
+def _textured(rng: np.random.Generator, kind: str, size: int) -> np.ndarray:
+    """(size, size, 3) float64 in [0, 1]: a texture in two random colours, turned and scaled at random."""
+    turn, period = rng.uniform(0, np.pi), rng.uniform(0.08, 0.22) * size
+    pixels = np.arange(size)
+    x = (np.cos(turn) * pixels[None, :] + np.sin(turn) * pixels[:, None]) / period + rng.random()
+    y = (np.cos(turn) * pixels[:, None] - np.sin(turn) * pixels[None, :]) / period + rng.random()
+    blend = _PATTERNS[kind](rng, x, y)[..., None]
+    colours = rng.random((2, 3))
+    return colours[0] + (colours[1] - colours[0]) * (0.2 + 0.6 * blend)
+
+
+def _clouds(rng: np.random.Generator, size: int, cells: int) -> np.ndarray:
+    """(size, size) smooth noise between 0 and 1."""
+    return np.clip(cv2.resize(rng.random((cells, cells)), (size, size), interpolation=cv2.INTER_CUBIC), 0, 1)
+
+
+_Pattern = Callable[[np.random.Generator, np.ndarray, np.ndarray], np.ndarray]
+_PATTERNS: dict[str, _Pattern] = {
+    "stripes": lambda rng, x, y: (np.sin(2 * np.pi * x) > 0).astype(float),
+    "checks": lambda rng, x, y: ((np.floor(x) + np.floor(y)) % 2).astype(float),
+    "dots": lambda rng, x, y: (np.hypot(x % 1 - 0.5, y % 1 - 0.5) < 0.3).astype(float),
+    "rings": lambda rng, x, y: 0.5 + 0.5 * np.sin(2 * np.pi * np.hypot(x % 3 - 1.5, y % 3 - 1.5) * 1.5),
+    "bricks": lambda rng, x, y: ((y % 1 > 0.15) & ((x / 2 + 0.5 * (np.floor(y) % 2)) % 1 > 0.1)).astype(
+        float
+    ),
+    "zigzag": lambda rng, x, y: ((y + np.abs(x % 2 - 1)) % 1 > 0.5).astype(float),
+    "grain": lambda rng, x, y: rng.random(x.shape),
+    "clouds": lambda rng, x, y: _clouds(rng, x.shape[0], 7),
+    "weave": lambda rng, x, y: 0.5 + 0.25 * (np.sin(2 * np.pi * x) + np.sin(2 * np.pi * y)),
+    "ramp": lambda rng, x, y: (x - x.min()) / (x.max() - x.min()),
+}

@@ -1,0 +1,23 @@
+"""Where to compute."""
+
+from __future__ import annotations
+
+import torch
+
+from heatbox.errors import InputError
+
+
+def pick_device(name: str) -> torch.device:
+    """A device by name; "auto" is CUDA, then MPS, then the CPU.
+
+    Raises:
+        InputError: a name that torch does not know, or a device that is not there.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"device {name!r} is not at hand ({str(error).splitlines()[0]})") from error
+    return device

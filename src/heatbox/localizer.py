@@ -1,0 +1,126 @@
+"""From pictures to boxes in one call."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from heatbox.boxes.component_tree import boxes_at
+from heatbox.data.transforms import Preprocess
+from heatbox.errors import InputError
+from heatbox.maps.methods import MapFunction, Scene, find_method
+from heatbox.maps.prepare import prepare_heatmap
+from heatbox.models.view import ClassifierView
+
+BOX_FRAME = 224  # boxes are read off maps of this side, as in scoring, and scaled to the image
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a localizer found in a batch of B images.
+
+    Attributes:
+        labels: (B,) predicted class.
+        targets: (B,) class that the maps were made for.
+        logits: (B, K) float32.
+        maps: (B, h, w) float32, as the method made them: low resolution, not scaled.
+        heatmaps: B arrays (H, W) float32 in [0, 1], each of its image's size.
+        boxes: B arrays (N, 4) float64 xyxy in pixels of the image; x2 and y2 are past the last pixel.
+    """
+
+    labels: Tensor
+    targets: Tensor
+    logits: Tensor
+    maps: Tensor
+    heatmaps: list[np.ndarray]
+    boxes: list[np.ndarray]
+
+
+class Localizer:
+    """A classifier made to say where.
+
+    Args:
+        model: a convolutional classifier that `ClassifierView` can see through.
+        method: "cam", "pc1", or a callable (model, images, targets) → (B, h, w).
+        threshold: share of a map's maximum above which pixels belong to the object, in [0, 1). No value
+            is right for all networks and maps: choose it on images with boxes (`heatbox evaluate`
+            prints the best one).
+        contours: "largest" gives one box an image, "all" one for every connected region.
+        norm: "fold" or "ignore", see `ClassifierView.class_weights`.
+        preprocess: how PIL images become input; by default from the model's own timm config.
+
+    Raises:
+        InputError: an unknown method, a threshold outside [0, 1), a model that cannot be seen through.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        method: str | MapFunction = "cam",
+        threshold: float = 0.35,
+        contours: Literal["largest", "all"] = "largest",
+        norm: Literal["fold", "ignore"] = "fold",
+        preprocess: Preprocess | None = None,
+    ) -> None:
+        if not 0 <= threshold < 1:
+            raise InputError(f"threshold is {threshold}, expected a share of the maximum in [0, 1)")
+        self.view = ClassifierView(model)
+        self.method = find_method(method)
+        self.threshold = threshold
+        self.contours = contours
+        self.norm = norm
+        self.preprocess = preprocess or Preprocess.from_config(getattr(model, "pretrained_cfg", None) or {})
+
+    def __call__(
+        self, images: Tensor | Sequence[Image.Image], targets: Tensor | Sequence[int] | None = None
+    ) -> Prediction:
+        """Localize the objects of some images.
+
+        Args:
+            images: (B, 3, H, W) already preprocessed, or PIL images of any sizes.
+            targets: class to localize in each image; by default the predicted one.
+
+        Raises:
+            InputError: images or targets of a wrong shape, or no image.
+        """
+        batch, sizes = self._batch(images)
+        with torch.inference_mode():
+            features, logits = self.view(batch)
+            labels = logits.argmax(1)
+            wanted = labels if targets is None else torch.as_tensor(targets, device=labels.device)
+            if wanted.shape != labels.shape:
+                raise InputError(f"targets have shape {tuple(wanted.shape)}, expected ({len(labels)},)")
+        # Methods of one's own may need gradients, which tensors made in inference mode refuse.
+        with torch.no_grad():
+            features = features.clone()
+            maps = self.method(Scene(self.view, batch, features, wanted.clone(), self.norm)).float().cpu()
+        heatmaps = [prepare_heatmap(one, (size[1], size[0])) for one, size in zip(maps, sizes, strict=True)]
+        boxes = [self._boxes(one, size) for one, size in zip(maps, sizes, strict=True)]
+        return Prediction(labels.cpu(), wanted.cpu(), logits.float().cpu(), maps, heatmaps, boxes)
+
+    def _batch(self, images: Tensor | Sequence[Image.Image]) -> tuple[Tensor, list[tuple[int, int]]]:
+        """Input tensor on the model's device, and each image's (width, height)."""
+        if len(images) == 0:
+            raise InputError("there is no image to localize in")
+        if isinstance(images, Tensor):
+            if images.ndim != 4:
+                raise InputError(f"images have shape {tuple(images.shape)}, expected (B, 3, H, W)")
+            batch, sizes = images, [(images.shape[3], images.shape[2])] * len(images)
+        else:
+            if not all(isinstance(image, Image.Image) for image in images):
+                raise InputError("images are neither a tensor (B, 3, H, W) nor a sequence of PIL images")
+            batch = torch.stack([self.preprocess(image.convert("RGB")) for image in images])
+            sizes = [image.size for image in images]
+        parameter = next(self.view.model.parameters())
+        return batch.to(parameter.device, parameter.dtype), sizes
+
+    def _boxes(self, one: Tensor, size: tuple[int, int]) -> np.ndarray:
+        frame = prepare_heatmap(one, BOX_FRAME)
+        found = boxes_at(frame, [self.threshold], self.contours, protocol="exact")[0]
+        return found * np.tile(np.array(size, dtype=np.float64) / BOX_FRAME, 2)

@@ -1,0 +1,117 @@
+"""Boxes and overlays for pictures of one's own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from torch import nn
+
+from heatbox.data.example import decode_image
+from heatbox.data.transforms import Preprocess
+from heatbox.devices import pick_device
+from heatbox.errors import InputError
+from heatbox.localizer import Localizer, Prediction
+from heatbox.models.build import build_model
+from heatbox.report.overlay import FOUND_COLOUR, draw_boxes, overlay
+
+Line = dict[str, Any]
+
+
+def locate_files(
+    photos: Sequence[Path],
+    model: str,
+    checkpoint: str | None = None,
+    num_classes: int | None = None,
+    method: str = "cam",
+    threshold: float = 0.35,
+    contours: Literal["largest", "all"] = "largest",
+    size: int | None = None,
+    target: int | None = None,
+    out: Path | None = None,
+    device: str = "auto",
+) -> Iterator[Line | InputError]:
+    """Localize the object of each picture file.
+
+    Args:
+        photos: picture files.
+        model, checkpoint, num_classes: see `heatbox.build_model`.
+        method, threshold, contours: see `heatbox.Localizer`.
+        size: side of the square input; by default the model's own.
+        target: class to look for; by default the predicted one.
+        out: folder for overlays; None draws none.
+        device: where to compute, see `pick_device`.
+
+    Yields:
+        for each picture a dictionary that JSON can hold, or the error that says why it was passed over.
+
+    Raises:
+        InputError: nothing could be done at all: no picture named, an unknown model or method, a class
+            that the model does not have.
+    """
+    if not photos:
+        raise InputError("no picture was named, expected one or more picture files")
+    network = build_model(model, num_classes, checkpoint).to(pick_device(device))
+    preprocess = Preprocess.from_config(getattr(network, "pretrained_cfg", None) or {}, size)
+    localizer = Localizer(network, method, threshold, contours, preprocess=preprocess)
+    if target is not None and not 0 <= target < localizer.view.num_classes:
+        raise InputError(
+            f"class {target} is out of range: the model has 0 to {localizer.view.num_classes - 1}"
+        )
+    names = class_names(localizer.view.num_classes, network)
+    settings = {"model": model, "method": method, "threshold": threshold}
+    used: set[str] = set()
+    for photo in photos:
+        try:
+            image = decode_image(photo, str(photo))
+        except InputError as error:
+            yield error
+            continue
+        found = localizer([image], None if target is None else [target])
+        line = {
+            "file": str(photo),
+            "width": image.width,
+            "height": image.height,
+            **_answer(found, names),
+            **settings,
+        }
+        if out is not None:
+            heat = draw_boxes(overlay(image, found.heatmaps[0]), found.boxes[0], FOUND_COLOUR)
+            path = _free_name(out, photo, used)
+            out.mkdir(parents=True, exist_ok=True)
+            heat.save(path)
+            line["overlay"] = str(path)
+        yield line
+
+
+def class_names(number: int, model: nn.Module) -> Sequence[str]:
+    """Names of the classes where they are known: those of ImageNet-1k for timm models of 1000 classes."""
+    if number != 1000 or not getattr(model, "pretrained_cfg", None):
+        return ()
+    from timm.data import ImageNetInfo
+
+    info = ImageNetInfo("imagenet-1k")
+    return [info.index_to_description(index) for index in range(number)]
+
+
+def _answer(found: Prediction, names: Sequence[str]) -> Line:
+    label = int(found.targets[0])
+    scores = found.logits[0].softmax(0)
+    return {
+        "label": label,
+        "name": names[label] if label < len(names) else None,
+        "score": round(float(scores[label]), 6),
+        "boxes": np.round(found.boxes[0], 2).tolist(),
+    }
+
+
+def _free_name(out: Path, photo: Path, used: set[str]) -> Path:
+    """OUT/STEM.png, with a number where two pictures of different folders share a name."""
+    name, again = f"{photo.stem}.png", 1
+    while name in used:
+        again += 1
+        name = f"{photo.stem}-{again}.png"
+    used.add(name)
+    return out / name

@@ -1,0 +1,61 @@
+"""How long work tells that it goes on: one small protocol, so that libraries need not know a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Protocol, TypeVar
+
+Item = TypeVar("Item")
+
+
+class Track(Protocol):
+    """Wraps an iterable and shows how far it has come."""
+
+    def __call__(self, items: Iterable[Item], what: str, total: int | None = None) -> Iterable[Item]:
+        """Yield the items.
+
+        Args:
+            items: what is worked through.
+            what: shown beside the bar.
+            total: number of items, where the iterable does not know it.
+        """
+        ...
+
+
+def silent(items: Iterable[Item], what: str, total: int | None = None) -> Iterable[Item]:
+    """Show nothing: what library functions do unless told otherwise."""
+    return items
+
+
+def on_terminal(items: Iterable[Item], what: str, total: int | None = None) -> Iterator[Item]:
+    """A progress bar with speed and remaining time on standard error.
+
+    Where standard error is not a terminal, one line at the start and one at the end.
+    """
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    console = Console(stderr=True)
+    if total is None and hasattr(items, "__len__"):
+        total = len(items)  # type: ignore[arg-type]
+    if not console.is_terminal:
+        console.print(f"{what} ({total} to do)" if total is not None else what, highlight=False)
+        yield from items
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console) as progress:
+        yield from progress.track(items, total=total, description=what)

@@ -1,0 +1,118 @@
+"""Heatmaps and boxes drawn over pictures."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from heatbox.boxes.geometry import REFERENCE_SIDE
+from heatbox.data.example import Split
+from heatbox.maps.prepare import prepare_heatmap
+from heatbox.store import Record, Run
+
+# Told apart by colour-blind readers, on dark and light ground alike.
+TRUTH_COLOUR, FOUND_COLOUR = (255, 255, 255), (255, 176, 0)
+_OUTLINE = (20, 20, 20)
+
+
+def overlay(image: Image.Image, heatmap: np.ndarray, strength: float = 0.55) -> Image.Image:
+    """A heatmap laid over a picture in colours from dark blue (0) to yellow (1).
+
+    Args:
+        image: RGB picture of any size.
+        heatmap: (H, W) in [0, 1], resized to the picture.
+        strength: how much the colours cover, from 0 to 1.
+    """
+    heat = cv2.resize(np.asarray(heatmap, dtype=np.float32), image.size, interpolation=cv2.INTER_LINEAR)
+    levels = (np.clip(heat, 0, 1) * 255).astype(np.uint8)
+    colours = cv2.cvtColor(cv2.applyColorMap(levels, cv2.COLORMAP_CIVIDIS), cv2.COLOR_BGR2RGB)
+    grey = np.asarray(image.convert("L"), dtype=np.float32)[..., None]
+    return Image.fromarray((grey * (1 - strength) + colours * strength).round().astype(np.uint8))
+
+
+def draw_boxes(image: Image.Image, boxes: np.ndarray, colour: tuple[int, int, int]) -> Image.Image:
+    """Outlines of (K, 4) xyxy boxes on a copy of the picture, with a dark rim so that they show anywhere."""
+    copy = image.copy()
+    pen = ImageDraw.Draw(copy)
+    width = max(2, round(max(image.size) / 160))
+    for x1, y1, x2, y2 in np.asarray(boxes, dtype=np.float64).tolist():
+        pen.rectangle((x1 - 1, y1 - 1, max(x2, x1) + 1, max(y2, y1) + 1), outline=_OUTLINE, width=width + 2)
+        pen.rectangle((x1, y1, max(x2, x1), max(y2, y1)), outline=colour, width=width)
+    return copy
+
+
+@dataclass(frozen=True)
+class _Cell:
+    """One picture of the sheet and the words under it."""
+
+    picture: Image.Image
+    words: str
+
+
+def contact_sheet(
+    run: Run, split: Split, methods: Sequence[str], count: int = 24, side: int = 144
+) -> Image.Image:
+    """Some images of a run with their true boxes, and each method's map and box beside them.
+
+    The images are spread evenly over the order of the first method's IoU, from best to worst: neither a
+    choice of successes nor one of failures.
+
+    Args:
+        run: a finished run.
+        split: where its pictures are.
+        methods: whose maps to show.
+        count: number of images.
+        side: pixels of each square picture; all are squashed to it.
+    """
+    records = list(itertools.chain.from_iterable(run.records()))
+    records.sort(key=lambda record: -record[f"iou_{methods[0]}"])
+    picks = np.unique(np.linspace(0, len(records) - 1, min(count, len(records))).round().astype(int))
+    by_id = {example.id: example for example in split}
+    groups = []
+    for index in picks:
+        record = records[index]
+        picture = split.open_image(by_id[record["id"]]).resize((side, side), Image.Resampling.BILINEAR)
+        groups.append(
+            [_truth_cell(record, picture, split), *(_map_cell(record, picture, m) for m in methods)]
+        )
+    return _paste(groups, side)
+
+
+def _truth_cell(record: Record, picture: Image.Image, split: Split) -> _Cell:
+    label = record["label"]
+    name = split.class_names[label] if label < len(split.class_names) else f"class {label}"
+    return _Cell(draw_boxes(picture, _scaled_truth(record, picture), TRUTH_COLOUR), name)
+
+
+def _map_cell(record: Record, picture: Image.Image, method: str) -> _Cell:
+    heat = overlay(picture, prepare_heatmap(record[f"map_{method}"], picture.width))
+    heat = draw_boxes(heat, _scaled_truth(record, picture), TRUTH_COLOUR)
+    found = record[f"box_{method}"] * picture.width / REFERENCE_SIDE
+    return _Cell(draw_boxes(heat, found, FOUND_COLOUR), f"{method}  IoU {record[f'iou_{method}']:.2f}")
+
+
+def _scaled_truth(record: Record, picture: Image.Image) -> np.ndarray:
+    return record["boxes"] * np.tile([picture.width / record["width"], picture.height / record["height"]], 2)
+
+
+def _paste(groups: Sequence[Sequence[_Cell]], side: int) -> Image.Image:
+    """Groups of cells in a grid, as near to square as can be, each group in one row of its own."""
+    margin, caption = 6, 18
+    wide, high = side * len(groups[0]) + 3 * margin, side + caption + margin
+    columns = max(1, round((len(groups) * high / wide) ** 0.5))
+    rows = -(-len(groups) // columns)
+    sheet = Image.new("RGB", (columns * wide + margin, rows * high + margin + caption), (250, 250, 250))
+    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=12)
+    for number, group in enumerate(groups):
+        left, top = margin + number % columns * wide, margin + number // columns * high
+        for place, cell in enumerate(group):
+            sheet.paste(cell.picture, (left + place * side, top))
+            pen.text((left + place * side + 3, top + side + 1), cell.words, fill=_OUTLINE, font=font)
+    words = "white: ground truth, orange: box of the map at the best threshold; best images first, worst last"
+    pen.text((margin + 3, rows * high + margin), words, fill=_OUTLINE, font=font)
+    return sheet

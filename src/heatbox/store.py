@@ -1,0 +1,310 @@
+"""The run folder: what a run saves, where, and how it is read back.
+
+``config.json``       what was asked: everything needed to run it again
+``environment.json``  versions, platform, git commit, seed
+``predictions.parquet`` one row per image: labels, logits, low-resolution maps, boxes, IoU
+``metrics.json``      the scores
+
+While a run is going on its rows are kept in ``parts/``, a file every few hundred images, so that an
+interrupted run loses at most those. Every file is written under a temporary name, flushed to disk and then
+renamed: a name that exists is complete.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import platform
+import shutil
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, is_dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from heatbox.errors import InputError
+
+CONFIG, ENVIRONMENT, METRICS, PREDICTIONS = (
+    "config.json",
+    "environment.json",
+    "metrics.json",
+    "predictions.parquet",
+)
+_PACKAGES = (
+    "heatbox",
+    "torch",
+    "torchvision",
+    "timm",
+    "numpy",
+    "numba",
+    "opencv-python-headless",
+    "pillow",
+    "pyarrow",
+)
+
+Record = dict[str, Any]
+
+
+class Run:
+    """A run folder, to write into or to read from.
+
+    Args:
+        folder: the folder; it is created when something is first written.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+
+    # ------------------------------------------------------------------------------------------- writing
+
+    def start(self, config: object, seed: int | None = None, resume: bool = True) -> None:
+        """Write config.json and environment.json, or check that an unfinished run had the same config.
+
+        Args:
+            config: a dataclass or a dictionary that JSON can hold.
+            seed: recorded in environment.json.
+            resume: keep the parts of an earlier, unfinished run of the same config; otherwise drop them.
+
+        Raises:
+            InputError: the folder holds a run of another config, or something that is no run.
+        """
+        wanted = json.loads(to_json(config))
+        if self.folder.exists() and not self.folder.is_dir():
+            raise InputError(f"{self.folder}: is a file, expected a folder for the run")
+        if (self.folder / CONFIG).exists() and resume:
+            found = self.config()
+            if found != wanted:
+                keys = sorted(key for key in {*found, *wanted} if found.get(key) != wanted.get(key))
+                raise InputError(
+                    f"{self.folder}: holds a run of another configuration (another {', '.join(keys)}); "
+                    "choose another --out or pass --overwrite"
+                )
+        elif self.folder.is_dir() and any(self.folder.iterdir()) and not (self.folder / CONFIG).exists():
+            raise InputError(f"{self.folder}: is not empty and holds no run; choose another --out")
+        else:
+            self._drop()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.write_json(CONFIG, wanted)
+        self.write_json(ENVIRONMENT, environment(seed))
+
+    def write_json(self, name: str, content: object) -> Path:
+        """Write a JSON file of the run atomically; NaN and infinity become null."""
+        return write_atomically(self.folder / name, (to_json(content) + "\n").encode())
+
+    def append(self, records: Sequence[Record]) -> None:
+        """Save the records of some images as the next part."""
+        if records:
+            parts = self.folder / "parts"
+            parts.mkdir(parents=True, exist_ok=True)
+            number = len(list(parts.glob("*.parquet")))
+            _write_parquet(parts / f"{number:06d}.parquet", [_table(records)])
+
+    def done(self) -> set[str]:
+        """Ids already saved by an unfinished run."""
+        return {
+            name for part in self._parts() for name in pq.read_table(part, columns=["id"])["id"].to_pylist()
+        }
+
+    def finish(self, add_columns: Mapping[str, Any] | None = None) -> None:
+        """Join the parts to predictions.parquet, with further columns computed from each record.
+
+        Args:
+            add_columns: column name → function of a record; its value becomes the column's.
+        """
+
+        def tables() -> Iterator[pa.Table]:
+            for part in self._parts():
+                records = _records(pq.read_table(part))
+                for record in records:
+                    record.update({name: value(record) for name, value in (add_columns or {}).items()})
+                yield _table(records)
+
+        _write_parquet(self.folder / PREDICTIONS, tables())
+        shutil.rmtree(self.folder / "parts")
+
+    def _parts(self) -> list[Path]:
+        return sorted((self.folder / "parts").glob("*.parquet"))
+
+    def _drop(self) -> None:
+        """Remove what an earlier run wrote, and nothing else."""
+        for name in (CONFIG, ENVIRONMENT, METRICS, PREDICTIONS):
+            (self.folder / name).unlink(missing_ok=True)
+        shutil.rmtree(self.folder / "parts", ignore_errors=True)
+
+    # ------------------------------------------------------------------------------------------- reading
+
+    @property
+    def finished(self) -> bool:
+        """Whether predictions.parquet is there."""
+        return (self.folder / PREDICTIONS).exists()
+
+    def config(self) -> dict[str, Any]:
+        """What the run was asked to do."""
+        return self._read_json(CONFIG)
+
+    def metrics(self) -> dict[str, Any]:
+        """The scores of the run."""
+        return self._read_json(METRICS)
+
+    def _read_json(self, name: str) -> dict[str, Any]:
+        path = self.folder / name
+        if not path.is_file():
+            raise InputError(f"{path}: missing; expected the folder of a run")
+        try:
+            return json.loads(path.read_text())
+        except ValueError as error:
+            raise InputError(f"{path}: is not valid JSON ({error})") from error
+
+    def records(self, batch_size: int = 256) -> Iterator[list[Record]]:
+        """All records in batches, from the finished run or from the parts of an unfinished one.
+
+        Maps are (h, w) float32 arrays under "map_METHOD", boxes (K, 4) float64 arrays under "boxes".
+
+        Raises:
+            InputError: nothing was saved yet, or a file is damaged.
+        """
+        files = [self.folder / PREDICTIONS] if self.finished else self._parts()
+        if not files:
+            raise InputError(f"{self.folder}: holds no predictions; expected the folder of a run")
+        for path in files:
+            try:
+                with pq.ParquetFile(path) as file:
+                    for batch in file.iter_batches(batch_size):
+                        yield _records(pa.Table.from_batches([batch]))
+            except (pa.ArrowInvalid, OSError) as error:
+                raise InputError(f"{path}: is not a readable Parquet file ({error})") from error
+
+    def __len__(self) -> int:
+        files = [self.folder / PREDICTIONS] if self.finished else self._parts()
+        return sum(pq.read_metadata(path).num_rows for path in files)
+
+
+def write_atomically(path: Path, content: bytes) -> Path:
+    """Write a file so that its name only ever shows the old or the complete new content."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise InputError(f"{path}: could not be written ({error})") from error
+    return path
+
+
+def environment(seed: int | None = None) -> dict[str, Any]:
+    """Versions, platform, git commit of the working folder (None outside a checkout) and seed."""
+    versions: dict[str, str | None] = {}
+    for name in _PACKAGES:
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            versions[name] = None
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "processors": os.cpu_count(),
+        "packages": versions,
+        "git_commit": _git_commit(),
+        "seed": seed,
+    }
+
+
+def _git_commit() -> str | None:
+    try:
+        done = subprocess.run(
+            ["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None
+
+
+# --------------------------------------------------------------------------------- JSON and Parquet forms
+
+
+def to_json(content: object) -> str:
+    """JSON text of dictionaries, dataclasses, arrays and paths; NaN and infinity become null."""
+    return json.dumps(_plain(content), indent=2, allow_nan=False)
+
+
+def _plain(value: Any) -> Any:
+    """Only what JSON knows: dataclasses become dictionaries, arrays lists, NaN and infinity null."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return _plain(asdict(value))
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, np.ndarray | np.generic):
+        return _plain(value.tolist())
+    if isinstance(value, list | tuple | set):
+        return [_plain(item) for item in value]
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+_SHAPE = "_shape"
+
+
+def _table(records: Sequence[Record]) -> pa.Table:
+    """Arrays of two dimensions become a flat list column and a column ``NAME_shape``."""
+    columns: dict[str, Any] = {}
+    for name in records[0]:
+        values = [record[name] for record in records]
+        if isinstance(values[0], np.ndarray):
+            kind = pa.list_(pa.from_numpy_dtype(values[0].dtype))
+            columns[name] = pa.array([value.ravel() for value in values], type=kind)
+            if values[0].ndim > 1:
+                shapes = [list(value.shape) for value in values]
+                columns[name + _SHAPE] = pa.array(shapes, type=pa.list_(pa.int32()))
+        else:
+            columns[name] = pa.array(values)
+    return pa.table(columns)
+
+
+def _records(table: pa.Table) -> list[Record]:
+    records: list[Record] = [{} for _ in range(table.num_rows)]
+    for name in table.column_names:
+        if name.endswith(_SHAPE):
+            continue
+        column = table[name]
+        lists = pa.types.is_list(column.type)
+        shapes = table[name + _SHAPE].to_pylist() if name + _SHAPE in table.column_names else None
+        for index, value in enumerate(column):
+            if lists:
+                array = value.values.to_numpy(zero_copy_only=False)
+                records[index][name] = array.reshape(shapes[index]) if shapes else array
+            else:
+                records[index][name] = value.as_py()
+    return records
+
+
+def _write_parquet(path: Path, tables: Iterator[pa.Table] | Sequence[pa.Table]) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    writer: pq.ParquetWriter | None = None
+    try:
+        with temporary.open("wb") as file:
+            for table in tables:
+                if writer is None:
+                    writer = pq.ParquetWriter(file, table.schema, compression="zstd")
+                writer.write_table(table)
+            if writer is None:
+                raise InputError(f"{path}: there is no record to write")
+            writer.close()
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        raise InputError(f"{path}: could not be written ({error})") from error
+    finally:
+        temporary.unlink(missing_ok=True)

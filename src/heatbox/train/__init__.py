@@ -1,0 +1,1 @@
+"""Labels become weights."""
