@@ -162,26 +162,34 @@ def test_the_papers_replknet_file_brings_its_preprocessing(tmp_path, trained):
     assert report.preprocessing == {"input_size": (3, 384, 384), "crop_pct": 1.0, "crop_mode": "squash"}
 
 
+def original_name(name):
+    """The ConvNeXt authors' name of one of timm's parameters."""
+    for ours, theirs in (
+        ("head.norm.", "norm."),
+        ("head.fc.", "head."),
+        ("stem.", "downsample_layers.0."),
+        (".blocks.", "."),
+        ("conv_dw", "dwconv"),
+        ("mlp.fc", "pwconv"),
+    ):
+        name = name.replace(ours, theirs)
+    stage, down, rest = name.partition(".downsample.")
+    return f"downsample_layers.{stage[-1]}.{rest}" if down else name
+
+
 def test_the_original_convnext_names_are_timms(tmp_path, golden_images):
     model = timm.create_model("test_convnext", num_classes=7).eval()
-
-    def original(name):
-        for ours, theirs in (
-            ("head.norm.", "norm."),
-            ("head.fc.", "head."),
-            ("stem.", "downsample_layers.0."),
-            (".blocks.", "."),
-            ("conv_dw", "dwconv"),
-            ("mlp.fc", "pwconv"),
-        ):
-            name = name.replace(ours, theirs)
-        stage, down, rest = name.partition(".downsample.")
-        return f"downsample_layers.{stage[-1]}.{rest}" if down else name
-
-    torch.save({"model": {original(n): t for n, t in model.state_dict().items()}}, tmp_path / "w.pth")
+    torch.save({"model": {original_name(n): t for n, t in model.state_dict().items()}}, tmp_path / "w.pth")
     again = timm.create_model("test_convnext", num_classes=7).eval()
     load_checkpoint(again, tmp_path / "w.pth")
     assert same(again, model, golden_images(64))
+
+
+def test_the_original_convnext_names_are_recognised():
+    with torch.device("meta"):
+        state = timm.create_model("convnext_tiny").state_dict()
+    model, likeness = identify({original_name(name): tensor for name, tensor in state.items()})
+    assert (model.name, likeness) == ("convnext_tiny", 1.0)
 
 
 def test_weights_with_a_head_norm_start_a_gap_fc_model(tmp_path):
@@ -228,8 +236,12 @@ def test_kernel_sizes_are_told_apart():
     model, likeness = identify(state)
     assert (model.name, dict(model.kwargs), likeness) == ("slak_tiny_k61", {"kernel_size": 61}, 1.0)
     assert classes_in(state) == 5
-    _, likeness = identify(timm.create_model("test_resnet").state_dict())
-    assert likeness < 0.1
+
+
+def test_a_file_of_no_model_of_ours(tmp_path):
+    torch.save(timm.create_model("test_resnet").state_dict(), tmp_path / "w.pth")
+    with pytest.raises(InputError, match="looks like none of the models that `heatbox models` lists"):
+        load_checkpoint(new(), tmp_path / "w.pth")
 
 
 def test_a_wrong_file_leaves_the_models_form_alone(tmp_path):

@@ -16,6 +16,8 @@ from heatbox.models.checkpoint_files import StateDict
 from heatbox.models.layers import adopt_form
 from heatbox.models.zoo import ZOO, ZooModel
 
+# Share of names and shapes in common from which on a file is said to look like a model.
+ALIKE = 0.5
 CLASSIFIERS = ("head.fc.", "head.", "fc.", "classifier.")
 
 
@@ -135,14 +137,13 @@ def identify(state: Mapping[str, Tensor]) -> tuple[ZooModel, float]:
         counters aside; 1 where the weights fit.
     """
     likely = max(ZOO, key=lambda entry: likeness(entry_signature(entry.name), signature(state)))
-    if likeness(entry_signature(likely.name), signature(state)) > 0.1:
-        return likely, exact_likeness(likely, state)
+    score = exact_likeness(likely, state)
+    if score >= ALIKE:
+        return likely, score
     # Perhaps the original authors' names: timm's renaming has to be tried on every model.
-    scores = {
-        entry.name: exact_likeness(entry, state) for entry in ZOO if entry.timm_name.startswith("convnext")
-    }
-    best = max(scores, key=lambda name: scores[name])
-    return next(entry for entry in ZOO if entry.name == best), scores[best]
+    convnexts = [entry for entry in ZOO if entry.timm_name.startswith("convnext")]
+    scores = [exact_likeness(entry, state) for entry in convnexts]
+    return convnexts[scores.index(max(scores))], max(scores)
 
 
 def exact_likeness(entry: ZooModel, state: Mapping[str, Tensor]) -> float:
@@ -175,7 +176,7 @@ def entry_signature(name: str) -> frozenset[tuple[str, tuple[int, ...]]]:
 def looks_like(state: Mapping[str, Tensor]) -> str:
     """The model a file looks like, as a phrase for a message."""
     entry, score = identify(state)
-    if score < 0.1:
+    if score < ALIKE:
         return "the file looks like none of the models that `heatbox models` lists"
     settings = [f"{name}={value}" for name, value in entry.kwargs.items()]
     if (classes := classes_in(state)) is not None:
