@@ -68,8 +68,7 @@ def _folder_reader(folder: Path) -> Text:
 def _open_tar(path: Path, metadata: Path | None) -> tuple[TarImages, Text]:
     archive = TarImages(path)
     names = archive.names()
-    tops = {PurePosixPath(name).parts[0] for name in names if PurePosixPath(name).parts[:1]}
-    top = f"{tops.pop()}/" if len(tops) == 1 and not any("/" not in name for name in names) else ""
+    top = _top(names, "image_ids.txt") if metadata is None else _top(names, "images/")
     has_images = any(name.startswith(f"{top}images/") for name in names)
     images = archive.below(top + ("images/" if has_images else ""))
     if metadata is not None:
@@ -82,6 +81,12 @@ def _open_tar(path: Path, metadata: Path | None) -> tuple[TarImages, Text]:
         return where, _decode(archive.read(top + name), where)
 
     return images, read
+
+
+def _top(names: list[str], landmark: str) -> str:
+    """Folder of an archive, with its last slash, in which a file or folder lies; the outermost if several."""
+    found = [name[: f"/{name}".index(f"/{landmark}")] for name in names if f"/{landmark}" in f"/{name}"]
+    return min(found, key=len, default="")
 
 
 def _decode(data: bytes, where: str) -> str:

@@ -118,20 +118,23 @@ def _orient_by_border(axis: Tensor) -> Tensor:
 
     The paper inverts if more than half of the border is above the mean. Counting pixels above *minus*
     pixels below decides the same, and is antisymmetric, so that a pixel at the mean or an exact half
-    cannot make the answer depend on the sign that came in; the mean border value settles what is left.
+    cannot make the answer depend on the sign that came in. What is then still even is settled by the mean
+    border value, and at last by the pixel that is farthest from the mean, which is taken for the object.
     """
     centred = axis - axis.mean((1, 2), keepdim=True)
     tolerance = 1e-9 * centred.abs().amax((1, 2), keepdim=True)
-    side = torch.where(centred.abs() <= tolerance, 0, centred.sign())
     edge = _border(axis.shape[1], axis.shape[2], axis.device)
+    balance = torch.where(centred.abs() <= tolerance, 0, centred.sign())[:, edge].sum(1)
     border = centred[:, edge].mean(1)
-    balance = side[:, edge].sum(1)
-    invert = (balance > 0) | ((balance == 0) & (border > 0))
+    border = torch.where(border.abs() <= tolerance.flatten(), 0, border)
+    flat_map = centred.flatten(1)
+    farthest = flat_map.gather(1, flat_map.abs().argmax(1, keepdim=True)).squeeze(1)
+    invert = torch.where(balance != 0, balance, torch.where(border != 0, border, -farthest)) > 0
     oriented = torch.where(invert[:, None, None], -axis, axis)
     low, high = oriented.amin((1, 2), keepdim=True), oriented.amax((1, 2), keepdim=True)
     # An axis of equal entries has no low and high side; rounding must not be stretched into one.
-    flat = high - low <= 1e-12 * oriented.abs().amax((1, 2), keepdim=True)
-    return torch.where(flat, 0, (oriented - low) / torch.where(flat, 1, high - low))
+    even = high - low <= 1e-12 * oriented.abs().amax((1, 2), keepdim=True)
+    return torch.where(even, 0, (oriented - low) / torch.where(even, 1, high - low))
 
 
 def _orient_as_released(axis: Tensor) -> Tensor:

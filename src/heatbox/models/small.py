@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from timm.models.resnet import BasicBlock, ResNet
+from torch import nn
 
 default_cfgs = generate_default_cfgs(
     {
@@ -34,6 +35,10 @@ def resnet6_small(pretrained: bool = False, **options: object) -> ResNet:
         "channels": (32, 64, 96, 128),
         "stem_type": "deep",
         "stem_width": 16,
+        # Strided 3 x 3 convolutions look half a pixel up and left of where their output lies, stage upon
+        # stage; averaging 2 x 2 pixels instead keeps the feature map over the picture it came from.
+        "aa_layer": nn.AvgPool2d,
+        "avg_down": True,
         "output_stride": 8,
         "num_classes": 10,
     }

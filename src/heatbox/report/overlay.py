@@ -20,8 +20,8 @@ TRUTH_COLOUR, FOUND_COLOUR = (255, 255, 255), (255, 176, 0)
 _OUTLINE = (20, 20, 20)
 
 
-def overlay(image: Image.Image, heatmap: np.ndarray, strength: float = 0.55) -> Image.Image:
-    """A heatmap laid over a picture in colours from dark blue (0) to yellow (1).
+def overlay(image: Image.Image, heatmap: np.ndarray, strength: float = 0.6) -> Image.Image:
+    """A heatmap laid over a picture in colours from dark violet (0) to yellow (1).
 
     Args:
         image: RGB picture of any size.
@@ -30,7 +30,7 @@ def overlay(image: Image.Image, heatmap: np.ndarray, strength: float = 0.55) -> 
     """
     heat = cv2.resize(np.asarray(heatmap, dtype=np.float32), image.size, interpolation=cv2.INTER_LINEAR)
     levels = (np.clip(heat, 0, 1) * 255).astype(np.uint8)
-    colours = cv2.cvtColor(cv2.applyColorMap(levels, cv2.COLORMAP_CIVIDIS), cv2.COLOR_BGR2RGB)
+    colours = cv2.cvtColor(cv2.applyColorMap(levels, cv2.COLORMAP_VIRIDIS), cv2.COLOR_BGR2RGB)
     grey = np.asarray(image.convert("L"), dtype=np.float32)[..., None]
     return Image.fromarray((grey * (1 - strength) + colours * strength).round().astype(np.uint8))
 
