@@ -19,11 +19,16 @@ from heatbox.ops import depthwise_conv2d, depthwise_triton
 
 HERE = Path(__file__).parent
 TOLERANCE = {"float32": 2e-6, "float16": 1e-3, "bfloat16": 8e-3}
-needs_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
+needs_triton = pytest.mark.skipif(
+    importlib.util.find_spec("triton") is None, reason="Triton is not installed"
+)
 
 
 def other_process(code_or_path, **environment):
-    command = [sys.executable, *([str(code_or_path)] if isinstance(code_or_path, Path) else ["-c", code_or_path])]
+    command = [
+        sys.executable,
+        *([str(code_or_path)] if isinstance(code_or_path, Path) else ["-c", code_or_path]),
+    ]
     done = subprocess.run(
         command, env=os.environ | environment, capture_output=True, text=True, check=False, timeout=300
     )
@@ -77,7 +82,9 @@ def spills(program):
 
     binary = Path(program.metadata_group[next(n for n in program.metadata_group if n.endswith(".cubin"))])
     tool = Path(knobs.nvidia.ptxas.path).with_name("cuobjdump")
-    usage = subprocess.run([tool, "--dump-resource-usage", binary], capture_output=True, text=True, check=True)
+    usage = subprocess.run(
+        [tool, "--dump-resource-usage", binary], capture_output=True, text=True, check=True
+    )
     return int(re.search(r"LOCAL:(\d+)", usage.stdout).group(1)) + int(
         re.search(r"STACK:(\d+)", usage.stdout).group(1)
     )

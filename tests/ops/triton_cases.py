@@ -1,4 +1,4 @@
-"""Run by test_depthwise_triton.py in a process of its own, where Triton interprets its programs on the CPU."""
+"""Run by test_depthwise_triton.py in a process of its own, where Triton interprets its programs."""
 
 import json
 import sys
@@ -8,16 +8,14 @@ import torch.nn.functional as F
 
 from heatbox.ops import depthwise_triton
 
-# (N, C, H, W), (kh, kw), dtype, bias: both forward kernels, both orientations, kernels beyond the map, odd tiles.
+# (N, C, H, W), (kh, kw), dtype, bias: both forward kernels and orientations, kernels beyond the map.
 CASES = [
-    ((1, 2, 12, 12), (13, 13), "float32", True),
-    ((2, 1, 7, 19), (5, 31), "float32", False),
-    ((5, 2, 14, 10), (21, 5), "float32", True),
-    ((33, 1, 9, 18), (3, 13), "float32", True),
-    ((32, 2, 6, 6), (13, 13), "bfloat16", False),
-    ((3, 1, 11, 20), (27, 27), "float16", True),
-    ((40, 1, 20, 5), (17, 3), "float16", False),
-    ((1, 3, 1, 17), (1, 15), "bfloat16", True),
+    ((2, 1, 7, 17), (5, 31), "float32", True),
+    ((33, 1, 5, 18), (3, 13), "float32", True),
+    ((32, 1, 6, 6), (13, 13), "bfloat16", False),
+    ((3, 1, 9, 7), (21, 5), "float16", True),
+    ((40, 1, 12, 5), (17, 3), "float16", False),
+    ((1, 2, 1, 17), (1, 15), "bfloat16", True),
 ]
 
 

@@ -8,7 +8,8 @@ from torch import nn
 
 from heatbox.ops.depthwise import SMALLEST_KERNEL, DepthwiseConv2d, why_not
 
-# The RepLKNet authors' wrapper of an extension that needs a compiler: always 'same', whatever its padding says.
+# The RepLKNet authors' wrapper of an extension that needs a compiler: always 'same', whatever its padding
+# says.
 OFFICIAL_NAME = "DepthWiseConv2dImplicitGEMM"
 # Attribute of a swapped module: the class it had.
 FORMER = "_heatbox_former_class"
@@ -35,7 +36,9 @@ class Acceleration:
         return self.model
 
     def __str__(self) -> str:
-        lines = [f"depthwise convolutions: {len(self.swapped)} accelerated, {len(self.left)} left as they are"]
+        lines = [
+            f"depthwise convolutions: {len(self.swapped)} accelerated, {len(self.left)} left as they are"
+        ]
         sizes = list(self.swapped.values())
         lines += [f"  {kh} x {kw}: {sizes.count((kh, kw))} accelerated" for kh, kw in dict.fromkeys(sizes)]
         lines += [f"  {name}: left, {reason}" for name, reason in self.left.items()]
@@ -45,10 +48,10 @@ class Acceleration:
 def accelerate(model: nn.Module, *, verbose: bool = True) -> Acceleration:
     """Have every eligible depthwise convolution of `model` computed by `depthwise_conv2d`, in place.
 
-    Eligible are `nn.Conv2d` modules with as many groups as channels, stride and dilation 1, 'same' padding with
-    zeros and odd kernels of at least 5 rows or columns, and the RepLKNet authors' DepthWiseConv2dImplicitGEMM.
-    Only the class of these modules changes: parameters, state_dict, hooks and optimizers stay as they are. A
-    model already compiled should be compiled again.
+    Eligible are `nn.Conv2d` modules with as many groups as channels, stride and dilation 1, 'same' padding
+    with zeros and odd kernels of at least 5 rows or columns, and the RepLKNet authors'
+    DepthWiseConv2dImplicitGEMM. Only the class of these modules changes: parameters, state_dict, hooks and
+    optimizers stay as they are. A model already compiled should be compiled again.
 
     Args:
         model: any module; a model of timm, of the official repositories, your own.

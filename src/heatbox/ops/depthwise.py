@@ -10,9 +10,10 @@ Set HEATBOX_CHECK_OPS=1 to compare the first call of every new configuration wit
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.autograd.forward_ad as forward_ad
@@ -22,7 +23,8 @@ from torch import Tensor, nn
 from heatbox.errors import InputError
 from heatbox.ops import depthwise_cpu, depthwise_triton
 
-# Kernels whose longer side is below this are left to PyTorch altogether: its 3 x 3 is good in both directions.
+# Kernels whose longer side is below this are left to PyTorch altogether: its 3 x 3 is good in both
+# directions.
 SMALLEST_KERNEL = 5
 OUR_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 # Largest error of the result over its largest value that the comparison with PyTorch accepts.
@@ -38,8 +40,8 @@ is_exporting = getattr(torch.compiler, "is_exporting", torch.compiler.is_compili
 def depthwise_conv2d(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """Convolve every channel with its own kernel; output as large as the input.
 
-    The same result as `F.conv2d(x, weight, bias, padding=(kh // 2, kw // 2), groups=C)`. Differentiable to any
-    order; follows autocast; works under `torch.compile` and `torch.func.vmap`.
+    The same result as `F.conv2d(x, weight, bias, padding=(kh // 2, kw // 2), groups=C)`. Differentiable to
+    any order; follows autocast; works under `torch.compile` and `torch.func.vmap`.
 
     Args:
         x: (N, C, H, W), NCHW or channels_last, which the output keeps.
@@ -49,7 +51,8 @@ def depthwise_conv2d(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> T
     Raises:
         InputError: shapes or dtypes do not fit together.
     """
-    validate(x, weight, bias)
+    if not torch.jit.is_tracing():
+        validate(x, weight, bias)
     device = x.device.type
     if torch.is_autocast_enabled(device):
         x, weight, bias = autocast_cast(device, x, weight, bias)
@@ -63,14 +66,14 @@ def validate(x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
     """Raise InputError unless the arguments of `depthwise_conv2d` fit together."""
     if x.dim() != 4 or weight.dim() != 4:
         raise InputError(
-            f"depthwise_conv2d: x and weight have shapes {tuple(x.shape)} and {tuple(weight.shape)}, expected "
-            "(N, C, H, W) and (C, 1, kh, kw)."
+            f"depthwise_conv2d: x and weight have shapes {tuple(x.shape)} and {tuple(weight.shape)}, "
+            "expected (N, C, H, W) and (C, 1, kh, kw)."
         )
     channels, one, kh, kw = weight.shape
     if one != 1 or channels != x.shape[1] or kh % 2 == 0 or kw % 2 == 0:
         raise InputError(
-            f"depthwise_conv2d: weight has shape {tuple(weight.shape)}, expected ({x.shape[1]}, 1, kh, kw) with "
-            "odd kh and kw."
+            f"depthwise_conv2d: weight has shape {tuple(weight.shape)}, expected ({x.shape[1]}, 1, kh, kw) "
+            "with odd kh and kw."
         )
     if bias is not None and bias.shape != (channels,):
         raise InputError(f"depthwise_conv2d: bias has shape {tuple(bias.shape)}, expected ({channels},).")
@@ -78,7 +81,7 @@ def validate(x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
         weight.dtype != x.dtype or (bias is not None and bias.dtype != x.dtype)
     ):
         raise InputError(
-            f"depthwise_conv2d: weight or bias is not of the dtype of x, expected {x.dtype}, weight is {weight.dtype}."
+            f"depthwise_conv2d: weight ({weight.dtype}) or bias is not of the dtype of x, expected {x.dtype}."
         )
 
 
@@ -97,19 +100,33 @@ def runs_native(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
     Always for what the operator has nothing better for, and for exports, which should hold the standard
     operator. Without gradients also where only our backward is better: no detour through the operator.
     """
+    if torch.jit.is_tracing() or is_exporting() or forward_ad._current_level >= 0:
+        return True
+    if torch.is_grad_enabled() and torch._C._functorch.peek_interpreter_stack() is not None:
+        return True  # custom operators have no rule for torch.func.grad
     device, (kh, kw) = x.device.type, weight.shape[2:]
     if device not in ("cpu", "cuda") or max(kh, kw) < SMALLEST_KERNEL or x.dtype not in OUR_DTYPES:
-        return True
-    if torch.jit.is_tracing() or is_exporting() or forward_ad._current_level >= 0:
         return True
     if device == "cuda":
         return not depthwise_triton.takes(x.shape, (kh, kw), x.dtype)
     if not depthwise_cpu.HAS_ONEDNN:
         return True
-    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, weight, bias)):
+    if needs_gradient(x, weight, bias):
         return False
     channels_last = x.stride(1) == 1 and x.shape[1] > 1
     return depthwise_cpu.forward_plan(x.shape, (kh, kw), x.dtype, channels_last).portioned is False
+
+
+def needs_gradient(*tensors: Tensor | None) -> bool:
+    """Whether autograd will want the backward of an operation on these."""
+    return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
+
+
+def without_autocast(device: str) -> contextlib.AbstractContextManager[None]:
+    """Keep autocast from changing the dtypes of what an operator computes with inside."""
+    if torch.is_autocast_enabled(device):
+        return torch.autocast(device, enabled=False)
+    return contextlib.nullcontext()
 
 
 @torch.library.custom_op(
@@ -118,7 +135,7 @@ def runs_native(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
 def convolution(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """The operator behind `depthwise_conv2d`; the output has the layout of `x`."""
     kernel = (weight.shape[2], weight.shape[3])
-    with torch.autocast(x.device.type, enabled=False):
+    with without_autocast(x.device.type):
         if x.device.type == "cuda" and depthwise_triton.takes(x.shape, kernel, x.dtype):
             out = depthwise_triton.forward(x, weight, bias)
         elif x.device.type == "cpu":
@@ -127,7 +144,13 @@ def convolution(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         else:
             out = native_convolution(x, weight, bias)
         if checking():
-            check("forward", x, kernel, out, lambda: native_convolution(x.float(), weight.float(), as_float(bias)))
+            check(
+                "forward",
+                x,
+                kernel,
+                out,
+                lambda: native_convolution(x.float(), weight.float(), as_float(bias)),
+            )
     return in_layout_of(x, out)
 
 
@@ -139,7 +162,7 @@ def convolution(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 def weight_gradient(x: Tensor, grad: Tensor, kh: int, kw: int) -> Tensor:
     """Gradient (C, 1, kh, kw) of the weight, from input and output gradient (N, C, H, W)."""
     kernel = (kh, kw)
-    with torch.autocast(x.device.type, enabled=False):
+    with without_autocast(x.device.type):
         if x.device.type == "cuda" and depthwise_triton.takes(x.shape, kernel, x.dtype):
             out = depthwise_triton.weight_grad(x, grad, kernel)
         elif x.device.type == "cpu":
@@ -182,7 +205,12 @@ def memory_format(x: Tensor) -> torch.memory_format:
 
 def in_layout_of(x: Tensor, out: Tensor) -> Tensor:
     """`out` with exactly the strides that the fake implementation promises."""
-    expected = torch.empty_like(x, memory_format=memory_format(x), device="meta").stride()
+    _, channels, height, width = x.shape
+    plane = height * width
+    if memory_format(x) == torch.channels_last:
+        expected = (channels * plane, 1, width * channels, channels)
+    else:
+        expected = (channels * plane, plane, width, 1)
     if out.stride() == expected:
         return out
     return torch.empty_like(out, memory_format=memory_format(x)).copy_(out)
@@ -202,9 +230,7 @@ def save_convolution(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor | None], out
     """Keep what the gradients need: the weight for that of x, x for that of the weight."""
     x, weight, _ = inputs
     ctx.kernel = (weight.shape[2], weight.shape[3])
-    ctx.save_for_backward(
-        x if ctx.needs_input_grad[1] else None, weight if ctx.needs_input_grad[0] else None
-    )
+    ctx.save_for_backward(x if ctx.needs_input_grad[1] else None, weight if ctx.needs_input_grad[0] else None)
 
 
 def convolution_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
@@ -221,9 +247,7 @@ def convolution_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor 
 def save_weight_gradient(ctx: Any, inputs: tuple[Tensor, Tensor, int, int], output: Tensor) -> None:
     """Keep both factors: the weight gradient is linear in each."""
     x, grad, _, _ = inputs
-    ctx.save_for_backward(
-        x if ctx.needs_input_grad[1] else None, grad if ctx.needs_input_grad[0] else None
-    )
+    ctx.save_for_backward(x if ctx.needs_input_grad[1] else None, grad if ctx.needs_input_grad[0] else None)
 
 
 def weight_gradient_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
@@ -324,14 +348,14 @@ def check(
     if not error <= TOLERANCE[x.dtype] and bool(expected.isfinite().all()):
         raise RuntimeError(
             f"HEATBOX_CHECK_OPS: the {what} of a {kernel[0]} x {kernel[1]} depthwise convolution of "
-            f"{tuple(x.shape)} {x.dtype} on {x.device} differs from PyTorch's by {error:.1e} of its largest value, "
-            f"expected at most {TOLERANCE[x.dtype]:.0e}."
+            f"{tuple(x.shape)} {x.dtype} on {x.device} differs from PyTorch's by {error:.1e} of its largest "
+            f"value, expected at most {TOLERANCE[x.dtype]:.0e}."
         )
     checked.add(configuration)
 
 
 class DepthwiseConv2d(nn.Conv2d):
-    """`nn.Conv2d` for the depthwise case: same arguments, parameters and state_dict, computed by `depthwise_conv2d`.
+    """`nn.Conv2d` for the depthwise case, computed by `depthwise_conv2d`; same arguments and state_dict.
 
     Args:
         in_channels, out_channels: both the number of channels.
@@ -355,7 +379,7 @@ class DepthwiseConv2d(nn.Conv2d):
         dilation: int | tuple[int, int] = 1,
         groups: int | None = None,
         bias: bool = True,
-        padding_mode: str = "zeros",
+        padding_mode: Literal["zeros", "reflect", "replicate", "circular"] = "zeros",
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -387,8 +411,8 @@ def why_not(conv: nn.Conv2d) -> str:
     kh, kw = conv.kernel_size
     if not conv.groups == conv.in_channels == conv.out_channels:
         return (
-            f"{conv.in_channels} to {conv.out_channels} channels in {conv.groups} groups, expected as many groups "
-            "as channels in and out"
+            f"{conv.in_channels} to {conv.out_channels} channels in {conv.groups} groups, expected as many "
+            "groups as channels in and out"
         )
     if conv.stride != (1, 1) or conv.dilation != (1, 1):
         return f"stride {conv.stride} and dilation {conv.dilation}, expected 1"

@@ -1,4 +1,4 @@
-"""Large depthwise convolution on the CPU: which of oneDNN's kernels to use, in which layout, in what portions.
+"""Large depthwise convolution on the CPU: which oneDNN kernel, in which layout, in what portions.
 
 oneDNN, which PyTorch brings along on x86, has two good depthwise kernels, and both compute forward only:
 
@@ -10,9 +10,9 @@ Here all three passes are forward convolutions: the input gradient is one with t
 gradient is one whose kernel is the output gradient. The plans below choose the layout and the portions.
 
 Portions matter as much as the kernel. A portion of a few hundred kilobytes (some channels of one sample) is
-copied into the better layout, convolved and copied back while it stays in the second-level cache; channels_last
-with hundreds of channels otherwise strides through memory by a power of two and evicts itself, and temporaries
-of tens of megabytes cost more in page faults than the convolution in arithmetic.
+copied into the better layout, convolved and copied back while it stays in the second-level cache;
+channels_last with hundreds of channels otherwise strides through memory by a power of two and evicts itself,
+and temporaries of tens of megabytes cost more in page faults than the convolution in arithmetic.
 
 The thresholds were measured (docs/performance.md says where and how); they choose between exact computations,
 so on another machine they can cost time, never correctness.
@@ -21,7 +21,7 @@ so on another machine they can cost time, never correctness.
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -75,7 +75,7 @@ def is_channels_last(x: Tensor) -> bool:
 
 
 def forward_plan(
-    shape: tuple[int, int, int, int], kernel: tuple[int, int], dtype: torch.dtype, channels_last: bool
+    shape: Sequence[int], kernel: tuple[int, int], dtype: torch.dtype, channels_last: bool
 ) -> Plan:
     """Plan of the forward convolution of an (N, C, H, W) input with a (kh, kw) kernel."""
     kh, kw = kernel
@@ -94,20 +94,20 @@ def forward_plan(
 
 
 def weight_grad_plan(
-    shape: tuple[int, int, int, int], kernel: tuple[int, int], dtype: torch.dtype, channels_last: bool
+    shape: Sequence[int], kernel: tuple[int, int], dtype: torch.dtype, channels_last: bool
 ) -> Plan:
     """Plan of the weight gradient of an (N, C, H, W) input and output gradient for a (kh, kw) kernel."""
     (kh, kw), (height, width) = kernel, shape[2:]
     # oneDNN's NCHW kernel refuses outputs that lie in the padding altogether
     nchw = kw <= MAX_NCHW_COLUMNS and kh // 2 < height and kw // 2 < width
     if channels_last:
-        # worth two transpositions where the other layout is slow (maps 8 to 14 wide are its kernel here)
+        # worth two transpositions where the other layout is slow: maps 8 to 14 wide are its kernel here
         nchw = nchw and kh * kw >= (49 if 8 <= width <= 14 else 150)
     return Plan(CONTIGUOUS if nchw else CHANNELS_LAST, torch.float32 if dtype in IN_FLOAT32 else dtype, True)
 
 
-def portions(shape: tuple[int, int, int, int], itemsize: int) -> Iterator[tuple[slice, slice]]:
-    """Cut (N, C, H, W) into (samples, channels) of about `PORTION` bytes a thread, whole samples if they are small."""
+def portions(shape: Sequence[int], itemsize: int) -> Iterator[tuple[slice, slice]]:
+    """Cut (N, C, H, W) into (samples, channels) of about `PORTION` bytes a thread."""
     budget = PORTION * torch.get_num_threads()
     samples, channels, height, width = shape
     channel = max(height * width * itemsize, 1)
@@ -154,40 +154,45 @@ def forward(x: Tensor, weight: Tensor, bias: Tensor | None, plan: Plan) -> Tenso
 def weight_grad(x: Tensor, grad: Tensor, kernel: tuple[int, int], plan: Plan) -> Tensor:
     """Gradient (C, 1, kh, kw) of the kernel from input and output gradient, both (N, C, H, W).
 
-    Tap (a, b) is the sum of x[n, c, i + a - kh//2, j + b - kw//2] grad[n, c, i, j]: a convolution of x, padded by
-    (kh//2, kw//2), with grad as its kernel. Half-precision results of the portions are summed in float32.
+    Tap (a, b) is the sum of x[n, c, i + a - kh//2, j + b - kw//2] grad[n, c, i, j]: a convolution of x,
+    padded by (kh//2, kw//2), with grad as its kernel. Half-precision results of the portions are summed in
+    float32.
     """
-    samples, channels = x.shape[:2]
-    precision = torch.promote_types(plan.dtype, torch.float32)
-    total = torch.zeros(channels, 1, *kernel, dtype=precision)
+    channels = x.shape[1]
+    total = torch.zeros(channels, 1, *kernel, dtype=torch.promote_types(plan.dtype, torch.float32))
     if x.numel() == 0:
         return total.to(x.dtype)
-    nchw = plan.layout == CONTIGUOUS
-    for some, part in portions(x.shape, plan.dtype.itemsize):
-        rows = x[some, part].to(plan.dtype).contiguous(memory_format=plan.layout)
-        taps = grad[some, part].to(plan.dtype)
-        convolve = folded_weight_grad if nchw else sample_weight_grad
-        total[part] += convolve(rows, taps, kernel)
+    convolve = folded_weight_grad if plan.layout == CONTIGUOUS else sample_weight_grad
+    for samples, part in portions(x.shape, plan.dtype.itemsize):
+        rows = x[samples, part].to(plan.dtype).contiguous(memory_format=plan.layout)
+        taps = convolve(rows, grad[samples, part].to(plan.dtype), kernel)
+        if samples.start == 0:
+            total[part].copy_(taps)
+        else:
+            total[part].add_(taps)
     return total.to(x.dtype)
 
 
 def folded_weight_grad(x: Tensor, grad: Tensor, kernel: tuple[int, int]) -> Tensor:
-    """Weight gradient of NCHW samples, all in one convolution: in this layout samples × channels is a view."""
+    """Weight gradient of NCHW samples, all in one convolution: in this layout samples × channels is a
+    view."""
     samples, channels, height, width = x.shape
     folded = samples * channels
     taps = grad.contiguous().view(folded, 1, height, width)
     x = x.contiguous().view(1, folded, height, width)
     out = same_conv(x, taps, None, (kernel[0] // 2, kernel[1] // 2))  # (1, N C, kh, kw)
-    return out.view(samples, channels, 1, *kernel).sum(0)
+    return out.view(samples, channels, 1, *kernel).sum(0, dtype=torch.promote_types(x.dtype, torch.float32))
 
 
 def sample_weight_grad(x: Tensor, grad: Tensor, kernel: tuple[int, int]) -> Tensor:
     """Weight gradient of channels_last samples, one convolution each.
 
-    Folding samples into channels here would stride through memory by N C elements a pixel: 2 to 5 times slower.
+    Folding samples into channels here would stride through memory by N C elements a pixel: 2 to 5 times
+    slower.
     """
-    out = [
-        same_conv(x[i : i + 1], grad[i].unsqueeze(1), None, (kernel[0] // 2, kernel[1] // 2))
-        for i in range(x.shape[0])
-    ]
-    return torch.stack(out).sum(0).movedim(0, 1)  # (1, C, kh, kw) → (C, 1, kh, kw)
+    padding = (kernel[0] // 2, kernel[1] // 2)
+    precision = torch.promote_types(x.dtype, torch.float32)
+    total = same_conv(x[:1], grad[0].unsqueeze(1), None, padding)  # (1, C, kh, kw)
+    for i in range(1, x.shape[0]):
+        total = total.to(precision) + same_conv(x[i : i + 1], grad[i].unsqueeze(1), None, padding)
+    return total.movedim(0, 1)

@@ -92,7 +92,8 @@ def warn_once(reason: str) -> None:
 
 
 def takes(shape: Sequence[int], kernel: tuple[int, int], dtype: torch.dtype) -> bool:
-    """Whether the kernels here are for this (N, C, H, W) input, (kh, kw) kernel and dtype, on a CUDA device."""
+    """Whether the kernels here are for this (N, C, H, W) input, (kh, kw) kernel and dtype, on a CUDA
+    device."""
     if max(kernel) < SMALLEST_KERNEL or dtype not in (torch.float32, torch.bfloat16, torch.float16):
         return False
     if min(shape) == 0 or max(shape[2:]) > LARGEST_SIDE or torch.version.hip is not None:
@@ -205,7 +206,7 @@ def fastest(tiles: Sequence[Any], run: Callable[[Any], Tensor]) -> Any:
 
 def banded_product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """Forward of contiguous tensors on the tensor cores."""
-    samples, channels, height, width = x.shape
+    samples, width = x.shape[0], x.shape[3]
     key = ("forward", x.device.index, tuple(x.shape), tuple(weight.shape), x.dtype, precision(x.dtype))
     return choose(key, forward_tiles(samples, width), lambda tile: launch_forward(x, weight, bias, tile))
 
@@ -218,9 +219,7 @@ def launch_forward(x: Tensor, weight: Tensor, bias: Tensor | None, tile: Tile) -
     margin, wide = window(kw, tile.columns)
     # with several output rows side by side, blocks of zeros stand above and below the kernel
     border = tile.rows - 1 if many else 0
-    bands = torch.empty(
-        channels, kh + 2 * border, wide, tile.columns, dtype=x.dtype, device=x.device
-    )
+    bands = torch.empty(channels, kh + 2 * border, wide, tile.columns, dtype=x.dtype, device=x.device)
     kernels.expand[(channels, kh + 2 * border)](
         weight, bands, margin - kw // 2, border, kh, kw, wide, triton.next_power_of_2(wide), tile.columns
     )

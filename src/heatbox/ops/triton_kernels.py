@@ -53,7 +53,7 @@ def forward_images(
     PRECISION: tl.constexpr,
     UPCAST: tl.constexpr,
 ):
-    """Large batches: (images, input columns) @ (input columns, output rows x columns), summed over input rows."""
+    """Large batches: (images, input columns) @ (input columns, output rows x columns), over input rows."""
     strips: tl.constexpr = (W + COLUMNS - 1) // COLUMNS
     layers: tl.constexpr = (H + ROWS - 1) // ROWS
     program = tl.program_id(0)
@@ -121,7 +121,7 @@ def forward_rows(
     PRECISION: tl.constexpr,
     UPCAST: tl.constexpr,
 ):
-    """Small batches: (images x rows, input columns) @ (input columns, output columns), summed over kernel rows."""
+    """Small batches: (images x rows, input columns) @ (input columns, output columns), over kernel rows."""
     strips: tl.constexpr = (W + COLUMNS - 1) // COLUMNS
     layers: tl.constexpr = (H + ROWS - 1) // ROWS
     program = tl.program_id(0)
@@ -183,7 +183,7 @@ def weight_grad(
     PRECISION: tl.constexpr,
     UPCAST: tl.constexpr,
 ):
-    """Products (kernel rows x output columns, images) @ (images, input columns), then sums along diagonals."""
+    """(kernel rows x output columns, images) @ (images, input columns), then sums along diagonals."""
     strips: tl.constexpr = (W + COLUMNS - 1) // COLUMNS
     bundles: tl.constexpr = (KH + TAPS - 1) // TAPS
     program = tl.program_id(0)
