@@ -4,11 +4,11 @@
     python benchmarks/backbones.py --models slak_tiny convnext_base --sizes 224 --batch 8
     python benchmarks/backbones.py --device cuda --dtype bfloat16 --batch 64 --sizes 384
 
-The variants take turns and each time is the minimum over the turns. `plain` has every depthwise convolution
-computed by `nn.Conv2d`, `accelerated` only these swapped. `merged` also folds BatchNorm and the parallel small
-kernels into the large ones where the family can; `channels_last` also changes the layout of the network and
-`compiled` also runs it through `torch.compile` with frozen weights. `--openvino` adds OpenVINO in float32, which
-must be installed.
+The variants take turns and each time is the minimum over the turns; with `--threads 1` it is processor
+time. `plain` has every depthwise convolution computed by `nn.Conv2d`, `accelerated` only these swapped.
+`merged` also folds BatchNorm and the parallel small kernels into the large ones where the family can;
+`channels_last` also changes the layout of the network and `compiled` also runs it through `torch.compile`
+with frozen weights. `--openvino` adds OpenVINO in float32, which must be installed.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ import platform
 import time
 from collections.abc import Callable
 
+import heatbox.models.replknet
+import heatbox.models.slak  # noqa: F401 - registers its models with timm
 import timm
 import torch
 from timm.utils import reparameterize_model
 from torch import nn
 
-import heatbox.models.replknet
-import heatbox.models.slak  # noqa: F401 - registers its models with timm
 from heatbox.ops import DepthwiseConv2d, accelerate
 
 
