@@ -31,7 +31,7 @@ def cam(features: Tensor, class_weights: Tensor, signs: Signs = "all") -> Tensor
     """
     if features.ndim != 4:
         raise InputError(f"features have shape {tuple(features.shape)}, expected (B, C, H, W)")
-    if class_weights.shape not in ((features.shape[1],), features.shape[:2]):
+    if class_weights.shape not in (features.shape[:2], (features.shape[1],)):
         raise InputError(
             f"class_weights have shape {tuple(class_weights.shape)}, expected "
             f"{tuple(features.shape[:2])} or ({features.shape[1]},) to match the features"

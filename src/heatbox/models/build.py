@@ -12,8 +12,8 @@ import timm
 from torch import nn
 
 from heatbox.errors import InputError
-from heatbox.models import small as _small  # noqa: F401 - registers its models with timm
-from heatbox.models.checkpoints import load_checkpoint
+from heatbox.models import zoo  # noqa: F401 - registers our models with timm
+from heatbox.models.checkpoints import classes_in, load_checkpoint, read_checkpoint
 
 PRETRAINED = "pretrained"
 
@@ -27,9 +27,10 @@ def build_model(
         name: a timm model name ("resnet50", "convnext_tiny.fb_in1k", ...), or "path/to/file.py:function"
             for one's own: the function is called with `num_classes` (if it takes it and one is given)
             and `options`, and returns an `nn.Module`.
-        num_classes: number of classes; None keeps the model's own.
-        checkpoint: a file of weights, or "pretrained" for the weights that timm publishes under this
-            name (downloaded by timm). None leaves the weights as the model was initialised.
+        num_classes: number of classes; None takes the checkpoint's, or else keeps the model's own.
+        checkpoint: a file of weights, "hf-hub:owner/name" for weights on the hub, or "pretrained" for
+            those that timm publishes under this name (both downloaded by timm). None leaves the weights
+            as the model was initialised.
         options: passed on to the function that builds the model.
 
     Returns:
@@ -38,14 +39,17 @@ def build_model(
     Raises:
         InputError: unknown name, a file without that function, a checkpoint that does not fit.
     """
+    weights = None if checkpoint in (None, PRETRAINED) else read_checkpoint(checkpoint)
+    if weights is not None and num_classes is None and ".py:" not in name:
+        num_classes = classes_in(weights.state)
     if ".py:" in name:
         model = _from_file(name, num_classes, dict(options))
         if checkpoint == PRETRAINED:
             raise InputError(f"{name}: 'pretrained' is for timm models; name a checkpoint file instead")
     else:
         model = _from_timm(name, num_classes, checkpoint == PRETRAINED, dict(options))
-    if checkpoint is not None and checkpoint != PRETRAINED:
-        load_checkpoint(model, checkpoint)
+    if weights is not None:
+        load_checkpoint(model, weights)
     return model.eval()
 
 

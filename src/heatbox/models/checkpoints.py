@@ -1,75 +1,187 @@
-"""Checkpoint files → the keys of our models, read without running code from the file."""
+"""Official and zoo checkpoints → our models: recognise, load and convert them."""
 
 from __future__ import annotations
 
-import pickle
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from heatbox.errors import InputError
+from heatbox.models.checkpoint_files import (
+    Checkpoint,
+    StateDict,
+    read_checkpoint,
+    read_state_dict,
+    write_safetensors,
+)
+from heatbox.models.checkpoint_fit import (
+    classes_in,
+    classifier_names,
+    fitted,
+    gap_fc_head,
+    identify,
+    is_gap_fc,
+    looks_like,
+    mismatch,
+    take_form,
+    without_numbers,
+    wrong_classes,
+)
+from heatbox.models.slak import recover_masks
+from heatbox.models.zoo import CUB, ZOO, Weights
 
-_WRAPPERS = ("state_dict", "model", "model_state", "net")
+__all__ = [
+    "CheckpointReport",
+    "classes_in",
+    "convert",
+    "gap_fc_head",
+    "identify",
+    "load_checkpoint",
+    "read_checkpoint",
+    "read_state_dict",
+    "write_safetensors",
+]
+
+HEAD_NORM = ("head.norm.weight", "head.norm.bias")
 
 
-def read_state_dict(path: str | Path) -> dict[str, Tensor]:
-    """Tensors of a .safetensors or PyTorch file.
+@dataclass(frozen=True)
+class CheckpointReport:
+    """What a checkpoint turned out to be.
 
-    A state dict nested under "model" or "state_dict" is found, and a "module." prefix of every key
-    is taken off.
+    Attributes:
+        source: path or hub name.
+        entry: name under which the file keeps its weights; "" for a flat file.
+        model: name of the model of the zoo that the weights fit; "" where it is none of them.
+        num_classes: outputs of the classifier in the file; None where it has none.
+        head: "gap_fc" where the file has a ConvNeXt without the LayerNorm of its head, else "".
+        sparsity: share of zeros among the weights that have a mask; 0 for a dense file.
+        preprocessing: fields of timm's pretrained_cfg known for this file; empty where nothing is known.
+        left_out: names in the file that were left out on request (the classifier's).
+    """
+
+    source: str
+    entry: str
+    model: str
+    num_classes: int | None
+    head: str
+    sparsity: float
+    preprocessing: Mapping[str, Any]
+    left_out: tuple[str, ...] = ()
+
+
+def load_checkpoint(
+    model: nn.Module, path: str | Path | Checkpoint, *, entry: str | None = None, head: bool = True
+) -> CheckpointReport:
+    """Load a checkpoint into a model, all of it or nothing.
+
+    The model takes the file's form first: merged weights merge it, weights of a ConvNeXt without the head's
+    LayerNorm remove that. What is known of the file's preprocessing goes into `model.pretrained_cfg`, where
+    `timm.data.resolve_model_data_config(model)` finds it.
+
+    Args:
+        model: a timm model or one with its interface; on the meta device its parameters are replaced.
+        path: a file, "hf-hub:owner/name", or what `read_checkpoint` made of one.
+        entry: which of several sets of weights to take from the file, such as "model_ema".
+        head: False leaves the classifier as it is, for fine-tuning on other classes.
 
     Raises:
-        InputError: no such file, not a checkpoint, or a pickle that holds more than tensors (it is
-            never executed).
+        InputError: the file cannot be read, or is of another model: the message names the first missing and
+            unexpected keys and the model the file looks like. The model is then as it was.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise InputError(f"{path}: no such checkpoint file")
-    try:
-        state: object
-        if path.suffix == ".safetensors":
-            state = load_file(path)
-        else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise InputError(f"{path}: holds Python objects other than tensors and is not loaded") from error
-    except (SafetensorError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        raise InputError(f"{path}: is not a readable checkpoint ({error})") from error
-    for key in _WRAPPERS:
-        if isinstance(state, dict) and isinstance(state.get(key), dict):
-            state = state[key]
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise InputError(f"{path}: expected a dictionary of tensors")
-    if state and all(key.startswith("module.") for key in state):
-        state = {key.removeprefix("module."): value for key, value in state.items()}
-    return state
+    checkpoint = path if isinstance(path, Checkpoint) else read_checkpoint(path, entry)
+    trial = without_numbers(model)
+    state = fitted(trial, checkpoint.state)
+    skipped = frozenset() if head else classifier_names(model)
+    if not head and is_gap_fc(trial.state_dict()):  # a new gap_fc head on weights that had a LayerNorm there
+        skipped |= set(HEAD_NORM)
+    wanted = {name: tensor for name, tensor in state.items() if name not in skipped}
+    if problem := wrong_classes(trial, wanted):
+        raise InputError(f"{checkpoint.source}: {problem}")
+    if problem := mismatch(trial, wanted, skipped):
+        raise InputError(f"{checkpoint.source}: {problem}; {looks_like(checkpoint.state)}")
+    take_form(model, state)
+    model.load_state_dict(wanted, strict=False, assign=any(p.is_meta for p in model.parameters()))
+    report = describe(checkpoint, state, left_out=tuple(name for name in state if name in skipped))
+    config = getattr(model, "pretrained_cfg", None)
+    if isinstance(config, dict) and report.preprocessing:
+        for field in ("test_input_size", "test_crop_pct", "test_pool_size"):  # these were of other weights
+            config.pop(field, None)
+        config.update(report.preprocessing)
+    return report
 
 
-def load_checkpoint(model: nn.Module, path: str | Path) -> None:
-    """Load a checkpoint file into a model; every key and shape has to match.
+def describe(
+    checkpoint: Checkpoint, state: StateDict, model: str = "", left_out: tuple[str, ...] = ()
+) -> CheckpointReport:
+    """What is known of a checkpoint whose weights, under the model's names, are `state`."""
+    return CheckpointReport(
+        source=checkpoint.source,
+        entry=checkpoint.entry,
+        model=model or checkpoint.metadata.get("model", ""),
+        num_classes=classes_in(state),
+        head="gap_fc" if is_gap_fc(state) else "",
+        sparsity=sparsity(state),
+        preprocessing=preprocessing_of(checkpoint),
+        left_out=left_out,
+    )
+
+
+def sparsity(state: Mapping[str, Tensor]) -> float:
+    """Share of zeros among the weights that have a mask; 0 where none has."""
+    masks = recover_masks(state).values()
+    total = sum(mask.numel() for mask in masks)
+    return 1 - sum(int(mask.sum()) for mask in masks) / total if total else 0.0
+
+
+def preprocessing_of(checkpoint: Checkpoint) -> dict[str, Any]:
+    """Fields of timm's pretrained_cfg known for a file, by its metadata, layout or released name."""
+    if "preprocessing" in checkpoint.metadata:
+        try:
+            fields = json.loads(checkpoint.metadata["preprocessing"])
+        except ValueError as error:
+            raise InputError(f"{checkpoint.source}: metadata field 'preprocessing' is not JSON") from error
+        return {key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()}
+    if checkpoint.wrapped:
+        return Weights("", 384, "", "", CUB).config
+    name = Path(checkpoint.source).name.lower()
+    released = (weights for entry in ZOO for weights in entry.weights)
+    known = (weights for weights in released if weights.file and name.startswith(weights.file))
+    return next((weights.config for weights in known), {})
+
+
+def convert(source: str | Path, target: str | Path, *, entry: str | None = None) -> CheckpointReport:
+    """Write any checkpoint that can be read as safetensors, names as our models have them.
+
+    The metadata says what the file is: `model`, `timm_name`, `kwargs` (JSON), `num_classes`, `head`,
+    `preprocessing` (JSON) and `source`, as far as known, and what metadata the source had.
+
+    Args:
+        source: a file, or "hf-hub:owner/name".
+        target: the safetensors file to write.
+        entry: which of several sets of weights to take from the file, such as "model_ema".
 
     Raises:
-        InputError: naming the file and the first key that is missing, unexpected or of another shape.
+        InputError: the source cannot be read or the target not be written.
     """
-    state = read_state_dict(path)
-    own = model.state_dict()
-    missing = [key for key in own if key not in state]
-    unexpected = [key for key in state if key not in own]
-    misshapen = [key for key in own if key in state and state[key].shape != own[key].shape]
-    if missing or unexpected or misshapen:
-        parts = []
-        if missing:
-            parts.append(f"{len(missing)} keys are missing (first: {missing[0]})")
-        if unexpected:
-            parts.append(f"{len(unexpected)} are unexpected (first: {unexpected[0]})")
-        if misshapen:
-            key = misshapen[0]
-            parts.append(
-                f"{len(misshapen)} have another shape (first: {key} is {tuple(state[key].shape)}, "
-                f"expected {tuple(own[key].shape)})"
-            )
-        raise InputError(f"{path}: does not fit {type(model).__name__}: {', '.join(parts)}")
-    model.load_state_dict(state)
+    checkpoint = read_checkpoint(source, entry)
+    zoo_model, score = identify(checkpoint.state)
+    fits = score == 1.0
+    state = fitted(zoo_model.on_meta(), checkpoint.state) if fits else checkpoint.state
+    report = describe(checkpoint, state, zoo_model.name if fits else "")
+    metadata = {**checkpoint.metadata, "source": Path(report.source).name}
+    if fits:
+        metadata |= {"model": zoo_model.name, "timm_name": zoo_model.timm_name}
+        metadata["kwargs"] = json.dumps(dict(zoo_model.kwargs))
+    if report.num_classes is not None:
+        metadata["num_classes"] = str(report.num_classes)
+    if report.head:
+        metadata["head"] = report.head
+    if report.preprocessing:
+        metadata["preprocessing"] = json.dumps(report.preprocessing)
+    write_safetensors(target, state, metadata)
+    return report

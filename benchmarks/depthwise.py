@@ -1,0 +1,170 @@
+"""Depthwise convolution, ours against `nn.Conv2d`, shape by shape, forward and backward, in the same run.
+
+    python benchmarks/depthwise.py                        # every shape, float32, this machine's CPU
+    python benchmarks/depthwise.py --dtype bfloat16 --models replknet --sizes 224 --batches 1
+    python benchmarks/depthwise.py --device cuda --dtype bfloat16 --batches 64
+
+The calls of one shape take turns, so that whatever else the machine does hits all of them; each time is the
+minimum over the turns. With `--threads 1` it is processor time, which other programs hardly change. Ratios
+above 1 mean that ours is faster. Layouts are those of input and output: whoever holds an NCHW tensor and
+wants one back can also convert, convolve in channels_last and convert back, and the reverse; `best` is the
+faster of the two ways open to `nn.Conv2d` in the same layout.
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import time
+from collections.abc import Callable, Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from heatbox.ops import depthwise_conv2d
+
+LAYOUTS = {"nchw": torch.contiguous_format, "nhwc": torch.channels_last}
+
+
+def stages(model: str, size: int) -> Iterator[tuple[int, int, int, int]]:
+    """(channels, side of the map, kh, kw) of the depthwise convolutions of a model's four stages."""
+    side = size // 4
+    if model == "replknet":
+        for i, (width, k) in enumerate(zip((128, 256, 512, 1024), (31, 29, 27, 13), strict=True)):
+            yield width, side >> i, k, k
+            yield width, side >> i, 5, 5
+    elif model == "slak":
+        for i, (width, k) in enumerate(zip((124, 249, 499, 998), (51, 49, 47, 13), strict=True)):
+            yield width, side >> i, k, 5
+            yield width, side >> i, 5, k
+            yield width, side >> i, 5, 5
+    else:
+        for i, width in enumerate((128, 256, 512, 1024)):
+            yield width, side >> i, 7, 7
+
+
+def take_turns(calls: dict[str, Callable[[], object]], seconds: float, device: str) -> dict[str, float]:
+    """Minimum time of each call in milliseconds; at least two turns, then until `seconds` have passed."""
+    best = dict.fromkeys(calls, float("inf"))
+    clock = time.process_time if device == "cpu" and torch.get_num_threads() == 1 else time.perf_counter
+    start, turns = time.perf_counter(), 0
+    while turns < 3 or (time.perf_counter() - start < seconds and turns < 100):
+        for name, call in calls.items():
+            if turns >= (1 if best[name] > 1000 else 2) and 100 < best[name] < float("inf"):
+                continue  # once or twice is enough for what takes long
+            if best[name] < 100:
+                call()  # the call before this one has filled the caches with its own data
+            if device == "cuda":
+                torch.cuda.synchronize()
+            before = clock()
+            call()
+            if device == "cuda":
+                torch.cuda.synchronize()
+            best[name] = min(best[name], (clock() - before) * 1e3)
+        turns += 1
+    return best
+
+
+def native(x: Tensor, weight: Tensor) -> Tensor:
+    padding = (weight.shape[2] // 2, weight.shape[3] // 2)
+    return F.conv2d(x, weight, padding=padding, groups=weight.shape[0])
+
+
+def through_other_layout(x: Tensor, weight: Tensor) -> Tensor:
+    nchw = x.is_contiguous()
+    there, back = torch.channels_last, torch.contiguous_format
+    if not nchw:
+        there, back = back, there
+    return native(x.contiguous(memory_format=there), weight).contiguous(memory_format=back)
+
+
+def forward_call(
+    function: Callable[[Tensor, Tensor], Tensor], x: Tensor, weight: Tensor
+) -> Callable[[], object]:
+    def call() -> Tensor:
+        with torch.no_grad():
+            return function(x, weight)
+
+    return call
+
+
+def backward_call(
+    function: Callable[[Tensor, Tensor], Tensor], x: Tensor, weight: Tensor, grad: Tensor
+) -> Callable[[], object]:
+    x, weight = x.detach().requires_grad_(), weight.detach().requires_grad_()
+    y = function(x, weight)
+    return lambda: torch.autograd.grad(y, (x, weight), grad, retain_graph=True)
+
+
+def measure(
+    shape: tuple[int, int, int, int], kernel: tuple[int, int], dtype: torch.dtype, device: str, seconds: float
+) -> dict[str, dict[str, float]]:
+    """Times in ms by pass and then by '<who> <layout>'."""
+    x = torch.randn(shape, device=device, dtype=dtype)
+    weight = torch.randn(shape[1], 1, *kernel, device=device, dtype=dtype) / (kernel[0] * kernel[1]) ** 0.5
+    ways = {"torch": native, "convert": through_other_layout, "ours": depthwise_conv2d}
+    forward, backward = {}, {}
+    for layout, memory_format in LAYOUTS.items():
+        laid = x.contiguous(memory_format=memory_format)
+        for who, function in ways.items():
+            forward[f"{who} {layout}"] = forward_call(function, laid, weight)
+            backward[f"{who} {layout}"] = backward_call(function, laid, weight, torch.randn_like(laid))
+    return {
+        "forward": take_turns(forward, seconds, device),
+        "backward": take_turns(backward, seconds, device),
+    }
+
+
+def row(name: str, times: dict[str, float]) -> str:
+    """One line of the table: ours in both layouts, torch's, and the ratios."""
+    cells = [name]
+    for layout in LAYOUTS:
+        ours, plain = times[f"ours {layout}"], times[f"torch {layout}"]
+        best = min(plain, times[f"convert {layout}"])
+        cells += [f"{ours:.2f}", f"{plain:.2f}", f"{plain / ours:.2f}", f"{best / ours:.2f}"]
+    anywhere = min(times["torch nchw"], times["torch nhwc"])
+    cells.append(f"{anywhere / min(times['ours nchw'], times['ours nhwc']):.2f}")
+    return "| " + " | ".join(cells) + " |"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--models", nargs="+", default=["replknet", "slak", "convnext"])
+    parser.add_argument("--sizes", nargs="+", type=int, default=[224, 384])
+    parser.add_argument("--batches", nargs="+", type=int, default=[1, 8])
+    parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16", "float16"])
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--threads", type=int, default=0, help="0: PyTorch's default")
+    parser.add_argument("--seconds", type=float, default=1.0, help="per shape and pass")
+    args = parser.parse_args()
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    torch.manual_seed(0)
+    gpu = torch.cuda.get_device_name() if args.device == "cuda" else ""
+    print(
+        f"{gpu or platform.processor() or platform.machine()}, {torch.get_num_threads()} threads, "
+        f"{args.dtype}, "
+    )
+    print(
+        f"torch {torch.__version__}. Milliseconds; x: torch / ours, same layout; best: see the docstring.\n"
+    )
+    print(
+        "| shape, kernel, pass | ours nchw | torch | x | best | ours nhwc | torch | x | best | best to best |"
+    )
+    print("|---|" + "---|" * 9)
+    dtype = getattr(torch, args.dtype)
+    for model in args.models:
+        for size in args.sizes:
+            for batch in args.batches:
+                for channels, side, kh, kw in stages(model, size):
+                    shape = (batch, channels, side, side)
+                    for which, times in measure(shape, (kh, kw), dtype, args.device, args.seconds).items():
+                        name = f"{model} {'x'.join(map(str, shape))} {kh}x{kw} {which}"
+                        print(row(name, times), flush=True)
+
+
+if __name__ == "__main__":
+    main()

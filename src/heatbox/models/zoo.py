@@ -1,0 +1,204 @@
+"""What can be built: the models of the paper and the small ones, and the released weights that fit them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import timm
+import torch
+from timm.utils.model import reparameterize_model
+from torch import nn
+
+# Importing the families registers their models with timm.
+from heatbox.models import replknet, slak, small  # noqa: F401
+from heatbox.models.counts import count
+
+REPLKNET = "github.com/DingXiaoH/RepLKNet-pytorch"
+SLAK = "github.com/VITA-Group/SLaK"
+PAPER = "github.com/snskysk/CAM-Back-Again"
+HUB = "hf-hub:timm"
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """A released set of weights.
+
+    Attributes:
+        name: what the paper calls it, or its hub name.
+        side: side of the square image it was trained on, in pixels.
+        source: where its link is.
+        file: start of the file's name as released, lower case; "" where files are fetched by hub name.
+        preprocessing: fields of timm's pretrained_cfg in which it differs from its model's at `side`.
+    """
+
+    name: str
+    side: int
+    source: str
+    file: str = ""
+    preprocessing: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The image side and all preprocessing as fields of timm's pretrained_cfg."""
+        whole = {"crop_pct": 1.0, "crop_mode": "squash"} if self.side >= 384 else {}
+        return {"input_size": (3, self.side, self.side), **whole, **self.preprocessing}
+
+
+@dataclass(frozen=True, slots=True)
+class ZooModel:
+    """A model by name, with the arguments `timm.create_model` needs for it.
+
+    Attributes:
+        name: the name in listings and messages.
+        timm_name: the name timm knows.
+        kwargs: further arguments of `timm.create_model`.
+        sides: image sides at which the listing counts.
+        weights: released weights that fit.
+    """
+
+    name: str
+    timm_name: str
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+    sides: tuple[int, ...] = (224,)
+    weights: tuple[Weights, ...] = ()
+
+    def on_meta(self, num_classes: int = 1000) -> nn.Module:
+        """The model without memory or computation: shapes only."""
+        with torch.device("meta"):
+            return timm.create_model(self.timm_name, num_classes=num_classes, **self.kwargs)
+
+
+HALF = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
+# The paper's own fine-tuned files: whole image squashed with torchvision's default interpolation.
+CUB = HALF | {"interpolation": "bilinear", "num_classes": 200}
+
+
+def replknet_weights(name: str, side: int, stem: str, **preprocessing: Any) -> Weights:
+    """Weights of the RepLKNet authors."""
+    return Weights(name, side, REPLKNET, stem, preprocessing)
+
+
+def hub_weights(tag: str, side: int = 224) -> Weights:
+    """ConvNeXt weights in timm's collection on the hub; the preprocessing is timm's own."""
+    return Weights(f"{HUB}/{tag}", side, HUB)
+
+
+def slak_weights(name: str) -> tuple[Weights, ...]:
+    """Weights of the SLaK authors, whose files have no settled names."""
+    return (Weights(name, 224, SLAK),)
+
+
+ZOO = (
+    ZooModel(
+        "replknet_31b",
+        "replknet_31b",
+        sides=(224, 384),
+        weights=(
+            replknet_weights("31B1K224", 224, "replknet-31b_imagenet-1k_224"),
+            replknet_weights("31B1K384", 384, "replknet-31b_imagenet-1k_384"),
+            replknet_weights("31B22K224", 224, "replknet-31b_imagenet-22k-to-1k_224"),
+            replknet_weights("31B22K384", 384, "replknet-31b_imagenet-22k-to-1k_384"),
+            Weights("31B1K384 on CUB", 384, PAPER, "replknet_31b1k384_cub", CUB),
+        ),
+    ),
+    ZooModel(
+        "replknet_31l",
+        "replknet_31l",
+        sides=(224, 384),
+        weights=(replknet_weights("31L22K384", 384, "replknet-31l_imagenet-22k-to-1k_384"),),
+    ),
+    ZooModel(
+        "replknet_xl",
+        "replknet_xl",
+        sides=(224, 320),
+        weights=(replknet_weights("XL", 320, "replknet-xl_megdata73m_imagenet1k", **HALF),),
+    ),
+    ZooModel("slak_tiny_k31", "slak_tiny", {"kernel_size": 31}, (224, 384), slak_weights("SLaK_tiny31")),
+    ZooModel("slak_tiny", "slak_tiny", {"kernel_size": 51}, (224, 384), slak_weights("SLaK_tiny51")),
+    ZooModel("slak_tiny_k61", "slak_tiny", {"kernel_size": 61}, (224, 384), slak_weights("SLaK_tiny61")),
+    ZooModel("slak_small", "slak_small", {"kernel_size": 51}, (224, 384), slak_weights("SLaK_small51")),
+    ZooModel("slak_base", "slak_base", {"kernel_size": 51}, (224, 384), slak_weights("SLaK_base51")),
+    ZooModel("convnext_tiny", "convnext_tiny", weights=(hub_weights("convnext_tiny.fb_in1k"),)),
+    ZooModel("convnext_small", "convnext_small", weights=(hub_weights("convnext_small.fb_in1k"),)),
+    ZooModel(
+        "convnext_base",
+        "convnext_base",
+        sides=(224, 384),
+        weights=(
+            hub_weights("convnext_base.fb_in1k"),
+            hub_weights("convnext_base.fb_in22k_ft_in1k"),
+            hub_weights("convnext_base.fb_in22k_ft_in1k_384", 384),
+            Weights("convnext_base_384_in22ft1k on CUB", 384, PAPER, "convnext_base_384_in22ft1k_cub", CUB),
+        ),
+    ),
+    ZooModel(
+        "convnext_large",
+        "convnext_large",
+        weights=(hub_weights("convnext_large.fb_in1k"), hub_weights("convnext_large.fb_in22k_ft_in1k")),
+    ),
+    # For images of 64 pixels: each ends in a map of 8 x 8.
+    ZooModel("replknet_nano", "replknet_nano", sides=(64,)),
+    ZooModel("slak_nano", "slak_nano", sides=(64,)),
+    ZooModel("convnext_nano64", "convnext_atto", {"output_stride": 8}, (64,)),
+    ZooModel("resnet6_small", "resnet6_small", sides=(64,)),
+    # For tests.
+    ZooModel("test_replknet", "test_replknet", sides=(64,)),
+    ZooModel("test_slak", "test_slak", sides=(64,)),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelRow:
+    """One line of the listing.
+
+    Attributes:
+        name: the model; with `kwargs`, what `timm.create_model` takes.
+        timm_name: the name timm knows.
+        kwargs: further arguments of `timm.create_model`.
+        params: parameters.
+        macs: image side in pixels → multiply-accumulates for one image.
+        merged_macs: the same after re-parameterisation; equal where there is none.
+        mean: mean of the preprocessing, per channel.
+        std: standard deviation of the preprocessing, per channel.
+        checkpoints: released weights that fit, as (name, image side, source).
+    """
+
+    name: str
+    timm_name: str
+    kwargs: Mapping[str, Any]
+    params: int
+    macs: Mapping[int, int]
+    merged_macs: Mapping[int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    checkpoints: tuple[tuple[str, int, str], ...]
+
+
+def list_models(num_classes: int = 1000) -> list[ModelRow]:
+    """Every model of the zoo with its size, cost, preprocessing and the released weights that fit it.
+
+    Args:
+        num_classes: outputs of the classifiers that are counted.
+    """
+    return [describe(entry, num_classes) for entry in ZOO]
+
+
+def describe(entry: ZooModel, num_classes: int) -> ModelRow:
+    """The listing's row of one model."""
+    model = entry.on_meta(num_classes)
+    config: Any = model.pretrained_cfg
+    counts = {side: count(model, side) for side in entry.sides}
+    merged = reparameterize_model(model, inplace=True)
+    return ModelRow(
+        name=entry.name,
+        timm_name=entry.timm_name,
+        kwargs=entry.kwargs,
+        params=counts[entry.sides[0]].params,
+        macs={side: c.macs for side, c in counts.items()},
+        merged_macs={side: count(merged, side).macs for side in entry.sides},
+        mean=tuple(config["mean"]),
+        std=tuple(config["std"]),
+        checkpoints=tuple((w.name, w.side, w.source) for w in entry.weights),
+    )

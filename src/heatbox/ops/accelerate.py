@@ -1,0 +1,105 @@
+"""Put the fast depthwise convolution into a model that was written without it, and take it out again."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import nn
+
+from heatbox.ops.depthwise import SMALLEST_KERNEL, DepthwiseConv2d, why_not
+
+# The RepLKNet authors' wrapper of an extension that needs a compiler: always 'same', whatever its padding
+# says.
+OFFICIAL_NAME = "DepthWiseConv2dImplicitGEMM"
+# Attribute of a swapped module: the class it had.
+FORMER = "_heatbox_former_class"
+
+
+@dataclass(frozen=True)
+class Acceleration:
+    """What `accelerate` did to a model.
+
+    Attributes:
+        model: the model, changed in place.
+        swapped: names of the convolutions now computed by `depthwise_conv2d`, with their kernel sizes.
+        left: names of other depthwise convolutions, with the reason why they stay as they are.
+    """
+
+    model: nn.Module
+    swapped: dict[str, tuple[int, int]]
+    left: dict[str, str]
+
+    def restore(self) -> nn.Module:
+        """Give the swapped convolutions their former class back; returns the model."""
+        for name in self.swapped:
+            put_back(self.model.get_submodule(name))
+        return self.model
+
+    def __str__(self) -> str:
+        lines = [
+            f"depthwise convolutions: {len(self.swapped)} accelerated, {len(self.left)} left as they are"
+        ]
+        sizes = list(self.swapped.values())
+        lines += [f"  {kh} x {kw}: {sizes.count((kh, kw))} accelerated" for kh, kw in dict.fromkeys(sizes)]
+        lines += [f"  {name}: left, {reason}" for name, reason in self.left.items()]
+        return "\n".join(lines)
+
+
+def accelerate(model: nn.Module, *, verbose: bool = True) -> Acceleration:
+    """Have every eligible depthwise convolution of `model` computed by `depthwise_conv2d`, in place.
+
+    Eligible are `nn.Conv2d` modules with as many groups as channels, stride and dilation 1, 'same' padding
+    with zeros and odd kernels of at least 5 rows or columns, and the RepLKNet authors'
+    DepthWiseConv2dImplicitGEMM. Only the class of these modules changes: parameters, state_dict, hooks and
+    optimizers stay as they are. A model already compiled should be compiled again.
+
+    Args:
+        model: any module; a model of timm, of the official repositories, your own.
+        verbose: print what was swapped and what was not.
+
+    Returns:
+        The record of it, whose `restore()` undoes it. `restore(model)` does so without the record.
+    """
+    swapped: dict[str, tuple[int, int]] = {}
+    left: dict[str, str] = {}
+    for name, module in model.named_modules():
+        if not isinstance(module, nn.Conv2d) or isinstance(module, DepthwiseConv2d) or module.groups == 1:
+            continue
+        if module.groups != module.in_channels:
+            continue
+        reason = why_left(module)
+        if reason:
+            left[name] = reason
+            continue
+        swapped[name] = (module.kernel_size[0], module.kernel_size[1])
+        setattr(module, FORMER, type(module))
+        module.__class__ = DepthwiseConv2d
+    record = Acceleration(model, swapped, left)
+    if verbose:
+        print(record)
+    return record
+
+
+def why_left(conv: nn.Conv2d) -> str:
+    """Why a depthwise convolution is not swapped; empty if it can be."""
+    official = type(conv).__name__ == OFFICIAL_NAME
+    if type(conv) is not nn.Conv2d and not official:
+        return f"its class is {type(conv).__name__}"
+    if max(conv.kernel_size) < SMALLEST_KERNEL:
+        return f"PyTorch is good at {conv.kernel_size[0]} x {conv.kernel_size[1]}"
+    reason = why_not(conv)
+    return "" if official and reason.startswith("padding (0, 0)") else reason
+
+
+def restore(model: nn.Module) -> int:
+    """Undo `accelerate` on a model; returns how many convolutions were put back."""
+    return sum(put_back(module) for module in model.modules())
+
+
+def put_back(module: nn.Module) -> bool:
+    """Give one module the class back that `accelerate` found; False if it was not swapped."""
+    former = module.__dict__.pop(FORMER, None)
+    if former is None:
+        return False
+    module.__class__ = former
+    return True

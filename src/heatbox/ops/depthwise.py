@@ -1,0 +1,425 @@
+"""Depthwise convolution with stride 1 and 'same' padding, as a function, a PyTorch operator and a module.
+
+The operator `heatbox::depthwise_conv2d` and its weight gradient are a pair closed under differentiation: each
+one's derivative is made of the two, so gradients of every order exist. On the CPU they run
+`heatbox.ops.depthwise_cpu`, on CUDA devices `heatbox.ops.depthwise_triton`; where neither has anything better
+than PyTorch's own convolution, that is what runs.
+
+Set HEATBOX_CHECK_OPS=1 to compare the first call of every new configuration with PyTorch.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable
+from typing import Any, Literal
+
+import torch
+import torch.autograd.forward_ad as forward_ad
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from heatbox.errors import InputError
+from heatbox.ops import depthwise_cpu, depthwise_triton
+
+# Kernels whose longer side is below this are left to PyTorch altogether: its 3 x 3 is good in both
+# directions.
+SMALLEST_KERNEL = 5
+OUR_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+# Largest error of the result over its largest value that the comparison with PyTorch accepts.
+TOLERANCE = {
+    torch.float64: 1e-10,
+    torch.float32: 1e-4,
+    torch.bfloat16: 3e-2,
+    torch.float16: 4e-3,
+}
+is_exporting = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)
+
+
+def depthwise_conv2d(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Convolve every channel with its own kernel; output as large as the input.
+
+    The same result as `F.conv2d(x, weight, bias, padding=(kh // 2, kw // 2), groups=C)`. Differentiable to
+    any order; follows autocast; works under `torch.compile` and `torch.func.vmap`.
+
+    Args:
+        x: (N, C, H, W), NCHW or channels_last, which the output keeps.
+        weight: (C, 1, kh, kw) of the dtype of `x`; kh and kw odd.
+        bias: (C,) or None.
+
+    Raises:
+        InputError: shapes or dtypes do not fit together.
+    """
+    if not torch.jit.is_tracing():
+        validate(x, weight, bias)
+    device = x.device.type
+    if torch.is_autocast_enabled(device):
+        x, weight, bias = autocast_cast(device, x, weight, bias)
+    if runs_native(x, weight, bias):
+        padding = (weight.shape[2] // 2, weight.shape[3] // 2)
+        return F.conv2d(x, weight, bias, padding=padding, groups=weight.shape[0])
+    return convolution(x, weight, bias)
+
+
+def validate(x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
+    """Raise InputError unless the arguments of `depthwise_conv2d` fit together."""
+    if x.dim() != 4 or weight.dim() != 4:
+        raise InputError(
+            f"depthwise_conv2d: x and weight have shapes {tuple(x.shape)} and {tuple(weight.shape)}, "
+            "expected (N, C, H, W) and (C, 1, kh, kw)."
+        )
+    channels, one, kh, kw = weight.shape
+    if one != 1 or channels != x.shape[1] or kh % 2 == 0 or kw % 2 == 0:
+        raise InputError(
+            f"depthwise_conv2d: weight has shape {tuple(weight.shape)}, expected ({x.shape[1]}, 1, kh, kw) "
+            "with odd kh and kw."
+        )
+    if bias is not None and bias.shape != (channels,):
+        raise InputError(f"depthwise_conv2d: bias has shape {tuple(bias.shape)}, expected ({channels},).")
+    if not torch.is_autocast_enabled(x.device.type) and (
+        weight.dtype != x.dtype or (bias is not None and bias.dtype != x.dtype)
+    ):
+        raise InputError(
+            f"depthwise_conv2d: weight ({weight.dtype}) or bias is not of the dtype of x, expected {x.dtype}."
+        )
+
+
+def autocast_cast(device: str, *tensors: Tensor | None) -> list[Any]:
+    """Floating tensors, except float64, in autocast's dtype for this device."""
+    dtype = torch.get_autocast_dtype(device)
+    return [
+        t.to(dtype) if t is not None and t.is_floating_point() and t.dtype != torch.float64 else t
+        for t in tensors
+    ]
+
+
+def runs_native(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
+    """Whether PyTorch's convolution is called directly.
+
+    Always for what the operator has nothing better for, and for exports, which should hold the standard
+    operator. Without gradients also where only our backward is better: no detour through the operator.
+    """
+    if torch.jit.is_tracing() or is_exporting() or forward_ad._current_level >= 0:
+        return True
+    if torch.is_grad_enabled() and torch._C._functorch.peek_interpreter_stack() is not None:
+        return True  # custom operators have no rule for torch.func.grad
+    device, (kh, kw) = x.device.type, weight.shape[2:]
+    if device not in ("cpu", "cuda") or max(kh, kw) < SMALLEST_KERNEL or x.dtype not in OUR_DTYPES:
+        return True
+    if device == "cuda":
+        return not depthwise_triton.takes(x.shape, (kh, kw), x.dtype)
+    if not depthwise_cpu.HAS_ONEDNN:
+        return True
+    if needs_gradient(x, weight, bias):
+        return False
+    channels_last = x.stride(1) == 1 and x.shape[1] > 1
+    return depthwise_cpu.forward_plan(x.shape, (kh, kw), x.dtype, channels_last).portioned is False
+
+
+def needs_gradient(*tensors: Tensor | None) -> bool:
+    """Whether autograd will want the backward of an operation on these."""
+    return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
+
+
+def without_autocast(device: str) -> contextlib.AbstractContextManager[None]:
+    """Keep autocast from changing the dtypes of what an operator computes with inside."""
+    if torch.is_autocast_enabled(device):
+        return torch.autocast(device, enabled=False)
+    return contextlib.nullcontext()
+
+
+@torch.library.custom_op(
+    "heatbox::depthwise_conv2d", mutates_args=(), schema="(Tensor x, Tensor weight, Tensor? bias) -> Tensor"
+)
+def convolution(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """The operator behind `depthwise_conv2d`; the output has the layout of `x`."""
+    kernel = (weight.shape[2], weight.shape[3])
+    with without_autocast(x.device.type):
+        if x.device.type == "cuda" and depthwise_triton.takes(x.shape, kernel, x.dtype):
+            out = depthwise_triton.forward(x, weight, bias)
+        elif x.device.type == "cpu":
+            plan = depthwise_cpu.forward_plan(x.shape, kernel, x.dtype, depthwise_cpu.is_channels_last(x))
+            out = depthwise_cpu.forward(x, weight, bias, plan)
+        else:
+            out = native_convolution(x, weight, bias)
+        if checking():
+            check(
+                "forward",
+                x,
+                kernel,
+                out,
+                lambda: native_convolution(x.float(), weight.float(), as_float(bias)),
+            )
+    return in_layout_of(x, out)
+
+
+@torch.library.custom_op(
+    "heatbox::depthwise_conv2d_weight_grad",
+    mutates_args=(),
+    schema="(Tensor x, Tensor grad, int kh, int kw) -> Tensor",
+)
+def weight_gradient(x: Tensor, grad: Tensor, kh: int, kw: int) -> Tensor:
+    """Gradient (C, 1, kh, kw) of the weight, from input and output gradient (N, C, H, W)."""
+    kernel = (kh, kw)
+    with without_autocast(x.device.type):
+        if x.device.type == "cuda" and depthwise_triton.takes(x.shape, kernel, x.dtype):
+            out = depthwise_triton.weight_grad(x, grad, kernel)
+        elif x.device.type == "cpu":
+            plan = depthwise_cpu.weight_grad_plan(x.shape, kernel, x.dtype, depthwise_cpu.is_channels_last(x))
+            out = depthwise_cpu.weight_grad(x, grad, kernel, plan)
+        else:
+            out = native_weight_gradient(x, grad, kernel)
+        if checking():
+            check(
+                "weight gradient",
+                x,
+                kernel,
+                out,
+                lambda: native_weight_gradient(x.float(), grad.float(), kernel),
+            )
+    return out.contiguous()
+
+
+def native_convolution(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """PyTorch's own convolution with the arguments of the operator."""
+    padding = (weight.shape[2] // 2, weight.shape[3] // 2)
+    return F.conv2d(x, weight, bias, padding=padding, groups=weight.shape[0])
+
+
+def native_weight_gradient(x: Tensor, grad: Tensor, kernel: tuple[int, int]) -> Tensor:
+    """PyTorch's own weight gradient with the arguments of the operator."""
+    channels = x.shape[1]
+    weight = x.new_empty(channels, 1, *kernel)
+    padding = [kernel[0] // 2, kernel[1] // 2]
+    gradients = torch.ops.aten.convolution_backward(
+        grad, x, weight, None, [1, 1], padding, [1, 1], False, [0, 0], channels, [False, True, False]
+    )
+    return gradients[1]
+
+
+def memory_format(x: Tensor) -> torch.memory_format:
+    """Layout of the output for input `x`."""
+    return torch.channels_last if depthwise_cpu.is_channels_last(x) else torch.contiguous_format
+
+
+def in_layout_of(x: Tensor, out: Tensor) -> Tensor:
+    """`out` with exactly the strides that the fake implementation promises."""
+    _, channels, height, width = x.shape
+    plane = height * width
+    if memory_format(x) == torch.channels_last:
+        expected = (channels * plane, 1, width * channels, channels)
+    else:
+        expected = (channels * plane, plane, width, 1)
+    if out.stride() == expected:
+        return out
+    return torch.empty_like(out, memory_format=memory_format(x)).copy_(out)
+
+
+@convolution.register_fake
+def _(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return torch.empty_like(x, memory_format=memory_format(x))
+
+
+@weight_gradient.register_fake
+def _(x: Tensor, grad: Tensor, kh: int, kw: int) -> Tensor:
+    return x.new_empty(x.shape[1], 1, kh, kw)
+
+
+def save_convolution(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor | None], output: Tensor) -> None:
+    """Keep what the gradients need: the weight for that of x, x for that of the weight."""
+    x, weight, _ = inputs
+    ctx.kernel = (weight.shape[2], weight.shape[3])
+    ctx.save_for_backward(x if ctx.needs_input_grad[1] else None, weight if ctx.needs_input_grad[0] else None)
+
+
+def convolution_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """Gradients of x, weight and bias."""
+    x, weight = ctx.saved_tensors
+    need_x, need_weight, need_bias = ctx.needs_input_grad
+    return (
+        convolution(grad, weight.flip(2, 3), None) if need_x else None,
+        weight_gradient(x, grad, *ctx.kernel) if need_weight else None,
+        grad.sum((0, 2, 3)) if need_bias else None,
+    )
+
+
+def save_weight_gradient(ctx: Any, inputs: tuple[Tensor, Tensor, int, int], output: Tensor) -> None:
+    """Keep both factors: the weight gradient is linear in each."""
+    x, grad, _, _ = inputs
+    ctx.save_for_backward(x if ctx.needs_input_grad[1] else None, grad if ctx.needs_input_grad[0] else None)
+
+
+def weight_gradient_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+    """Gradients of x and of the output gradient; `grad` is a kernel (C, 1, kh, kw)."""
+    x, output_grad = ctx.saved_tensors
+    need_x, need_grad = ctx.needs_input_grad[:2]
+    return (
+        convolution(output_grad, grad.flip(2, 3), None) if need_x else None,
+        convolution(x, grad, None) if need_grad else None,
+        None,
+        None,
+    )
+
+
+convolution.register_autograd(convolution_backward, setup_context=save_convolution)
+weight_gradient.register_autograd(weight_gradient_backward, setup_context=save_weight_gradient)
+
+
+def batched(x: Tensor, dim: int | None, size: int, to: int) -> Tensor:
+    """`x` with its vmap dimension at `to`, repeated along it if it has none."""
+    if dim is not None:
+        return x.movedim(dim, to)
+    return x.unsqueeze(to).expand(*x.shape[:to], size, *x.shape[to:])
+
+
+@convolution.register_vmap
+def _(
+    info: Any,
+    in_dims: tuple[int | None, ...],
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+) -> tuple[Tensor, int]:
+    size = info.batch_size
+    if in_dims[1] is None and in_dims[2] is None:  # more samples
+        x = batched(x, in_dims[0], size, 0)
+        out = convolution(x.flatten(0, 1), weight, bias)
+        return out.unflatten(0, (size, x.shape[1])), 0
+    x = batched(x, in_dims[0], size, 1)  # more channels: (N, size, C, H, W)
+    weight = batched(weight, in_dims[1], size, 0)
+    if bias is not None:
+        bias = batched(bias, in_dims[2], size, 0).flatten()
+    out = convolution(x.flatten(1, 2), weight.flatten(0, 1), bias)
+    return out.unflatten(1, (size, x.shape[2])), 1
+
+
+@weight_gradient.register_vmap
+def _(
+    info: Any, in_dims: tuple[int | None, ...], x: Tensor, grad: Tensor, kh: int, kw: int
+) -> tuple[Tensor, int]:
+    size = info.batch_size
+    x, grad = batched(x, in_dims[0], size, 1), batched(grad, in_dims[1], size, 1)
+    out = weight_gradient(x.flatten(1, 2), grad.flatten(1, 2), kh, kw)
+    return out.unflatten(0, (size, x.shape[2])), 0
+
+
+def register_autocast(device: str) -> None:
+    """Under autocast, cast the operator's inputs to autocast's dtype for the device, as for F.conv2d."""
+
+    def cast_and_call(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        arguments = autocast_cast(device, x, weight, bias)
+        with torch.autocast(device, enabled=False):
+            return convolution(*arguments)
+
+    library.impl("depthwise_conv2d", cast_and_call, f"Autocast{device.upper()}")
+
+
+library = torch.library.Library("heatbox", "FRAGMENT")
+register_autocast("cpu")
+register_autocast("cuda")
+
+checked: set[tuple[Any, ...]] = set()
+
+
+def checking() -> bool:
+    """Whether results are to be compared with PyTorch."""
+    return os.environ.get("HEATBOX_CHECK_OPS", "") not in ("", "0")
+
+
+def as_float(x: Tensor | None) -> Tensor | None:
+    """`x` in float32, if there is one."""
+    return None if x is None else x.float()
+
+
+def check(
+    what: str, x: Tensor, kernel: tuple[int, int], out: Tensor, reference: Callable[[], Tensor]
+) -> None:
+    """Compare `out` with PyTorch's result, once for each configuration.
+
+    Raises:
+        RuntimeError: they differ by more than `TOLERANCE` of the largest value.
+    """
+    configuration = (what, x.device.type, x.dtype, tuple(x.shape), x.stride(), kernel)
+    if configuration in checked or out.numel() == 0:
+        return
+    expected = reference().double()
+    error = float((out.double() - expected).abs().max() / expected.abs().max().clamp_min(1e-30))
+    if not error <= TOLERANCE[x.dtype] and bool(expected.isfinite().all()):
+        raise RuntimeError(
+            f"HEATBOX_CHECK_OPS: the {what} of a {kernel[0]} x {kernel[1]} depthwise convolution of "
+            f"{tuple(x.shape)} {x.dtype} on {x.device} differs from PyTorch's by {error:.1e} of its largest "
+            f"value, expected at most {TOLERANCE[x.dtype]:.0e}."
+        )
+    checked.add(configuration)
+
+
+class DepthwiseConv2d(nn.Conv2d):
+    """`nn.Conv2d` for the depthwise case, computed by `depthwise_conv2d`; same arguments and state_dict.
+
+    Args:
+        in_channels, out_channels: both the number of channels.
+        kernel_size: odd, one number or (kh, kw).
+        stride, dilation: 1.
+        padding: "same", or what amounts to it: kernel_size // 2.
+        groups: the number of channels, which is also the default.
+        bias, padding_mode, device, dtype: as for `nn.Conv2d`; only padding with zeros.
+
+    Raises:
+        InputError: the arguments describe another kind of convolution.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | tuple[int, int],
+        stride: int | tuple[int, int] = 1,
+        padding: str | int | tuple[int, int] = "same",
+        dilation: int | tuple[int, int] = 1,
+        groups: int | None = None,
+        bias: bool = True,
+        padding_mode: Literal["zeros", "reflect", "replicate", "circular"] = "zeros",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(
+            in_channels,
+            out_channels,
+            kernel_size,
+            stride,
+            padding,
+            dilation,
+            in_channels if groups is None else groups,
+            bias,
+            padding_mode,
+            device,
+            dtype,
+        )
+        reason = why_not(self)
+        if reason:
+            raise InputError(f"DepthwiseConv2d: {reason}.")
+
+    def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        if input.dim() == 3:  # without batch, as nn.Conv2d allows
+            return depthwise_conv2d(input.unsqueeze(0), weight, bias).squeeze(0)
+        return depthwise_conv2d(input, weight, bias)
+
+
+def why_not(conv: nn.Conv2d) -> str:
+    """What keeps a convolution from being computed by `depthwise_conv2d`; empty if nothing does."""
+    kh, kw = conv.kernel_size
+    if not conv.groups == conv.in_channels == conv.out_channels:
+        return (
+            f"{conv.in_channels} to {conv.out_channels} channels in {conv.groups} groups, expected as many "
+            "groups as channels in and out"
+        )
+    if conv.stride != (1, 1) or conv.dilation != (1, 1):
+        return f"stride {conv.stride} and dilation {conv.dilation}, expected 1"
+    if kh % 2 == 0 or kw % 2 == 0:
+        return f"kernel of {kh} x {kw}, expected odd sides"
+    if conv.padding != "same" and tuple(conv.padding) != (kh // 2, kw // 2):
+        return f"padding {conv.padding}, expected {(kh // 2, kw // 2)}"
+    if conv.padding_mode != "zeros":
+        return f"padding mode {conv.padding_mode!r}, expected 'zeros'"
+    return ""

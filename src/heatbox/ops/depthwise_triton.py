@@ -1,0 +1,294 @@
+"""Large depthwise convolution on CUDA devices: Triton kernels that turn it into matrix products.
+
+A depthwise convolution has no sum over channels, so as it stands tensor cores have nothing to do. Along one
+axis, though, it is a product with a banded Toeplitz matrix: for one channel and one kernel row a,
+
+    out[n, i, u] += sum over v of x[n, i + a - kh//2, v] T_a[v, u],    T_a[v, u] = weight[a, v - u + kw//2].
+
+The images of a batch share T, so they are the rows of the left matrix, and one read of an input row serves
+several output rows at once, whose Toeplitz blocks stand side by side. Small batches take output rows into the
+left matrix instead. The weight gradient is the same product turned round: over images and input rows, output
+gradient times input, of which the sums along diagonals are the taps. `expand` writes the Toeplitz blocks of a
+call into memory once. The Toeplitz axis must be the longer kernel side: 51 x 5 is computed transposed.
+
+Windows of input columns start at multiples of 16 so that loads are vectorised; H and W are compile-time
+constants. Tiles are chosen by timing a few fixed ones at the first call of a configuration.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+try:
+    import triton
+
+    from heatbox.ops import triton_kernels as kernels
+
+    MISSING = ""
+except ImportError as error:  # macOS, Windows, CPU-only builds
+    MISSING = f"Triton cannot be imported ({error})"
+
+# Longer kernel sides below this are left to PyTorch: the band is too thin to fill a matrix product.
+SMALLEST_KERNEL = 13
+LARGEST_SIDE = 256  # of the map: programs are compiled for H and W
+ALIGN = 16
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+# From this batch on images are the rows of the left matrix.
+MANY_IMAGES = 32
+
+warned: set[str] = set()
+tuned: dict[tuple[Any, ...], Tile] = {}
+
+
+@dataclass(frozen=True)
+class Tile:
+    """What one program computes, and with how many warps.
+
+    Attributes:
+        images, rows, columns: output tile of the forward kernels.
+        depth: columns of input in one step of the product.
+        warps, stages: Triton's launch parameters.
+    """
+
+    images: int
+    rows: int
+    columns: int
+    depth: int
+    warps: int = 4
+    stages: int = 3
+
+
+@dataclass(frozen=True)
+class GradTile:
+    """What one program of the weight gradient computes.
+
+    Attributes:
+        taps: kernel rows.
+        columns: columns of the output gradient.
+        images: images in one step of the product.
+        warps, stages: Triton's launch parameters.
+    """
+
+    taps: int
+    columns: int
+    images: int
+    warps: int = 4
+    stages: int = 3
+
+
+def warn_once(reason: str) -> None:
+    """Say once why PyTorch's own convolution runs instead."""
+    if reason not in warned:
+        warned.add(reason)
+        warnings.warn(f"large depthwise convolutions fall back to PyTorch's: {reason}", stacklevel=3)
+
+
+def takes(shape: Sequence[int], kernel: tuple[int, int], dtype: torch.dtype) -> bool:
+    """Whether the kernels here are for this (N, C, H, W) input, (kh, kw) kernel and dtype, on a CUDA
+    device."""
+    if max(kernel) < SMALLEST_KERNEL or dtype not in (torch.float32, torch.bfloat16, torch.float16):
+        return False
+    if min(shape) == 0 or max(shape[2:]) > LARGEST_SIDE or torch.version.hip is not None:
+        return False
+    if MISSING:
+        warn_once(MISSING)
+        return False
+    if torch.cuda.get_device_capability() < (8, 0):
+        warn_once("the device is older than compute capability 8.0")
+        return False
+    return True
+
+
+def forward(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """(N, C, H, W) * (C, 1, kh, kw) → (N, C, H, W), NCHW; by PyTorch if Triton fails."""
+    try:
+        return on_longer_axis(x, weight, bias)
+    except Exception as error:  # compilers fail in many ways; every one of them has the same answer
+        warn_once(f"Triton failed on {tuple(x.shape)} {x.dtype}: {type(error).__name__}: {error}")
+        padding = (weight.shape[2] // 2, weight.shape[3] // 2)
+        return F.conv2d(x, weight, bias, padding=padding, groups=weight.shape[0])
+
+
+def weight_grad(x: Tensor, grad: Tensor, kernel: tuple[int, int]) -> Tensor:
+    """Gradient (C, 1, kh, kw) of the kernel from input and output gradient; by PyTorch if Triton fails."""
+    try:
+        if kernel[0] > kernel[1]:
+            flipped = tap_sums(x.mT.contiguous(), grad.mT.contiguous(), (kernel[1], kernel[0]))
+            return flipped.mT
+        return tap_sums(x.contiguous(), grad.contiguous(), kernel)
+    except Exception as error:
+        warn_once(f"Triton failed on {tuple(x.shape)} {x.dtype}: {type(error).__name__}: {error}")
+        channels, padding = x.shape[1], [kernel[0] // 2, kernel[1] // 2]
+        weight = x.new_empty(channels, 1, *kernel)
+        return torch.ops.aten.convolution_backward(
+            grad, x, weight, None, [1, 1], padding, [1, 1], False, [0, 0], channels, [False, True, False]
+        )[1]
+
+
+def on_longer_axis(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """The convolution, transposed first if the kernel is taller than wide."""
+    if weight.shape[2] > weight.shape[3]:
+        return banded_product(x.mT.contiguous(), weight.mT.contiguous(), bias).mT.contiguous()
+    return banded_product(x.contiguous(), weight.contiguous(), bias)
+
+
+def round_up(value: int, step: int) -> int:
+    """The next multiple of `step`."""
+    return -(-value // step) * step
+
+
+def window(kw: int, columns: int) -> tuple[int, int]:
+    """Left margin and width of the input columns that `columns` outputs see, both multiples of 16."""
+    margin = round_up(kw // 2, ALIGN)
+    return margin, round_up(columns + kw - 1 + margin - kw // 2, ALIGN)
+
+
+def precision(dtype: torch.dtype) -> str:
+    """tf32 for float32 where torch.set_float32_matmul_precision allows it, else exact products."""
+    if dtype == torch.float32 and torch.get_float32_matmul_precision() == "highest":
+        return "ieee"
+    return "tf32"
+
+
+def forward_tiles(images: int, width: int) -> list[Tile]:
+    """The fixed set of tiles to choose from; the first is the one taken where nothing can be timed."""
+    columns = 16 if width <= 16 else 32
+    rows = 128 // columns
+    if images >= MANY_IMAGES:
+        return [
+            Tile(64, rows, columns, 16, 4, 3),
+            Tile(64, rows, columns, 16, 4, 4),
+            Tile(128, rows, columns, 16, 8, 3),
+            Tile(64, 2 * rows, columns, 16, 8, 3),
+        ]
+    if images >= 4:
+        return [Tile(4, 16, columns, 16), Tile(8, 16, columns, 16), Tile(4, 32, columns, 16, 8)]
+    return [Tile(1, 64, columns, 16), Tile(1, 128, columns, 16, 8), Tile(1, 64, columns, 16, 4, 4)]
+
+
+def grad_tiles(images: int, width: int) -> list[GradTile]:
+    """The fixed set of weight-gradient tiles; the first is the one taken where nothing can be timed."""
+    columns = 16 if width <= 16 else 32
+    step = max(16, min(64, triton.next_power_of_2(images)))
+    return [GradTile(4, columns, step), GradTile(4, columns, 16), GradTile(4, columns, step, 8)]
+
+
+def choose(key: tuple[Any, ...], tiles: Sequence[Any], run: Callable[[Any], Tensor]) -> Tensor:
+    """Run with the fastest tile for this configuration, timing all of them the first time."""
+    if key not in tuned:
+        if INTERPRETED or torch.cuda.is_current_stream_capturing():
+            return run(tiles[0])
+        tuned[key] = fastest(tiles, run)
+    return run(tuned[key])
+
+
+def fastest(tiles: Sequence[Any], run: Callable[[Any], Tensor]) -> Any:
+    """The tile of the shortest median time; tiles that do not compile or fit are passed over."""
+    times, failure = {}, None
+    for tile in tiles:
+        try:
+            times[tile] = triton.testing.do_bench(lambda tile=tile: run(tile), 5, 20, return_mode="median")
+        except Exception as error:  # out of registers or shared memory; the next one may fit
+            failure = error
+    if not times:
+        assert failure is not None
+        raise failure
+    return min(times, key=times.__getitem__)
+
+
+def banded_product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Forward of contiguous tensors on the tensor cores."""
+    samples, width = x.shape[0], x.shape[3]
+    key = ("forward", x.device.index, tuple(x.shape), tuple(weight.shape), x.dtype, precision(x.dtype))
+    return choose(key, forward_tiles(samples, width), lambda tile: launch_forward(x, weight, bias, tile))
+
+
+def launch_forward(x: Tensor, weight: Tensor, bias: Tensor | None, tile: Tile) -> Tensor:
+    """Expand the Toeplitz blocks, then run the kernel that suits the batch."""
+    samples, channels, height, width = x.shape
+    kh, kw = weight.shape[2:]
+    many = samples >= MANY_IMAGES
+    margin, wide = window(kw, tile.columns)
+    # with several output rows side by side, blocks of zeros stand above and below the kernel
+    border = tile.rows - 1 if many else 0
+    bands = torch.empty(channels, kh + 2 * border, wide, tile.columns, dtype=x.dtype, device=x.device)
+    kernels.expand[(channels, kh + 2 * border)](
+        weight, bands, margin - kw // 2, border, kh, kw, wide, triton.next_power_of_2(wide), tile.columns
+    )
+    out = torch.empty_like(x)
+    programs = (
+        triton.cdiv(width, tile.columns)
+        * triton.cdiv(height, tile.rows)
+        * triton.cdiv(samples, tile.images)
+        * channels
+    )
+    kernel = kernels.forward_images if many else kernels.forward_rows
+    kernel[(programs,)](
+        x,
+        bands,
+        x if bias is None else bias,
+        out,
+        samples,
+        channels,
+        H=height,
+        W=width,
+        KH=kh,
+        MARGIN=margin,
+        WIDE=wide,
+        IMAGES=tile.images,
+        ROWS=tile.rows,
+        COLUMNS=tile.columns,
+        DEPTH=tile.depth,
+        HAS_BIAS=bias is not None,
+        PRECISION=precision(x.dtype),
+        UPCAST=INTERPRETED and x.dtype == torch.bfloat16,
+        num_warps=tile.warps,
+        num_stages=tile.stages,
+    )
+    return out
+
+
+def tap_sums(x: Tensor, grad: Tensor, kernel: tuple[int, int]) -> Tensor:
+    """Weight gradient of contiguous tensors on the tensor cores."""
+    samples, _, _, width = x.shape
+    key = ("weight gradient", x.device.index, tuple(x.shape), kernel, x.dtype, precision(x.dtype))
+    return choose(key, grad_tiles(samples, width), lambda tile: launch_weight_grad(x, grad, kernel, tile))
+
+
+def launch_weight_grad(x: Tensor, grad: Tensor, kernel: tuple[int, int], tile: GradTile) -> Tensor:
+    """One partial sum for every strip of output columns, added up afterwards: the same order every time."""
+    samples, channels, height, width = x.shape
+    kh, kw = kernel
+    margin, wide = window(kw, tile.columns)
+    strips = triton.cdiv(width, tile.columns)
+    partial = torch.empty(strips, channels, kh, kw, dtype=torch.float32, device=x.device)
+    kernels.weight_grad[(strips * triton.cdiv(kh, tile.taps) * channels,)](
+        x,
+        grad,
+        partial,
+        samples,
+        channels,
+        H=height,
+        W=width,
+        KH=kh,
+        KW=kw,
+        MARGIN=margin,
+        WIDE=triton.next_power_of_2(wide),
+        TAPS=tile.taps,
+        COLUMNS=tile.columns,
+        IMAGES=tile.images,
+        KW_POW2=triton.next_power_of_2(kw),
+        PRECISION=precision(x.dtype),
+        UPCAST=INTERPRETED and x.dtype == torch.bfloat16,
+        num_warps=tile.warps,
+        num_stages=tile.stages,
+    )
+    return partial.sum(0).to(x.dtype).unsqueeze(1)

@@ -1,0 +1,292 @@
+"""depthwise_conv2d against float64 and nn.Conv2d: values, gradients, transforms, the module."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from heatbox.errors import InputError
+from heatbox.ops import DepthwiseConv2d, depthwise, depthwise_conv2d, depthwise_cpu
+from heatbox.ops.depthwise import convolution, weight_gradient
+
+CHANNELS_LAST = torch.channels_last
+DTYPES = [torch.float32, torch.bfloat16, torch.float16]
+
+
+def plain(x, weight, bias=None):
+    padding = (weight.shape[2] // 2, weight.shape[3] // 2)
+    return F.conv2d(x, weight, bias, padding=padding, groups=weight.shape[0])
+
+
+def laid_out(x, layout):
+    """The values of `x` in memory as `layout` says."""
+    if layout == "channels_last":
+        return x.contiguous(memory_format=CHANNELS_LAST)
+    if layout == "transposed":
+        return x.mT.contiguous().mT
+    if layout == "sliced":
+        return F.pad(x, (1, 2, 2, 1))[:, :, 2 : 2 + x.shape[2], 1 : 1 + x.shape[3]]
+    if layout == "expanded":
+        return x[:, :, :, :1].expand_as(x)
+    return x.contiguous()
+
+
+def results(function, tensors, grad):
+    """Output and gradients, in float64."""
+    tensors = [t.detach().requires_grad_() for t in tensors]
+    out = function(*tensors)
+    return [t.double() for t in (out.detach(), *torch.autograd.grad(out, tensors, grad.to(out.dtype)))]
+
+
+def distance(result, exact):
+    return float((result - exact).norm() / exact.norm()) if exact.norm() > 0 else float(result.norm())
+
+
+odd = st.integers(0, 15).map(lambda i: 2 * i + 1)
+LAYOUTS = ["contiguous", "channels_last", "transposed", "sliced", "expanded"]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@settings(max_examples=40, deadline=None)
+@given(
+    shape=st.tuples(
+        st.integers(0, 3), st.sampled_from([1, 2, 3, 16, 35]), st.integers(1, 18), st.integers(1, 18)
+    ),
+    kernel=st.tuples(odd, odd),
+    layout=st.sampled_from(LAYOUTS),
+    grad_layout=st.sampled_from(LAYOUTS),
+    portion=st.sampled_from([1, 1 << 12, depthwise_cpu.PORTION]),
+    seed=st.integers(0, 99),
+)
+def test_error_is_at_most_twice_that_of_torch(dtype, shape, kernel, layout, grad_layout, portion, seed):
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw(*size):
+        return torch.randn(*size, generator=generator).to(dtype)
+
+    x, grad = laid_out(draw(*shape), layout), laid_out(draw(*shape), grad_layout)
+    tensors = [x, draw(shape[1], 1, *kernel), draw(shape[1])]
+    exact = results(plain, [t.double() for t in tensors], grad)
+    torchs = results(plain, tensors, grad)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(depthwise_cpu, "PORTION", portion)
+        patch.setattr(depthwise_cpu, "LARGE", portion)
+        patch.setattr(depthwise, "SMALLEST_KERNEL", 1)
+        ours = results(lambda *t: convolution(*t), tensors, grad)
+    # an output rounded once is off by up to half of eps even where torch happens to hit it exactly
+    for mine, theirs, truth in zip(ours, torchs, exact, strict=True):
+        assert mine.shape == truth.shape
+        assert distance(mine, truth) <= 2 * distance(theirs, truth) + torch.finfo(dtype).eps
+
+
+@pytest.mark.parametrize("kernel", [(31, 31), (51, 5), (5, 51), (13, 13), (5, 5)])
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+def test_several_portions_of_several_vectors(kernel, layout, monkeypatch):
+    monkeypatch.setattr(depthwise_cpu, "PORTION", 1 << 15)
+    monkeypatch.setattr(depthwise_cpu, "LARGE", 1 << 15)
+    x, grad = (laid_out(torch.randn(3, 70, 14, 14), layout) for _ in range(2))
+    tensors = [x, torch.randn(70, 1, *kernel), torch.randn(70)]
+    exact = results(plain, [t.double() for t in tensors], grad)
+    ours = results(depthwise_conv2d, tensors, grad)
+    for mine, truth in zip(ours, exact, strict=True):
+        assert distance(mine, truth) <= 1e-6
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+@pytest.mark.parametrize("kernel", [(5, 5), (13, 13), (17, 17)])
+def test_the_output_has_the_layout_of_the_input(layout, kernel):
+    x = laid_out(torch.randn(2, 16, 9, 8), layout).requires_grad_()
+    weight = torch.randn(16, 1, *kernel)
+    for context in (torch.no_grad(), torch.enable_grad()):
+        with context:
+            y = depthwise_conv2d(x, weight)
+        assert y.stride() == x.stride()
+    (grad,) = torch.autograd.grad(y, x, torch.ones_like(y))
+    assert grad.stride() == x.stride()
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 4, 4), (2, 1, 3, 5), (1, 4, 1, 1), (1, 3, 5, 1)])
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, CHANNELS_LAST])
+def test_strides_are_those_promised_to_the_compiler(shape, memory_format):
+    x, weight = torch.randn(shape).to(memory_format=memory_format), torch.randn(shape[1], 1, 7, 7)
+    torch.library.opcheck(convolution, (x.requires_grad_(), weight.requires_grad_(), None))
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+@pytest.mark.parametrize("kernel", [(3, 5), (5, 3), (1, 15), (7, 7)])
+def test_gradients_of_first_and_second_order(layout, kernel):
+    x = laid_out(torch.randn(2, 2, 3, 4, dtype=torch.float64), layout).requires_grad_()
+    weight = torch.randn(2, 1, *kernel, dtype=torch.float64, requires_grad=True)
+    bias = torch.randn(2, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(convolution, (x, weight, bias), fast_mode=True)
+    assert torch.autograd.gradgradcheck(convolution, (x, weight, bias), fast_mode=True)
+    grad = torch.randn(2, 2, 3, 4, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(weight_gradient, (x, grad, *kernel), fast_mode=True)
+    assert torch.autograd.gradgradcheck(weight_gradient, (x, grad, *kernel), fast_mode=True)
+
+
+def test_only_the_gradients_asked_for():
+    x, weight = torch.randn(1, 4, 9, 9), torch.randn(4, 1, 15, 15, requires_grad=True)
+    (grad,) = torch.autograd.grad(depthwise_conv2d(x, weight).sum(), weight)
+    (expected,) = torch.autograd.grad(plain(x, weight).sum(), weight)
+    torch.testing.assert_close(grad, expected, rtol=1e-4, atol=1e-4)
+    x.requires_grad_()
+    (grad,) = torch.autograd.grad(depthwise_conv2d(x, weight.detach()).sum(), x)
+    (expected,) = torch.autograd.grad(plain(x, weight.detach()).sum(), x)
+    torch.testing.assert_close(grad, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("kernel", [7, 17])
+def test_compiles_without_graph_break(training, kernel):
+    torch._dynamo.reset()
+    layer = DepthwiseConv2d(4, 4, kernel)
+    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
+    x = torch.randn(2, 4, 12, 12, requires_grad=training)
+    with torch.set_grad_enabled(training):
+        y, expected = compiled(x), plain(x, layer.weight, layer.bias)
+    torch.testing.assert_close(y, expected, rtol=1e-4, atol=1e-4)
+    if training:
+        mine = torch.autograd.grad(y.square().sum(), (x, layer.weight))
+        theirs = torch.autograd.grad(expected.square().sum(), (x, layer.weight))
+        torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-3)
+
+
+def test_exports_hold_the_standard_operator():
+    exported = torch.export.export(DepthwiseConv2d(4, 4, 17).eval(), (torch.randn(1, 4, 9, 9),))
+    operators = {str(node.target) for node in exported.graph.nodes if node.op == "call_function"}
+    assert operators == {"aten.conv2d.default"}
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+def test_traces_hold_the_standard_operator():
+    traced = torch.jit.trace(DepthwiseConv2d(4, 4, 17).eval(), torch.randn(1, 4, 9, 9))
+    kinds = {node.kind() for node in traced.inlined_graph.nodes()}
+    assert "aten::_convolution" in kinds
+    assert not any(kind.startswith("heatbox") for kind in kinds)
+
+
+@pytest.mark.parametrize("kernel", [7, 17])
+def test_autocast(kernel):
+    x, weight = torch.randn(1, 4, 9, 9), torch.randn(4, 1, kernel, kernel, requires_grad=True)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        y, direct = depthwise_conv2d(x, weight), convolution(x, weight, None)
+        expected = plain(x, weight)
+        # called inside autocast, as double backward may be: keeps the precision of what it is given
+        full = weight_gradient(x, x, kernel, kernel)
+    assert y.dtype == direct.dtype == expected.dtype == torch.bfloat16
+    assert full.dtype == torch.float32
+    torch.testing.assert_close(full, weight_gradient(x, x, kernel, kernel), rtol=0, atol=0)
+    assert distance(y.detach().double(), expected.detach().double()) < 1e-2
+    assert torch.autograd.grad(y.float().sum(), weight)[0].dtype == torch.float32
+
+
+@pytest.mark.parametrize("dims", [(0, None, None), (None, 0, None), (1, 0, 0), (2, 3, 1), (None, None, 0)])
+@pytest.mark.parametrize("kernel", [(7, 7), (5, 17)])
+def test_vmap(dims, kernel):
+    sizes = ([2, 3, 9, 8], [3, 1, *kernel], [3])
+    arguments = [
+        torch.randn(size if d is None else [*size[:d], 4, *size[d:]])
+        for size, d in zip(sizes, dims, strict=True)
+    ]
+    mine = torch.func.vmap(lambda x, w, b: convolution(x, w, b), dims)(*arguments)
+    public = torch.func.vmap(depthwise_conv2d, dims)(*arguments)
+    theirs = torch.stack(
+        [
+            plain(*(a if d is None else a.select(d, i) for a, d in zip(arguments, dims, strict=True)))
+            for i in range(4)
+        ]
+    )
+    torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(public, theirs, rtol=1e-4, atol=1e-4)
+
+
+def test_gradients_per_sample_through_vmap():
+    x, weight = torch.randn(4, 3, 9, 8), torch.randn(3, 1, 5, 17)
+
+    def loss(function):
+        return lambda w, sample: function(sample.unsqueeze(0), w).square().sum()
+
+    mine, theirs = (
+        torch.func.vmap(torch.func.grad(loss(function)), (None, 0))(weight, x)
+        for function in (depthwise_conv2d, plain)
+    )
+    torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-2)
+
+
+def test_forward_mode_is_still_there():
+    x, weight = torch.randn(1, 3, 9, 8), torch.randn(3, 1, 17, 17)
+    mine, theirs = (
+        torch.func.jvp(lambda t, f=f: f(t, weight), (x,), (torch.ones_like(x),))[1]
+        for f in (depthwise_conv2d, plain)
+    )
+    torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-4)
+
+
+def test_a_channels_last_weight_does_not_change_the_route():
+    """A (C, 1, kh, kw) weight can be both; torch takes its strides as a wish for channels_last."""
+    x = torch.randn(1, 16, 9, 9)
+    layer = DepthwiseConv2d(16, 16, 7).to(memory_format=CHANNELS_LAST)
+    assert layer(x.requires_grad_()).is_contiguous()
+
+
+@pytest.mark.parametrize(
+    ("shape", "weight", "bias", "message"),
+    [
+        ((3, 9, 9), (3, 1, 5, 5), None, r"expected \(N, C, H, W\)"),
+        ((1, 3, 9, 9), (4, 1, 5, 5), None, r"expected \(3, 1, kh, kw\)"),
+        ((1, 3, 9, 9), (3, 1, 4, 5), None, "odd kh and kw"),
+        ((1, 3, 9, 9), (3, 3, 5, 5), None, r"expected \(3, 1, kh, kw\)"),
+        ((1, 3, 9, 9), (3, 1, 5, 5), (4,), r"expected \(3,\)"),
+    ],
+)
+def test_what_does_not_fit_is_said(shape, weight, bias, message):
+    with pytest.raises(InputError, match=message):
+        depthwise_conv2d(torch.zeros(shape), torch.zeros(weight), None if bias is None else torch.zeros(bias))
+
+
+def test_mixed_dtypes_are_refused():
+    with pytest.raises(InputError, match=r"expected torch\.bfloat16"):
+        depthwise_conv2d(torch.zeros(1, 3, 9, 9).bfloat16(), torch.zeros(3, 1, 5, 5))
+
+
+def test_checked_results_pass_and_wrong_ones_raise(monkeypatch):
+    monkeypatch.setenv("HEATBOX_CHECK_OPS", "1")
+    monkeypatch.setattr(depthwise, "checked", set())
+    x = torch.randn(1, 4, 11, 11, requires_grad=True)
+    weight = torch.randn(4, 1, 17, 17, requires_grad=True)
+    depthwise_conv2d(x, weight).sum().backward()
+    assert {c[0] for c in depthwise.checked} == {"forward", "weight gradient"}
+    right = depthwise_cpu.forward
+    monkeypatch.setattr(depthwise_cpu, "forward", lambda *args: right(*args) * 1.01)
+    depthwise_conv2d(x, weight)  # a configuration seen before is not compared again
+    with pytest.raises(RuntimeError, match="differs from PyTorch's by"):
+        depthwise_conv2d(x[:, :, 1:], weight)
+
+
+def test_the_module_is_a_conv2d():
+    ours = DepthwiseConv2d(6, 6, (5, 9))
+    theirs = nn.Conv2d(6, 6, (5, 9), padding=(2, 4), groups=6)
+    theirs.load_state_dict(ours.state_dict())
+    x = torch.randn(2, 6, 10, 11)
+    torch.testing.assert_close(ours(x), theirs(x), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(ours(x[0]), theirs(x[0]), rtol=1e-4, atol=1e-4)
+    assert isinstance(ours, nn.Conv2d)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"stride": 2, "padding": 2}, "stride"),
+        ({"dilation": 2}, "dilation"),
+        ({"kernel_size": 4}, "odd sides"),
+        ({"padding": 1}, r"padding \(1, 1\), expected \(2, 2\)"),
+        ({"groups": 2}, "2 groups"),
+        ({"padding_mode": "circular"}, "padding mode"),
+    ],
+)
+def test_the_module_refuses_other_convolutions(arguments, message):
+    with pytest.raises(InputError, match=message):
+        DepthwiseConv2d(**{"in_channels": 4, "out_channels": 4, "kernel_size": 5} | arguments)
