@@ -34,9 +34,10 @@ def demo(out: Path = Path("heatbox-demo"), epochs: int = 11, seed: int = 0) -> N
     """
     from heatbox.demo import run_demo
     from heatbox.progress import on_terminal
+    from heatbox.report.tables import score_table
 
     metrics = run_demo(TrainConfig(model="resnet10_small", epochs=epochs, seed=seed), out, on_terminal)
-    _print(_score_table(metrics, f"glyphs: {metrics['images']} test images, trained on labels alone"))
+    _print(score_table(metrics, f"glyphs: {metrics['images']} test images, trained on labels alone"))
     _say(f"pictures: {out / 'contact-sheet.png'}")
     _say(f"run:      {out} (metrics.json, predictions.parquet, weights.safetensors)")
 
@@ -189,7 +190,47 @@ def locate(
     return SOME_FAILED if failures else 0
 
 
-COMMANDS = {"demo": demo, "locate": locate, "evaluate": evaluate, "score": score}
+def models(as_json: AsJson = False) -> None:
+    """What can be built by name, at what cost, and which released weights fit.
+
+    Args:
+        as_json: Print JSON instead of a table.
+    """
+    from heatbox.models.zoo import list_models
+
+    rows = list_models()
+    if as_json:
+        from heatbox.store import to_json
+
+        print(to_json(rows))
+    else:
+        from heatbox.report.tables import model_table
+
+        _print(model_table(rows))
+
+
+def convert(source: str, target: Path, entry: str | None = None) -> None:
+    """Turn a released checkpoint into safetensors under our names, with what is known of it as metadata.
+
+    Args:
+        source: A .pth, .pt or .safetensors file, or hf-hub:owner/name.
+        target: The .safetensors file to write.
+        entry: Which of several sets of weights to take from the file, such as model_ema.
+    """
+    from heatbox.models.checkpoints import convert as convert_file
+
+    report = convert_file(source, target, entry=entry)
+    _say(f"{target}: {report.model or 'no model of ours'}, {report.num_classes} classes")
+
+
+COMMANDS = {
+    "demo": demo,
+    "locate": locate,
+    "evaluate": evaluate,
+    "score": score,
+    "models": models,
+    "convert": convert,
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -241,46 +282,9 @@ def _show_scores(metrics: dict[str, Any], title: str, as_json: bool) -> None:
 
         print(to_json(metrics))
     else:
-        _print(_score_table(metrics, title))
+        from heatbox.report.tables import score_table
 
-
-def _score_table(metrics: dict[str, Any], title: str) -> Table:
-    """Methods and baselines: scores in percent under both threshold policies, 95% bootstrap intervals."""
-    from rich.table import Table
-
-    rows = metrics["methods"]
-    transferred = any("transferred" in found for found in rows.values())
-    localization = any("localization" in found for found in rows.values())
-    caption = f"{metrics['images']} images"
-    if "top1" in metrics:
-        caption += f", classification top-1 {metrics['top1']:.1f}%, top-5 {metrics['top5']:.1f}%"
-    caption += "; [95% bootstrap interval]; oracle: threshold best on these images"
-    if transferred:
-        caption += "; transferred: best on the fully supervised split"
-    table = Table(title=title, caption=caption)
-    headings = ["MaxBoxAcc oracle", "at", "MaxBoxAccV2 oracle"]
-    headings += ["MaxBoxAcc transferred", "at", "MaxBoxAccV2 transferred"] if transferred else []
-    headings += ["Top-1 loc", "Top-5 loc"] if localization else []
-    table.add_column("map", no_wrap=True)
-    for heading in (*headings, "V2 minus centre"):
-        table.add_column(heading, justify="right")
-    for name, found in rows.items():
-        cells = [_cell(found["MaxBoxAcc"], found["MaxBoxAcc_interval"]), f"{found['threshold']:.3f}"]
-        cells.append(_cell(found["MaxBoxAccV2"], found["MaxBoxAccV2_interval"]))
-        if transferred:
-            other = found["transferred"]
-            cells += [_cell(**other["MaxBoxAcc"]), f"{other['threshold']:.3f}", _cell(**other["MaxBoxAccV2"])]
-        if localization:
-            cells += [f"{found['localization'][place]:.2f}" for place in ("top1", "top5")]
-        minus = found.get("minus_baseline")
-        cells.append(_cell(**minus["MaxBoxAccV2"], form="+.2f") if minus else "")
-        table.add_row(name, *cells, style="dim" if name in metrics["baselines"] else "")
-    return table
-
-
-def _cell(value: float, interval: Sequence[float], form: str = ".2f") -> str:
-    low, high = (format(end, form.replace(".2f", ".1f")) for end in interval)
-    return f"{value:{form}} [{low}, {high}]"
+        _print(score_table(metrics, title))
 
 
 def _warn_of_random_weights(model: str, checkpoint: str | None) -> None:
