@@ -31,7 +31,12 @@ def other_process(code_or_path, **environment):
         *([str(code_or_path)] if isinstance(code_or_path, Path) else ["-c", code_or_path]),
     ]
     done = subprocess.run(
-        command, env=os.environ | environment, capture_output=True, text=True, check=False, timeout=300
+        command,
+        env=os.environ | {"OMP_NUM_THREADS": "1"} | environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
     )
     assert done.returncode == 0, done.stderr[-2000:]
     return done.stdout
