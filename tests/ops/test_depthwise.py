@@ -49,7 +49,7 @@ LAYOUTS = ["contiguous", "channels_last", "transposed", "sliced", "expanded"]
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(
     shape=st.tuples(
         st.integers(0, 3), st.sampled_from([1, 2, 3, 16, 35]), st.integers(1, 18), st.integers(1, 18)
@@ -115,7 +115,7 @@ def test_strides_are_those_promised_to_the_compiler(shape, memory_format):
 
 
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
-@pytest.mark.parametrize("kernel", [(3, 5), (5, 3), (1, 15), (7, 7)])
+@pytest.mark.parametrize("kernel", [(3, 5), (1, 9)])
 def test_gradients_of_first_and_second_order(layout, kernel):
     x = laid_out(torch.randn(2, 2, 3, 4, dtype=torch.float64), layout).requires_grad_()
     weight = torch.randn(2, 1, *kernel, dtype=torch.float64, requires_grad=True)

@@ -36,9 +36,10 @@ MAX_NCHW_COLUMNS = 13
 # Channels are vectorised by 16; portions are whole vectors.
 VECTOR = 16
 # Bytes of one portion of the input, per thread. Half of a second-level cache, roughly.
-PORTION = 3 << 17
-# Tensors larger than this are convolved in portions even where their layout already fits.
-LARGE = 8 << 20
+PORTION = 7 << 16
+# Tensors larger than this are convolved in portions even where their layout already fits: about there the C
+# library asks the system for every temporary anew, and each of its pages is a fault.
+LARGE = 24 << 20
 
 
 class Plan(NamedTuple):
@@ -87,8 +88,9 @@ def forward_plan(
         if kw > MAX_NCHW_COLUMNS:
             return Plan(CHANNELS_LAST, dtype, True)
         return Plan(CONTIGUOUS, dtype, shape[0] * sample > LARGE)
-    if kw == MAX_NCHW_COLUMNS and kh >= MAX_NCHW_COLUMNS - 2:
-        # 13 columns are where the channels_last kernel is at its slowest, slower than with 21
+    if kw == MAX_NCHW_COLUMNS and kh >= MAX_NCHW_COLUMNS - 2 and shape[2] * shape[3] >= 100:
+        # 13 columns are where the channels_last kernel is at its slowest, slower than with 21; on small maps
+        # the transpositions eat up the gain
         return Plan(CONTIGUOUS, dtype, True)
     return Plan(CHANNELS_LAST, dtype, kh * kw >= 200 and sample > 1 << 20)
 
@@ -110,19 +112,16 @@ def portions(shape: Sequence[int], itemsize: int) -> Iterator[tuple[slice, slice
     """Cut (N, C, H, W) into (samples, channels) of about `PORTION` bytes a thread."""
     budget = PORTION * torch.get_num_threads()
     samples, channels, height, width = shape
-    channel = max(height * width * itemsize, 1)
-    if channels * channel <= budget:
-        together = max(1, budget // max(channels * channel, 1))
-        for first in range(0, samples, together):
-            yield slice(first, first + together), slice(0, channels)
-        return
-    vectors = max(1, budget // (channel * VECTOR))
+    vector = max(height * width * itemsize, 1) * VECTOR
+    # all samples of some channels if that fits, so that oneDNN rearranges each kernel once
+    together = max(samples, 1) if samples * vector <= budget else 1
+    vectors = max(1, budget // (vector * together))
     count = -(-channels // (vectors * VECTOR))
     # portions of equal size rather than a small last one
     size = -(-channels // count // VECTOR) * VECTOR if count > 1 else channels
     for start in range(0, channels, size):
-        for sample in range(samples):
-            yield slice(sample, sample + 1), slice(start, min(start + size, channels))
+        for sample in range(0, samples, together):
+            yield slice(sample, sample + together), slice(start, min(start + size, channels))
 
 
 def same_conv(x: Tensor, weight: Tensor, bias: Tensor | None, padding: tuple[int, int]) -> Tensor:
@@ -159,9 +158,9 @@ def weight_grad(x: Tensor, grad: Tensor, kernel: tuple[int, int], plan: Plan) ->
     float32.
     """
     channels = x.shape[1]
-    total = torch.zeros(channels, 1, *kernel, dtype=torch.promote_types(plan.dtype, torch.float32))
     if x.numel() == 0:
-        return total.to(x.dtype)
+        return x.new_zeros(channels, 1, *kernel)
+    total = torch.empty(channels, 1, *kernel, dtype=torch.promote_types(plan.dtype, torch.float32))
     convolve = folded_weight_grad if plan.layout == CONTIGUOUS else sample_weight_grad
     for samples, part in portions(x.shape, plan.dtype.itemsize):
         rows = x[samples, part].to(plan.dtype).contiguous(memory_format=plan.layout)

@@ -110,7 +110,8 @@ def takes(shape: Sequence[int], kernel: tuple[int, int], dtype: torch.dtype) -> 
 def forward(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """(N, C, H, W) * (C, 1, kh, kw) → (N, C, H, W), NCHW; by PyTorch if Triton fails."""
     try:
-        return on_longer_axis(x, weight, bias)
+        with torch.cuda.device_of(x):
+            return on_longer_axis(x, weight, bias)
     except Exception as error:  # compilers fail in many ways; every one of them has the same answer
         warn_once(f"Triton failed on {tuple(x.shape)} {x.dtype}: {type(error).__name__}: {error}")
         padding = (weight.shape[2] // 2, weight.shape[3] // 2)
@@ -120,10 +121,10 @@ def forward(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 def weight_grad(x: Tensor, grad: Tensor, kernel: tuple[int, int]) -> Tensor:
     """Gradient (C, 1, kh, kw) of the kernel from input and output gradient; by PyTorch if Triton fails."""
     try:
-        if kernel[0] > kernel[1]:
-            flipped = tap_sums(x.mT.contiguous(), grad.mT.contiguous(), (kernel[1], kernel[0]))
-            return flipped.mT
-        return tap_sums(x.contiguous(), grad.contiguous(), kernel)
+        with torch.cuda.device_of(x):
+            if kernel[0] > kernel[1]:
+                return tap_sums(x.mT.contiguous(), grad.mT.contiguous(), (kernel[1], kernel[0])).mT
+            return tap_sums(x.contiguous(), grad.contiguous(), kernel)
     except Exception as error:
         warn_once(f"Triton failed on {tuple(x.shape)} {x.dtype}: {type(error).__name__}: {error}")
         channels, padding = x.shape[1], [kernel[0] // 2, kernel[1] // 2]
