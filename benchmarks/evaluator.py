@@ -285,7 +285,8 @@ def main() -> None:
     one, two, one_busy, two_busy = two_threads(maps_of["smooth"])
     print(
         f"threads: 256 maps in {one * 1e3:.0f} ms with one, {two * 1e3:.0f} with two "
-        f"({one / two / 2:.0%} efficient); processor time {one_busy * 1e3:.0f} and {two_busy * 1e3:.0f} ms ({one_busy / two_busy:.0%})"
+        f"({one / two / 2:.0%} efficient); "
+        f"processor time {one_busy * 1e3:.0f} and {two_busy * 1e3:.0f} ms ({one_busy / two_busy:.0%})"
     )
     imported, first = cold_start()
     print(f"second process: import {imported:.2f} s, first score {first:.2f} s")
