@@ -4,10 +4,10 @@
 
 For maps of each kind it scores the same heatmaps with a plain implementation of the reference procedure
 (1000 thresholds, `cv2.findContours`, one metric after the other) and with heatbox (both metrics in one
-pass), one thread each and in turns, compares the counts, and prints medians of processor time, which other
-work on the machine hardly touches, and their ratios. `--reference` points at a checkout of the reference evaluator, whose own functions are
-then timed as well. `--real` takes a folder of `.npy` maps of any size. Then: two threads against one, the
-start of a second process, memory for a stream of maps, PxAP, and the bootstrap.
+pass), one thread each and in turns, compares the counts, and prints medians of processor time, which
+other work on the machine hardly touches, and their ratios. `--reference` points at a checkout of the
+reference evaluator, which is then run as well. `--real` takes a folder of `.npy` maps of any size. Then:
+two threads against one, the start of a second process, memory for a stream of maps, PxAP, the bootstrap.
 """
 
 from __future__ import annotations
@@ -284,7 +284,8 @@ def main() -> None:
         print(f"  {kind:12s} heatbox {ours:.3f}  {said}", flush=True)
     one, two, one_busy, two_busy = two_threads(maps_of["smooth"])
     print(
-        f"threads: 256 maps in {one * 1e3:.0f} ms with one, {two * 1e3:.0f} with two ({one / two / 2:.0%} efficient); "
+        f"threads: 256 maps in {one * 1e3:.0f} ms with one, {two * 1e3:.0f} with two "
+        f"({one / two / 2:.0%} efficient); "
         f"processor time {one_busy * 1e3:.0f} and {two_busy * 1e3:.0f} ms ({one_busy / two_busy:.0%})"
     )
     imported, first = cold_start()

@@ -121,22 +121,29 @@ def best_threshold_interval(
     bits = np.asarray(correct, dtype=bool)
     _check(bits.ndim == 3, len(bits), resamples, level)
     images, ious, thresholds = bits.shape
-    # As the threshold rises an image's correctness changes a few times only: keep the changes.
-    steps = np.diff(bits.view(np.int8), axis=2, prepend=np.int8(0))
-    image, iou, at = np.nonzero(steps)
-    start = np.searchsorted(image, np.arange(images + 1)).astype(np.int64)
-    position = (iou * thresholds + at).astype(np.int32)
-    change = steps[image, iou, at].astype(np.int32)
+    # As the threshold rises an image's correctness changes a few times only: keep the changes, by place.
+    curves = bits.transpose(1, 2, 0)
+    before = np.zeros((ious, 1, images), bool)
+    earlier = np.concatenate([before, curves[:, :-1]], axis=1)
+    rising = _listed(curves & ~earlier)
+    falling = _listed(~curves & earlier)
     shares = _shares(resamples, 64)
     seeds = np.random.default_rng(seed).integers(1, 2**63, len(shares), dtype=np.uint64)
 
     def draw(k: int) -> np.ndarray:
-        return best_of_resamples(start, position, change, ious, thresholds, shares[k], seeds[k])
+        return best_of_resamples(images, *rising, *falling, thresholds, shares[k], seeds[k])
 
     with ThreadPoolExecutor(threads or available_cores()) as pool:
         drawn = np.concatenate(list(pool.map(draw, range(len(shares)))))
     estimate = float(bits.sum(0).max(1).mean() / images * 100)
     return _interval(estimate, drawn / images * 100, level)
+
+
+def _listed(flags: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Images flagged at each point of (I, T, N) flags, end to end, and where each point's begin."""
+    places, images = np.nonzero(flags.reshape(-1, flags.shape[2]))
+    start = np.searchsorted(places, np.arange(flags.shape[0] * flags.shape[1] + 1))
+    return images.astype(np.uint32), start.astype(np.int64)
 
 
 def _check(well_formed: bool, images: int, resamples: int, level: float) -> None:

@@ -10,18 +10,19 @@ from heatbox.boxes.kernels.compiling import compiled
 
 
 @compiled
-def best_of_resamples(start, position, change, curves, length, resamples, seed):
+def best_of_resamples(images, rising, rising_start, falling, falling_start, length, resamples, seed):
     """For each resample of the images: the best point of each summed curve, averaged over the curves.
 
-    Image i changes its curves by change[k] at position[k] (curve * length + point) for k in
-    start[i]:start[i + 1], and keeps the value until the next change. Returns (resamples,) float64.
+    Curves lie end to end, `length` points each. At point p the images in
+    rising[rising_start[p]:rising_start[p + 1]] become correct and those of `falling` cease to be; at the
+    first point of a curve no image is correct yet. Returns (resamples,) float64.
     """
-    images = np.uint64(start.size - 1)
     out = np.empty(resamples)
-    steps = np.zeros(curves * length, np.int64)
+    points = rising_start.size - 1
+    drawn = np.zeros(images, np.int32)  # how often each image is in the resample
     state = np.uint64(seed)
     for r in range(resamples):
-        steps[:] = 0
+        drawn[:] = 0
         for _ in range(images):
             # splitmix64 (Steele et al. 2014); its upper half scaled to an index.
             state += np.uint64(0x9E3779B97F4A7C15)
@@ -29,15 +30,18 @@ def best_of_resamples(start, position, change, curves, length, resamples, seed):
             z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
             z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
             z = z ^ (z >> np.uint64(31))
-            image = ((z >> np.uint64(32)) * images) >> np.uint64(32)
-            for k in range(start[image], start[image + np.uint64(1)]):
-                steps[position[k]] += change[k]
-        total = 0
-        for curve in range(curves):
-            now, best = np.int64(0), np.int64(0)
-            for point in range(curve * length, (curve + 1) * length):
-                now += steps[point]
+            drawn[((z >> np.uint64(32)) * np.uint64(images)) >> np.uint64(32)] += 1
+        total = np.int64(0)
+        for begin in range(0, points, length):
+            now = best = np.int64(0)
+            for point in range(begin, begin + length):
+                change = np.int32(0)
+                for k in range(rising_start[point], rising_start[point + 1]):
+                    change += drawn[rising[np.uint64(k)]]
+                for k in range(falling_start[point], falling_start[point + 1]):
+                    change -= drawn[falling[np.uint64(k)]]
+                now += change
                 best = max(best, now)
             total += best
-        out[r] = total / curves
+        out[r] = total * length / points
     return out
