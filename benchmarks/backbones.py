@@ -19,13 +19,13 @@ import platform
 import time
 from collections.abc import Callable
 
-import heatbox.models.replknet
-import heatbox.models.slak  # noqa: F401 - registers its models with timm
 import timm
 import torch
 from timm.utils import reparameterize_model
 from torch import nn
 
+import heatbox.models.replknet
+import heatbox.models.slak  # noqa: F401 - registers its models with timm
 from heatbox.ops import DepthwiseConv2d, accelerate
 
 

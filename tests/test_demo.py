@@ -11,11 +11,11 @@ from heatbox.store import Run
 
 def test_a_short_demo(tmp_path):
     out = tmp_path / "demo"
-    config = TrainConfig(model="resnet6_small", epochs=1, batch_size=20)
+    config = TrainConfig(model="resnet10_small", epochs=1, batch_size=20)
     metrics = run_demo(config, out, train_images=60, test_images=30)
     assert metrics["images"] == 30
     assert set(metrics["methods"]) == {"cam", "pc1", "centre-gaussian", "full-image"}
-    model = build_model("resnet6_small", num_classes=10, checkpoint=out / "weights.safetensors")
+    model = build_model("resnet10_small", num_classes=10, checkpoint=out / "weights.safetensors")
     assert model.num_classes == 10
     sheet = np.asarray(Image.open(out / "contact-sheet.png"))
     assert sheet.ndim == 3

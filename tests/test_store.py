@@ -7,7 +7,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from heatbox.errors import InputError
-from heatbox.store import PREDICTIONS, Run, to_json, write_atomically
+from heatbox.files import write_atomically
+from heatbox.store import PREDICTIONS, Run, to_json
 
 
 def record(number, boxes=1):

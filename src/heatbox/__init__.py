@@ -22,26 +22,46 @@ if TYPE_CHECKING:
     from heatbox.maps.cam import cam as cam
     from heatbox.maps.pc1 import pc1 as pc1
     from heatbox.maps.prepare import prepare_heatmap as prepare_heatmap
+    from heatbox.metrics.bootstrap import bootstrap_interval as bootstrap_interval
+    from heatbox.metrics.bootstrap import paired_interval as paired_interval
+    from heatbox.metrics.localization import LocalizationAccuracy as LocalizationAccuracy
     from heatbox.metrics.maxboxacc import MaxBoxAcc as MaxBoxAcc
+    from heatbox.metrics.pxap import PxAP as PxAP
+    from heatbox.metrics.scoring import score_folder as score_folder
+    from heatbox.metrics.scoring import score_stream as score_stream
     from heatbox.models.build import build_model as build_model
+    from heatbox.models.checkpoints import convert as convert
+    from heatbox.models.checkpoints import load_checkpoint as load_checkpoint
     from heatbox.models.view import ClassifierView as ClassifierView
+    from heatbox.models.zoo import list_models as list_models
+    from heatbox.ops import accelerate as accelerate
 
 _HOMES = {
-    "ClassifierView": "heatbox.models.view",
-    "InputError": "heatbox.errors",
-    "Localizer": "heatbox.localizer",
-    "MaxBoxAcc": "heatbox.metrics.maxboxacc",
-    "Prediction": "heatbox.localizer",
+    "accelerate": "heatbox.ops",
+    "bootstrap_interval": "heatbox.metrics.bootstrap",
     "boxes_at": "heatbox.boxes.component_tree",
     "build_model": "heatbox.models.build",
     "cam": "heatbox.maps.cam",
     "centre_gaussian": "heatbox.maps.baselines",
+    "ClassifierView": "heatbox.models.view",
+    "convert": "heatbox.models.checkpoints",
     "cue_conflict": "heatbox.data.glyphs",
     "full_image": "heatbox.maps.baselines",
     "glyphs": "heatbox.data.glyphs",
+    "InputError": "heatbox.errors",
+    "list_models": "heatbox.models.zoo",
+    "load_checkpoint": "heatbox.models.checkpoints",
     "load_wsol": "heatbox.data.wsol",
+    "LocalizationAccuracy": "heatbox.metrics.localization",
+    "Localizer": "heatbox.localizer",
+    "MaxBoxAcc": "heatbox.metrics.maxboxacc",
+    "paired_interval": "heatbox.metrics.bootstrap",
     "pc1": "heatbox.maps.pc1",
+    "Prediction": "heatbox.localizer",
     "prepare_heatmap": "heatbox.maps.prepare",
+    "PxAP": "heatbox.metrics.pxap",
+    "score_folder": "heatbox.metrics.scoring",
+    "score_stream": "heatbox.metrics.scoring",
 }
 
 __all__ = sorted(_HOMES)

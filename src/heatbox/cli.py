@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from heatbox.config import EvaluateConfig, TrainConfig
+from heatbox.config import EvaluateConfig, ScoreConfig, TrainConfig
 from heatbox.errors import InputError
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ SOME_FAILED, USER_ERROR, INTERRUPTED = 1, 2, 130
 AsJson = Annotated[bool, tyro.conf.arg(name="json")]
 
 
-def demo(out: Path = Path("heatbox-demo"), epochs: int = 16, seed: int = 0) -> None:
+def demo(out: Path = Path("heatbox-demo"), epochs: int = 11, seed: int = 0) -> None:
     """Train on the embedded data set, make maps, score them: the main job in one go.
 
     Needs no data and no network and takes about two minutes on two CPU cores. The run folder holds the
@@ -34,9 +34,10 @@ def demo(out: Path = Path("heatbox-demo"), epochs: int = 16, seed: int = 0) -> N
     """
     from heatbox.demo import run_demo
     from heatbox.progress import on_terminal
+    from heatbox.report.tables import score_table
 
-    metrics = run_demo(TrainConfig(model="resnet6_small", epochs=epochs, seed=seed), out, on_terminal)
-    _print(_score_table(metrics, f"glyphs: {metrics['images']} test images, trained on labels alone"))
+    metrics = run_demo(TrainConfig(model="resnet10_small", epochs=epochs, seed=seed), out, on_terminal)
+    _print(score_table(metrics, f"glyphs: {metrics['images']} test images, trained on labels alone"))
     _say(f"pictures: {out / 'contact-sheet.png'}")
     _say(f"run:      {out} (metrics.json, predictions.parquet, weights.safetensors)")
 
@@ -69,22 +70,63 @@ def evaluate(
     _say(f"run: {run.folder}")
 
 
-def rescore(from_run: Path, thresholds: int = 1000, as_json: AsJson = False) -> None:
+def rescore(
+    from_run: Path,
+    protocol: Literal["reference", "exact"] = "reference",
+    thresholds: int = 1000,
+    as_json: AsJson = False,
+) -> None:
     """Score the maps saved in a run again.
 
     Args:
         from_run: The folder of a finished run.
+        protocol: Boxes as the field's reference evaluator compares them, or without its rounding.
         thresholds: Number of thresholds tried.
         as_json: Print the scores as JSON instead of a table.
     """
-    from heatbox.evaluation import saved_methods, score
+    from heatbox.evaluation import saved_methods
+    from heatbox.evaluation import score as score_run
     from heatbox.progress import on_terminal
     from heatbox.store import Run
 
     run = Run(from_run)
     run.config()  # says so where this is no run at all
-    metrics = score(run, saved_methods(run), thresholds, on_terminal)
+    fullsup = Run(from_run / "fullsup")
+    methods = saved_methods(run)
+    metrics = score_run(
+        run, methods, thresholds, protocol, fullsup if fullsup.finished else None, on_terminal
+    )
     _show_scores(metrics, f"{from_run}, scored again", as_json)
+
+
+def score(
+    config: Annotated[ScoreConfig, tyro.conf.arg(name="")],
+    out: Path | None = None,
+    overwrite: bool = False,
+    as_json: AsJson = False,
+) -> int:
+    """Score heatmaps that any tool made: .npy files in the reference layout.
+
+    Prints MaxBoxAcc and MaxBoxAccV2 with intervals, beside baselines. Heatmaps that are missing or
+    malformed are reported and left out; the exit code is then 1. Interrupted, the same command goes on.
+
+    Args:
+        config: What to score.
+        out: The run folder; by default runs/score-HEATMAPS.
+        overwrite: Start anew where the folder holds another run.
+        as_json: Print the scores as JSON instead of a table.
+    """
+    from heatbox.progress import on_terminal
+    from heatbox.scoring import score_heatmaps
+    from heatbox.store import Run
+
+    run = Run(out or Path("runs") / _file_name(f"score-{config.heatmaps}"))
+    metrics, problems = score_heatmaps(config, run, on_terminal, overwrite)
+    _show_scores(metrics, f"{config.heatmaps} on {config.data}", as_json)
+    for problem in problems:
+        _say(f"left out: {problem}")
+    _say(f"run: {run.folder}")
+    return SOME_FAILED if problems else 0
 
 
 def locate(
@@ -148,7 +190,47 @@ def locate(
     return SOME_FAILED if failures else 0
 
 
-COMMANDS = {"demo": demo, "locate": locate, "evaluate": evaluate}
+def models(as_json: AsJson = False) -> None:
+    """What can be built by name, at what cost, and which released weights fit.
+
+    Args:
+        as_json: Print JSON instead of a table.
+    """
+    from heatbox.models.zoo import list_models
+
+    rows = list_models()
+    if as_json:
+        from heatbox.store import to_json
+
+        print(to_json(rows))
+    else:
+        from heatbox.report.tables import model_table
+
+        _print(model_table(rows))
+
+
+def convert(source: str, target: Path, entry: str | None = None) -> None:
+    """Turn a released checkpoint into safetensors under our names, with what is known of it as metadata.
+
+    Args:
+        source: A .pth, .pt or .safetensors file, or hf-hub:owner/name.
+        target: The .safetensors file to write.
+        entry: Which of several sets of weights to take from the file, such as model_ema.
+    """
+    from heatbox.models.checkpoints import convert as convert_file
+
+    report = convert_file(source, target, entry=entry)
+    _say(f"{target}: {report.model or 'no model of ours'}, {report.num_classes} classes")
+
+
+COMMANDS = {
+    "demo": demo,
+    "locate": locate,
+    "evaluate": evaluate,
+    "score": score,
+    "models": models,
+    "convert": convert,
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -189,7 +271,9 @@ def _say(words: str) -> None:
 def _print(table: Table) -> None:
     from rich.console import Console
 
-    Console().print(table)
+    console = Console()
+    # A pipe has no width of its own; 80 columns would cut the numbers off.
+    (console if console.is_terminal else Console(width=200)).print(table)
 
 
 def _show_scores(metrics: dict[str, Any], title: str, as_json: bool) -> None:
@@ -198,26 +282,9 @@ def _show_scores(metrics: dict[str, Any], title: str, as_json: bool) -> None:
 
         print(to_json(metrics))
     else:
-        _print(_score_table(metrics, title))
+        from heatbox.report.tables import score_table
 
-
-def _score_table(metrics: dict[str, Any], title: str) -> Table:
-    """Methods and baselines with their scores in percent; thresholds are those best on these images."""
-    from rich.table import Table
-
-    accuracy = f"top-1 {metrics['top1']:.1f}%, top-5 {metrics['top5']:.1f}%"
-    table = Table(
-        title=title, caption=f"{metrics['images']} images, {accuracy}; thresholds best on these images"
-    )
-    table.add_column("map")
-    for heading in ("MaxBoxAcc", "threshold", "MaxBoxAccV2", "V2 .3", "V2 .5", "V2 .7"):
-        table.add_column(heading, justify="right")
-    for name, found in metrics["methods"].items():
-        style = "dim" if name in metrics["baselines"] else ""
-        by_iou = [f"{value:.2f}" for value in found["all_contours"]["accuracy"]]
-        cells = (f"{found['MaxBoxAcc']:.2f}", f"{found['threshold']:.3f}", f"{found['MaxBoxAccV2']:.2f}")
-        table.add_row(name, *cells, *by_iou, style=style)
-    return table
+        _print(score_table(metrics, title))
 
 
 def _warn_of_random_weights(model: str, checkpoint: str | None) -> None:

@@ -25,6 +25,10 @@ class EvaluateConfig:
     """Number of classes; by default the model's own."""
     metadata: Path | None = None
     """Folder with image_ids.txt and the like, where it is not the data folder itself."""
+    fullsup: str | None = None
+    """A fully supervised split, named like data: thresholds best on it give the transferred scores."""
+    fullsup_metadata: Path | None = None
+    """Folder of its metadata files, where it is not the split's own folder."""
     method: tuple[str, ...] = ("cam", "pc1")
     """Maps to make and score: cam, pc1."""
     target: Target = "label"
@@ -39,6 +43,8 @@ class EvaluateConfig:
     """Mean of RGB in [0, 1]; by default the model's own."""
     std: tuple[float, float, float] | None = None
     """Standard deviation of RGB in [0, 1]; by default the model's own."""
+    protocol: Literal["reference", "exact"] = "reference"
+    """Boxes as the field's reference evaluator compares them, or without its rounding."""
     thresholds: int = 1000
     """Number of thresholds tried."""
     limit: int | None = None
@@ -50,12 +56,32 @@ class EvaluateConfig:
 
 
 @dataclass(frozen=True)
+class ScoreConfig:
+    """Score heatmaps that any tool made."""
+
+    heatmaps: Path
+    """Folder of <image id>.npy heatmaps, 224 x 224 in [0, 1]."""
+    data: Annotated[str, tyro.conf.arg(aliases=["-d"])]
+    """Folder or .tar in the metadata layout; its images are not needed."""
+    fullsup_heatmaps: Path | None = None
+    """Heatmaps of a fully supervised split, on which thresholds are chosen for the transferred scores."""
+    fullsup: str | None = None
+    """Folder or .tar of that split."""
+    protocol: Literal["reference", "exact"] = "reference"
+    """Boxes as the field's reference evaluator compares them, or without its rounding."""
+    thresholds: int = 1000
+    """Number of thresholds tried."""
+    resize: bool = False
+    """Bring maps of any size and range to 224 x 224 and [0, 1] first."""
+
+
+@dataclass(frozen=True)
 class TrainConfig:
     """Train a classifier on labels alone."""
 
     model: str
     """A timm model name."""
-    epochs: int = 16
+    epochs: int = 11
     """Passes over the training images."""
     batch_size: int = 64
     """Images a step."""

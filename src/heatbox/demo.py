@@ -41,6 +41,7 @@ def run_demo(
     evaluation = EvaluateConfig(
         model=config.model,
         data="glyphs:test",
+        fullsup="glyphs:fullsup",
         checkpoint=str(out / "weights.safetensors"),
         num_classes=test.num_classes,
         method=METHODS,

@@ -7,7 +7,8 @@ same code on the same bits.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -15,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from heatbox.boxes.component_tree import boxes_at
+from heatbox.boxes.component_tree import Protocol, boxes_at
 from heatbox.boxes.geometry import REFERENCE_SIDE, box_iou, scale_boxes
 from heatbox.config import EvaluateConfig
 from heatbox.data.example import Example, Split
@@ -26,15 +27,19 @@ from heatbox.errors import InputError
 from heatbox.maps.baselines import centre_gaussian, full_image
 from heatbox.maps.methods import Scene, find_method
 from heatbox.maps.prepare import prepare_heatmap
-from heatbox.metrics.maxboxacc import BoxScore, MaxBoxAcc
+from heatbox.metrics.localization import label_rank
+from heatbox.metrics.records import Records
+from heatbox.metrics.scoring import BoxScorer
+from heatbox.metrics.summary import EVERY, LARGEST, MapScore, summarise
 from heatbox.models.build import build_model
 from heatbox.models.view import ClassifierView
 from heatbox.progress import Track, silent
 from heatbox.store import METRICS, Record, Run
 
-BASELINES = {"centre-gaussian": centre_gaussian, "full-image": full_image}
+CENTRE = "centre-gaussian"
+BASELINES = {CENTRE: centre_gaussian, "full-image": full_image}
 RECORDS_A_PART = 256
-V2_IOU = (0.3, 0.5, 0.7)
+SCORED_AT_ONCE = 64
 
 
 def evaluate(
@@ -59,9 +64,10 @@ def evaluate(
     Raises:
         InputError: bad input; what was computed before it stays in the run folder.
     """
-    methods = {name: find_method(name) for name in config.method}
-    if not methods:
+    if not config.method:
         raise InputError("no map method was asked for")
+    for name in config.method:
+        find_method(name)  # an unknown one is said before anything is built
     if model is None:
         model = build_model(config.model, config.num_classes, config.checkpoint)
     view = ClassifierView(model.to(pick_device(config.device)))
@@ -69,11 +75,26 @@ def evaluate(
     run.start(config, resume=not overwrite)
     if not run.finished:
         predict(view, split, config, run, track)
-    metrics = score(run, tuple(methods), config.thresholds, track)
+    fullsup = _fullsup_run(view, config, run, track)
+    metrics = score(run, config.method, config.thresholds, config.protocol, fullsup, track)
     if not run.finished:
         run.finish(_best_boxes(metrics))
     run.write_json(METRICS, metrics)
     return metrics
+
+
+def _fullsup_run(view: ClassifierView, config: EvaluateConfig, run: Run, track: Track) -> Run | None:
+    """Maps of the split on which thresholds are chosen, in a run folder inside the run's own."""
+    if config.fullsup is None:
+        return None
+    inner = dataclasses.replace(config, data=config.fullsup, metadata=config.fullsup_metadata, fullsup=None)
+    split = open_split(inner.data, inner.metadata, view.num_classes).take(config.limit)
+    fullsup = Run(run.folder / "fullsup")
+    fullsup.start(inner)
+    if not fullsup.finished:
+        predict(view, split, inner, fullsup, track)
+        fullsup.finish()
+    return fullsup
 
 
 # -------------------------------------------------------------------------------------------- prediction
@@ -164,80 +185,97 @@ def saved_methods(run: Run) -> tuple[str, ...]:
     return tuple(key.removeprefix("map_") for key in first if key.startswith("map_"))
 
 
-def score(run: Run, methods: Sequence[str], thresholds: int = 1000, track: Track = silent) -> dict[str, Any]:
+def score(
+    run: Run,
+    methods: Sequence[str],
+    thresholds: int = 1000,
+    protocol: Protocol = "reference",
+    fullsup: Run | None = None,
+    track: Track = silent,
+) -> dict[str, Any]:
     """Score the maps of a run, and of the baselines that have not looked at the images.
 
     Args:
         run: a finished run, or one whose parts are complete.
         methods: names of the maps.
         thresholds: number of thresholds.
+        protocol: "reference" or "exact".
+        fullsup: a run on a fully supervised split; thresholds best on it give the transferred scores.
         track: how to show progress.
 
     Returns:
         a dictionary for metrics.json: number of images, top-1 and top-5 accuracy, and for every method and
-        baseline MaxBoxAcc (largest contour, IoU .5; also at .3 and .7) and MaxBoxAccV2 (all contours).
+        baseline what `heatbox.metrics.summary.summarise` says.
 
     Raises:
         InputError: a method whose maps the run does not hold, or an image without boxes.
     """
+    found, ranks = score_maps(run, methods, thresholds, protocol, track)
+    chosen = score_maps(fullsup, methods, thresholds, protocol, track)[0] if fullsup else {}
+    return table_of(found, chosen, ranks)
+
+
+def table_of(
+    found: Mapping[str, MapScore], fullsup: Mapping[str, MapScore], ranks: np.ndarray | None
+) -> dict[str, Any]:
+    """Scores of methods and baselines → the content of metrics.json."""
+    centre = found[CENTRE]
+    table: dict[str, Any] = {"images": centre.largest.images}
+    if ranks is not None:
+        table |= {"top1": 100 * float((ranks < 1).mean()), "top5": 100 * float((ranks < 5).mean())}
+    table["methods"] = {
+        name: summarise(one, fullsup.get(name), None if one is centre else centre, ranks)
+        for name, one in found.items()
+    }
+    table["baselines"] = list(BASELINES)
+    return table
+
+
+def score_maps(
+    run: Run, methods: Sequence[str], thresholds: int, protocol: Protocol, track: Track = silent
+) -> tuple[dict[str, MapScore], np.ndarray]:
+    """Scores of each method and baseline, and the (N,) rank of each label among the logits."""
     held = saved_methods(run)
     if unknown := [name for name in methods if name not in held]:
         raise InputError(f"{run.folder}: holds no maps of {unknown[0]!r}, only of {', '.join(held)}")
     fixed = {name: make(REFERENCE_SIDE, REFERENCE_SIDE) for name, make in BASELINES.items()}
-    meters = {name: _meters(thresholds) for name in (*methods, *fixed)}
-    ranks: list[int] = []
-    for batch in track(run.records(32), "scoring", -(-len(run) // 32)):
+    collectors = {name: _Collector(protocol, thresholds) for name in (*methods, *fixed)}
+    ranks: list[np.ndarray] = []
+    for batch in track(run.records(SCORED_AT_ONCE), "scoring", -(-len(run) // SCORED_AT_ONCE)):
         truth = [record["boxes"] for record in batch]
         sizes = [(record["width"], record["height"]) for record in batch]
         if empty := [record["id"] for record in batch if not len(record["boxes"])]:
             raise InputError(f"{run.folder}: image {empty[0]!r} has no box to be scored against")
-        ranks += [_rank(record) for record in batch]
-        for name, pair in meters.items():
+        ranks.append(label_rank(np.stack([r["logits"] for r in batch]), [r["label"] for r in batch]))
+        for name, collector in collectors.items():
             maps = (
                 [fixed[name]] * len(batch)
                 if name in fixed
                 else [prepare_heatmap(record[f"map_{name}"], REFERENCE_SIDE) for record in batch]
             )
-            for meter in pair:
-                meter.update(maps, truth, sizes)
-    return {
-        "images": len(ranks),
-        "top1": 100 * float(np.mean([rank == 0 for rank in ranks])),
-        "top5": 100 * float(np.mean([rank < 5 for rank in ranks])),
-        "methods": {name: _summary(*pair) for name, pair in meters.items()},
-        "baselines": list(fixed),
-    }
+            collector.update([record["id"] for record in batch], maps, truth, sizes)
+    return {name: collector.result() for name, collector in collectors.items()}, np.concatenate(ranks)
 
 
-def _rank(record: Record) -> int:
-    """Place of the label among the logits, 0 for the highest."""
-    return int((record["logits"] > record["logits"][record["label"]]).sum())
+class _Collector:
+    """Scores a stream of maps and keeps each image's outcome, a few hundred bytes an image."""
 
+    def __init__(self, protocol: Protocol, thresholds: int) -> None:
+        self.scorer = BoxScorer(protocol, thresholds)
+        self.ids: list[str] = []
+        self.packed: dict[str, list[np.ndarray]] = {name: [] for name in self.scorer.metrics}
 
-def _meters(thresholds: int) -> tuple[MaxBoxAcc, MaxBoxAcc]:
-    largest = MaxBoxAcc(V2_IOU, contours="largest", thresholds=thresholds)
-    return largest, MaxBoxAcc(V2_IOU, contours="all", thresholds=thresholds)
+    def update(self, ids: Sequence[str], maps: Any, truth: Any, sizes: Any) -> None:
+        bits = self.scorer.update(maps, truth, sizes, records=True)
+        self.ids += ids
+        for name, value in bits.items():
+            self.packed[name].append(np.packbits(value, axis=2))
 
-
-def _summary(largest: MaxBoxAcc, every: MaxBoxAcc) -> dict[str, Any]:
-    one, all_of_them = largest.compute(), every.compute()
-    middle = V2_IOU.index(0.5)
-    return {
-        "MaxBoxAcc": float(one.per_iou[middle]),
-        "MaxBoxAccV2": all_of_them.accuracy,
-        "threshold": float(one.threshold[middle]),
-        "largest_contour": _by_iou(one),
-        "all_contours": _by_iou(all_of_them),
-    }
-
-
-def _by_iou(found: BoxScore) -> dict[str, Any]:
-    return {
-        "iou": found.iou,
-        "accuracy": found.per_iou,
-        "threshold": found.threshold,
-        "correct": found.correct,
-    }
+    def result(self) -> MapScore:
+        packed = {name: np.concatenate(values) for name, values in self.packed.items()}
+        scores = self.scorer.compute()
+        records = Records(self.ids, packed, self.scorer.thresholds)
+        return MapScore(scores[LARGEST], scores[EVERY], records)
 
 
 def _best_boxes(metrics: dict[str, Any]) -> dict[str, Any]:

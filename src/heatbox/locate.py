@@ -57,9 +57,8 @@ def locate_files(
     preprocess = Preprocess.from_config(getattr(network, "pretrained_cfg", None) or {}, size)
     localizer = Localizer(network, method, threshold, contours, preprocess=preprocess)
     if target is not None and not 0 <= target < localizer.view.num_classes:
-        raise InputError(
-            f"class {target} is out of range: the model has 0 to {localizer.view.num_classes - 1}"
-        )
+        last = localizer.view.num_classes - 1
+        raise InputError(f"class {target} is out of range: the model has classes 0 to {last}")
     names = class_names(localizer.view.num_classes, network)
     settings = {"model": model, "method": method, "threshold": threshold}
     used: set[str] = set()

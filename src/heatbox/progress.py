@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Protocol, TypeVar
 
 Item = TypeVar("Item")
@@ -25,6 +25,21 @@ class Track(Protocol):
 def silent(items: Iterable[Item], what: str, total: int | None = None) -> Iterable[Item]:
     """Show nothing: what library functions do unless told otherwise."""
     return items
+
+
+def as_callback(track: Track, what: str, total: int) -> Callable[[int], None]:
+    """A function to be called with the number of items done so far, shown by a `Track`."""
+    steps = iter(track(range(total), what, total))
+    shown = 0
+
+    def done(count: int) -> None:
+        nonlocal shown
+        while shown < count and next(steps, None) is not None:
+            shown += 1
+        if shown >= total:
+            next(steps, None)  # lets the bar end
+
+    return done
 
 
 def on_terminal(items: Iterable[Item], what: str, total: int | None = None) -> Iterator[Item]:

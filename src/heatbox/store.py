@@ -29,6 +29,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from heatbox.errors import InputError
+from heatbox.files import write_atomically
 
 CONFIG, ENVIRONMENT, METRICS, PREDICTIONS = (
     "config.json",
@@ -36,6 +37,7 @@ CONFIG, ENVIRONMENT, METRICS, PREDICTIONS = (
     "metrics.json",
     "predictions.parquet",
 )
+FOLDERS = ("parts", "records", "records-fullsup", "fullsup")
 _PACKAGES = (
     "heatbox",
     "torch",
@@ -135,7 +137,8 @@ class Run:
         """Remove what an earlier run wrote, and nothing else."""
         for name in (CONFIG, ENVIRONMENT, METRICS, PREDICTIONS):
             (self.folder / name).unlink(missing_ok=True)
-        shutil.rmtree(self.folder / "parts", ignore_errors=True)
+        for name in FOLDERS:
+            shutil.rmtree(self.folder / name, ignore_errors=True)
 
     # ------------------------------------------------------------------------------------------- reading
 
@@ -183,21 +186,6 @@ class Run:
     def __len__(self) -> int:
         files = [self.folder / PREDICTIONS] if self.finished else self._parts()
         return sum(pq.read_metadata(path).num_rows for path in files)
-
-
-def write_atomically(path: Path, content: bytes) -> Path:
-    """Write a file so that its name only ever shows the old or the complete new content."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise InputError(f"{path}: could not be written ({error})") from error
-    return path
 
 
 def environment(seed: int | None = None) -> dict[str, Any]:

@@ -149,7 +149,12 @@ def test_any_text_is_read_or_refused_in_one_sentence(tmp_path_factory, name, dat
         st.text(max_size=30), st.sampled_from(lines), st.from_regex(r"a/one\.png(,-?[0-9.e]{1,4}){0,5}")
     )
     text = "\n".join(data.draw(st.lists(noise, max_size=5)))
-    folder = write(tmp_path_factory.mktemp("fuzz") / "set", **{name: text.encode("utf-8", "surrogatepass")})
+    folder = tmp_path_factory.getbasetemp() / "fuzz"
+    folder.mkdir(exist_ok=True)
+    for file, good in FILES.items():
+        (folder / file).write_bytes(
+            (text if file == f"{name}.txt" else good).encode("utf-8", "surrogatepass")
+        )
     try:
         split = load_wsol(folder)
     except InputError:

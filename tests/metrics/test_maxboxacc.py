@@ -1,4 +1,5 @@
 import re
+import warnings
 
 import numpy as np
 import pytest
@@ -7,19 +8,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from awkward_maps import random_map, random_truth
-from brute_force import reference_curve
+from brute_force import exact_levels, iou, reference_curves
 from heatbox.errors import InputError
-from heatbox.metrics.maxboxacc import MaxBoxAcc
+from heatbox.metrics.maxboxacc import MaxBoxAcc, per_image_iou, update_together
+
+pytestmark = pytest.mark.filterwarnings("ignore:the reference protocol compares")  # most maps are small
 
 IOU = (0.3, 0.5, 0.7)
 
 
 def assert_counts_match(heatmap, boxes, size):
-    for contours in ("largest", "all"):
-        metric = MaxBoxAcc(IOU, contours)
-        metric.update([heatmap], [boxes], [size])
-        curve = reference_curve(heatmap, boxes, size, contours, 1000)
-        np.testing.assert_array_equal(metric.compute().correct, curve[None] >= np.array(IOU)[:, None])
+    metrics = [MaxBoxAcc(IOU, "largest"), MaxBoxAcc(IOU, "all")]
+    update_together(metrics, [heatmap], [boxes], [size])
+    curves = reference_curves(heatmap, boxes, size, 1000)
+    for metric, curve in zip(metrics, curves, strict=True):
+        np.testing.assert_array_equal(metric.correct, curve[None] >= np.array(IOU)[:, None], metric.contours)
 
 
 def truth_that_fits(seed, heatmap):
@@ -69,6 +72,19 @@ def some_images(count=6, side=32):
     maps = rng.random((count, side, side)).astype(np.float32) ** 2
     truth = [random_truth(i) for i in range(count)]
     return maps, [t[0] for t in truth], [t[1] for t in truth]
+
+
+@pytest.mark.parametrize("seed", range(0, 120, 2))
+def test_the_general_road_and_one_score_alone_agree_with_both_together(seed):
+    heatmap = random_map(seed, 60)
+    boxes, size = truth_that_fits(seed, heatmap)
+    for contours in ("largest", "all"):
+        alone, together = MaxBoxAcc(IOU, contours), [MaxBoxAcc(IOU, c) for c in (contours, "largest", "all")]
+        alone.update([heatmap], [boxes], [size])
+        curves = update_together(together, [heatmap], [boxes], [size], records=True)
+        general = per_image_iou(heatmap, boxes, size, contours)
+        np.testing.assert_array_equal(curves[0, 0], general)
+        np.testing.assert_array_equal(alone.correct, together[0].correct)
 
 
 def test_a_tensor_gives_the_counts_of_its_array():
@@ -143,6 +159,37 @@ def test_malformed_ground_truth_is_refused(boxes, size, said):
 def test_arguments_out_of_range_are_refused(arguments):
     with pytest.raises(InputError):
         MaxBoxAcc(**arguments)
+
+
+def test_a_map_of_another_size_is_warned_of_in_the_reference_protocol():
+    box, size = [np.array([[0, 0, 5, 5]])], [(10, 10)]
+    with pytest.warns(UserWarning, match="224 x 224 frame"):
+        MaxBoxAcc().update(np.ones((1, 14, 14)), box, size)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        MaxBoxAcc().update(np.ones((1, 224, 224)), box, size)
+        MaxBoxAcc(protocol="exact").update(np.ones((1, 14, 14)), box, size)
+
+
+@pytest.mark.parametrize("seed", range(25))
+def test_the_exact_score_is_the_best_over_all_distinct_values(seed):
+    maps = [random_map(seed * 3 + k, 16) for k in range(3)]
+    truth = [truth_that_fits(seed * 3 + k, m) for k, m in enumerate(maps)]
+    boxes, sizes = [t[0] for t in truth], [t[1] for t in truth]
+    for contours in ("largest", "all"):
+        metric = MaxBoxAcc(IOU, contours, "exact")
+        metric.update(maps, boxes, sizes)
+        values = np.unique(np.concatenate([[0.0], *((m / np.float64(m.max() or 1)).ravel() for m in maps)]))
+        values = values[values < 1]
+        correct = np.zeros((3, len(values)), int)
+        for one, box, size in zip(maps, boxes, sizes, strict=True):
+            scaled = box * np.tile(one.shape[::-1], 2) / np.tile(size, 2)
+            steps = exact_levels(one, contours) or [(0.0, np.zeros((1, 4)))]
+            best = np.array([iou(found, scaled, 0).max() for _, found in steps])
+            at = np.searchsorted([value for value, _ in steps], values, side="right") - 1
+            correct += best[at][None] >= np.array(IOU)[:, None]
+        score = metric.compute()
+        np.testing.assert_array_equal(score.per_iou, correct.max(1) * 100 / 3)
 
 
 def test_numbers_of_maps_and_boxes_must_agree():

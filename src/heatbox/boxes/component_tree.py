@@ -13,7 +13,7 @@ from typing import Literal
 
 import numpy as np
 
-from heatbox.boxes import _tree_kernels as kernels
+from heatbox.boxes.kernels import general as kernels
 from heatbox.errors import InputError
 
 Contours = Literal["largest", "all"]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import cv2
 import numpy as np
-import torch
 
 
-def prepare_heatmap(maps: np.ndarray | torch.Tensor, size: int | tuple[int, int] = 224) -> np.ndarray:
+def prepare_heatmap(maps: Any, size: int | tuple[int, int] = 224) -> np.ndarray:
     """Resize with cubic interpolation, then scale each map to [0, 1] by its own extremes.
 
     The order, the interpolation (OpenCV's cubic) and the fate of maps without contrast follow the
@@ -21,7 +22,7 @@ def prepare_heatmap(maps: np.ndarray | torch.Tensor, size: int | tuple[int, int]
         The same number of dimensions, float32 in [0, 1]; float64 for float64 input. A map that holds NaN
         or infinity, or is constant, becomes zeros.
     """
-    array = maps.detach().cpu().float().numpy() if isinstance(maps, torch.Tensor) else np.asarray(maps)
+    array = maps.detach().cpu().float().numpy() if hasattr(maps, "detach") else np.asarray(maps)
     array = array.astype(np.float64 if array.dtype == np.float64 else np.float32, copy=False)
     height, width = (size, size) if isinstance(size, int) else size
     batch = array[None] if array.ndim == 2 else array

@@ -9,25 +9,23 @@ delta .3, .5 and .7, each at its own best tau.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-import torch
 
-from heatbox.boxes.component_tree import (
-    Contours,
-    Levels,
-    Protocol,
-    all_contours,
-    check_heatmap,
-    largest_contours,
-    threshold_grid,
-    to_convention,
-    to_levels,
-)
-from heatbox.boxes.geometry import REFERENCE_SIDE, box_iou, check_boxes, scale_boxes
+from heatbox.boxes.batch import score_batch
+from heatbox.boxes.component_tree import Contours, Protocol, check_heatmap, threshold_grid, to_levels
+from heatbox.boxes.geometry import REFERENCE_SIDE, scaled_truth, stack_truth
+from heatbox.boxes.ious import level_ious
 from heatbox.errors import InputError
+from heatbox.metrics.inputs import as_maps
+from heatbox.metrics.state import Accumulator
+
+V2_IOU = (0.3, 0.5, 0.7)
+"""The IoUs that MaxBoxAccV2 averages over."""
 
 
 @dataclass(frozen=True)
@@ -52,40 +50,30 @@ class BoxScore:
     iou: np.ndarray
     images: int
 
+    def at(self, threshold: float | np.ndarray) -> np.ndarray:
+        """(I,) percent correct at given thresholds, one for all IoUs or one each: the transferred policy.
 
-def level_ious(
-    levels: Levels, ground_truth: np.ndarray, contours: Contours, protocol: Protocol
-) -> np.ndarray:
-    """Best IoU of a heatmap's boxes with any ground-truth box, at every level.
+        A threshold between two of the grid counts as the one below it.
+        """
+        wanted = np.broadcast_to(np.asarray(threshold, dtype=np.float64), self.iou.shape)
+        at = np.searchsorted(self.thresholds, wanted, side="right") - 1
+        return self.correct[np.arange(len(self.iou)), at] * 100.0 / self.images
 
-    Returns:
-        (max(top, 1),) float64.
+
+def oracle_and_transferred(scored: BoxScore, fullsup: BoxScore | None = None) -> dict[str, float]:
+    """A score under both threshold policies, percent.
+
+    `oracle` takes the thresholds that are best on the scored images themselves, as published tables do;
+    `transferred` those that are best on a fully supervised split and then fixed.
+
+    Args:
+        scored: the score on the images that are reported.
+        fullsup: the same score on the split on which thresholds are chosen; without it only the oracle.
     """
-    inclusive = protocol == "reference"
-    if levels.top == 0:  # nothing is ever foreground: the box (0, 0, 0, 0)
-        return box_iou(np.zeros((1, 4), np.int64), ground_truth, inclusive).max(1)
-    if contours == "largest":
-        boxes = to_convention(largest_contours(levels), levels.shape, protocol)
-        return box_iou(boxes, ground_truth, inclusive).max(1)
-    found, first, last = all_contours(levels)
-    boxes = to_convention(found, levels.shape, protocol)
-    return _range_maximum(box_iou(boxes, ground_truth, inclusive).max(1), first, last, levels.top)
-
-
-def _range_maximum(values: np.ndarray, first: np.ndarray, last: np.ndarray, size: int) -> np.ndarray:
-    """Largest of the values whose range first..last covers each position, (size,) float64.
-
-    Each range is the union of two of length 2**k; those are filled in coarse to fine.
-    """
-    power = np.floor(np.log2(last - first + 1)).astype(np.int64)
-    table = np.zeros((int(power.max(initial=0)) + 1, size))
-    np.maximum.at(table, (power, first), values)
-    np.maximum.at(table, (power, last - (1 << power) + 1), values)
-    for k in range(len(table) - 1, 0, -1):
-        half = 1 << (k - 1)
-        np.maximum(table[k - 1], table[k], out=table[k - 1])
-        np.maximum(table[k - 1, half:], table[k, :-half], out=table[k - 1, half:])
-    return table[0]
+    policies = {"oracle": scored.accuracy}
+    if fullsup is not None:
+        policies["transferred"] = float(scored.at(fullsup.threshold).mean())
+    return policies
 
 
 def per_image_iou(
@@ -121,32 +109,23 @@ def per_image_iou(
     return level_ious(levels, truth, contours, protocol)[levels.at(grid)]
 
 
-def scaled_truth(
-    boxes: np.ndarray,
-    image_size: Sequence[float],
-    shape: tuple[int, int],
-    protocol: Protocol,
-    name: str = "image",
-) -> np.ndarray:
-    """Ground truth of one image in the frame in which a protocol compares boxes, (K, 4)."""
-    checked = check_boxes(boxes, image_size, name)
-    if protocol == "reference":
-        return scale_boxes(checked, image_size, (REFERENCE_SIDE, REFERENCE_SIDE))
-    return scale_boxes(checked, image_size, (shape[1], shape[0]), truncate=False)
-
-
-class MaxBoxAcc:
+class MaxBoxAcc(Accumulator):
     """Accumulates MaxBoxAcc (contours="largest") or MaxBoxAccV2 (contours="all", iou .3 .5 .7).
 
     Args:
         iou: the IoUs demanded, each with its own best threshold.
         contours: score the largest contour, or count an image if any contour's box is right.
-        protocol: `reference` or `exact`.
+        protocol: `reference` or `exact`. With `exact` every distinct value of a map is a threshold: the
+            best threshold is sought among all real numbers, and `thresholds` only samples the curve.
         thresholds: number of evenly spaced thresholds.
+        threads: threads to use for the reference protocol; all cores by default.
 
     Raises:
         InputError: an argument is out of its range.
     """
+
+    SUMMED = ("correct", "images")
+    JOINED = ("changes",)
 
     def __init__(
         self,
@@ -154,6 +133,7 @@ class MaxBoxAcc:
         contours: Contours = "largest",
         protocol: Protocol = "reference",
         thresholds: int = 1000,
+        threads: int | None = None,
     ) -> None:
         self.iou = np.asarray(iou, dtype=np.float64).reshape(-1)
         if not len(self.iou) or not ((self.iou > 0) & (self.iou <= 1)).all():
@@ -165,19 +145,17 @@ class MaxBoxAcc:
         self.contours = contours
         self.protocol = protocol
         self.thresholds = threshold_grid(thresholds)
+        self.threads = threads
         self.reset()
 
     def reset(self) -> None:
         """Forget every image."""
         self.correct = np.zeros((len(self.iou), len(self.thresholds)), np.int64)
         self.images = 0
+        # Exact protocol: (iou index, threshold, +1 or -1) where an image becomes correct or ceases to be.
+        self.changes = np.zeros((0, 3))
 
-    def update(
-        self,
-        heatmaps: np.ndarray | torch.Tensor | Sequence[np.ndarray],
-        boxes: Sequence[np.ndarray],
-        image_sizes: Sequence[Sequence[float]],
-    ) -> None:
+    def update(self, heatmaps: Any, boxes: Sequence[Any], image_sizes: Sequence[Sequence[float]]) -> None:
         """Add images.
 
         Args:
@@ -188,22 +166,7 @@ class MaxBoxAcc:
         Raises:
             InputError: something is malformed; then no image of this call is counted.
         """
-        maps: Iterable[np.ndarray] = (
-            heatmaps.detach().cpu().numpy() if isinstance(heatmaps, torch.Tensor) else heatmaps
-        )
-        maps = list(maps)
-        if not len(maps) == len(boxes) == len(image_sizes):
-            raise InputError(
-                f"update got {len(maps)} heatmaps, {len(boxes)} box arrays and {len(image_sizes)} sizes, "
-                "expected as many of each"
-            )
-        counts = np.zeros_like(self.correct)
-        for i, (one, truth, size) in enumerate(zip(maps, boxes, image_sizes, strict=True)):
-            name = f"heatmap {i}"
-            best = per_image_iou(one, truth, size, self.contours, self.protocol, self.thresholds, name)
-            counts += best[None] >= self.iou[:, None]
-        self.correct += counts
-        self.images += len(maps)
+        update_together([self], heatmaps, boxes, image_sizes)
 
     def compute(self) -> BoxScore:
         """The score over every image so far.
@@ -213,14 +176,135 @@ class MaxBoxAcc:
         """
         if self.images == 0:
             raise InputError("no image has been scored, expected at least one update")
-        at = self.correct.argmax(1)
-        per_iou = self.correct[np.arange(len(self.iou)), at] * 100.0 / self.images
+        if self.protocol == "exact":
+            best, threshold = _best_of_changes(self.changes, len(self.iou))
+        else:
+            at = self.correct.argmax(1)
+            best, threshold = self.correct[np.arange(len(self.iou)), at], self.thresholds[at]
+        per_iou = best * 100.0 / self.images
         return BoxScore(
             accuracy=float(per_iou.mean()),
             per_iou=per_iou,
-            threshold=self.thresholds[at],
+            threshold=threshold,
             correct=self.correct.copy(),
             thresholds=self.thresholds,
             iou=self.iou,
             images=self.images,
         )
+
+    def settings(self) -> tuple:
+        """What two scores must share to be merged."""
+        return tuple(self.iou.tolist()), self.contours, self.protocol, len(self.thresholds)
+
+
+def update_together(
+    metrics: Sequence[MaxBoxAcc],
+    heatmaps: Any,
+    boxes: Sequence[Any],
+    image_sizes: Sequence[Sequence[float]],
+    records: bool = False,
+) -> np.ndarray | None:
+    """Add images to several scores of one protocol and number of thresholds in one pass over the maps.
+
+    MaxBoxAcc and MaxBoxAccV2 share most of their work: together they cost little more than either.
+
+    Args:
+        metrics: scores with the same `protocol` and `thresholds`.
+        heatmaps: as for `MaxBoxAcc.update`.
+        boxes: as for `MaxBoxAcc.update`.
+        image_sizes: as for `MaxBoxAcc.update`.
+        records: return each image's curve as well.
+
+    Returns:
+        With `records`, (M, N, T) float64: for each score and image the best IoU at each threshold.
+
+    Raises:
+        InputError: something is malformed, and nothing was added; or the scores do not go together.
+    """
+    maps = as_maps(heatmaps)
+    if not len(maps) == len(boxes) == len(image_sizes):
+        raise InputError(
+            f"update got {len(maps)} heatmaps, {len(boxes)} box arrays and {len(image_sizes)} sizes, "
+            "expected as many of each"
+        )
+    first = metrics[0]
+    if any(m.protocol != first.protocol or len(m.thresholds) != len(first.thresholds) for m in metrics):
+        raise InputError("scores updated together must share protocol and thresholds")
+    if not len(maps):
+        return np.zeros((len(metrics), 0, len(first.thresholds))) if records else None
+    if first.protocol == "exact":
+        return _update_exact(metrics, list(maps), boxes, image_sizes, records)
+    if any(np.shape(one) != (REFERENCE_SIDE, REFERENCE_SIDE) for one in maps):
+        warnings.warn(
+            "the reference protocol compares boxes in a 224 x 224 frame, but a heatmap has another size: "
+            "resize it with prepare_heatmap, or use protocol='exact'",
+            stacklevel=3,
+        )
+    truth, starts = stack_truth(boxes, image_sizes)
+    kinds = [[m for m in metrics if m.contours == kind] for kind in ("largest", "all")]
+    iou = tuple(np.concatenate([np.zeros(0), *(m.iou for m in kind)]) for kind in kinds)
+    curves, counts = score_batch(maps, truth, starts, (iou[0], iou[1]), first.thresholds, first.threads)
+    for kind, count in zip(kinds, counts, strict=True):
+        begin = 0
+        for metric in kind:
+            metric.correct += count[begin : begin + len(metric.iou)]
+            metric.images += len(maps)
+            begin += len(metric.iou)
+    if not records:
+        return None
+    at = curves.at(first.thresholds)
+    return np.stack([at[:, int(m.contours == "all")] for m in metrics])
+
+
+def _update_exact(
+    metrics: Sequence[MaxBoxAcc],
+    maps: Sequence[np.ndarray],
+    boxes: Sequence[Any],
+    image_sizes: Sequence[Sequence[float]],
+    records: bool,
+) -> np.ndarray | None:
+    """`update_together` for the exact protocol: curves over every distinct value of each map."""
+    grid = metrics[0].thresholds
+    counts = [np.zeros_like(m.correct) for m in metrics]
+    changes: list[list[np.ndarray]] = [[m.changes] for m in metrics]
+    sampled = np.zeros((len(metrics), len(maps), len(grid)))
+    for i, one in enumerate(maps):
+        levels = to_levels(check_heatmap(one, f"heatmap {i}"), "exact")
+        truth = scaled_truth(boxes[i], image_sizes[i], levels.shape, "exact", f"image {i}")
+        assert levels.values is not None
+        curves = {m.contours: np.zeros(0) for m in metrics}
+        for kind in curves:
+            curves[kind] = level_ious(levels, truth, kind, "exact")
+        for k, metric in enumerate(metrics):
+            curve = curves[metric.contours]
+            sampled[k, i] = curve[levels.at(grid)]
+            counts[k] += sampled[k, i][None] >= metric.iou[:, None]
+            changes[k].append(_changes(curve, levels.values, metric.iou))
+    for metric, count, change in zip(metrics, counts, changes, strict=True):
+        metric.correct += count
+        metric.images += len(maps)
+        metric.changes = np.concatenate(change)
+    return sampled if records else None
+
+
+def _changes(curve: np.ndarray, values: np.ndarray, iou: np.ndarray) -> np.ndarray:
+    """Where a curve over levels starts (+1) and ceases (-1) to reach each IoU: (n, 3) rows
+    (iou index, threshold, change). Level t holds for thresholds from values[t] up to values[t + 1]."""
+    reached = np.zeros((len(iou), len(curve) + 2), np.int8)
+    reached[:, 1:-1] = curve[None] >= iou[:, None]
+    steps = np.diff(reached, axis=1)
+    index, level = np.nonzero(steps)
+    edges = np.append(values[: len(curve)], 1.0)
+    return np.stack([index, edges[level], steps[index, level]], axis=1).astype(np.float64)
+
+
+def _best_of_changes(changes: np.ndarray, ious: int) -> tuple[np.ndarray, np.ndarray]:
+    """For each IoU the most images that are correct at one threshold, and the smallest such threshold."""
+    best, threshold = np.zeros(ious, np.int64), np.zeros(ious)
+    for i in range(ious):
+        rows = changes[changes[:, 0] == i]
+        at, inverse = np.unique(rows[:, 1], return_inverse=True)
+        if len(at):
+            correct = np.bincount(inverse.reshape(-1), rows[:, 2]).cumsum()
+            best[i], threshold[i] = correct.max(), at[correct.argmax()]
+    return best, threshold

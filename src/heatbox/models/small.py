@@ -8,10 +8,10 @@ from torch import nn
 
 default_cfgs = generate_default_cfgs(
     {
-        "resnet6_small": {
+        "resnet10_small": {
             "num_classes": 10,
             "input_size": (3, 64, 64),
-            "pool_size": (8, 8),
+            "pool_size": (16, 16),
             "mean": (0.5, 0.5, 0.5),
             "std": (0.25, 0.25, 0.25),
             "interpolation": "bilinear",
@@ -23,23 +23,34 @@ default_cfgs = generate_default_cfgs(
 )
 
 
-@register_model
-def resnet6_small(pretrained: bool = False, **options: object) -> ResNet:
-    """A residual network of four blocks whose feature map has an eighth of the input's side.
+class _FineResNet(ResNet):
+    """A ResNet whose feature map has a quarter of the input's side; timm's own offer an eighth at finest."""
 
-    Half a million parameters; a 64-pixel image gives an 8 x 8 feature map, fine enough to localize in.
+    def __init__(self, **options: object) -> None:
+        super().__init__(**options)
+        first = self.layer2[0]
+        first.conv1.stride = (1, 1)
+        first.aa = nn.Identity()
+        first.downsample[0] = nn.Identity()
+
+
+@register_model
+def resnet10_small(pretrained: bool = False, **options: object) -> nn.Module:
+    """A residual network of four blocks; a 64-pixel image gives a 16 x 16 feature map.
+
+    A third of a million parameters, later stages dilated to see far on the fine map.
     """
     shape = {
         "block": BasicBlock,
         "layers": (1, 1, 1, 1),
-        "channels": (32, 64, 96, 128),
+        "channels": (32, 48, 64, 96),
         "stem_type": "deep",
         "stem_width": 16,
+        "output_stride": 8,
         # Strided 3 x 3 convolutions look half a pixel up and left of where their output lies, stage upon
         # stage; averaging 2 x 2 pixels instead keeps the feature map over the picture it came from.
         "aa_layer": nn.AvgPool2d,
         "avg_down": True,
-        "output_stride": 8,
         "num_classes": 10,
     }
-    return build_model_with_cfg(ResNet, "resnet6_small", pretrained, **(shape | options))
+    return build_model_with_cfg(_FineResNet, "resnet10_small", pretrained, **(shape | options))

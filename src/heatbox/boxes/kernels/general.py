@@ -21,6 +21,8 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
+from heatbox.boxes.kernels.compiling import compiled
+
 OUTSIDE = 0  # the flat index of a frame pixel, standing for the frame as a whole
 
 
@@ -33,7 +35,7 @@ def _find(parent, pixel):
     return pixel
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def sort_pixels(levels, top):
     """Inner pixels by ascending level, raster order inside a level.
 
@@ -77,7 +79,7 @@ def _write(table, count, box, root, first, last, kind):
     return count + 1
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def component_rows(levels, order, start, top, table):
     """Boxes of all 8-connected components of {value > t}, for all t, written as rows of the table.
 
@@ -127,7 +129,7 @@ def component_rows(levels, order, start, top, table):
     return count
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def hole_rows(levels, order, start, top, table, count):
     """Boxes of all holes of {value > t}, for all t, appended to the table; returns the number of rows.
 
@@ -179,7 +181,7 @@ def hole_rows(levels, order, start, top, table, count):
     return count
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def fill_holes(levels, top):
     """The map with every hole of every cut filled: each pixel's smallest barrier to the frame.
 
@@ -220,7 +222,7 @@ def fill_holes(levels, top):
     return filled
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _cell_weights(filled):
     """How many 2 x 2 cells reach their third or fourth pixel when this pixel joins the foreground.
 
@@ -244,7 +246,7 @@ def _cell_weights(filled):
     return weight
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def largest_boxes(filled, order, start, top, boxes):
     """Box of the contour of largest polygon area at every level t < top, into boxes (top, 4) inclusive.
 

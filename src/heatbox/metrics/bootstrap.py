@@ -1,0 +1,158 @@
+"""Bootstrap intervals over images: how far would a score move on another sample of the same kind?
+
+Efron, "Bootstrap Methods: Another Look at the Jackknife", 1979: the percentile interval of the score over
+resamples drawn with replacement. All randomness comes from the seed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+
+from heatbox.boxes.batch import available_cores
+from heatbox.errors import InputError
+
+FEW_VALUES = 4096
+"""Different per-image scores up to which resamples are drawn as counts of each value."""
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A score in percent with its bootstrap interval.
+
+    Attributes:
+        estimate: the score on the images themselves.
+        low: lower end.
+        high: upper end.
+        level: share of resamples between the ends.
+    """
+
+    estimate: float
+    low: float
+    high: float
+    level: float
+
+
+def bootstrap_interval(
+    correct: np.ndarray, resamples: int = 10_000, level: float = 0.95, seed: int = 0
+) -> Interval:
+    """Interval of an accuracy at fixed thresholds.
+
+    A resample of N images is summed up by how often it drew each of the few different per-image scores,
+    and these counts are multinomial: drawing them gives the same distribution as drawing the images.
+
+    Args:
+        correct: (N,) or (N, I) per-image correctness at the thresholds in question, as booleans or as
+            numbers; several columns (the IoUs of MaxBoxAccV2) are averaged.
+        resamples: number of resamples.
+        level: share of resamples that the interval holds.
+        seed: of the resampling.
+
+    Raises:
+        InputError: no image, a value that is not finite, or an argument out of range.
+    """
+    scores = np.asarray(correct, dtype=np.float64)
+    scores = scores.mean(1) if scores.ndim == 2 else scores
+    _check(scores.ndim == 1 and bool(np.isfinite(scores).all()), len(scores), resamples, level)
+    rng = np.random.default_rng(seed)
+    values, counts = np.unique(scores, return_counts=True)
+    if len(values) <= FEW_VALUES:
+        drawn = np.concatenate(
+            [
+                rng.multinomial(len(scores), counts / len(scores), n) @ values
+                for n in _shares(resamples, max(1, 2**22 // len(values)))
+            ]
+        )
+    else:
+        drawn = np.array([scores[rng.integers(0, len(scores), len(scores))].sum() for _ in range(resamples)])
+    return _interval(float(scores.mean() * 100), drawn / len(scores) * 100, level)
+
+
+def paired_interval(
+    correct: np.ndarray, other: np.ndarray, resamples: int = 10_000, level: float = 0.95, seed: int = 0
+) -> Interval:
+    """Interval of the difference of two methods on the same images, first minus second.
+
+    Both methods see the same resamples, so what makes an image hard for both cancels out.
+
+    Args:
+        correct: (N,) or (N, I) per-image correctness of the first method.
+        other: the same of the second, images in the same order.
+        resamples: number of resamples.
+        level: share of resamples that the interval holds.
+        seed: of the resampling.
+
+    Raises:
+        InputError: shapes differ, or as `bootstrap_interval`.
+    """
+    first, second = np.asarray(correct, dtype=np.float64), np.asarray(other, dtype=np.float64)
+    if first.shape != second.shape:
+        raise InputError(f"compared scores have shapes {first.shape} and {second.shape}, expected the same")
+    return bootstrap_interval(first - second, resamples, level, seed)
+
+
+def best_threshold_interval(
+    correct: np.ndarray,
+    resamples: int = 10_000,
+    level: float = 0.95,
+    seed: int = 0,
+    threads: int | None = None,
+) -> Interval:
+    """Interval of a score under the oracle policy, the best threshold chosen anew in every resample.
+
+    Choosing the best of many thresholds on the scored images flatters the score; an interval at a
+    threshold that was chosen once hides the part of the spread that the choice adds.
+
+    Args:
+        correct: (N, I, T) booleans: image, IoU, threshold.
+        resamples: number of resamples.
+        level: share of resamples that the interval holds.
+        seed: of the resampling.
+        threads: threads to use; all cores by default.
+
+    Raises:
+        InputError: as `bootstrap_interval`.
+    """
+    from heatbox.boxes.kernels.resample import best_of_resamples
+
+    bits = np.asarray(correct, dtype=bool)
+    _check(bits.ndim == 3, len(bits), resamples, level)
+    images, ious, thresholds = bits.shape
+    # As the threshold rises an image's correctness changes a few times only: keep the changes.
+    steps = np.diff(bits.view(np.int8), axis=2, prepend=np.int8(0))
+    image, iou, at = np.nonzero(steps)
+    start = np.searchsorted(image, np.arange(images + 1)).astype(np.int64)
+    position = (iou * thresholds + at).astype(np.int32)
+    change = steps[image, iou, at].astype(np.int32)
+    shares = _shares(resamples, 64)
+    seeds = np.random.default_rng(seed).integers(1, 2**63, len(shares), dtype=np.uint64)
+
+    def draw(k: int) -> np.ndarray:
+        return best_of_resamples(start, position, change, ious, thresholds, shares[k], seeds[k])
+
+    with ThreadPoolExecutor(threads or available_cores()) as pool:
+        drawn = np.concatenate(list(pool.map(draw, range(len(shares)))))
+    estimate = float(bits.sum(0).max(1).mean() / images * 100)
+    return _interval(estimate, drawn / images * 100, level)
+
+
+def _check(well_formed: bool, images: int, resamples: int, level: float) -> None:
+    if not well_formed:
+        raise InputError("per-image correctness must be a finite array with images along its first axis")
+    if images == 0:
+        raise InputError("no image to resample, expected at least one")
+    if resamples < 1 or not 0 < level < 1:
+        raise InputError(f"resamples is {resamples} and level {level}, expected >= 1 and in (0, 1)")
+
+
+def _shares(total: int, most: int) -> Sequence[int]:
+    """`total` cut into parts of at most `most`."""
+    return [min(most, total - done) for done in range(0, total, most)]
+
+
+def _interval(estimate: float, drawn: np.ndarray, level: float) -> Interval:
+    low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
+    return Interval(estimate, float(low), float(high), level)

@@ -1,0 +1,63 @@
+"""Results as tables that a person reads in a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from heatbox.models.zoo import ModelRow
+
+
+def score_table(metrics: dict[str, Any], title: str) -> Table:
+    """Methods and baselines: scores in percent under both threshold policies, 95% bootstrap intervals."""
+    rows = metrics["methods"]
+    transferred = any("transferred" in found for found in rows.values())
+    localization = any("localization" in found for found in rows.values())
+    caption = f"{metrics['images']} images"
+    if "top1" in metrics:
+        caption += f", classification top-1 {metrics['top1']:.1f}%, top-5 {metrics['top5']:.1f}%"
+    caption += "; [95% bootstrap interval]; oracle: threshold best on these images"
+    if transferred:
+        caption += "; transferred: best on the fully supervised split"
+    table = Table(title=title, caption=caption)
+    headings = ["MaxBoxAcc oracle", "at", "MaxBoxAccV2 oracle"]
+    headings += ["MaxBoxAcc transferred", "at", "MaxBoxAccV2 transferred"] if transferred else []
+    headings += ["Top-1 loc", "Top-5 loc"] if localization else []
+    table.add_column("map", no_wrap=True)
+    for heading in (*headings, "V2 minus centre"):
+        table.add_column(heading, justify="right")
+    for name, found in rows.items():
+        cells = [_cell(found["MaxBoxAcc"], found["MaxBoxAcc_interval"]), f"{found['threshold']:.3f}"]
+        cells.append(_cell(found["MaxBoxAccV2"], found["MaxBoxAccV2_interval"]))
+        if transferred:
+            other = found["transferred"]
+            cells += [_cell(**other["MaxBoxAcc"]), f"{other['threshold']:.3f}", _cell(**other["MaxBoxAccV2"])]
+        if localization:
+            cells += [f"{found['localization'][place]:.2f}" for place in ("top1", "top5")]
+        minus = found.get("minus_baseline")
+        cells.append(_cell(**minus["MaxBoxAccV2"], form="+.2f") if minus else "")
+        table.add_row(name, *cells, style="dim" if name in metrics["baselines"] else "")
+    return table
+
+
+def model_table(rows: Sequence[ModelRow]) -> Table:
+    """Size and cost of each model, and the weights that fit it."""
+    table = Table(caption="1000 classes; GMACs of one image, after re-parameterisation where there is one")
+    for heading in ("model", "parameters", "GMACs at side", "mean / std", "weights that fit"):
+        table.add_column(heading, no_wrap=heading == "model")
+    for row in rows:
+        costs = ", ".join(f"{macs / 1e9:.1f} at {side}" for side, macs in row.merged_macs.items())
+        norm = (
+            "0.5 / 0.5" if set(row.mean) == {0.5} else "ImageNet" if row.mean[0] == 0.485 else str(row.mean)
+        )
+        weights = ", ".join(name for name, _, _ in row.checkpoints)
+        table.add_row(row.name, f"{row.params / 1e6:.1f} M", costs, norm, weights)
+    return table
+
+
+def _cell(value: float, interval: Sequence[float], form: str = ".2f") -> str:
+    low, high = (format(end, form.replace(".2f", ".1f")) for end in interval)
+    return f"{value:{form}} [{low}, {high}]"

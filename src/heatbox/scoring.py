@@ -1,0 +1,103 @@
+"""Score heatmaps that other tools made."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from heatbox.boxes.geometry import REFERENCE_SIDE
+from heatbox.config import ScoreConfig
+from heatbox.data.example import Split
+from heatbox.data.open import open_split
+from heatbox.errors import InputError
+from heatbox.evaluation import BASELINES, table_of
+from heatbox.metrics.scoring import Item, SplitScore, score_folder, score_stream
+from heatbox.metrics.summary import EVERY, LARGEST, MapScore
+from heatbox.progress import Track, as_callback, silent
+from heatbox.store import METRICS, Run
+
+
+def score_heatmaps(
+    config: ScoreConfig, run: Run, track: Track = silent, overwrite: bool = False
+) -> tuple[dict[str, Any], list[str]]:
+    """Score a folder of `.npy` heatmaps against the boxes of a split.
+
+    Args:
+        config: what to score against what.
+        run: where per-image outcomes and scores go; an interrupted scoring goes on from there.
+        track: how to show progress.
+        overwrite: drop what an earlier run left in the folder.
+
+    Returns:
+        the scores, as saved in metrics.json, and what was wrong with some heatmaps, a sentence each.
+
+    Raises:
+        InputError: nothing can be scored, or ground truth is malformed; what was scored before stays.
+    """
+    if (config.fullsup_heatmaps is None) != (config.fullsup is None):
+        raise InputError("thresholds are transferred from --fullsup and --fullsup-heatmaps together")
+    run.start(config, resume=not overwrite)
+    split = _scorable(open_split(config.data), config.data)
+    outcome = _score(config, config.heatmaps, split, run, "records", track)
+    problems = outcome.problems()
+    found = {config.heatmaps.name or "heatmaps": _map_score(outcome)}
+    kept = set(found[next(iter(found))].records.ids)
+    found |= _baselines(config, split, kept, track)
+    fullsup: dict[str, MapScore] = {}
+    if config.fullsup is not None and config.fullsup_heatmaps is not None:
+        chosen = _scorable(open_split(config.fullsup), config.fullsup)
+        other = _score(config, config.fullsup_heatmaps, chosen, run, "records-fullsup", track)
+        problems += [f"fullsup: {problem}" for problem in other.problems()]
+        fullsup = {name: _map_score(other) for name in list(found)[:1]}
+        fullsup |= _baselines(config, chosen, set(next(iter(fullsup.values())).records.ids), track)
+    metrics = table_of(found, fullsup, None)
+    metrics["problems"] = problems
+    run.write_json(METRICS, metrics)
+    return metrics, problems
+
+
+def _scorable(split: Split, data: str) -> Split:
+    if empty := [example.id for example in split if not len(example.boxes)]:
+        raise InputError(f"{data}: image {empty[0]!r} has no box to be scored against")
+    return split
+
+
+def _score(
+    config: ScoreConfig, heatmaps: Path, split: Split, run: Run, records: str, track: Track
+) -> SplitScore:
+    """Score one folder; in the reference protocol its outcomes go to a folder of the run."""
+    return score_folder(
+        heatmaps,
+        split.examples,
+        config.protocol,
+        config.thresholds,
+        records=run.folder / records if config.protocol == "reference" else None,
+        resize=config.resize,
+        progress=as_callback(track, f"scoring {heatmaps}", len(split)),
+        keep=True,
+    )
+
+
+def _baselines(config: ScoreConfig, split: Split, kept: set[str], track: Track) -> dict[str, MapScore]:
+    """The baselines on the images that were scored."""
+    examples = [example for example in split if example.id in kept]
+
+    def items(name: str) -> Iterator[Item]:
+        fixed = BASELINES[name](REFERENCE_SIDE, REFERENCE_SIDE)
+        yield from ((example.id, fixed, example.boxes, example.size) for example in examples)
+
+    def progress(name: str) -> Callable[[int], None]:
+        return as_callback(track, f"scoring {name}", len(examples))
+
+    return {
+        name: _map_score(
+            score_stream(items(name), config.protocol, config.thresholds, progress=progress(name), keep=True)
+        )
+        for name in BASELINES
+    }
+
+
+def _map_score(outcome: SplitScore) -> MapScore:
+    assert outcome.records is not None
+    return MapScore(outcome.scores[LARGEST], outcome.scores[EVERY], outcome.records)
