@@ -10,13 +10,15 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from heatbox.ops import DepthwiseConv2d
+
 BATCH_NORM = nn.modules.batchnorm._BatchNorm  # 2-D and synchronised ones alike
 
 
 def large_depthwise(channels: int, kernel_size: tuple[int, int], bias: bool = False) -> nn.Conv2d:
     """The one place where large depthwise convolutions are made: stride 1, output as large as the input."""
     padding = (kernel_size[0] // 2, kernel_size[1] // 2)
-    return nn.Conv2d(channels, channels, kernel_size, padding=padding, groups=channels, bias=bias)
+    return DepthwiseConv2d(channels, channels, kernel_size, padding=padding, groups=channels, bias=bias)
 
 
 class Reparameterizable(nn.Module):

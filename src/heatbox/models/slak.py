@@ -205,7 +205,7 @@ def patches(in_channels: int, channels: int, stride: int) -> nn.Conv2d:
 
 def initialise(module: nn.Module) -> None:
     """Truncated normal weights of standard deviation 0.02, biases zero."""
-    if isinstance(module, nn.Conv2d | nn.Linear):
+    if isinstance(module, nn.Conv2d | nn.Linear) and not module.weight.is_meta:
         trunc_normal_(module.weight, std=0.02)
         if module.bias is not None:
             nn.init.zeros_(module.bias)

@@ -14,6 +14,7 @@ from torch import nn
 # Importing the families registers their models with timm.
 from heatbox.models import replknet, slak, small  # noqa: F401
 from heatbox.models.counts import count
+from heatbox.models.layers import Reparameterizable
 
 REPLKNET = "github.com/DingXiaoH/RepLKNet-pytorch"
 SLAK = "github.com/VITA-Group/SLaK"
@@ -190,14 +191,17 @@ def describe(entry: ZooModel, num_classes: int) -> ModelRow:
     model = entry.on_meta(num_classes)
     config: Any = model.pretrained_cfg
     counts = {side: count(model, side) for side in entry.sides}
-    merged = reparameterize_model(model, inplace=True)
+    merged = counts
+    if any(isinstance(module, Reparameterizable) for module in model.modules()):
+        reparameterize_model(model, inplace=True)
+        merged = {side: count(model, side) for side in entry.sides}
     return ModelRow(
         name=entry.name,
         timm_name=entry.timm_name,
         kwargs=entry.kwargs,
         params=counts[entry.sides[0]].params,
         macs={side: c.macs for side, c in counts.items()},
-        merged_macs={side: count(merged, side).macs for side in entry.sides},
+        merged_macs={side: c.macs for side, c in merged.items()},
         mean=tuple(config["mean"]),
         std=tuple(config["std"]),
         checkpoints=tuple((w.name, w.side, w.source) for w in entry.weights),

@@ -54,12 +54,17 @@ def depthwise_conv2d(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> T
     if not torch.jit.is_tracing():
         validate(x, weight, bias)
     device = x.device.type
-    if torch.is_autocast_enabled(device):
+    if autocasts(device):
         x, weight, bias = autocast_cast(device, x, weight, bias)
     if runs_native(x, weight, bias):
         padding = (weight.shape[2] // 2, weight.shape[3] // 2)
         return F.conv2d(x, weight, bias, padding=padding, groups=weight.shape[0])
     return convolution(x, weight, bias)
+
+
+def autocasts(device: str) -> bool:
+    """Whether autocast is on for a type of device; the meta device, which has shapes only, knows none."""
+    return device != "meta" and torch.is_autocast_enabled(device)
 
 
 def validate(x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
@@ -77,7 +82,7 @@ def validate(x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
         )
     if bias is not None and bias.shape != (channels,):
         raise InputError(f"depthwise_conv2d: bias has shape {tuple(bias.shape)}, expected ({channels},).")
-    if not torch.is_autocast_enabled(x.device.type) and (
+    if not autocasts(x.device.type) and (
         weight.dtype != x.dtype or (bias is not None and bias.dtype != x.dtype)
     ):
         raise InputError(
@@ -124,7 +129,7 @@ def needs_gradient(*tensors: Tensor | None) -> bool:
 
 def without_autocast(device: str) -> contextlib.AbstractContextManager[None]:
     """Keep autocast from changing the dtypes of what an operator computes with inside."""
-    if torch.is_autocast_enabled(device):
+    if autocasts(device):
         return torch.autocast(device, enabled=False)
     return contextlib.nullcontext()
 
