@@ -239,7 +239,7 @@ def test_kernel_sizes_are_told_apart():
 
 
 def test_a_file_of_no_model_of_ours(tmp_path):
-    torch.save(timm.create_model("test_resnet").state_dict(), tmp_path / "w.pth")
+    torch.save(timm.create_model("test_vit").state_dict(), tmp_path / "w.pth")
     with pytest.raises(InputError, match="looks like none of the models that `heatbox models` lists"):
         load_checkpoint(new(), tmp_path / "w.pth")
 

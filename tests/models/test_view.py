@@ -58,6 +58,17 @@ class FunctionalPool(nn.Module):
         return self.out(self.act(self.hidden(self.relu(self.conv(x)).mean((2, 3)))))
 
 
+class HiddenActivation(nn.Module):
+    """Its last feature map is made by a function call, where nothing can be tapped."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.out = nn.Conv2d(3, 9, 3, 4, 1), nn.Linear(9, 5)
+
+    def forward(self, x):
+        return self.out(self.conv(x).sigmoid().mean((2, 3)))
+
+
 def gap_fc():
     """The head the paper fine-tunes for ConvNeXt: average pooling and one linear layer."""
     backbone = timm.create_model("test_convnext", num_classes=0, global_pool="")
@@ -136,7 +147,13 @@ def test_hooks_are_taken_off():
         (lambda: timm.create_model("resnet18", global_pool="max"), "not by the mean"),
         (lambda: timm.create_model("resnet18", num_classes=0), "linear layer"),
         (
-            lambda: nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.LazyLinear(3)),
+            lambda: nn.Sequential(
+                nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(16, 3)
+            ),
+            "AdaptiveAvgPool2d in its head",
+        ),
+        (
+            HiddenActivation,
             "no global average pooling",
         ),
         (lambda: nn.Sequential(nn.Conv2d(3, 4, 3)), "of shape"),
