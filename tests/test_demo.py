@@ -1,5 +1,7 @@
 """The demonstration, cut short: every step of it runs and leaves what it says."""
 
+import json
+
 import numpy as np
 from PIL import Image
 
@@ -21,5 +23,6 @@ def test_a_short_demo(tmp_path):
     assert sheet.ndim == 3
     assert sheet.std() > 20
     assert Run(out).metrics()["images"] == 30
+    assert json.loads((out / "environment.json").read_text())["seed"] == config.seed
     again = run_demo(config, out, train_images=60, test_images=30)
     assert again == metrics  # the same seed, the same scores, and the old run replaced

@@ -91,9 +91,10 @@ class Run:
             raise InputError(f"{self.folder}: is not empty and holds no run; choose another --out")
         else:
             self._drop()
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self.write_json(CONFIG, wanted)
-        self.write_json(ENVIRONMENT, environment(seed))
+        if not (self.folder / CONFIG).exists():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self.write_json(ENVIRONMENT, environment(seed))
+            self.write_json(CONFIG, wanted)
 
     def write_json(self, name: str, content: object) -> Path:
         """Write a JSON file of the run atomically; NaN and infinity become null."""
