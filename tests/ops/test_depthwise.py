@@ -53,7 +53,7 @@ LAYOUTS = ["contiguous", "channels_last", "transposed", "sliced", "expanded"]
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(
     shape=st.tuples(
         st.integers(0, 3), st.sampled_from([1, 2, 3, 16, 35]), st.integers(1, 18), st.integers(1, 18)
