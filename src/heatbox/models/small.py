@@ -31,7 +31,9 @@ class _FineResNet(ResNet):
         first = self.layer2[0]
         first.conv1.stride = (1, 1)
         first.aa = nn.Identity()
-        first.downsample[0] = nn.Identity()
+        for stage in (self.layer2, self.layer3, self.layer4):
+            # At stride 1 timm averages 2 x 2 neighbours here, which moves the map by half a cell a stage.
+            stage[0].downsample[0] = nn.Identity()
 
 
 @register_model
