@@ -75,6 +75,16 @@ def is_channels_last(x: Tensor) -> bool:
     return not x.is_contiguous() and x.is_contiguous(memory_format=CHANNELS_LAST)
 
 
+def safe_dtype(dtype: torch.dtype, layout: torch.memory_format, channels: int) -> torch.dtype:
+    """`dtype`, or float32 where oneDNN does not return.
+
+    Seen with oneDNN 3.13: a bfloat16 convolution in channels_last with 8 to 16 channels, 15 or more columns
+    and a map of 56 x 56 never ends, through nn.Conv2d as well.
+    """
+    hangs = layout == CHANNELS_LAST and dtype.itemsize == 2 and channels <= VECTOR
+    return torch.float32 if hangs else dtype
+
+
 def forward_plan(
     shape: Sequence[int], kernel: tuple[int, int], dtype: torch.dtype, channels_last: bool
 ) -> Plan:
@@ -84,6 +94,8 @@ def forward_plan(
     if dtype in IN_FLOAT32:
         nchw = kw <= MAX_NCHW_COLUMNS and (not channels_last or kh * kw >= 100)
         return Plan(CONTIGUOUS if nchw else CHANNELS_LAST, torch.float32, True)
+    if channels_last and safe_dtype(dtype, CHANNELS_LAST, shape[1]) != dtype:
+        return Plan(CHANNELS_LAST, torch.float32, True)
     if not channels_last:
         if kw > MAX_NCHW_COLUMNS:
             return Plan(CHANNELS_LAST, dtype, True)
@@ -140,13 +152,12 @@ def forward(x: Tensor, weight: Tensor, bias: Tensor | None, plan: Plan) -> Tenso
     layout = CHANNELS_LAST if is_channels_last(x) else CONTIGUOUS
     if not plan.portioned or x.numel() == 0:
         return same_conv(x.contiguous(memory_format=layout), weight, bias, padding)
-    weight = weight.to(plan.dtype)
-    bias = None if bias is None else bias.to(plan.dtype)
     out = torch.empty_like(x, memory_format=layout)
     for samples, channels in portions(x.shape, plan.dtype.itemsize):
-        part = x[samples, channels].to(plan.dtype).contiguous(memory_format=plan.layout)
-        some_bias = None if bias is None else bias[channels]
-        out[samples, channels].copy_(same_conv(part, weight[channels], some_bias, padding))
+        dtype = safe_dtype(plan.dtype, plan.layout, channels.stop - channels.start)
+        part = x[samples, channels].to(dtype).contiguous(memory_format=plan.layout)
+        some_bias = None if bias is None else bias[channels].to(dtype)
+        out[samples, channels].copy_(same_conv(part, weight[channels].to(dtype), some_bias, padding))
     return out
 
 
@@ -163,8 +174,9 @@ def weight_grad(x: Tensor, grad: Tensor, kernel: tuple[int, int], plan: Plan) ->
     total = torch.empty(channels, 1, *kernel, dtype=torch.promote_types(plan.dtype, torch.float32))
     convolve = folded_weight_grad if plan.layout == CONTIGUOUS else sample_weight_grad
     for samples, part in portions(x.shape, plan.dtype.itemsize):
-        rows = x[samples, part].to(plan.dtype).contiguous(memory_format=plan.layout)
-        taps = convolve(rows, grad[samples, part].to(plan.dtype), kernel)
+        dtype = safe_dtype(plan.dtype, plan.layout, part.stop - part.start)
+        rows = x[samples, part].to(dtype).contiguous(memory_format=plan.layout)
+        taps = convolve(rows, grad[samples, part].to(dtype), kernel)
         if samples.start == 0:
             total[part].copy_(taps)
         else:
