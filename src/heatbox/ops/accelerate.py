@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from heatbox.ops.depthwise import SMALLEST_KERNEL, DepthwiseConv2d, why_not
+from heatbox.ops.depthwise import SMALLEST_KERNEL
+from heatbox.ops.module import DepthwiseConv2d, why_not
 
 # The RepLKNet authors' wrapper of an extension that needs a compiler: always 'same', whatever its padding
 # says.
