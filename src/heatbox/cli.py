@@ -21,7 +21,7 @@ SOME_FAILED, USER_ERROR, INTERRUPTED = 1, 2, 130
 AsJson = Annotated[bool, tyro.conf.arg(name="json")]
 
 
-def demo(out: Path = Path("heatbox-demo"), epochs: int = 11, seed: int = 0) -> None:
+def demo(out: Path = Path("heatbox-demo"), epochs: int = 10, seed: int = 0) -> None:
     """Train on the embedded data set, make maps, score them: the main job in one go.
 
     Needs no data and no network and takes about two minutes on two CPU cores. The run folder holds the

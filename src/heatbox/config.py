@@ -81,7 +81,7 @@ class TrainConfig:
 
     model: str
     """A timm model name."""
-    epochs: int = 11
+    epochs: int = 10
     """Passes over the training images."""
     batch_size: int = 64
     """Images a step."""
