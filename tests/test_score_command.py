@@ -1,6 +1,7 @@
 """`heatbox score`: maps that other tools made, in the reference layout."""
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -166,3 +167,22 @@ def test_ids_that_lead_out_of_the_folder(scene, capsys):
     ids.write_text(ids.read_text() + "../secret.png\n")
     assert main(command(scene)) == 2
     assert "leads out" in capsys.readouterr().err
+
+
+def test_a_folder_named_like_a_baseline(scene, capsys):
+    wanted = scores(scene, capsys)["methods"]["maps"]
+    (scene / "maps").rename(scene / "full-image")
+    found = scores(scene, capsys, "--out", str(scene / "again"), maps="full-image")["methods"]
+    assert found["full-image (heatmaps)"] == wanted
+    assert found["full-image"] != wanted
+
+
+def test_maps_made_anew_are_not_given_the_old_scores(scene, capsys):
+    scores(scene, capsys)
+    for path in (scene / "maps").rglob("*.npy"):
+        np.save(path, np.ones((224, 224)))
+        later = path.stat().st_mtime + 60
+        os.utime(path, (later, later))
+    assert main(command(scene)) == 2
+    assert "has changed since it was scored" in capsys.readouterr().err
+    assert scores(scene, capsys, "--overwrite")["methods"]["maps"]["threshold"] == 0

@@ -41,7 +41,8 @@ def score_heatmaps(
     split = _scorable(open_split(config.data), config.data)
     outcome = _score(config, config.heatmaps, split, run, "records", track)
     problems = outcome.problems()
-    found = {config.heatmaps.name or "heatmaps": _map_score(outcome)}
+    name = config.heatmaps.name or "heatmaps"
+    found = {f"{name} (heatmaps)" if name in BASELINES else name: _map_score(outcome)}
     kept = set(found[next(iter(found))].records.ids)
     found |= _baselines(config, split, kept, track)
     fullsup: dict[str, MapScore] = {}
