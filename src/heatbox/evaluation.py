@@ -10,13 +10,14 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from heatbox.boxes.component_tree import Protocol, boxes_at
+from heatbox.boxes.component_tree import Protocol, boxes_at, threshold_grid
 from heatbox.boxes.geometry import REFERENCE_SIDE, box_iou, scale_boxes
 from heatbox.config import EvaluateConfig
 from heatbox.data.example import Example, Split
@@ -68,14 +69,21 @@ def evaluate(
         raise InputError("no map method was asked for")
     for name in config.method:
         find_method(name)  # an unknown one is said before anything is built
+    _check_numbers(config)
     if model is None:
         model = build_model(config.model, config.num_classes, config.checkpoint)
     view = ClassifierView(model.to(pick_device(config.device)))
-    split = open_split(config.data, config.metadata, view.num_classes).take(config.limit)
+    preprocess_of(view.model, config)
+    inner = dataclasses.replace(
+        config, data=config.fullsup or "", metadata=config.fullsup_metadata, fullsup=None
+    )
+    split = _open_scorable(config, view)
+    chosen_on = _open_scorable(inner, view) if config.fullsup is not None else None
     run.start(config, resume=not overwrite)
+    _refuse_changed(config.checkpoint, run)
     if not run.finished:
         predict(view, split, config, run, track)
-    fullsup = _fullsup_run(view, config, run, track)
+    fullsup = _fullsup_run(view, chosen_on, inner, run, track) if chosen_on is not None else None
     metrics = score(run, config.method, config.thresholds, config.protocol, fullsup, track)
     if not run.finished:
         run.finish(_best_boxes(metrics))
@@ -83,16 +91,38 @@ def evaluate(
     return metrics
 
 
-def _fullsup_run(view: ClassifierView, config: EvaluateConfig, run: Run, track: Track) -> Run | None:
+def _check_numbers(config: EvaluateConfig) -> None:
+    """Raise what would otherwise be found only after all the maps are made."""
+    threshold_grid(config.thresholds)
+    for name in ("limit", "batch_size", "size"):
+        number = getattr(config, name)
+        if number is not None and number < 1:
+            raise InputError(f"{name.replace('_', ' ')} is {number}, expected 1 or more")
+
+
+def _open_scorable(config: EvaluateConfig, view: ClassifierView) -> Split:
+    split = open_split(config.data, config.metadata, view.num_classes).take(config.limit)
+    if empty := [example.id for example in split if not len(example.boxes)]:
+        raise InputError(f"{config.data}: image {empty[0]!r} has no box to be scored against")
+    return split
+
+
+def _refuse_changed(checkpoint: str | None, run: Run) -> None:
+    """Raise where the weights are newer than maps of the run: old scores must not pass for theirs."""
+    made, file = run.made(), Path(checkpoint or "")
+    if made is not None and file.is_file() and file.stat().st_mtime > made:
+        raise InputError(
+            f"{file}: has changed since maps were made with it in {run.folder}; choose another --out or "
+            "pass --overwrite"
+        )
+
+
+def _fullsup_run(view: ClassifierView, split: Split, config: EvaluateConfig, run: Run, track: Track) -> Run:
     """Maps of the split on which thresholds are chosen, in a run folder inside the run's own."""
-    if config.fullsup is None:
-        return None
-    inner = dataclasses.replace(config, data=config.fullsup, metadata=config.fullsup_metadata, fullsup=None)
-    split = open_split(inner.data, inner.metadata, view.num_classes).take(config.limit)
     fullsup = Run(run.folder / "fullsup")
-    fullsup.start(inner)
+    fullsup.start(config)
     if not fullsup.finished:
-        predict(view, split, inner, fullsup, track)
+        predict(view, split, config, fullsup, track)
         fullsup.finish()
     return fullsup
 
