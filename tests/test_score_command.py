@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -186,3 +188,10 @@ def test_maps_made_anew_are_not_given_the_old_scores(scene, capsys):
     assert main(command(scene)) == 2
     assert "has changed since it was scored" in capsys.readouterr().err
     assert scores(scene, capsys, "--overwrite")["methods"]["maps"]["threshold"] == 0
+
+
+def test_scoring_loads_no_deep_learning_library():
+    """It would cost 700 MB of memory and seconds, for nothing."""
+    code = "import sys, heatbox.cli, heatbox.scoring; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"

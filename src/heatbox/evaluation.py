@@ -8,7 +8,7 @@ same code on the same bits.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -25,20 +25,18 @@ from heatbox.data.open import open_split
 from heatbox.data.transforms import Preprocess
 from heatbox.devices import pick_device
 from heatbox.errors import InputError
-from heatbox.maps.baselines import centre_gaussian, full_image
+from heatbox.maps.baselines import BASELINES
 from heatbox.maps.methods import Scene, find_method
 from heatbox.maps.prepare import prepare_heatmap
 from heatbox.metrics.localization import label_rank
 from heatbox.metrics.records import Records
 from heatbox.metrics.scoring import BoxScorer
-from heatbox.metrics.summary import EVERY, LARGEST, MapScore, summarise
+from heatbox.metrics.summary import EVERY, LARGEST, MapScore, table_of
 from heatbox.models.build import build_model
 from heatbox.models.view import ClassifierView
 from heatbox.progress import Track, silent
 from heatbox.store import METRICS, Record, Run
 
-CENTRE = "centre-gaussian"
-BASELINES = {CENTRE: centre_gaussian, "full-image": full_image}
 RECORDS_A_PART = 256
 SCORED_AT_ONCE = 64
 
@@ -243,22 +241,6 @@ def score(
     found, ranks = score_maps(run, methods, thresholds, protocol, track)
     chosen = score_maps(fullsup, methods, thresholds, protocol, track)[0] if fullsup else {}
     return table_of(found, chosen, ranks)
-
-
-def table_of(
-    found: Mapping[str, MapScore], fullsup: Mapping[str, MapScore], ranks: np.ndarray | None
-) -> dict[str, Any]:
-    """Scores of methods and baselines → the content of metrics.json."""
-    centre = found[CENTRE]
-    table: dict[str, Any] = {"images": centre.largest.images}
-    if ranks is not None:
-        table |= {"top1": 100 * float((ranks < 1).mean()), "top5": 100 * float((ranks < 5).mean())}
-    table["methods"] = {
-        name: summarise(one, fullsup.get(name), None if one is centre else centre, ranks)
-        for name, one in found.items()
-    }
-    table["baselines"] = list(BASELINES)
-    return table
 
 
 def score_maps(

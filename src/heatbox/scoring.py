@@ -11,9 +11,9 @@ from heatbox.config import ScoreConfig
 from heatbox.data.example import Split
 from heatbox.data.open import open_split
 from heatbox.errors import InputError
-from heatbox.evaluation import BASELINES, table_of
+from heatbox.maps.baselines import BASELINES
 from heatbox.metrics.scoring import Item, SplitScore, score_folder, score_stream
-from heatbox.metrics.summary import EVERY, LARGEST, MapScore
+from heatbox.metrics.summary import EVERY, LARGEST, MapScore, table_of
 from heatbox.progress import Track, as_callback, silent
 from heatbox.store import METRICS, Run
 
