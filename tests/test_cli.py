@@ -1,6 +1,7 @@
 """Whole commands, as a person or a program would use them."""
 
 import json
+import os
 import tarfile
 
 import numpy as np
@@ -182,11 +183,79 @@ def test_checkpoint_of_another_architecture(scene, capsys):
         (["--device", "toaster"], "device 'toaster' is not at hand"),
         (["--metadata", "nowhere"], "image_ids.txt: missing"),
         (["--num-classes", "3"], "out of range, expected 0 to 2"),
+        (["--limit", "0"], "limit is 0, expected 1 or more"),
+        (["--limit", "-1"], "limit is -1, expected 1 or more"),
+        (["--batch-size", "0"], "batch size is 0, expected 1 or more"),
+        (["--size", "0"], "size is 0, expected 1 or more"),
+        (["--thresholds", "0"], "thresholds is 0, expected a positive number"),
+        (["--std", "1", "0", "1"], "std above 0"),
+        (["--fullsup", "nowhere"], "nowhere: expected a folder or a .tar"),
     ],
 )
-def test_bad_options(scene, capsys, more, says):
+def test_bad_options_are_said_before_anything_is_computed(scene, capsys, more, says):
     assert main(command(scene, *more)) == 2
     assert says in capsys.readouterr().err
+    assert not (scene / "run").exists()
+
+
+def test_names_are_no_markup(scene, capsys):
+    name = "set[/b][bold]\x1b[31mred"
+    (scene / "set[").mkdir()
+    (scene / "set").rename(scene / name)
+    assert main(command(scene, "--method", "cam", data=name)) == 0
+    printed = capsys.readouterr()
+    assert "set[/b][bold]" in printed.out
+    assert "b][bold]" in printed.err
+    assert "\x1b" not in printed.out + printed.err
+
+
+def test_an_unfinished_run_is_not_scored_as_if_it_were_whole(scene, capsys, monkeypatch):
+    def stop(self, *_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("heatbox.evaluation.score", stop)
+        assert main(command(scene)) == 130
+    assert "the same command goes on" in capsys.readouterr().err
+    assert main(["evaluate", "--from-run", str(scene / "run")]) == 2
+    assert "is an unfinished run that holds maps of 20 images" in capsys.readouterr().err
+    assert main(command(scene)) == 0
+    capsys.readouterr()
+    assert main(command(scene)) == 0
+    assert "holds maps already" in capsys.readouterr().err
+
+
+def test_weights_that_changed_after_their_maps_were_made(scene, capsys):
+    path = scene / "weights.safetensors"
+    write_checkpoint(build_model(f"{scene / 'mine.py'}:blobs"), path)
+    weights = ["--checkpoint", str(path), "--method", "cam"]
+    assert main(command(scene, *weights)) == 0
+    assert main(command(scene, *weights)) == 0
+    later = path.stat().st_mtime + 60
+    os.utime(path, (later, later))
+    assert main(command(scene, *weights)) == 2
+    assert "weights.safetensors: has changed since maps were made" in capsys.readouterr().err
+
+
+def test_locate_leaves_the_pictures_alone(scene, capsys, monkeypatch):
+    monkeypatch.chdir(scene)
+    Image.new("RGB", (30, 20), "red").save("cat.png")
+    before = (scene / "cat.png").read_bytes()
+    locate = ["locate", "cat.png", "--model", "mine.py:blobs", "--size", "64", "--out"]
+    assert main([*locate, "."]) == 0
+    assert json.loads(capsys.readouterr().out)["overlay"] == "cat-2.png"
+    assert (scene / "cat.png").read_bytes() == before
+    assert main([*locate, "cat.png"]) == 2
+    assert "the overlay could not be written" in capsys.readouterr().err
+
+
+def test_interrupting_what_cannot_go_on(scene, capsys, monkeypatch):
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("heatbox.models.zoo.list_models", stop)
+    assert main(["models"]) == 130
+    assert capsys.readouterr().err == "heatbox: interrupted\n"
 
 
 def test_from_run_of_nothing(tmp_path, capsys):

@@ -3,10 +3,12 @@
 import json
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from heatbox.config import TrainConfig
 from heatbox.demo import run_demo
+from heatbox.errors import InputError
 from heatbox.models.build import build_model
 from heatbox.store import Run
 
@@ -26,3 +28,11 @@ def test_a_short_demo(tmp_path):
     assert json.loads((out / "environment.json").read_text())["seed"] == config.seed
     again = run_demo(config, out, train_images=60, test_images=30)
     assert again == metrics  # the same seed, the same scores, and the old run replaced
+
+
+def test_a_demo_does_not_take_the_place_of_another_run(tmp_path):
+    run = Run(tmp_path / "run")
+    run.start({"model": "days of work"})
+    with pytest.raises(InputError, match="holds a run that is no demo"):
+        run_demo(TrainConfig(model="resnet10_small"), run.folder, train_images=20, test_images=10)
+    assert run.config() == {"model": "days of work"}

@@ -1,6 +1,9 @@
 """`heatbox score`: maps that other tools made, in the reference layout."""
 
 import json
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -166,3 +169,29 @@ def test_ids_that_lead_out_of_the_folder(scene, capsys):
     ids.write_text(ids.read_text() + "../secret.png\n")
     assert main(command(scene)) == 2
     assert "leads out" in capsys.readouterr().err
+
+
+def test_a_folder_named_like_a_baseline(scene, capsys):
+    wanted = scores(scene, capsys)["methods"]["maps"]
+    (scene / "maps").rename(scene / "full-image")
+    found = scores(scene, capsys, "--out", str(scene / "again"), maps="full-image")["methods"]
+    assert found["full-image (heatmaps)"] == wanted
+    assert found["full-image"] != wanted
+
+
+def test_maps_made_anew_are_not_given_the_old_scores(scene, capsys):
+    scores(scene, capsys)
+    for path in (scene / "maps").rglob("*.npy"):
+        np.save(path, np.ones((224, 224)))
+        later = path.stat().st_mtime + 60
+        os.utime(path, (later, later))
+    assert main(command(scene)) == 2
+    assert "has changed since it was scored" in capsys.readouterr().err
+    assert scores(scene, capsys, "--overwrite")["methods"]["maps"]["threshold"] == 0
+
+
+def test_scoring_loads_no_deep_learning_library():
+    """It would cost 700 MB of memory and seconds, for nothing."""
+    code = "import sys, heatbox.cli, heatbox.scoring; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"

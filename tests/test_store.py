@@ -121,6 +121,36 @@ def test_what_is_missing_or_damaged_is_said(tmp_path):
         Run(tmp_path).metrics()
 
 
+@pytest.mark.parametrize("cut", [0, 4, 0.5, -1])
+def test_a_damaged_part_costs_its_own_images_only(tmp_path, cut):
+    run = Run(tmp_path / "run")
+    run.start({})
+    for first in (0, 2, 4):
+        run.append([record(first), record(first + 1)])
+    part = run.folder / "parts" / "000001.parquet"
+    whole = part.read_bytes()
+    part.write_bytes(whole[: int(cut * len(whole)) if cut == 0.5 else cut])
+    run.start({})
+    assert run.done() == {record(n)["id"] for n in (0, 1, 4, 5)}
+    run.append([record(2), record(3)])  # under a name that is free
+    assert run.done() == {record(n)["id"] for n in range(6)}
+    run.finish()
+    assert sorted(r["label"] for batch in run.records() for r in batch) == list(range(6))
+
+
+def test_folders_that_cannot_be_made(tmp_path):
+    (tmp_path / "file").write_text("")
+    for resume in (True, False):
+        with pytest.raises(InputError, match=r"file.run: could not be made the folder of a run"):
+            Run(tmp_path / "file" / "run").start({}, resume=resume)
+
+
+def test_a_config_that_is_no_object(tmp_path):
+    (tmp_path / "config.json").write_text("[]")
+    with pytest.raises(InputError, match="holds a list, expected a JSON object"):
+        Run(tmp_path).start({})
+
+
 def test_json_holds_arrays_and_paths(tmp_path):
     text = to_json({"a": np.arange(3), "b": np.float32(0.5), "c": tmp_path, "d": float("inf")})
     assert json.loads(text) == {"a": [0, 1, 2], "b": 0.5, "c": str(tmp_path), "d": None}

@@ -13,6 +13,7 @@ import tyro
 
 from heatbox.config import EvaluateConfig, ScoreConfig, TrainConfig
 from heatbox.errors import InputError
+from heatbox.progress import printable
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -65,6 +66,8 @@ def evaluate(
 
     _warn_of_random_weights(config.model, config.checkpoint)
     run = Run(out or Path("runs") / _file_name(f"{config.model}-{config.data}"))
+    if run.finished and not overwrite:
+        _say(f"note: {run.folder} holds maps already, which are scored again; --overwrite makes new ones")
     metrics = run_evaluation(config, run, on_terminal, overwrite)
     _show_scores(metrics, f"{config.model} on {config.data}", as_json)
     _say(f"run: {run.folder}")
@@ -91,6 +94,11 @@ def rescore(
 
     run = Run(from_run)
     run.config()  # says so where this is no run at all
+    if len(run) and not run.finished:
+        raise InputError(
+            f"{from_run}: is an unfinished run that holds maps of {len(run)} images so far; "
+            "go on with the command that began it"
+        )
     fullsup = Run(from_run / "fullsup")
     methods = saved_methods(run)
     metrics = score_run(
@@ -255,7 +263,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _say(f"heatbox: {error}")
         return USER_ERROR
     except KeyboardInterrupt:
-        _say("heatbox: interrupted; what was computed is kept, the same command goes on from there")
+        goes_on = args[:1] in (["evaluate"], ["score"])
+        _say(
+            "heatbox: interrupted"
+            + ("; what was computed is kept, the same command goes on from there" if goes_on else "")
+        )
         return INTERRUPTED
     return code or 0
 
@@ -265,7 +277,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _say(words: str) -> None:
     """One line to the person at the terminal, apart from what a program reads."""
-    print(words, file=sys.stderr)
+    print(printable(words), file=sys.stderr)
 
 
 def _print(table: Table) -> None:

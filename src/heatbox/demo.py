@@ -9,13 +9,15 @@ from safetensors.torch import save_file
 
 from heatbox.config import EvaluateConfig, TrainConfig
 from heatbox.data.glyphs import glyphs
+from heatbox.errors import InputError
 from heatbox.evaluation import evaluate
 from heatbox.progress import Track, silent
 from heatbox.report.overlay import contact_sheet
-from heatbox.store import Run
+from heatbox.store import CONFIG, Run
 from heatbox.train.loop import train
 
 METHODS = ("cam", "pc1")
+TRAINING = "train.json"
 
 
 def run_demo(
@@ -35,8 +37,13 @@ def run_demo(
 
     Returns:
         the scores; see `heatbox.evaluation.score`.
+
+    Raises:
+        InputError: the folder holds something that is no demo.
     """
     run = Run(out)
+    if (out / CONFIG).exists() and not (out / TRAINING).exists():
+        raise InputError(f"{out}: holds a run that is no demo; choose another --out")
     test = glyphs("test", test_images)
     evaluation = EvaluateConfig(
         model=config.model,
@@ -48,7 +55,7 @@ def run_demo(
         limit=test_images,
     )
     run.start(evaluation, config.seed, resume=False)
-    run.write_json("train.json", config)
+    run.write_json(TRAINING, config)
     model = train(config, glyphs("train", train_images), track)
     save_file(model.state_dict(), out / "weights.safetensors")
     metrics = evaluate(evaluation, run, track, model=model)

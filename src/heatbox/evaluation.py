@@ -8,15 +8,16 @@ same code on the same bits.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from heatbox.boxes.component_tree import Protocol, boxes_at
+from heatbox.boxes.component_tree import Protocol, boxes_at, threshold_grid
 from heatbox.boxes.geometry import REFERENCE_SIDE, box_iou, scale_boxes
 from heatbox.config import EvaluateConfig
 from heatbox.data.example import Example, Split
@@ -24,20 +25,18 @@ from heatbox.data.open import open_split
 from heatbox.data.transforms import Preprocess
 from heatbox.devices import pick_device
 from heatbox.errors import InputError
-from heatbox.maps.baselines import centre_gaussian, full_image
+from heatbox.maps.baselines import BASELINES
 from heatbox.maps.methods import Scene, find_method
 from heatbox.maps.prepare import prepare_heatmap
 from heatbox.metrics.localization import label_rank
 from heatbox.metrics.records import Records
 from heatbox.metrics.scoring import BoxScorer
-from heatbox.metrics.summary import EVERY, LARGEST, MapScore, summarise
+from heatbox.metrics.summary import EVERY, LARGEST, MapScore, table_of
 from heatbox.models.build import build_model
 from heatbox.models.view import ClassifierView
 from heatbox.progress import Track, silent
 from heatbox.store import METRICS, Record, Run
 
-CENTRE = "centre-gaussian"
-BASELINES = {CENTRE: centre_gaussian, "full-image": full_image}
 RECORDS_A_PART = 256
 SCORED_AT_ONCE = 64
 
@@ -68,14 +67,21 @@ def evaluate(
         raise InputError("no map method was asked for")
     for name in config.method:
         find_method(name)  # an unknown one is said before anything is built
+    _check_numbers(config)
     if model is None:
         model = build_model(config.model, config.num_classes, config.checkpoint)
     view = ClassifierView(model.to(pick_device(config.device)))
-    split = open_split(config.data, config.metadata, view.num_classes).take(config.limit)
+    preprocess_of(view.model, config)
+    inner = dataclasses.replace(
+        config, data=config.fullsup or "", metadata=config.fullsup_metadata, fullsup=None
+    )
+    split = _open_scorable(config, view)
+    chosen_on = _open_scorable(inner, view) if config.fullsup is not None else None
     run.start(config, resume=not overwrite)
+    _refuse_changed(config.checkpoint, run)
     if not run.finished:
         predict(view, split, config, run, track)
-    fullsup = _fullsup_run(view, config, run, track)
+    fullsup = _fullsup_run(view, chosen_on, inner, run, track) if chosen_on is not None else None
     metrics = score(run, config.method, config.thresholds, config.protocol, fullsup, track)
     if not run.finished:
         run.finish(_best_boxes(metrics))
@@ -83,16 +89,38 @@ def evaluate(
     return metrics
 
 
-def _fullsup_run(view: ClassifierView, config: EvaluateConfig, run: Run, track: Track) -> Run | None:
+def _check_numbers(config: EvaluateConfig) -> None:
+    """Raise what would otherwise be found only after all the maps are made."""
+    threshold_grid(config.thresholds)
+    for name in ("limit", "batch_size", "size"):
+        number = getattr(config, name)
+        if number is not None and number < 1:
+            raise InputError(f"{name.replace('_', ' ')} is {number}, expected 1 or more")
+
+
+def _open_scorable(config: EvaluateConfig, view: ClassifierView) -> Split:
+    split = open_split(config.data, config.metadata, view.num_classes).take(config.limit)
+    if empty := [example.id for example in split if not len(example.boxes)]:
+        raise InputError(f"{config.data}: image {empty[0]!r} has no box to be scored against")
+    return split
+
+
+def _refuse_changed(checkpoint: str | None, run: Run) -> None:
+    """Raise where the weights are newer than maps of the run: old scores must not pass for theirs."""
+    made, file = run.made(), Path(checkpoint or "")
+    if made is not None and file.is_file() and file.stat().st_mtime > made:
+        raise InputError(
+            f"{file}: has changed since maps were made with it in {run.folder}; choose another --out or "
+            "pass --overwrite"
+        )
+
+
+def _fullsup_run(view: ClassifierView, split: Split, config: EvaluateConfig, run: Run, track: Track) -> Run:
     """Maps of the split on which thresholds are chosen, in a run folder inside the run's own."""
-    if config.fullsup is None:
-        return None
-    inner = dataclasses.replace(config, data=config.fullsup, metadata=config.fullsup_metadata, fullsup=None)
-    split = open_split(inner.data, inner.metadata, view.num_classes).take(config.limit)
     fullsup = Run(run.folder / "fullsup")
-    fullsup.start(inner)
+    fullsup.start(config)
     if not fullsup.finished:
-        predict(view, split, inner, fullsup, track)
+        predict(view, split, config, fullsup, track)
         fullsup.finish()
     return fullsup
 
@@ -213,22 +241,6 @@ def score(
     found, ranks = score_maps(run, methods, thresholds, protocol, track)
     chosen = score_maps(fullsup, methods, thresholds, protocol, track)[0] if fullsup else {}
     return table_of(found, chosen, ranks)
-
-
-def table_of(
-    found: Mapping[str, MapScore], fullsup: Mapping[str, MapScore], ranks: np.ndarray | None
-) -> dict[str, Any]:
-    """Scores of methods and baselines → the content of metrics.json."""
-    centre = found[CENTRE]
-    table: dict[str, Any] = {"images": centre.largest.images}
-    if ranks is not None:
-        table |= {"top1": 100 * float((ranks < 1).mean()), "top5": 100 * float((ranks < 5).mean())}
-    table["methods"] = {
-        name: summarise(one, fullsup.get(name), None if one is centre else centre, ranks)
-        for name, one in found.items()
-    }
-    table["baselines"] = list(BASELINES)
-    return table
 
 
 def score_maps(

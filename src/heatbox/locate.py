@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -49,7 +49,7 @@ def locate_files(
 
     Raises:
         InputError: nothing could be done at all: no picture named, an unknown model or method, a class
-            that the model does not have.
+            that the model does not have, an overlay that cannot be written.
     """
     if not photos:
         raise InputError("no picture was named, expected one or more picture files")
@@ -62,6 +62,7 @@ def locate_files(
     names = class_names(localizer.view.num_classes, network)
     settings = {"model": model, "method": method, "threshold": threshold}
     used: set[str] = set()
+    pictures = {photo.resolve() for photo in photos}
     for photo in photos:
         try:
             image = decode_image(photo, str(photo))
@@ -78,9 +79,12 @@ def locate_files(
         }
         if out is not None:
             heat = draw_boxes(overlay(image, found.heatmaps[0]), found.boxes[0], FOUND_COLOUR)
-            path = _free_name(out, photo, used)
-            out.mkdir(parents=True, exist_ok=True)
-            heat.save(path)
+            path = _free_name(out, photo, used, pictures)
+            try:
+                out.mkdir(parents=True, exist_ok=True)
+                heat.save(path)
+            except OSError as error:
+                raise InputError(f"{path}: the overlay could not be written ({error})") from error
             line["overlay"] = str(path)
         yield line
 
@@ -106,10 +110,10 @@ def _answer(found: Prediction, names: Sequence[str]) -> Line:
     }
 
 
-def _free_name(out: Path, photo: Path, used: set[str]) -> Path:
-    """OUT/STEM.png, with a number where two pictures of different folders share a name."""
+def _free_name(out: Path, photo: Path, used: set[str], pictures: Collection[Path]) -> Path:
+    """OUT/STEM.png, with a number where two pictures share a name, or where it is one of the pictures."""
     name, again = f"{photo.stem}.png", 1
-    while name in used:
+    while name in used or (out / name).resolve() in pictures:
         again += 1
         name = f"{photo.stem}-{again}.png"
     used.add(name)

@@ -22,6 +22,13 @@ class Track(Protocol):
         ...
 
 
+def printable(words: str) -> str:
+    """Words for a terminal: control characters, which file names may hold, become replacement signs."""
+    return "".join(
+        sign if sign.isprintable() or sign == "\n" else "\N{REPLACEMENT CHARACTER}" for sign in words
+    )
+
+
 def silent(items: Iterable[Item], what: str, total: int | None = None) -> Iterable[Item]:
     """Show nothing: what library functions do unless told otherwise."""
     return items
@@ -57,15 +64,16 @@ def on_terminal(items: Iterable[Item], what: str, total: int | None = None) -> I
         TimeRemainingColumn,
     )
 
-    console = Console(stderr=True)
+    console, what = Console(stderr=True), printable(what)
     if total is None and hasattr(items, "__len__"):
         total = len(items)  # type: ignore[arg-type]
     if not console.is_terminal:
-        console.print(f"{what} ({total} to do)" if total is not None else what, highlight=False)
+        words = f"{what} ({total} to do)" if total is not None else what
+        console.print(words, highlight=False, markup=False)  # names may hold square brackets
         yield from items
         return
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),

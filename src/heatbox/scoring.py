@@ -11,9 +11,9 @@ from heatbox.config import ScoreConfig
 from heatbox.data.example import Split
 from heatbox.data.open import open_split
 from heatbox.errors import InputError
-from heatbox.evaluation import BASELINES, table_of
+from heatbox.maps.baselines import BASELINES
 from heatbox.metrics.scoring import Item, SplitScore, score_folder, score_stream
-from heatbox.metrics.summary import EVERY, LARGEST, MapScore
+from heatbox.metrics.summary import EVERY, LARGEST, MapScore, table_of
 from heatbox.progress import Track, as_callback, silent
 from heatbox.store import METRICS, Run
 
@@ -41,7 +41,8 @@ def score_heatmaps(
     split = _scorable(open_split(config.data), config.data)
     outcome = _score(config, config.heatmaps, split, run, "records", track)
     problems = outcome.problems()
-    found = {config.heatmaps.name or "heatmaps": _map_score(outcome)}
+    name = config.heatmaps.name or "heatmaps"
+    found = {f"{name} (heatmaps)" if name in BASELINES else name: _map_score(outcome)}
     kept = set(found[next(iter(found))].records.ids)
     found |= _baselines(config, split, kept, track)
     fullsup: dict[str, MapScore] = {}

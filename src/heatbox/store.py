@@ -50,6 +50,8 @@ _PACKAGES = (
     "pyarrow",
 )
 
+RECORDS_AT_ONCE = 256
+
 Record = dict[str, Any]
 
 
@@ -74,8 +76,15 @@ class Run:
             resume: keep the parts of an earlier, unfinished run of the same config; otherwise drop them.
 
         Raises:
-            InputError: the folder holds a run of another config, or something that is no run.
+            InputError: the folder holds a run of another config, or something that is no run; or it cannot
+                be written to.
         """
+        try:
+            self._start(config, seed, resume)
+        except OSError as error:
+            raise InputError(f"{self.folder}: could not be made the folder of a run ({error})") from error
+
+    def _start(self, config: object, seed: int | None, resume: bool) -> None:
         wanted = json.loads(to_json(config))
         if self.folder.exists() and not self.folder.is_dir():
             raise InputError(f"{self.folder}: is a file, expected a folder for the run")
@@ -104,15 +113,26 @@ class Run:
         """Save the records of some images as the next part."""
         if records:
             parts = self.folder / "parts"
-            parts.mkdir(parents=True, exist_ok=True)
-            number = len(list(parts.glob("*.parquet")))
+            try:
+                parts.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise InputError(f"{parts}: could not be made ({error})") from error
+            number = 1 + max((int(part.stem) for part in self._parts()), default=-1)
             _write_parquet(parts / f"{number:06d}.parquet", [_table(records)])
 
     def done(self) -> set[str]:
-        """Ids already saved by an unfinished run."""
-        return {
-            name for part in self._parts() for name in pq.read_table(part, columns=["id"])["id"].to_pylist()
-        }
+        """Ids already saved by an unfinished run.
+
+        A part that a failing disk or a lost connection left damaged is set aside under the name
+        NUMBER.damaged: its images do not count as done.
+        """
+        ids: set[str] = set()
+        for part in self._parts():
+            try:
+                ids.update(pq.read_table(part)["id"].to_pylist())  # all columns: each is checked
+            except (pa.ArrowException, OSError, KeyError):
+                part.replace(part.with_suffix(".damaged"))
+        return ids
 
     def finish(self, add_columns: Mapping[str, Any] | None = None) -> None:
         """Join the parts to predictions.parquet, with further columns computed from each record.
@@ -122,8 +142,7 @@ class Run:
         """
 
         def tables() -> Iterator[pa.Table]:
-            for part in self._parts():
-                records = _records(pq.read_table(part))
+            for records in self._read(self._parts(), RECORDS_AT_ONCE):
                 for record in records:
                     record.update({name: value(record) for name, value in (add_columns or {}).items()})
                 yield _table(records)
@@ -132,7 +151,7 @@ class Run:
         shutil.rmtree(self.folder / "parts")
 
     def _parts(self) -> list[Path]:
-        return sorted((self.folder / "parts").glob("*.parquet"))
+        return sorted((self.folder / "parts").glob("[0-9]*.parquet"))
 
     def _drop(self) -> None:
         """Remove what an earlier run wrote, and nothing else."""
@@ -148,6 +167,11 @@ class Run:
         """Whether predictions.parquet is there."""
         return (self.folder / PREDICTIONS).exists()
 
+    def made(self) -> float | None:
+        """When the first of its predictions were written, in seconds since 1970; None before that."""
+        files = [self.folder / PREDICTIONS] if self.finished else self._parts()
+        return min((file.stat().st_mtime for file in files), default=None)
+
     def config(self) -> dict[str, Any]:
         """What the run was asked to do."""
         return self._read_json(CONFIG)
@@ -161,11 +185,14 @@ class Run:
         if not path.is_file():
             raise InputError(f"{path}: missing; expected the folder of a run")
         try:
-            return json.loads(path.read_text())
-        except ValueError as error:
+            content = json.loads(path.read_text())
+        except (ValueError, OSError) as error:
             raise InputError(f"{path}: is not valid JSON ({error})") from error
+        if not isinstance(content, dict):
+            raise InputError(f"{path}: holds a {type(content).__name__}, expected a JSON object")
+        return content
 
-    def records(self, batch_size: int = 256) -> Iterator[list[Record]]:
+    def records(self, batch_size: int = RECORDS_AT_ONCE) -> Iterator[list[Record]]:
         """All records in batches, from the finished run or from the parts of an unfinished one.
 
         Maps are (h, w) float32 arrays under "map_METHOD", boxes (K, 4) float64 arrays under "boxes".
@@ -176,17 +203,23 @@ class Run:
         files = [self.folder / PREDICTIONS] if self.finished else self._parts()
         if not files:
             raise InputError(f"{self.folder}: holds no predictions; expected the folder of a run")
+        yield from self._read(files, batch_size)
+
+    def _read(self, files: Sequence[Path], batch_size: int) -> Iterator[list[Record]]:
         for path in files:
             try:
                 with pq.ParquetFile(path) as file:
                     for batch in file.iter_batches(batch_size):
                         yield _records(pa.Table.from_batches([batch]))
-            except (pa.ArrowInvalid, OSError) as error:
+            except (pa.ArrowException, OSError) as error:
                 raise InputError(f"{path}: is not a readable Parquet file ({error})") from error
 
     def __len__(self) -> int:
         files = [self.folder / PREDICTIONS] if self.finished else self._parts()
-        return sum(pq.read_metadata(path).num_rows for path in files)
+        try:
+            return sum(pq.read_metadata(path).num_rows for path in files)
+        except (pa.ArrowException, OSError) as error:
+            raise InputError(f"{self.folder}: holds a damaged Parquet file ({error})") from error
 
 
 def environment(seed: int | None = None) -> dict[str, Any]:

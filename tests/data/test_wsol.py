@@ -10,6 +10,7 @@ from PIL import Image
 
 from heatbox.data.wsol import load_wsol
 from heatbox.errors import InputError
+from scenes import write_split
 
 FILES = {
     "image_ids.txt": "a/one.png\nb, two.png\n",
@@ -176,3 +177,24 @@ def test_real_metadata_reads_whole(shared, tmp_path):
         split = load_wsol(tmp_path / "metadata" / name)
         assert len(split) == images
         assert sum(len(example.boxes) for example in split) == boxes
+
+
+def test_archives_that_cannot_be_read_by_offset(tmp_path):
+    folder = write_split(tmp_path / "set", 3)
+    whole, packed, cut = (tmp_path / name for name in ("whole.tar", "packed.tgz", "cut.tar"))
+    for path, mode in ((whole, "w:"), (packed, "w:gz")):
+        with tarfile.open(path, mode) as tar:
+            tar.add(folder, "set")
+    assert len(load_wsol(whole)) == 3
+    cut.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
+    for path in (packed, cut):
+        with pytest.raises(InputError, match=f"{path.name}: .*complete and uncompressed"):
+            load_wsol(path)
+
+
+def test_a_size_no_image_has(tmp_path):
+    folder = write_split(tmp_path / "set", 1)
+    name = (folder / "image_ids.txt").read_text().strip()
+    (folder / "image_sizes.txt").write_text(f"{name},{10**30},64")
+    with pytest.raises(InputError, match=r"image_sizes\.txt, row 1: size 10+ x 64"):
+        load_wsol(folder)

@@ -1,3 +1,5 @@
+import os
+
 import numpy as np
 import pytest
 
@@ -95,6 +97,7 @@ def test_an_interrupted_scoring_continues(folder, tmp_path):
     with pytest.raises(Stop):
         score_folder(folder, make_split(), records=tmp_path / "records", progress=stop)
     (folder / "val/000.jpg.npy").write_bytes(b"not read again")
+    os.utime(folder / "val/000.jpg.npy", (0, 0))  # as old as if it had not changed
     outcome = score_folder(folder, make_split(), records=tmp_path / "records")
     assert (outcome.images, outcome.resumed) == (11, 8)
     assert outcome.problems() == []
@@ -112,11 +115,31 @@ def test_records_of_another_scoring_are_refused(folder, tmp_path):
         score_folder(folder, make_split()[:5], records=tmp_path / "records")
 
 
-def test_a_damaged_part_is_named(folder, tmp_path):
+def test_a_damaged_part_costs_its_own_images_only(folder, tmp_path):
+    whole = score_folder(folder, make_split(), records=tmp_path / "records")
+    part = tmp_path / "records/part-000001.parquet"
+    part.write_bytes(part.read_bytes()[:100])
+    again = score_folder(folder, make_split(), records=tmp_path / "records")
+    assert 0 < again.resumed < again.images == whole.images
+    assert_same(again, whole.scores)
+    assert part.with_suffix(".damaged").exists()
+
+
+def test_maps_that_changed_after_they_were_scored(folder, tmp_path):
     score_folder(folder, make_split(), records=tmp_path / "records")
-    (tmp_path / "records/part-000001.parquet").write_bytes(b"damaged")
-    with pytest.raises(InputError, match=r"part-000001\.parquet: is not a readable part"):
+    path = folder / "val/003.jpg.npy"
+    np.save(path, np.zeros((224, 224)))
+    later = path.stat().st_mtime + 10
+    os.utime(path, (later, later))
+    with pytest.raises(InputError, match=r"003\.jpg\.npy: has changed since it was scored"):
         score_folder(folder, make_split(), records=tmp_path / "records")
+
+
+def test_headers_that_no_reader_expects(folder):
+    (folder / "val/000.jpg.npy").write_bytes(b"\x93NUMPY\x01\x00v\x00{garbage" + b" " * 200)
+    (folder / "val/001.jpg.npy").write_bytes(b"PK\x03\x04 not an archive")
+    outcome = score_folder(folder, make_split())
+    assert [name for name, _ in outcome.malformed] == ["val/000.jpg", "val/001.jpg"]
 
 
 def test_bad_maps_are_counted_and_the_others_scored(folder):

@@ -88,3 +88,39 @@ def test_a_pickle_that_runs_code_is_refused(tmp_path, monkeypatch):
     with pytest.raises(InputError, match=r"b\.pth"):
         build_model("test_resnet", checkpoint="b.pth")
     assert not (tmp_path / "sprung").exists()
+
+
+OWN_CLASS = """
+from __future__ import annotations
+from dataclasses import dataclass
+from torch import nn
+
+@dataclass
+class Settings:
+    width: int = 4
+
+class Own(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(Settings().width, 2)
+
+def own():
+    return Own()
+
+def wants(width):
+    return Own()
+"""
+
+
+def test_a_class_of_ones_own_takes_a_checkpoint(tmp_path):
+    (tmp_path / "own.py").write_text(OWN_CLASS)
+    name = f"{tmp_path / 'own.py'}:own"
+    saved = build_model(name)
+    path = write_checkpoint(saved, tmp_path / "weights.safetensors")
+    assert torch.equal(build_model(name, checkpoint=path).fc.weight, saved.fc.weight)
+
+
+def test_a_function_that_wants_arguments_nobody_gives(tmp_path):
+    (tmp_path / "own.py").write_text(OWN_CLASS)
+    with pytest.raises(InputError, match=r"own\.py:wants: cannot be called with no arguments .*'width'"):
+        build_model(f"{tmp_path / 'own.py'}:wants")

@@ -90,7 +90,7 @@ def decode_image(data: bytes | Path, name: str) -> Image.Image:
         raise InputError(f"{name}: no such image file") from error
     except UnidentifiedImageError as error:
         raise InputError(f"{name}: not a picture in a format that can be read") from error
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
+    except Exception as error:  # a damaged file can make a decoder raise anything
         raise InputError(f"{name}: the picture is damaged ({error})") from error
 
 
@@ -129,13 +129,21 @@ class TarImages:
 
     Only regular members are ever read, so a link inside the archive leads nowhere. The file is opened
     anew for every read: nothing is shared between threads or forked worker processes.
+
+    Raises:
+        InputError: the file is no tar archive, is compressed, or ends too early.
     """
 
     def __init__(self, archive: Path, prefix: str = "") -> None:
         self.archive = archive
         self.prefix = prefix
-        with tarfile.open(archive) as tar:
-            self._spans = {m.name: (m.offset_data, m.size) for m in tar if m.isreg()}
+        try:
+            with tarfile.open(archive, "r:") as tar:  # "r:" refuses compression: members are read by offset
+                self._spans = {m.name: (m.offset_data, m.size) for m in tar if m.isreg()}
+        except (tarfile.TarError, OSError) as error:
+            raise InputError(
+                f"{archive}: expected a folder or a .tar archive, complete and uncompressed ({error})"
+            ) from error
 
     def below(self, folder: str) -> TarImages:
         """The same archive, with image ids relative to a folder in it ("images/")."""

@@ -62,7 +62,7 @@ class Preprocess:
         height, width = tuple(config.get("input_size", (3, *default.size)))[-2:]
         named = interpolation or config.get("interpolation", default.interpolation)
         return cls(
-            size=(size, size) if size else (height, width),
+            size=(size, size) if size is not None else (height, width),
             mean=tuple(config.get("mean", default.mean)),
             std=tuple(config.get("std", default.std)),
             interpolation=named if named in _FILTERS or interpolation else default.interpolation,

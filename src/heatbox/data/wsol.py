@@ -7,7 +7,6 @@ in image_sizes.txt). The format is that of the reference evaluator (Choe et al.,
 
 from __future__ import annotations
 
-import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import TypeVar
@@ -43,7 +42,7 @@ def load_wsol(path: str | Path, metadata: str | Path | None = None, num_classes:
         root = path / "images" if (path / "images").is_dir() else path
         images: Callable[[Example], Image.Image] = FolderImages(root)
         text = _folder_reader(Path(metadata) if metadata else path)
-    elif path.is_file() and tarfile.is_tarfile(path):
+    elif path.is_file():
         images, text = _open_tar(path, Path(metadata) if metadata else None)
     else:
         raise InputError(f"{path}: expected a folder or a .tar archive in the metadata layout")
@@ -167,8 +166,11 @@ def _sizes(where: str, text: str) -> dict[str, tuple[int, int]]:
     sizes = {}
     for row, line in _rows(text):
         name, (width, height) = _split_row(line, 2, int, f"{where}, row {row}", "id,width,height")
-        if width < 1 or height < 1:
-            raise InputError(f"{where}, row {row}: size {width} x {height} of {name!r} is not positive")
+        if not (0 < width < 2**31 and 0 < height < 2**31):
+            raise InputError(
+                f"{where}, row {row}: size {width} x {height} of {name!r} is not positive, "
+                "or too large for an image"
+            )
         sizes[name] = (width, height)
     return sizes
 

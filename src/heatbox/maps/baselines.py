@@ -31,3 +31,8 @@ def full_image(height: int = 224, width: int = 224) -> np.ndarray:
         (height, width) float32.
     """
     return np.ones((height, width), np.float32)
+
+
+CENTRE = "centre-gaussian"
+BASELINES = {CENTRE: centre_gaussian, "full-image": full_image}
+"""What every table is compared with: name → function of (height, width)."""

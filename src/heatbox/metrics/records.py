@@ -42,6 +42,18 @@ class Records:
         return (picked >> (7 - columns % 8).astype(np.uint8) & 1).astype(bool)
 
 
+def recorded_at(folder: Path) -> dict[str, float]:
+    """Id of each image recorded in a folder → when its part was written, in seconds since 1970."""
+    times: dict[str, float] = {}
+    for part in folder.glob("part-*.parquet"):
+        try:
+            ids = pq.read_table(part, columns=["id"])["id"].to_pylist()
+        except (pa.ArrowException, KeyError, OSError):
+            continue  # damaged: `RecordFolder` deals with it
+        times |= dict.fromkeys(ids, part.stat().st_mtime)
+    return times
+
+
 @dataclass
 class RecordFolder:
     """A folder of record parts and the settings they were made with.
@@ -58,7 +70,10 @@ class RecordFolder:
     _next: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:
-        self.path.mkdir(parents=True, exist_ok=True)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"{self.path}: could not be made ({error})") from error
         note = self.path / "settings.json"
         if note.exists():
             try:
@@ -93,8 +108,8 @@ class RecordFolder:
     def read_parts(self) -> Iterator[tuple[list[str], dict[str, np.ndarray]]]:
         """Each part's ids and packed booleans.
 
-        Raises:
-            InputError: a part is damaged.
+        A damaged part is set aside under the name part-NUMBER.damaged and passed over, so that its images
+        are scored again.
         """
         for part in self.parts():
             try:
@@ -106,8 +121,9 @@ class RecordFolder:
                     )
                     for name, (ious, thresholds) in self.shapes.items()
                 }
-            except (pa.ArrowException, KeyError, ValueError, OSError) as error:
-                raise InputError(f"{part}: is not a readable part of these records ({error})") from error
+            except (pa.ArrowException, KeyError, ValueError, OSError):
+                part.replace(part.with_suffix(".damaged"))  # its images are scored again
+                continue
             yield ids, correct
 
     def read(self) -> Records:

@@ -22,7 +22,7 @@ from heatbox.data.example import Example
 from heatbox.errors import InputError
 from heatbox.maps.prepare import prepare_heatmap
 from heatbox.metrics.maxboxacc import V2_IOU, BoxScore, MaxBoxAcc, update_together
-from heatbox.metrics.records import RecordFolder, Records
+from heatbox.metrics.records import RecordFolder, Records, recorded_at
 
 Item = tuple[str, Any, Any, Sequence[float]]
 """(image id, heatmap (H, W), boxes (K, 4), image size (width, height))."""
@@ -263,7 +263,8 @@ def score_folder(
         The scores, and which images had no map, a malformed map, and which maps had no image.
 
     Raises:
-        InputError: an image id leads out of the folder, an image has no box, or as `score_stream`.
+        InputError: an image id leads out of the folder, an image has no box, a map is newer than the
+            record of it, or as `score_stream`.
     """
     root = Path(heatmaps)
     if not root.is_dir():
@@ -279,6 +280,8 @@ def score_folder(
         raise InputError(
             f"{root}: holds no heatmap of any of {len(examples)} images (expected {_first(paths)})"
         )
+    if records is not None:
+        _refuse_changed(root, chosen, Path(records))
     side = REFERENCE_SIDE if protocol == "reference" else None
 
     def items() -> Iterator[Item]:
@@ -295,6 +298,17 @@ def score_folder(
     )
     recorded = set(outcome.records.ids) if outcome.records is not None else set()
     return replace(outcome, missing=tuple(i for i in missing if i not in recorded), unknown=unknown)
+
+
+def _refuse_changed(root: Path, chosen: dict[str, str | None], records: Path) -> None:
+    """Raise where a map is newer than the record of it: old scores must not pass for those of new maps."""
+    for name, written in recorded_at(records).items():
+        path = chosen.get(name)
+        if path is not None and (root / path).stat().st_mtime > written:
+            raise InputError(
+                f"{root / path}: has changed since it was scored into {records}; score anew (--overwrite), "
+                "or into another folder"
+            )
 
 
 def _fingerprint(examples: Sequence[Example], resize: bool) -> str:
@@ -325,7 +339,7 @@ def _load(path: Path, resize: bool, side: int | None) -> np.ndarray | InputError
     """One map, or what is wrong with it."""
     try:
         one = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+    except Exception as error:  # a damaged header can make the reader raise anything
         return InputError(f"{path} is not a readable .npy file ({error})")
     if not isinstance(one, np.ndarray) or one.ndim != 2 or one.size == 0 or one.dtype.kind not in "fiub":
         return InputError(f"{path} has shape {np.shape(one)}, expected a two-dimensional array of numbers")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from heatbox.maps.baselines import BASELINES, CENTRE
 from heatbox.metrics.bootstrap import (
     Interval,
     best_threshold_interval,
@@ -43,6 +45,22 @@ class MapScore:
         score = self.largest if name == LARGEST else self.every
         bits = self.records.at(name, score.threshold)
         return bits[:, [self.half]] if name == LARGEST else bits
+
+
+def table_of(
+    found: Mapping[str, MapScore], fullsup: Mapping[str, MapScore], ranks: np.ndarray | None
+) -> dict[str, Any]:
+    """Scores of methods and baselines → the content of metrics.json."""
+    centre = found[CENTRE]
+    table: dict[str, Any] = {"images": centre.largest.images}
+    if ranks is not None:
+        table |= {"top1": 100 * float((ranks < 1).mean()), "top5": 100 * float((ranks < 5).mean())}
+    table["methods"] = {
+        name: summarise(one, fullsup.get(name), None if one is centre else centre, ranks)
+        for name, one in found.items()
+    }
+    table["baselines"] = list(BASELINES)
+    return table
 
 
 def summarise(

@@ -5,6 +5,8 @@ from __future__ import annotations
 import difflib
 import importlib.util
 import inspect
+import sys
+import zlib
 from pathlib import Path
 from types import ModuleType
 
@@ -85,6 +87,10 @@ def _from_file(name: str, num_classes: int | None, options: dict) -> nn.Module:
         if "num_classes" not in parameters and not takes_any:
             raise InputError(f"{name}: the function takes no num_classes, so the number cannot be set")
         options["num_classes"] = num_classes
+    try:
+        inspect.signature(function).bind(**options)
+    except TypeError as error:
+        raise InputError(f"{name}: cannot be called with {options or 'no arguments'} ({error})") from error
     model = function(**options)
     if not isinstance(model, nn.Module):
         raise InputError(f"{name}: returned {type(model).__name__}, expected a torch.nn.Module")
@@ -92,12 +98,16 @@ def _from_file(name: str, num_classes: int | None, options: dict) -> nn.Module:
 
 
 def _import_file(path: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(path.stem, path)
+    # Under a name of its own, which no installed package has; dataclasses and pickle look modules up.
+    name = f"_heatbox_file_{path.stem}_{zlib.crc32(str(path.resolve()).encode()):08x}"
+    spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
     try:
         spec.loader.exec_module(module)
     except SyntaxError as error:
+        sys.modules.pop(name, None)
         raise InputError(f"{path}: is not valid Python ({error})") from error
     return module

@@ -60,7 +60,7 @@ def fitted(model: nn.Module, state: StateDict) -> StateDict:
 def renamed_by_timm(model: nn.Module, state: StateDict) -> StateDict:
     """Apply the renaming timm has for the original authors' files of a family, where that fits better."""
     module = type(model).__module__
-    rename = getattr(sys.modules[module], "checkpoint_filter_fn", None)
+    rename = getattr(sys.modules.get(module), "checkpoint_filter_fn", None)
     names = model.state_dict().keys()
     if rename is None or not module.startswith("timm.") or state.keys() <= names:
         return state

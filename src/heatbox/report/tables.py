@@ -6,6 +6,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
+from rich.text import Text
+
+from heatbox.progress import printable
 
 if TYPE_CHECKING:
     from heatbox.models.zoo import ModelRow
@@ -22,7 +25,7 @@ def score_table(metrics: dict[str, Any], title: str) -> Table:
     caption += "; [95% bootstrap interval]; oracle: threshold best on these images"
     if transferred:
         caption += "; transferred: best on the fully supervised split"
-    table = Table(title=title, caption=caption)
+    table = Table(title=_text(title), caption=_text(caption))
     headings = ["MaxBoxAcc oracle", "at", "MaxBoxAccV2 oracle"]
     headings += ["MaxBoxAcc transferred", "at", "MaxBoxAccV2 transferred"] if transferred else []
     headings += ["Top-1 loc", "Top-5 loc"] if localization else []
@@ -39,7 +42,7 @@ def score_table(metrics: dict[str, Any], title: str) -> Table:
             cells += [f"{found['localization'][place]:.2f}" for place in ("top1", "top5")]
         minus = found.get("minus_baseline")
         cells.append(_cell(**minus["MaxBoxAccV2"], form="+.2f") if minus else "")
-        table.add_row(name, *cells, style="dim" if name in metrics["baselines"] else "")
+        table.add_row(_text(name), *map(_text, cells), style="dim" if name in metrics["baselines"] else "")
     return table
 
 
@@ -56,6 +59,11 @@ def model_table(rows: Sequence[ModelRow]) -> Table:
         weights = ", ".join(name for name, _, _ in row.checkpoints)
         table.add_row(row.name, f"{row.params / 1e6:.1f} M", costs, norm, weights)
     return table
+
+
+def _text(words: str) -> Text:
+    """Words as they are: rich would take square brackets in names for its markup."""
+    return Text(printable(words))
 
 
 def _cell(value: float, interval: Sequence[float], form: str = ".2f") -> str:
