@@ -54,6 +54,7 @@ def test_evaluate_prints_a_table(scene, capsys):
     assert main(command(scene)) == 0
     printed = capsys.readouterr()
     assert "MaxBoxAccV2" in printed.out
+    assert "pc1 minus cam: MaxBoxAcc " in printed.out
     assert "pc1" in printed.out
     assert "run:" in printed.err
     assert "Traceback" not in printed.err

@@ -35,10 +35,9 @@ def demo(out: Path = Path("heatbox-demo"), epochs: int = 10, seed: int = 0) -> N
     """
     from heatbox.demo import run_demo
     from heatbox.progress import on_terminal
-    from heatbox.report.tables import score_table
 
     metrics = run_demo(TrainConfig(model="resnet10_small", epochs=epochs, seed=seed), out, on_terminal)
-    _print(score_table(metrics, f"glyphs: {metrics['images']} test images, trained on labels alone"))
+    _show_scores(metrics, f"glyphs: {metrics['images']} test images, trained on labels alone", False)
     _say(f"pictures: {out / 'contact-sheet.png'}")
     _say(f"run:      {out} (metrics.json, predictions.parquet, weights.safetensors)")
 
@@ -116,7 +115,8 @@ def score(
     """Score heatmaps that any tool made: .npy files in the reference layout.
 
     Prints MaxBoxAcc and MaxBoxAccV2 with intervals, beside baselines. Heatmaps that are missing or
-    malformed are reported and left out; the exit code is then 1. Interrupted, the same command goes on.
+    malformed are reported and left out; the exit code is then 1. Interrupted, the same command goes on
+    (with the reference protocol; the exact one keeps no records).
 
     Args:
         config: What to score.
@@ -294,9 +294,11 @@ def _show_scores(metrics: dict[str, Any], title: str, as_json: bool) -> None:
 
         print(to_json(metrics))
     else:
-        from heatbox.report.tables import score_table
+        from heatbox.report.tables import difference_lines, score_table
 
         _print(score_table(metrics, title))
+        for line in difference_lines(metrics):
+            print(line)
 
 
 def _warn_of_random_weights(model: str, checkpoint: str | None) -> None:

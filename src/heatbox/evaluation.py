@@ -84,7 +84,7 @@ def evaluate(
     fullsup = _fullsup_run(view, chosen_on, inner, run, track) if chosen_on is not None else None
     metrics = score(run, config.method, config.thresholds, config.protocol, fullsup, track)
     if not run.finished:
-        run.finish(_best_boxes(metrics))
+        run.finish(_best_boxes(metrics, config.protocol))
     run.write_json(METRICS, metrics)
     return metrics
 
@@ -290,17 +290,22 @@ class _Collector:
         return MapScore(scores[LARGEST], scores[EVERY], records)
 
 
-def _best_boxes(metrics: dict[str, Any]) -> dict[str, Any]:
-    """Columns of predictions.parquet that need the best threshold: each method's box and its IoU."""
+def _best_boxes(metrics: dict[str, Any], protocol: Protocol) -> dict[str, Any]:
+    """Columns of predictions.parquet that need the best threshold: each method's box and its IoU.
+
+    Boxes are in the 224 x 224 frame in which they are compared.
+    """
+    reference = protocol == "reference"
 
     def box(record: Record, name: str) -> np.ndarray:
         frame = prepare_heatmap(record[f"map_{name}"], REFERENCE_SIDE)
-        return boxes_at(frame, [metrics["methods"][name]["threshold"]])[0].astype(np.float64)
+        threshold = metrics["methods"][name]["threshold"]
+        return boxes_at(frame, [threshold], protocol=protocol)[0].astype(np.float64)
 
     def iou(record: Record, name: str) -> float:
         size = (record["width"], record["height"])
-        truth = scale_boxes(record["boxes"], size, (REFERENCE_SIDE, REFERENCE_SIDE))
-        return float(box_iou(box(record, name), truth, inclusive=True).max())
+        truth = scale_boxes(record["boxes"], size, (REFERENCE_SIDE, REFERENCE_SIDE), truncate=reference)
+        return float(box_iou(box(record, name), truth, inclusive=reference).max())
 
     columns: dict[str, Any] = {}
     for name in metrics["methods"]:

@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 
+from heatbox.maps.baselines import CENTRE
 from heatbox.metrics.maxboxacc import BoxScore
 from heatbox.metrics.records import Records
-from heatbox.metrics.summary import MapScore, summarise
+from heatbox.metrics.summary import MapScore, summarise, table_of
 
 IMAGES, THRESHOLDS = 60, 10
 IOU = np.array([0.3, 0.5, 0.7])
@@ -67,3 +68,21 @@ def test_localization_counts_images_whose_class_is_right_too():
     assert row["gt_known"] == pytest.approx(100 * half.sum(0).max() / IMAGES)
     assert row["top1"] == pytest.approx(100 * half[rank == 0].sum(0).max() / IMAGES)
     assert row["top5"] == pytest.approx(100 * half[rank < 5].sum(0).max() / IMAGES)
+
+
+def test_every_pair_of_maps_is_compared():
+    maps = {
+        "cam": random_map(0)[0],
+        "pc1": random_map(1)[0],
+        "mine": random_map(2)[0],
+        CENTRE: random_map(3)[0],
+    }
+    pairs = table_of(maps, {}, None)["differences"]
+    assert [(pair["first"], pair["second"]) for pair in pairs] == [
+        ("pc1", "cam"),
+        ("mine", "cam"),
+        ("mine", "pc1"),
+    ]
+    for pair in pairs:
+        first, second = maps[pair["first"]], maps[pair["second"]]
+        assert pair["MaxBoxAccV2"]["value"] == pytest.approx(first.every.accuracy - second.every.accuracy)

@@ -15,6 +15,9 @@ import numpy as np
 from heatbox.boxes.batch import available_cores
 from heatbox.errors import InputError
 
+IMAGES_AT_A_TIME = 2048
+"""Images whose correctness curves are compared at once, to keep memory small."""
+
 FEW_VALUES = 4096
 """Different per-image scores up to which resamples are drawn as counts of each value."""
 
@@ -120,13 +123,9 @@ def best_threshold_interval(
 
     bits = np.asarray(correct, dtype=bool)
     _check(bits.ndim == 3, len(bits), resamples, level)
-    images, ious, thresholds = bits.shape
+    images, _, thresholds = bits.shape
     # As the threshold rises an image's correctness changes a few times only: keep the changes, by place.
-    curves = bits.transpose(1, 2, 0)
-    before = np.zeros((ious, 1, images), bool)
-    earlier = np.concatenate([before, curves[:, :-1]], axis=1)
-    rising = _listed(curves & ~earlier)
-    falling = _listed(~curves & earlier)
+    rising, falling = _changes(bits, 1), _changes(bits, -1)
     shares = _shares(resamples, 64)
     seeds = np.random.default_rng(seed).integers(1, 2**63, len(shares), dtype=np.uint64)
 
@@ -139,11 +138,23 @@ def best_threshold_interval(
     return _interval(estimate, drawn / images * 100, level)
 
 
-def _listed(flags: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Images flagged at each point of (I, T, N) flags, end to end, and where each point's begin."""
-    places, images = np.nonzero(flags.reshape(-1, flags.shape[2]))
-    start = np.searchsorted(places, np.arange(flags.shape[0] * flags.shape[1] + 1))
-    return images.astype(np.uint32), start.astype(np.int64)
+def _changes(bits: np.ndarray, sign: int) -> tuple[np.ndarray, np.ndarray]:
+    """Images whose (N, I, T) correctness rises (sign 1) or falls (-1) at each IoU and threshold.
+
+    Returns:
+        the images of all places (IoU after IoU, threshold after threshold) end to end, and where in them
+        each place's begin, with the end of the last.
+    """
+    images, ious, thresholds = bits.shape
+    found = []
+    for first in range(0, images, IMAGES_AT_A_TIME):
+        steps = np.diff(bits[first : first + IMAGES_AT_A_TIME].view(np.int8), axis=2, prepend=np.int8(0))
+        image, iou, threshold = np.nonzero(steps == sign)
+        found.append(np.stack([iou * thresholds + threshold, first + image]))
+    place, image = np.concatenate(found, axis=1)
+    order = np.argsort(place, kind="stable")
+    start = np.searchsorted(place[order], np.arange(ious * thresholds + 1))
+    return image[order].astype(np.uint32), start.astype(np.int64)
 
 
 def _check(well_formed: bool, images: int, resamples: int, level: float) -> None:

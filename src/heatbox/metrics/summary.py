@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -60,7 +61,24 @@ def table_of(
         for name, one in found.items()
     }
     table["baselines"] = list(BASELINES)
+    table["differences"] = _differences({name: one for name, one in found.items() if name not in BASELINES})
     return table
+
+
+def _differences(found: Mapping[str, MapScore]) -> list[dict[str, Any]]:
+    """Every later map minus every earlier one, on the same images, each at its own best thresholds."""
+    pairs = itertools.combinations(found, 2)
+    return [
+        {
+            "first": later,
+            "second": earlier,
+            **{
+                name: _with_ends(paired_interval(found[later].at_best(name), found[earlier].at_best(name)))
+                for name in (LARGEST, EVERY)
+            },
+        }
+        for earlier, later in pairs
+    ]
 
 
 def summarise(

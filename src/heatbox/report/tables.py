@@ -46,6 +46,15 @@ def score_table(metrics: dict[str, Any], title: str) -> Table:
     return table
 
 
+def difference_lines(metrics: dict[str, Any]) -> list[str]:
+    """Paired differences between maps of the same images, a line each."""
+    return [
+        f"{pair['first']} minus {pair['second']}: "
+        + ", ".join(f"{name} {_cell(**pair[name], form='+.2f')}" for name in ("MaxBoxAcc", "MaxBoxAccV2"))
+        for pair in metrics["differences"]
+    ]
+
+
 def model_table(rows: Sequence[ModelRow]) -> Table:
     """Size and cost of each model, and the weights that fit it."""
     table = Table(caption="1000 classes; GMACs of one image, after re-parameterisation where there is one")
