@@ -26,7 +26,9 @@ _EXTENTS = (("x", "y", "width", "height"), ("x", "y", "w", "h"))
 
 def recognises(tree: Tree) -> bool:
     """Whether some folder holds pictures, directly or as a split."""
-    return bool(_class_folders(tree)) or any(_class_folders(below(tree, n)) for n in _split_folders(tree))
+    # Pictures in "images" or "test" themselves are rather another layout whose tables are missing.
+    named = [name for name in _class_folders(tree) if name.lower() not in (*SPLITS, "images")]
+    return bool(named) or any(_class_folders(below(tree, name)) for name in _split_folders(tree))
 
 
 def split_names(tree: Tree) -> tuple[str, ...]:

@@ -69,6 +69,9 @@ def open_data_set(path: str | Path) -> DataSet:
         everything = with_archives(tree)
         if everything is not None:
             found = _recognise(everything, str(path)) or found
+    if found is None and "images" in tree.folders():
+        needed = ", ".join(wsol.FILES)
+        raise InputError(f"{tree.describe(wsol.FILES[0])}: missing; the metadata layout needs {needed}")
     if found is None:
         names = ", ".join(reader.LAYOUT for reader in _LAYOUTS)
         raise InputError(f"{path}: no data set is recognised; what is read: {names}")

@@ -50,6 +50,9 @@ def load_wsol(
     if metadata is None:
         folder = next(find_folders(tree, lambda t: t.has(FILES[0]), depth=2), "")
         return _load(Path(path).stem, tree, folder, below(tree, folder), num_classes, complain)
+    if not Path(metadata).exists():
+        needed = ", ".join(FILES)
+        raise InputError(f"{Path(metadata) / FILES[0]}: missing; the metadata layout needs {needed}")
     top = next(find_folders(tree, lambda t: "images" in t.folders(), depth=2), "")
     return _load(Path(path).stem, tree, top, open_tree(metadata), num_classes, complain)
 
