@@ -82,9 +82,9 @@ class TrainCrop:
 
 def to_tensor(image: Image.Image, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
     """RGB picture → (3, H, W) float32, normalised."""
-    pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)
+    pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()  # cheaper while still bytes
     shift, scale = (255 * torch.tensor(values)[:, None, None] for values in (mean, std))
-    return pixels.to(torch.float32, memory_format=torch.contiguous_format).sub_(shift).div_(scale)
+    return pixels.float().sub_(shift).div_(scale)
 
 
 class TrainImages(Dataset):
