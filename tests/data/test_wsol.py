@@ -179,17 +179,18 @@ def test_real_metadata_reads_whole(shared, tmp_path):
         assert sum(len(example.boxes) for example in split) == boxes
 
 
-def test_archives_that_cannot_be_read_by_offset(tmp_path):
+def test_compressed_and_cut_archives(tmp_path):
     folder = write_split(tmp_path / "set", 3)
     whole, packed, cut = (tmp_path / name for name in ("whole.tar", "packed.tgz", "cut.tar"))
     for path, mode in ((whole, "w:"), (packed, "w:gz")):
         with tarfile.open(path, mode) as tar:
             tar.add(folder, "set")
-    assert len(load_wsol(whole)) == 3
+    for path in (whole, packed):
+        split = load_wsol(path)
+        assert [split.open_image(example).size for example in split] == [(64, 64)] * 3
     cut.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
-    for path in (packed, cut):
-        with pytest.raises(InputError, match=f"{path.name}: .*complete and uncompressed"):
-            load_wsol(path)
+    with pytest.raises(InputError, match=r"cut\.tar"):
+        load_wsol(cut)
 
 
 def test_a_size_no_image_has(tmp_path):

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import io
-import tarfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,7 +27,8 @@ class Example:
         id: unique name inside its split; also the relative path of the image, with forward slashes.
         label: class index.
         size: (width, height) in pixels of the frame in which `boxes` are given. The stored image may be
-            of another size; boxes scale by this one, never by the file's.
+            of another size; boxes scale by this one, never by the file's. (0, 0) where there are no boxes
+            and no size was looked up.
         boxes: (K, 4) float64, xyxy, in pixels of `size`.
     """
 
@@ -108,69 +107,3 @@ def to_rgb(image: Image.Image) -> Image.Image:
         ground = Image.new("RGBA", image.size, "white")
         return Image.alpha_composite(ground, image).convert("RGB")
     return image.convert("RGB")
-
-
-class FolderImages:
-    """Opens images below a root folder; a path that leaves the root is refused."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root.resolve()
-
-    def __call__(self, example: Example) -> Image.Image:
-        """Open the image of an example as RGB."""
-        path = (self.root / example.id).resolve()
-        if not path.is_relative_to(self.root):
-            raise InputError(f"{example.id!r}: the image id leads out of {self.root}")
-        return decode_image(path, str(path))
-
-
-class TarImages:
-    """Opens images that are members of an uncompressed tar archive, without unpacking it.
-
-    Only regular members are ever read, so a link inside the archive leads nowhere. The file is opened
-    anew for every read: nothing is shared between threads or forked worker processes.
-
-    Raises:
-        InputError: the file is no tar archive, is compressed, or ends too early.
-    """
-
-    def __init__(self, archive: Path, prefix: str = "") -> None:
-        self.archive = archive
-        self.prefix = prefix
-        try:
-            with tarfile.open(archive, "r:") as tar:  # "r:" refuses compression: members are read by offset
-                self._spans = {m.name: (m.offset_data, m.size) for m in tar if m.isreg()}
-        except (tarfile.TarError, OSError) as error:
-            raise InputError(
-                f"{archive}: expected a folder or a .tar archive, complete and uncompressed ({error})"
-            ) from error
-
-    def below(self, folder: str) -> TarImages:
-        """The same archive, with image ids relative to a folder in it ("images/")."""
-        other = copy.copy(self)
-        other.prefix = self.prefix + folder
-        return other
-
-    def names(self) -> list[str]:
-        """Names of all regular members."""
-        return list(self._spans)
-
-    def read(self, name: str) -> bytes:
-        """The bytes of one member.
-
-        Raises:
-            InputError: there is no such regular member, or the archive ends before it does.
-        """
-        span = self._spans.get(self.prefix + name)
-        if span is None:
-            raise InputError(f"{self.archive}: has no member {self.prefix + name!r}")
-        with self.archive.open("rb") as file:
-            file.seek(span[0])
-            data = file.read(span[1])
-        if len(data) != span[1]:
-            raise InputError(f"{self.archive}: ends inside member {self.prefix + name!r}")
-        return data
-
-    def __call__(self, example: Example) -> Image.Image:
-        """Open the image of an example as RGB."""
-        return decode_image(self.read(example.id), f"{self.archive}:{self.prefix}{example.id}")

@@ -1,4 +1,4 @@
-"""The field's metadata layout: four text files beside the images, in a folder or in a .tar archive.
+"""The field's metadata layout: four text files beside the images, in a folder or in an archive.
 
 A split is ``image_ids.txt`` (one id a line), ``class_labels.txt`` (id,label), ``image_sizes.txt``
 (id,width,height) and ``localization.txt`` (id,x1,y1,x2,y2; several rows an image, pixels of the size given
@@ -7,28 +7,37 @@ in image_sizes.txt). The format is that of the reference evaluator (Choe et al.,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from pathlib import Path, PurePosixPath
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
-from PIL import Image
 
-from heatbox.data.example import Example, FolderImages, Split, TarImages
+from heatbox.data.archives import Tree, below, find_folders, open_tree
+from heatbox.data.example import Example, Split
+from heatbox.data.images import TreeImages
+from heatbox.data.rows import Box, Complain, Row, checked_box, refuse, rows, safe_id
 from heatbox.errors import InputError
 
+LAYOUT = "metadata layout"
 FILES = ("image_ids.txt", "class_labels.txt", "image_sizes.txt", "localization.txt")
 Number = TypeVar("Number", int, float)
 
 
-def load_wsol(path: str | Path, metadata: str | Path | None = None, num_classes: int | None = None) -> Split:
+def load_wsol(
+    path: str | Path,
+    metadata: str | Path | None = None,
+    num_classes: int | None = None,
+    complain: Complain = refuse,
+) -> Split:
     """Read a split in the metadata layout.
 
     Args:
-        path: a folder, or an uncompressed .tar, that holds the four files and the images, the latter in
-            ``images/`` or beside the files; in a .tar all of it may lie in one top-level folder.
+        path: a folder or archive that holds the four files and the images, the latter in ``images/`` or
+            beside the files; all of it may lie in one inner folder.
         metadata: a folder with the four files, where they are not with the images.
         num_classes: if given, labels have to be below it.
+        complain: is told of every bad row, which is then left out; by default the first one is raised.
 
     Returns:
         the split, in the order of image_ids.txt, named after the folder or archive.
@@ -37,158 +46,160 @@ def load_wsol(path: str | Path, metadata: str | Path | None = None, num_classes:
         InputError: naming file and row: a missing file, an id without label or size, a label out of
             range, a box outside its image or with x2 < x1, an id that leads out of the folder.
     """
-    path = Path(path)
-    if path.is_dir():
-        root = path / "images" if (path / "images").is_dir() else path
-        images: Callable[[Example], Image.Image] = FolderImages(root)
-        text = _folder_reader(Path(metadata) if metadata else path)
-    elif path.is_file():
-        images, text = _open_tar(path, Path(metadata) if metadata else None)
-    else:
-        raise InputError(f"{path}: expected a folder or a .tar archive in the metadata layout")
-    return Split(path.stem, _examples(text, num_classes), (), images)
+    tree = open_tree(path)
+    if metadata is None:
+        folder = next(find_folders(tree, lambda t: t.has(FILES[0]), depth=2), "")
+        return _load(Path(path).stem, tree, folder, below(tree, folder), num_classes, complain)
+    if not Path(metadata).exists():
+        needed = ", ".join(FILES)
+        raise InputError(f"{Path(metadata) / FILES[0]}: missing; the metadata layout needs {needed}")
+    top = next(find_folders(tree, lambda t: "images" in t.folders(), depth=2), "")
+    return _load(Path(path).stem, tree, top, open_tree(metadata), num_classes, complain)
 
 
-# ------------------------------------------------------------------------------------------------ files
-
-Text = Callable[[str], tuple[str, str]]  # file name → (where it is, its text)
-
-
-def _folder_reader(folder: Path) -> Text:
-    def read(name: str) -> tuple[str, str]:
-        file = folder / name
-        if not file.is_file():
-            raise InputError(f"{file}: missing; the metadata layout needs {', '.join(FILES)}")
-        return str(file), _decode(file.read_bytes(), str(file))
-
-    return read
+def recognises(tree: Tree) -> bool:
+    """Whether there is a split in this layout somewhere near the root."""
+    return bool(metadata_folders(tree))
 
 
-def _open_tar(path: Path, metadata: Path | None) -> tuple[TarImages, Text]:
-    archive = TarImages(path)
-    names = archive.names()
-    top = _top(names, "image_ids.txt") if metadata is None else _top(names, "images/")
-    has_images = any(name.startswith(f"{top}images/") for name in names)
-    images = archive.below(top + ("images/" if has_images else ""))
-    if metadata is not None:
-        return images, _folder_reader(metadata)
-
-    def read(name: str) -> tuple[str, str]:
-        if top + name not in names:
-            raise InputError(f"{path}: holds no {top}{name}; the metadata layout needs {', '.join(FILES)}")
-        where = f"{path}:{top}{name}"
-        return where, _decode(archive.read(top + name), where)
-
-    return images, read
+def split_names(tree: Tree) -> tuple[str, ...]:
+    """Names of the splits: those of their folders, "all" for files in the root."""
+    return tuple(metadata_folders(tree))
 
 
-def _top(names: list[str], landmark: str) -> str:
-    """Folder of an archive, with its last slash, in which a file or folder lies; the outermost if several."""
-    found = [name[: f"/{name}".index(f"/{landmark}")] for name in names if f"/{landmark}" in f"/{name}"]
-    return min(found, key=len, default="")
+def load_split(tree: Tree, name: str, complain: Complain = refuse) -> Split:
+    """Read one of `split_names`; see `load_wsol`."""
+    folder = metadata_folders(tree)[name]
+    return _load(name, tree, folder, below(tree, folder), None, complain)
 
 
-def _decode(data: bytes, where: str) -> str:
+def metadata_folders(tree: Tree) -> dict[str, str]:
+    """Split name → folder with its four files; the name is the shortest end of the path that is unique."""
+    found = list(find_folders(tree, lambda t: t.has(FILES[0])))
+    if len(found) == 1:
+        return {found[0].rpartition("/")[2] or "all": found[0]}
+    for depth in (1, 2, 3, 4):
+        names = ["/".join(folder.split("/")[-depth:]) or "all" for folder in found]
+        if len(set(names)) == len(names):
+            break
+    return dict(zip(names, found, strict=True)) if found else {}
+
+
+def image_folder(tree: Tree, folder: str, first: str) -> str:
+    """Where the images of a split are: beside its metadata, or where the reference evaluator keeps them.
+
+    Args:
+        tree: the data set.
+        folder: of the metadata, for example "metadata/CUB/test".
+        first: an id to look for.
+    """
+    data_set = folder.split("/")[-2] if "/" in folder else ""
+    beside = f"{folder}/images".lstrip("/")
+    places = [beside, folder, "images", f"images/{data_set}", f"dataset/{data_set}", data_set, ""]
+    for place in places:
+        if tree.has(f"{place}/{first}".lstrip("/")):
+            return place
+    return beside if below(tree, folder).folders("images") or tree.files(beside) else folder
+
+
+def _load(
+    name: str, tree: Tree, folder: str, metadata: Tree, num_classes: int | None, complain: Complain
+) -> Split:
+    for file in FILES:
+        if not metadata.has(file):
+            raise InputError(
+                f"{metadata.describe(file)}: missing; the metadata layout needs {', '.join(FILES)}"
+            )
+    ids = read_ids(metadata, complain)
+    labels = read_labels(metadata, num_classes, complain)
+    sizes = _sizes(metadata, complain)
+    boxes = _boxes(metadata, sizes, complain)
+    known = [i for i in ids if has_row(i, labels, metadata, FILES[1], complain)]
+    known = [i for i in known if has_row(i, sizes, metadata, FILES[2], complain)]
+    examples = [
+        Example(i, labels[i], sizes[i], np.array(boxes.get(i, []), dtype=np.float64).reshape(-1, 4))
+        for i in known
+    ]
+    return Split(name, examples, (), TreeImages(tree, image_folder(tree, folder, ids[0] if ids else "")))
+
+
+def has_row(name: str, table: dict, metadata: Tree, file: str, complain: Complain) -> bool:
+    """Whether a table has an id; complains where it has not."""
+    if name not in table:
+        complain(f"{metadata.describe(file)}: has no row for image {name!r}")
+    return name in table
+
+
+def split_row(
+    row: Row, count: int, kind: Callable[[str], Number], form: str, complain: Complain
+) -> tuple[str, Sequence[Number]] | None:
+    """``id,v1,...`` from the right, so that an id may hold commas; None after complaining."""
+    parts = row.text.rsplit(",", count)
     try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{where}: is not UTF-8 text ({error})") from error
+        if len(parts) == count + 1:
+            return parts[0], [kind(part.strip()) for part in parts[1:]]
+    except ValueError:
+        pass
+    complain(f"{row.where}: {row.text!r} is not of the form {form}")
+    return None
 
 
-def _rows(text: str) -> Iterator[tuple[int, str]]:
-    """(row number from 1, line) of every line that is not blank."""
-    for number, line in enumerate(text.splitlines(), 1):
-        if line.strip():
-            yield number, line.strip()
-
-
-def _split_row(
-    line: str, count: int, kind: Callable[[str], Number], where: str, form: str
-) -> tuple[str, list[Number]]:
-    """``id,v1,...`` from the right, so that an id may hold commas."""
-    parts = line.rsplit(",", count)
-    if len(parts) != count + 1:
-        raise InputError(f"{where}: {line!r} is not of the form {form}")
-    try:
-        return parts[0], [kind(part.strip()) for part in parts[1:]]
-    except ValueError as error:
-        raise InputError(f"{where}: {line!r} is not of the form {form}") from error
-
-
-# --------------------------------------------------------------------------------------------- examples
-
-
-def _examples(text: Text, num_classes: int | None) -> list[Example]:
-    ids = _ids(*text("image_ids.txt"))
-    labels = _labels(*text("class_labels.txt"), num_classes)
-    sizes = _sizes(*text("image_sizes.txt"))
-    where_boxes, boxes_text = text("localization.txt")
-    boxes = _checked_boxes(boxes_text, where_boxes, sizes)
-    examples = []
-    for name in ids:
-        if name not in labels:
-            raise InputError(f"{text('class_labels.txt')[0]}: has no row for image {name!r}")
-        if name not in sizes:
-            raise InputError(f"{text('image_sizes.txt')[0]}: has no row for image {name!r}")
-        found = np.array(boxes.get(name, []), dtype=np.float64).reshape(-1, 4)
-        examples.append(Example(name, labels[name], sizes[name], found))
-    return examples
-
-
-def _ids(where: str, text: str) -> list[str]:
-    ids = []
-    for row, name in _rows(text):
-        parts = PurePosixPath(name).parts
-        if name.startswith("/") or ".." in parts or "\\" in name or "\0" in name:
-            raise InputError(f"{where}, row {row}: image id {name!r} leads out of the image folder")
-        ids.append(name)
+def read_ids(metadata: Tree, complain: Complain) -> list[str]:
+    """Ids of image_ids.txt in order, each once."""
+    ids: dict[str, str] = {}
+    for row in rows(metadata, "image_ids.txt"):
+        if not safe_id(row.text):
+            complain(f"{row.where}: image id {row.text!r} leads out of the image folder")
+        elif row.text in ids:
+            complain(f"{row.where}: image id {row.text!r} is listed twice, first in {ids[row.text]}")
+        else:
+            ids[row.text] = row.where
     if not ids:
-        raise InputError(f"{where}: lists no image")
-    if len(set(ids)) != len(ids):
-        seen: set[str] = set()
-        again = next(name for name in ids if name in seen or seen.add(name))  # type: ignore[func-returns-value]
-        raise InputError(f"{where}: image id {again!r} is listed twice")
-    return ids
+        complain(f"{metadata.describe('image_ids.txt')}: lists no image")
+    return list(ids)
 
 
-def _labels(where: str, text: str, num_classes: int | None) -> dict[str, int]:
-    labels = {}
-    for row, line in _rows(text):
-        name, (label,) = _split_row(line, 1, int, f"{where}, row {row}", "id,label")
+def read_labels(metadata: Tree, num_classes: int | None, complain: Complain) -> dict[str, int]:
+    """Labels of class_labels.txt; a second, different one is a contradiction."""
+    labels: dict[str, int] = {}
+    for row in rows(metadata, "class_labels.txt"):
+        found = split_row(row, 1, int, "id,label", complain)
+        if found is None:
+            continue
+        name, (label,) = found
         if label < 0 or (num_classes is not None and label >= num_classes):
             limit = f"0 to {num_classes - 1}" if num_classes is not None else "0 or more"
-            raise InputError(f"{where}, row {row}: label {label} is out of range, expected {limit}")
-        labels[name] = label
+            complain(f"{row.where}: label {label} is out of range, expected {limit}")
+        elif labels.setdefault(name, label) != label:
+            complain(f"{row.where}: image {name!r} has label {label} here and {labels[name]} above")
     return labels
 
 
-def _sizes(where: str, text: str) -> dict[str, tuple[int, int]]:
-    sizes = {}
-    for row, line in _rows(text):
-        name, (width, height) = _split_row(line, 2, int, f"{where}, row {row}", "id,width,height")
+def _sizes(metadata: Tree, complain: Complain) -> dict[str, tuple[int, int]]:
+    sizes: dict[str, tuple[int, int]] = {}
+    for row in rows(metadata, "image_sizes.txt"):
+        found = split_row(row, 2, int, "id,width,height", complain)
+        if found is None:
+            continue
+        name, (width, height) = found
         if not (0 < width < 2**31 and 0 < height < 2**31):
-            raise InputError(
-                f"{where}, row {row}: size {width} x {height} of {name!r} is not positive, "
-                "or too large for an image"
+            complain(
+                f"{row.where}: size {width} x {height} of {name!r} is not positive, or too large for an image"
             )
-        sizes[name] = (width, height)
+        elif sizes.setdefault(name, (width, height)) != (width, height):
+            complain(f"{row.where}: image {name!r} has size {width} x {height} here and another above")
     return sizes
 
 
-def _checked_boxes(text: str, where: str, sizes: dict[str, tuple[int, int]]) -> dict[str, list[list[float]]]:
-    """Boxes of each id, xyxy; every box is checked against the size of its image."""
-    boxes: dict[str, list[list[float]]] = {}
-    for row, line in _rows(text):
-        name, (x1, y1, x2, y2) = _split_row(line, 4, float, f"{where}, row {row}", "id,x1,y1,x2,y2")
-        if not all(np.isfinite((x1, y1, x2, y2))):
-            raise InputError(f"{where}, row {row}: box {line!r} is not finite")
-        if x2 < x1 or y2 < y1:
-            raise InputError(f"{where}, row {row}: box {line!r} has x2 < x1 or y2 < y1")
-        if name in sizes:
-            width, height = sizes[name]
-            if x1 < 0 or y1 < 0 or x2 > width or y2 > height:
-                raise InputError(
-                    f"{where}, row {row}: box {line!r} lies outside its {width} x {height} image"
-                )
-        boxes.setdefault(name, []).append([x1, y1, x2, y2])
+def _boxes(metadata: Tree, sizes: dict[str, tuple[int, int]], complain: Complain) -> dict[str, list[Box]]:
+    boxes: dict[str, list[Box]] = {}
+    for row in rows(metadata, "localization.txt"):
+        found = split_row(row, 4, float, "id,x1,y1,x2,y2", complain)
+        if found is None:
+            continue
+        name, values = found
+        # An image that is not listed has no size; that its box is whole is checked all the same.
+        box = checked_box(values, sizes.get(name, (2**31, 2**31)), row.where, complain)
+        if box is not None:
+            boxes.setdefault(name, []).append(box)
     return boxes

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
@@ -11,6 +11,7 @@ from rich.text import Text
 from heatbox.progress import printable
 
 if TYPE_CHECKING:
+    from heatbox.data.catalogue import Entry
     from heatbox.models.zoo import ModelRow
 
 
@@ -78,3 +79,23 @@ def _text(words: str) -> Text:
 def _cell(value: float, interval: Sequence[float], form: str = ".2f") -> str:
     low, high = (format(end, form.replace(".2f", ".1f")) for end in interval)
     return f"{value:{form}} [{low}, {high}]"
+
+
+def check_table(splits: Mapping[str, Mapping[str, int]], title: str) -> Table:
+    """Images, labels and boxes of each split of a data set."""
+    table = Table(title=title)
+    for heading in ("split", "images", "labels", "boxes", "images without box"):
+        table.add_column(heading, justify="left" if heading == "split" else "right")
+    for name, counts in splits.items():
+        table.add_row(name, *(f"{counts[key]:,}" for key in ("images", "labels", "boxes", "without_boxes")))
+    return table
+
+
+def catalogue_table(entries: Sequence[Entry]) -> Table:
+    """What the data sets are, and what to put where."""
+    table = Table(caption="heatbox data check PATH tells whether it is all there", show_lines=True)
+    for heading in ("data set", "what", "licence", "size", "published at", "put into one folder"):
+        table.add_column(heading, overflow="fold")
+    for e in entries:
+        table.add_row(e.name, e.what, e.licence, e.size, e.where, e.layout)
+    return table

@@ -1,0 +1,121 @@
+"""What is known of the data sets: licence, size, where they are published, what to put where, checksums."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from heatbox.errors import InputError
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One data set.
+
+    Attributes:
+        name: as people call it.
+        what: splits and their numbers of images.
+        licence: under which it may be used, in a few words; the publisher's page decides.
+        size: of the download.
+        where: the page on which it is published.
+        layout: which files to put into one folder, packed or unpacked.
+        md5: file name → checksum, where one is published.
+    """
+
+    name: str
+    what: str
+    licence: str
+    size: str
+    where: str
+    layout: str
+    md5: Mapping[str, str] = field(default_factory=dict)
+
+
+CATALOGUE = (
+    Entry(
+        "CUB-200-2011",
+        "200 birds: 5,994 train, 5,794 test, a box each, masks",
+        "research and education, non-commercial",
+        "1.1 GB",
+        "https://data.caltech.edu/records/65de6-vp158",
+        "CUB_200_2011.tgz; segmentations.tgz beside it for masks",
+        {"CUB_200_2011.tgz": "97eceeb196236b17998738112f37df78"},
+    ),
+    Entry(
+        "CUBV2",
+        "1,000 more photographs of the same birds, a box each: the threshold split",
+        "each photograph its own Creative Commons licence",
+        "0.6 GB",
+        "https://github.com/clovaai/wsolevaluation",
+        "images/ beside the four files of metadata/CUB/val; in CUB_200_2011/CUBV2 it is split fullsup",
+    ),
+    Entry(
+        "ILSVRC2012",
+        "1,000 classes: 1.28 M train, 50,000 val with boxes",
+        "non-commercial research, after registration",
+        "138 GB train, 6.3 GB val",
+        "https://image-net.org/challenges/LSVRC/2012/2012-downloads.php",
+        "ILSVRC2012_img_val.tar and ILSVRC2012_bbox_val_v3.tgz, or val/ and bbox_val/; train/CLASS/",
+        {
+            "ILSVRC2012_img_val.tar": "29b22e2961454d5413ddabcf34fc5622",
+            "ILSVRC2012_img_train.tar": "1d675b47d978889d74fa0da5fadfb00e",
+            "ILSVRC2012_devkit_t12.tar.gz": "fa75699e90414af021442c21a62c3abf",
+        },
+    ),
+    Entry(
+        "OpenImages30k",
+        "100 classes: 29,819 train, 2,500 val and 5,000 test with masks and ignore regions",
+        "annotations CC BY 4.0, images CC BY 2.0",
+        "about 9 GB",
+        "https://github.com/clovaai/wsolevaluation",
+        "dataset/OpenImages/SPLIT with masks beside the images, metadata/OpenImages/SPLIT",
+    ),
+    Entry(
+        "Tiny-ImageNet",
+        "200 classes of 64 x 64 pixels: 100,000 train, 10,000 val, a box each",
+        "non-commercial research, as ImageNet",
+        "0.24 GB",
+        "http://cs231n.stanford.edu/tiny-imagenet-200.zip",
+        "tiny-imagenet-200.zip, or what is in it",
+        {"tiny-imagenet-200.zip": "90528d7ca1a48142e341f4ef8d21d0de"},
+    ),
+    Entry(
+        "cue-conflict stimuli",
+        "1,280 pictures, shape of one of 16 categories in the texture of another",
+        "CC BY 4.0",
+        "about 0.1 GB",
+        "https://github.com/rgeirhos/texture-vs-shape",
+        "stimuli/style-transfer-preprocessed-512",
+    ),
+    Entry(
+        "your own",
+        "CLASS/picture or SPLIT/CLASS/picture",
+        "yours",
+        "any",
+        "-",
+        "boxes in a .csv (image,x1,y1,x2,y2) or COCO's .json beside the folders, or none",
+    ),
+)
+
+
+def checksum_problems(path: Path) -> tuple[list[str], int]:
+    """Compare files of known names, at a path or directly in it, with their published MD5.
+
+    Returns:
+        what differs, one sentence each, and the number of files compared.
+    """
+    known = {name: digest for entry in CATALOGUE for name, digest in entry.md5.items()}
+    files = [path] if path.is_file() else sorted(p for p in path.iterdir() if p.is_file())
+    compared = [file for file in files if file.name in known]
+    problems = []
+    for file in compared:
+        try:
+            with file.open("rb") as content:
+                found = hashlib.file_digest(content, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+        except OSError as error:
+            raise InputError(f"{file}: cannot be read ({error.strerror})") from error
+        if found != known[file.name]:
+            problems.append(f"{file}: MD5 is {found}, published is {known[file.name]}; download it again")
+    return problems, len(compared)

@@ -1,0 +1,194 @@
+"""Small data sets in exactly the layouts in which the real ones are published.
+
+Where each field was looked up: CUB-200-2011 in the README of CUB_200_2011.tgz; ILSVRC2012 in the readme of
+ILSVRC2012_devkit_t12 and the annotations of ILSVRC2012_bbox_val_v3; OpenImages30k in the metadata of the
+reference evaluator; Tiny-ImageNet in the files of tiny-imagenet-200; COCO on cocodataset.org, "Data format".
+"""
+
+import json
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+WNIDS = ("n01440764", "n01443537", "n02084071")
+
+
+def picture(path: Path, size=(40, 30), seed=0):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng([seed, *path.name.encode()]).integers(0, 256, (size[1], size[0], 3))
+    Image.fromarray(pixels.astype(np.uint8)).save(path, "PNG" if path.suffix == ".png" else "JPEG")
+
+
+def write(path: Path, text: str):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(text.encode())
+
+
+CUB_NAMES = (
+    "001.Black_footed_Albatross/Black_Footed_Albatross_0046_18.jpg",
+    "001.Black_footed_Albatross/Black_Footed_Albatross_0009_34.jpg",
+    "002.Laysan_Albatross/Laysan_Albatross_0002_1027.jpg",
+    "002.Laysan_Albatross/Laysan_Albatross_0104_630.jpg",
+)
+
+
+def cub(root: Path):
+    for name in CUB_NAMES:
+        picture(root / "images" / name)
+    write(root / "images.txt", "".join(f"{i} {name}\n" for i, name in enumerate(CUB_NAMES, 1)))
+    write(root / "image_class_labels.txt", "1 1\n2 1\n3 2\n4 2\n")
+    write(root / "train_test_split.txt", "1 0\n2 1\n3 1\n4 0\n")
+    boxes = ("6.0 2.0 32.0 20.0", "1.0 3.0 10.0 20.0", "0.0 0.0 40.0 30.0", "5.5 6.5 10.0 10.0")
+    write(root / "bounding_boxes.txt", "".join(f"{i} {box}\n" for i, box in enumerate(boxes, 1)))
+    write(root / "classes.txt", "1 001.Black_footed_Albatross\n2 002.Laysan_Albatross\n")
+    return root
+
+
+def cub_segmentations(root: Path):
+    for name in CUB_NAMES:
+        grey = np.zeros((30, 40), np.uint8)
+        grey[5:20, 6:30] = 204  # four annotators of five
+        grey[5:8] = 102  # two of five
+        path = root / "segmentations" / name.replace(".jpg", ".png")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(grey).save(path)
+
+
+def metadata(folder: Path, ids, labels, sizes, boxes):
+    write(folder / "image_ids.txt", "".join(f"{i}\n" for i in ids))
+    write(folder / "class_labels.txt", "".join(f"{i},{k}\n" for i, k in zip(ids, labels, strict=True)))
+    write(folder / "image_sizes.txt", "".join(f"{i},{w},{h}\n" for i, (w, h) in zip(ids, sizes, strict=True)))
+    write(folder / "localization.txt", "".join(f"{i},{b}\n" for i, b in zip(ids, boxes, strict=True)))
+
+
+def cubv2(root: Path):
+    ids = ["001.Black_footed_Albatross/30107316117.jpg", "002.Laysan_Albatross/25513167677.jpg"]
+    for name in ids:
+        picture(root / "images" / name, (50, 40))
+    metadata(root, ids, [0, 1], [(50, 40)] * 2, ["1,2,30,40", "10,10,50,20"])
+    return root
+
+
+def xml(name, wnid, size=(40, 30), boxes=((3, 4, 20, 25),)):
+    objects = "".join(
+        f"\t<object>\n\t\t<name>{wnid}</name>\n\t\t<pose>Unspecified</pose>\n\t\t<truncated>0</truncated>\n"
+        f"\t\t<difficult>0</difficult>\n\t\t<bndbox>\n\t\t\t<xmin>{a}</xmin>\n\t\t\t<ymin>{b}</ymin>\n"
+        f"\t\t\t<xmax>{c}</xmax>\n\t\t\t<ymax>{d}</ymax>\n\t\t</bndbox>\n\t</object>\n"
+        for a, b, c, d in boxes
+    )
+    return (
+        f"<annotation>\n\t<folder>val</folder>\n\t<filename>{name}</filename>\n\t<source>\n"
+        f"\t\t<database>ILSVRC_2012</database>\n\t</source>\n\t<size>\n\t\t<width>{size[0]}</width>\n"
+        f"\t\t<height>{size[1]}</height>\n\t\t<depth>3</depth>\n\t</size>\n\t<segmented>0</segmented>\n"
+        f"{objects}</annotation>\n"
+    )
+
+
+ILSVRC_CLASSES = (2, 0, 1)  # of the three validation images, among sorted ids
+DEVKIT_ORDER = (WNIDS[1], WNIDS[2], WNIDS[0])  # devkit class 1, 2, 3
+
+
+def ilsvrc_val(root: Path, folders=False):
+    for number, label in enumerate(ILSVRC_CLASSES, 1):
+        name = f"ILSVRC2012_val_{number:08d}.JPEG"
+        picture(root / (f"{WNIDS[label]}/{name}" if folders else name))
+    return root
+
+
+def ilsvrc_xml(root: Path):
+    for number, label in enumerate(ILSVRC_CLASSES, 1):
+        name = f"ILSVRC2012_val_{number:08d}"
+        boxes = ((3, 4, 20, 25), (0, 0, 40, 31)) if number == 2 else ((3, 4, 20, 25),)
+        write(root / f"{name}.xml", xml(name, WNIDS[label], boxes=boxes))
+
+
+def ilsvrc_train(root: Path):
+    for wnid in WNIDS:
+        for number in (1, 2):
+            picture(root / wnid / f"{wnid}_{number}.JPEG")
+
+
+def devkit(root: Path):
+    from scipy.io import savemat
+
+    kind = [("ILSVRC2012_ID", object), ("WNID", object), ("words", object), ("num_children", object)]
+    inner = [(1001, "n00001740", "entity", 3)]
+    leaves = [(i, wnid, "a thing", 0) for i, wnid in enumerate(DEVKIT_ORDER, 1)]
+    (root / "data").mkdir(parents=True)
+    savemat(root / "data" / "meta.mat", {"synsets": np.array(leaves + inner, dtype=kind)[:, None]})
+    truth = [DEVKIT_ORDER.index(WNIDS[label]) + 1 for label in ILSVRC_CLASSES]
+    write(root / "data" / "ILSVRC2012_validation_ground_truth.txt", "".join(f"{n}\n" for n in truth))
+
+
+def openimages(root: Path):
+    ids = ["test/01226z/7af766bd43da900b.jpg", "test/01226z/973645e9516726b3.jpg"]
+    rows = []
+    for number, name in enumerate(ids):
+        picture(root / "dataset/OpenImages" / name)
+        stem = name.removesuffix(".jpg")
+        masks = [f"{stem}_m01226z_{k:08x}.png" for k in range(2 - number)]
+        for k, mask in enumerate(masks):
+            grey = np.zeros((30, 40), np.uint8)
+            grey[5 + 10 * k : 10 + 10 * k, 10:20] = 255
+            Image.fromarray(grey > 0).save(root / "dataset/OpenImages" / mask)
+        ignore = f"{stem}_ignore.png" if number == 0 else ""
+        if ignore:
+            grey = np.zeros((30, 40), np.uint8)
+            grey[:, 15:25] = 255
+            Image.fromarray(grey > 0).save(root / "dataset/OpenImages" / ignore)
+        rows += [f"{name},{mask},{ignore if k == 0 else ''}" for k, mask in enumerate(masks)]
+    folder = root / "metadata/OpenImages/test"
+    write(folder / "image_ids.txt", "\n".join(ids) + "\n")
+    write(folder / "class_labels.txt", f"{ids[0]},0\n{ids[1]},5\n")
+    write(folder / "image_sizes.txt", "")
+    write(folder / "localization.txt", "\n".join(rows) + "\n")
+    return root
+
+
+def tiny(root: Path):
+    write(root / "wnids.txt", f"{WNIDS[2]}\n{WNIDS[0]}\n{WNIDS[1]}\n")
+    write(root / "words.txt", f"{WNIDS[0]}\ttench, Tinca tinca\n{WNIDS[1]}\tgoldfish\nn99999999\tother\n")
+    for wnid in WNIDS:
+        for number in range(2):
+            picture(root / "train" / wnid / "images" / f"{wnid}_{number}.JPEG", (64, 64))
+        write(
+            root / "train" / wnid / f"{wnid}_boxes.txt",
+            f"{wnid}_0.JPEG\t0\t10\t63\t58\n{wnid}_1.JPEG\t6\t7\t8\t63\n",
+        )
+    for number in range(2):
+        picture(root / "val" / "images" / f"val_{number}.JPEG", (64, 64))
+    write(
+        root / "val" / "val_annotations.txt",
+        f"val_0.JPEG\t{WNIDS[1]}\t0\t32\t44\t62\nval_1.JPEG\t{WNIDS[0]}\t52\t55\t57\t59\n",
+    )
+    return root
+
+
+def classes(root: Path, names=("cat", "dog"), count=2):
+    for name in names:
+        for number in range(count):
+            picture(root / name / f"{name} {number}.png")
+    return root
+
+
+def coco_json(files, boxes, categories=("cat", "dog")):
+    """`boxes` are (image index, category index, [x, y, w, h])."""
+    return json.dumps(
+        {
+            "images": [
+                {"id": 10 + i, "file_name": f, "width": 40, "height": 30} for i, f in enumerate(files)
+            ],
+            "annotations": [
+                {"id": n, "image_id": 10 + i, "category_id": 5 + c, "bbox": b, "area": 1.0, "iscrowd": 0}
+                for n, (i, c, b) in enumerate(boxes)
+            ],
+            "categories": [{"id": 5 + i, "name": c} for i, c in enumerate(categories)],
+        }
+    )
+
+
+def cue_conflict(root: Path):
+    for name in ("cat/cat1-dog2.png", "cat/cat1-cat3.png", "dog/dog7-cat10.png"):
+        picture(root / name)
+    return root
