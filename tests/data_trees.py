@@ -1,4 +1,4 @@
-"""Small data sets in the layouts in which the real ones are published; docs/datasets.md says what was looked up."""
+"""Small data sets in the layouts in which the real ones are published; see docs/datasets.md."""
 
 import json
 from pathlib import Path
