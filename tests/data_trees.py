@@ -1,9 +1,4 @@
-"""Small data sets in exactly the layouts in which the real ones are published.
-
-Where each field was looked up: CUB-200-2011 in the README of CUB_200_2011.tgz; ILSVRC2012 in the readme of
-ILSVRC2012_devkit_t12 and the annotations of ILSVRC2012_bbox_val_v3; OpenImages30k in the metadata of the
-reference evaluator; Tiny-ImageNet in the files of tiny-imagenet-200; COCO on cocodataset.org, "Data format".
-"""
+"""Small data sets in the layouts in which the real ones are published; see docs/datasets.md."""
 
 import json
 from pathlib import Path

@@ -158,7 +158,7 @@ class _Truth:
         note = read_xml(self.tree, file, self.complain) if file else Note()
         if note is None:
             return None
-        number = int(name[-8:]) if self.split == "val" and name[-8:].isdigit() else 0
+        number = int(name[-8:]) if self.split == "val" and name[-8:].isdecimal() else 0
         listed = self.order.get(self.numbers[number - 1], "") if 0 < number <= len(self.numbers) else ""
         told = {"its folder": in_folder, "its XML": note.wnid, "the devkit": listed}
         told = {source: wnid for source, wnid in told.items() if wnid}
@@ -232,7 +232,7 @@ def _devkit_order(tree: Tree, name: str) -> dict[int, str]:
     """Devkit class number → WordNet id, from map_clsloc.txt (``wnid number words``) or meta.mat."""
     if name.endswith(".txt"):
         fields = [row.text.split() for row in rows(tree, name)]
-        return {int(f[1]): f[0] for f in fields if len(f) >= 2 and f[1].isdigit()}
+        return {int(f[1]): f[0] for f in fields if len(f) >= 2 and f[1].isdecimal()}
     try:
         from scipy.io import loadmat
     except ImportError as error:
