@@ -53,9 +53,12 @@ def test_the_models_own_preprocessing_is_taken(shared, tmp_path):
 def test_scores_of_real_images_are_those_of_the_reference_evaluator(shared, tmp_path, size, wanted):
     metrics = evaluate(real_config(shared, tmp_path, size=size), Run(tmp_path / "run"))
     for name, (v1, v2) in wanted.items():
+        # The numbers for PC1 were made with constant channels kept as samples of zeros; here they take no
+        # part, which moves it by up to 0.52 points (docs/protocols.md).
+        tolerance = 0.6 if name == "pc1" else 0.5
         found = metrics["methods"][name]
-        assert found["MaxBoxAcc"] == pytest.approx(v1, abs=0.5), name
-        assert found["MaxBoxAccV2"] == pytest.approx(v2, abs=0.5), name
+        assert found["MaxBoxAcc"] == pytest.approx(v1, abs=tolerance), name
+        assert found["MaxBoxAccV2"] == pytest.approx(v2, abs=tolerance), name
 
 
 def test_first_real_images(shared, tmp_path):

@@ -13,13 +13,11 @@ import tyro
 
 from heatbox.config import EvaluateConfig, ScoreConfig, TrainConfig
 from heatbox.errors import InputError
-from heatbox.progress import printable
+from heatbox.files import folder_name
+from heatbox.terminal import INTERRUPTED, SOME_FAILED, USER_ERROR, AsJson, print_table, say
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
-SOME_FAILED, USER_ERROR, INTERRUPTED = 1, 2, 130
-AsJson = Annotated[bool, tyro.conf.arg(name="json")]
+    pass
 
 
 def demo(out: Path = Path("heatbox-demo"), epochs: int = 10, seed: int = 0) -> None:
@@ -38,8 +36,8 @@ def demo(out: Path = Path("heatbox-demo"), epochs: int = 10, seed: int = 0) -> N
 
     metrics = run_demo(TrainConfig(model="resnet10_small", epochs=epochs, seed=seed), out, on_terminal)
     _show_scores(metrics, f"glyphs: {metrics['images']} test images, trained on labels alone", False)
-    _say(f"pictures: {out / 'contact-sheet.png'}")
-    _say(f"run:      {out} (metrics.json, predictions.parquet, weights.safetensors)")
+    say(f"pictures: {out / 'contact-sheet.png'}")
+    say(f"run:      {out} (metrics.json, predictions.parquet, weights.safetensors)")
 
 
 def evaluate(
@@ -64,12 +62,12 @@ def evaluate(
     from heatbox.store import Run
 
     _warn_of_random_weights(config.model, config.checkpoint)
-    run = Run(out or Path("runs") / _file_name(f"{config.model}-{config.data}"))
+    run = Run(out or Path("runs") / folder_name(f"{config.model}-{config.data}"))
     if run.finished and not overwrite:
-        _say(f"note: {run.folder} holds maps already, which are scored again; --overwrite makes new ones")
+        say(f"note: {run.folder} holds maps already, which are scored again; --overwrite makes new ones")
     metrics = run_evaluation(config, run, on_terminal, overwrite)
     _show_scores(metrics, f"{config.model} on {config.data}", as_json)
-    _say(f"run: {run.folder}")
+    say(f"run: {run.folder}")
 
 
 def rescore(
@@ -128,12 +126,12 @@ def score(
     from heatbox.scoring import score_heatmaps
     from heatbox.store import Run
 
-    run = Run(out or Path("runs") / _file_name(f"score-{config.heatmaps}"))
+    run = Run(out or Path("runs") / folder_name(f"score-{config.heatmaps}"))
     metrics, problems = score_heatmaps(config, run, on_terminal, overwrite)
     _show_scores(metrics, f"{config.heatmaps} on {config.data}", as_json)
     for problem in problems:
-        _say(f"left out: {problem}")
-    _say(f"run: {run.folder}")
+        say(f"left out: {problem}")
+    say(f"run: {run.folder}")
     return SOME_FAILED if problems else 0
 
 
@@ -190,11 +188,11 @@ def locate(
     ):
         if isinstance(line, InputError):
             failures += 1
-            _say(f"passed over: {line}")
+            say(f"passed over: {line}")
         else:
             print(json.dumps(line), flush=True)
     if failures:
-        _say(f"{failures} of {len(photos)} pictures could not be used")
+        say(f"{failures} of {len(photos)} pictures could not be used")
     return SOME_FAILED if failures else 0
 
 
@@ -214,7 +212,7 @@ def models(as_json: AsJson = False) -> None:
     else:
         from heatbox.report.tables import model_table
 
-        _print(model_table(rows))
+        print_table(model_table(rows))
 
 
 def convert(source: str, target: Path, entry: str | None = None) -> None:
@@ -228,7 +226,7 @@ def convert(source: str, target: Path, entry: str | None = None) -> None:
     from heatbox.models.checkpoints import convert as convert_file
 
     report = convert_file(source, target, entry=entry)
-    _say(f"{target}: {report.model or 'no model of ours'}, {report.num_classes} classes")
+    say(f"{target}: {report.model or 'no model of ours'}, {report.num_classes} classes")
 
 
 def data(action: tyro.conf.Positional[Literal["check", "prepare", "list"]]) -> None:
@@ -238,88 +236,6 @@ def data(action: tyro.conf.Positional[Literal["check", "prepare", "list"]]) -> N
         action: Each has its own --help.
     """
 
-
-def data_check(
-    path: tyro.conf.Positional[Path],
-    out: Path | None = None,
-    jobs: int | None = None,
-    as_json: AsJson = False,
-) -> int:
-    """Recognise a data set, count it, open every image, say what is broken; exit 1 if anything is.
-
-    Writes report.json and a contact sheet with boxes. Interrupted or repeated, it opens only images that
-    are new or have changed.
-
-    Args:
-        path: A folder or an archive, as downloaded or unpacked.
-        out: Folder of the report; by default heatbox-check-NAME.
-        jobs: Number of threads; by default one for each core.
-        as_json: Print the report as JSON instead of a table.
-    """
-    from dataclasses import asdict
-
-    from heatbox.datacheck import check_data
-    from heatbox.progress import on_terminal
-
-    out = out or Path(_file_name(f"heatbox-check-{path.resolve().stem}"))
-    report = check_data(path, out, on_terminal, jobs)
-    if as_json:
-        from heatbox.store import to_json
-
-        print(to_json(asdict(report)))
-    else:
-        from heatbox.report.tables import check_table
-
-        _print(check_table(report.splits, f"{path}: {report.layout}"))
-        for note in report.notes:
-            _say(f"note: {note}")
-        for problem in report.problems[:_MOST_PROBLEMS]:
-            _say(f"broken: {problem}")
-        if len(report.problems) > _MOST_PROBLEMS:
-            _say(f"... and {len(report.problems) - _MOST_PROBLEMS} more in {out / 'report.json'}")
-    _say(f"{len(report.problems)} problems; pictures: {out / 'contact-sheet.png'}")
-    return SOME_FAILED if report.problems else 0
-
-
-def data_prepare(
-    name: tyro.conf.Positional[Literal["cub"]],
-    source: tyro.conf.Positional[Path],
-    out: Path,
-    variant: Literal["squash", "short-side"] = "squash",
-    jobs: int | None = None,
-) -> int:
-    """Write 448-pixel copies of CUB-200-2011 for training, boxes carried along.
-
-    The result is in the metadata layout, a folder for each split. Interrupted, the same command goes on.
-
-    Args:
-        name: The data set; cub is the one that training needs prepared.
-        source: CUB-200-2011, as downloaded or unpacked.
-        out: Folder of the copies.
-        variant: squash resizes to 512 x 512 (the paper's text), short-side keeps the shape (the released
-            code); both then crop the middle 448 pixels.
-        jobs: Number of threads; by default one for each core.
-    """
-    from heatbox.dataprepare import prepare_cub
-    from heatbox.progress import on_terminal
-
-    problems = prepare_cub(source, out, variant, on_terminal, jobs)
-    for problem in problems:
-        _say(f"left out: {problem}")
-    _say(f"copies: {out}")
-    return SOME_FAILED if problems else 0
-
-
-def data_list() -> None:
-    """What each data set is, its licence and size, where it is published, and what to put where."""
-    from heatbox.data.catalogue import CATALOGUE
-    from heatbox.report.tables import catalogue_table
-
-    _print(catalogue_table(CATALOGUE))
-
-
-DATA_COMMANDS = {"check": data_check, "prepare": data_prepare, "list": data_list}
-_MOST_PROBLEMS = 20  # on one screen
 
 COMMANDS = {
     "demo": demo,
@@ -344,6 +260,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         commands["evaluate"] = rescore
     prog = "heatbox"
     if args[:1] == ["data"]:
+        from heatbox.cli_data import DATA_COMMANDS
+
         commands, prog, args = dict(DATA_COMMANDS), "heatbox data", args[1:]
     try:
         code = tyro.extras.subcommand_cli_from_dict(
@@ -354,11 +272,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
         )
     except InputError as error:
-        _say(f"heatbox: {error}")
+        say(f"heatbox: {error}")
         return USER_ERROR
     except KeyboardInterrupt:
         goes_on = args[:1] in (["evaluate"], ["score"])
-        _say(
+        say(
             "heatbox: interrupted"
             + ("; what was computed is kept, the same command goes on from there" if goes_on else "")
         )
@@ -369,19 +287,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 # ---------------------------------------------------------------------------------------------- printing
 
 
-def _say(words: str) -> None:
-    """One line to the person at the terminal, apart from what a program reads."""
-    print(printable(words), file=sys.stderr)
-
-
-def _print(table: Table) -> None:
-    from rich.console import Console
-
-    console = Console()
-    # A pipe has no width of its own; 80 columns would cut the numbers off.
-    (console if console.is_terminal else Console(width=200)).print(table)
-
-
 def _show_scores(metrics: dict[str, Any], title: str, as_json: bool) -> None:
     if as_json:
         from heatbox.store import to_json
@@ -390,19 +295,14 @@ def _show_scores(metrics: dict[str, Any], title: str, as_json: bool) -> None:
     else:
         from heatbox.report.tables import difference_lines, score_table
 
-        _print(score_table(metrics, title))
+        print_table(score_table(metrics, title))
         for line in difference_lines(metrics):
             print(line)
 
 
 def _warn_of_random_weights(model: str, checkpoint: str | None) -> None:
     if checkpoint is None and ".py:" not in model:
-        _say(f"note: {model} has random weights; --checkpoint takes a file, or pretrained")
-
-
-def _file_name(words: str) -> str:
-    """A folder name made of words that may hold slashes and the like."""
-    return re.sub(r"[^\w.-]+", "-", Path(words).name if "/" not in words else words).strip("-.") or "run"
+        say(f"note: {model} has random weights; --checkpoint takes a file, or pretrained")
 
 
 if __name__ == "__main__":

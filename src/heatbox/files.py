@@ -1,8 +1,9 @@
-"""Files that are either there whole or not at all."""
+"""Files that are either there whole or not at all, and names for them."""
 
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 from heatbox.errors import InputError
@@ -25,3 +26,8 @@ def write_atomically(path: Path, content: bytes) -> Path:
         temporary.unlink(missing_ok=True)
         raise InputError(f"{path}: could not be written ({error})") from error
     return path
+
+
+def folder_name(words: str) -> str:
+    """A folder name made of words that may hold slashes and the like."""
+    return re.sub(r"[^\w.-]+", "-", Path(words).name if "/" not in words else words).strip("-.") or "run"
