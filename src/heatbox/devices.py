@@ -17,7 +17,7 @@ def pick_device(name: str) -> torch.device:
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
         device = torch.device(name)
-        torch.empty(0, device=device)
+        torch.zeros((), device=device).item()  # a device that computes, not meta
     except (RuntimeError, AssertionError) as error:
         raise InputError(f"device {name!r} is not at hand ({str(error).splitlines()[0]})") from error
     return device
