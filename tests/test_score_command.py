@@ -156,6 +156,8 @@ def test_bad_options(scene, capsys, more, says):
             arguments += [flag, value]
     assert main(arguments) == 2
     assert says in capsys.readouterr().err
+    assert not (scene / "run").exists()  # a corrected command is not refused for another configuration
+    assert main(command(scene)) == 0
 
 
 def test_no_map_at_all(scene, capsys):

@@ -99,10 +99,7 @@ def _check_numbers(config: EvaluateConfig) -> None:
 
 
 def _open_scorable(config: EvaluateConfig, view: ClassifierView) -> Split:
-    split = open_split(config.data, config.metadata, view.num_classes).take(config.limit)
-    if empty := [example.id for example in split if not len(example.boxes)]:
-        raise InputError(f"{config.data}: image {empty[0]!r} has no box to be scored against")
-    return split
+    return open_split(config.data, config.metadata, view.num_classes).take(config.limit).with_boxes()
 
 
 def _refuse_changed(checkpoint: str | None, run: Run) -> None:

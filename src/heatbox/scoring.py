@@ -37,8 +37,12 @@ def score_heatmaps(
     """
     if (config.fullsup_heatmaps is None) != (config.fullsup is None):
         raise InputError("thresholds are transferred from --fullsup and --fullsup-heatmaps together")
-    run.start(config, resume=not overwrite)
-    split = _scorable(open_split(config.data), config.data)
+    for folder in (config.heatmaps, config.fullsup_heatmaps):
+        if folder is not None and not folder.is_dir():
+            raise InputError(f"{folder}: is not a folder, expected one of <image id>.npy heatmaps")
+    split = open_split(config.data).with_boxes()
+    chosen = open_split(config.fullsup).with_boxes() if config.fullsup is not None else None
+    run.start(config, resume=not overwrite)  # only now: a folder is not to be bound to bad input
     outcome = _score(config, config.heatmaps, split, run, "records", track)
     problems = outcome.problems()
     name = config.heatmaps.name or "heatmaps"
@@ -46,8 +50,7 @@ def score_heatmaps(
     kept = set(found[next(iter(found))].records.ids)
     found |= _baselines(config, split, kept, track)
     fullsup: dict[str, MapScore] = {}
-    if config.fullsup is not None and config.fullsup_heatmaps is not None:
-        chosen = _scorable(open_split(config.fullsup), config.fullsup)
+    if chosen is not None and config.fullsup_heatmaps is not None:
         other = _score(config, config.fullsup_heatmaps, chosen, run, "records-fullsup", track)
         problems += [f"fullsup: {problem}" for problem in other.problems()]
         fullsup = {name: _map_score(other) for name in list(found)[:1]}
@@ -56,12 +59,6 @@ def score_heatmaps(
     metrics["problems"] = problems
     run.write_json(METRICS, metrics)
     return metrics, problems
-
-
-def _scorable(split: Split, data: str) -> Split:
-    if empty := [example.id for example in split if not len(example.boxes)]:
-        raise InputError(f"{data}: image {empty[0]!r} has no box to be scored against")
-    return split
 
 
 def _score(

@@ -68,6 +68,16 @@ class Split:
         """One more than the largest label, or the number of class names where there are more."""
         return max(max((e.label for e in self.examples), default=-1) + 1, len(self.class_names))
 
+    def with_boxes(self) -> Split:
+        """The split itself, where every image has a box to be scored against.
+
+        Raises:
+            InputError: naming the first image that has none.
+        """
+        if empty := [example.id for example in self.examples if not len(example.boxes)]:
+            raise InputError(f"{self.name}: image {empty[0]!r} has no box to be scored against")
+        return self
+
     def take(self, limit: int | None) -> Split:
         """The first `limit` examples (all of them for None)."""
         return dataclasses.replace(self, examples=self.examples[:limit])
