@@ -111,13 +111,13 @@ def _looker(config: TrainConfig, splits: TrainingSplits, out: Path, fabric: Any)
     methods = config.method if splits.has_boxes else ()
 
     def look(weights: dict[str, nn.Module], epoch: int) -> Row:
-        at_checkpoint = epoch % config.checkpoint_every == 0 or epoch == config.epochs
+        scored = config.is_scored(epoch)
         row: Row = {}
         for name, network in weights.items():
-            if at_checkpoint and fabric.global_rank == 0:
+            if scored and fabric.global_rank == 0:
                 save_weights(network, config, splits.train, checkpoint_path(out, epoch, name))
             if splits.test is not None:
-                maps = methods if at_checkpoint else ()
+                maps = methods if scored else ()
                 row[name] = assess(network, splits.test, preprocess, maps, config.per_device, fabric)
         return row
 
