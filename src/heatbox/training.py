@@ -23,13 +23,14 @@ from heatbox.config import TrainConfig, TrainOptions
 from heatbox.data.open import TrainingSplits, open_training
 from heatbox.data.transforms import Preprocess
 from heatbox.errors import InputError
+from heatbox.maps.methods import find_method
 from heatbox.models.checkpoints import load_checkpoint
 from heatbox.progress import Track, silent
 from heatbox.store import CONFIG, ENVIRONMENT, Run, environment, to_json
 from heatbox.train.batches import cached
 from heatbox.train.failures import explained
 from heatbox.train.log import BOARD, LOGS, Log
-from heatbox.train.loop import Assess, Row, fit
+from heatbox.train.loop import Assess, Row, fit, plan_of
 from heatbox.train.machine import make_fabric
 from heatbox.train.state import STATE
 from heatbox.train.weights import CHECKPOINTS, built, checkpoint_path, save_weights, start_model
@@ -83,6 +84,9 @@ def _train(
     claim: tuple[bool, bool],
 ) -> tuple[nn.Module, dict[str, Any]]:
     first = fabric.global_rank == 0
+    plan_of(config, splits.train, fabric)
+    for method in config.method:
+        find_method(method)
     model = start_model(config, splits.train.num_classes, options.recompute)
     if first:
         claim_folder(config, out, *claim)

@@ -121,7 +121,16 @@ def fit(
 
 
 def plan_of(config: TrainConfig, split: Split, fabric: Any) -> Plan:
-    """The division of a training's steps among the processes."""
+    """The division of a training's steps among the processes.
+
+    Raises:
+        InputError: a setting that cannot be, said before anything is computed or written.
+    """
+    if not 0 <= config.sparsity < 1:
+        raise InputError(f"sparsity is {config.sparsity}, expected a share in [0, 1)")
+    if config.checkpoint_every < 1:
+        raise InputError(f"checkpoint every {config.checkpoint_every} epochs, expected 1 or more")
+    augment_of(config).on_picture(config.size, config.mean)
     if (config.mixup or config.cutmix) and config.per_device % 2:
         raise InputError(f"mixup and cutmix pair images: --per-device {config.per_device} has to be even")
     return Plan(
@@ -187,8 +196,6 @@ def _masks(
 
     Empty for a dense training, and where a saved state will bring them.
     """
-    if not 0 <= config.sparsity < 1:
-        raise InputError(f"sparsity is {config.sparsity}, expected a share in [0, 1)")
     schedule: dict[str, Any] = {
         "prune_rate": config.prune_rate,
         "every": config.mask_every,
