@@ -105,10 +105,17 @@ def test_every_model_of_the_paper_can_be_built(name):
     assert config.head == "own" or isinstance(norm, torch.nn.Identity)
 
 
+def test_there_is_a_small_recipe_of_every_family():
+    families = ("convnext", "replknet", "slak")
+    small = {*(f"glyphs_{f}" for f in ("resnet", *families)), *(f"tiny_imagenet_{f}_nano" for f in families)}
+    assert set(CONFIGS) - set(PAPER) == small
+
+
 @pytest.mark.parametrize("name", sorted(set(CONFIGS) - set(PAPER)))
-def test_small_recipes_learn_from_their_own_data(name):
+def test_small_recipes_start_from_nothing(name):
     config = CONFIGS[name]
     assert config.pretrained == "scratch"
+    assert (config.data == "glyphs") == name.startswith("glyphs")
     model = start_model(config, 10)
     assert model(torch.zeros(1, 3, config.size, config.size)).shape == (1, 10)
 
