@@ -115,15 +115,13 @@ def weight_grad_plan(
     # oneDNN's NCHW kernel refuses outputs that lie in the padding altogether
     nchw = kw <= MAX_NCHW_COLUMNS and kh // 2 < height and kw // 2 < width
     if channels_last:
-        # the columns of the map are those of the kernel here: again 13, and a few less, are slow in this layout
+        # the columns of the map are those of the kernel here: again 13, and a few less, are slow here
         nchw = nchw and SLOW_COLUMNS <= width <= MAX_NCHW_COLUMNS
     return Plan(CONTIGUOUS if nchw else CHANNELS_LAST, torch.float32 if dtype in IN_FLOAT32 else dtype, True)
 
 
-def portions(
-    shape: Sequence[int], itemsize: int, kernel: tuple[int, int]
-) -> Iterator[tuple[slice, slice]]:
-    """Cut (N, C, H, W) into (samples, channels) of about `PORTION` bytes a thread, twice that for few taps."""
+def portions(shape: Sequence[int], itemsize: int, kernel: tuple[int, int]) -> Iterator[tuple[slice, slice]]:
+    """Cut (N, C, H, W) into (samples, channels) of about `PORTION` bytes a thread, or twice for few taps."""
     budget = PORTION * torch.get_num_threads() * (1 if kernel[0] * kernel[1] >= MANY_TAPS else 2)
     samples, channels, height, width = shape
     vector = max(height * width * itemsize, 1) * VECTOR

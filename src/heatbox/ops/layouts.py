@@ -1,10 +1,10 @@
 """Copies between NCHW and channels_last that stay within the first-level cache.
 
-PyTorch's general copy runs along the memory of its target. From channels_last to NCHW that means reading one
-number in each of H W cache lines, channel after channel: quick while those lines stay in the first-level cache,
-two to six times slower where they are too many or where the distance between pixels puts them into few of its
-sets. PyTorch has a second copy, of matrices into their transposes, which goes by tiles; it is taken where the
-general one would fall out of the cache.
+PyTorch's general copy runs along the memory of its target. From channels_last to NCHW that means reading
+one number in each of H W cache lines, channel after channel: quick while those lines stay in the first-level
+cache, two to six times slower where they are too many or where the distance between pixels puts them into few
+of its sets. PyTorch has a second copy, of matrices into their transposes, which goes by tiles; it is taken
+where the general one would fall out of the cache.
 """
 
 from __future__ import annotations
