@@ -20,7 +20,7 @@ from torch import Tensor
 
 from heatbox.errors import InputError
 from heatbox.ops import depthwise_cpu, depthwise_triton
-from heatbox.ops.checking import as_float, check, checking
+from heatbox.ops.checking import check, checking, precise
 from heatbox.ops.layouts import is_channels_last
 
 # Kernels whose longer side is below this are left to PyTorch altogether: its 3 x 3 is good in both
@@ -144,7 +144,7 @@ def compute_convolution(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tenso
                 x,
                 kernel,
                 out,
-                lambda: native_convolution(x.float(), weight.float(), as_float(bias)),
+                lambda: native_convolution(precise(x), precise(weight), precise(bias)),
             )
     return in_layout_of(x, out)
 
@@ -166,7 +166,7 @@ def compute_weight_gradient(x: Tensor, grad: Tensor, kh: int, kw: int) -> Tensor
                 x,
                 kernel,
                 out,
-                lambda: native_weight_gradient(x.float(), grad.float(), kernel),
+                lambda: native_weight_gradient(precise(x), precise(grad), kernel),
             )
     return out.contiguous()
 
