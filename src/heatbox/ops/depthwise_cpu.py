@@ -42,6 +42,8 @@ PORTION = 7 << 16
 MANY_TAPS = 200
 # Pixels that a weight gradient adds up one after the other.
 BAND = 512
+# Kernels of fewer rows take half as long again in bands.
+ROWS_FOR_BANDS = 13
 # Tensors larger than this are convolved in portions even where their layout already fits: about there the C
 # library asks the system for every temporary anew, and each of its pages is a fault.
 LARGE = 24 << 20
@@ -85,11 +87,16 @@ def safe_dtype(dtype: torch.dtype, layout: torch.memory_format, channels: int) -
     return torch.float32 if hangs else dtype
 
 
+def touching(kernel: tuple[int, int], shape: Sequence[int]) -> tuple[int, int]:
+    """The part of a (kh, kw) kernel, about its middle, that ever meets an (N, C, H, W) map's pixels."""
+    return min(kernel[0], max(2 * shape[2] - 1, 1)), min(kernel[1], max(2 * shape[3] - 1, 1))
+
+
 def forward_plan(
     shape: Sequence[int], kernel: tuple[int, int], dtype: torch.dtype, channels_last: bool
 ) -> Plan:
     """Plan of the forward convolution of an (N, C, H, W) input with a (kh, kw) kernel."""
-    kh, kw = kernel
+    kh, kw = touching(kernel, shape)
     sample = shape[1] * shape[2] * shape[3] * dtype.itemsize
     if dtype in IN_FLOAT32:
         nchw = kw <= MAX_NCHW_COLUMNS and (not channels_last or kh * kw >= 100)
@@ -99,24 +106,24 @@ def forward_plan(
     if not channels_last:
         if kw > MAX_NCHW_COLUMNS:
             return Plan(CHANNELS_LAST, dtype, True)
-        return Plan(CONTIGUOUS, dtype, shape[0] * sample > LARGE)
+        # PyTorch judges by the whole kernel
+        return Plan(CONTIGUOUS, dtype, shape[0] * sample > LARGE or kernel[1] > MAX_NCHW_COLUMNS)
     if kw == MAX_NCHW_COLUMNS and kh >= MAX_NCHW_COLUMNS - 2 and shape[1] * shape[2] * shape[3] >= 1 << 15:
         # 13 columns are where the channels_last kernel is at its slowest, slower than with 21; small tensors
         # are convolved before they are transposed
         return Plan(CONTIGUOUS, dtype, True)
-    return Plan(CHANNELS_LAST, dtype, kh * kw >= MANY_TAPS and sample > 1 << 20)
+    return Plan(CHANNELS_LAST, dtype, min(kh, kw) >= MAX_NCHW_COLUMNS and sample > 1 << 20)
 
 
 def weight_grad_plan(
     shape: Sequence[int], kernel: tuple[int, int], dtype: torch.dtype, channels_last: bool
 ) -> Plan:
     """Plan of the weight gradient of an (N, C, H, W) input and output gradient for a (kh, kw) kernel."""
-    (kh, kw), (height, width) = kernel, shape[2:]
-    # oneDNN's NCHW kernel refuses outputs that lie in the padding altogether
-    nchw = kw <= MAX_NCHW_COLUMNS and kh // 2 < height and kw // 2 < width
+    # `weight_grad` spares oneDNN's NCHW kernel the taps that only meet the padding, which it refuses
+    nchw = touching(kernel, shape)[1] <= MAX_NCHW_COLUMNS
     if channels_last:
         # the columns of the map are those of the kernel here: again 13, and a few less, are slow here
-        nchw = nchw and SLOW_COLUMNS <= width <= MAX_NCHW_COLUMNS
+        nchw = nchw and SLOW_COLUMNS <= shape[3] <= MAX_NCHW_COLUMNS
     return Plan(CONTIGUOUS if nchw else CHANNELS_LAST, torch.float32 if dtype in IN_FLOAT32 else dtype, True)
 
 
@@ -148,11 +155,13 @@ def same_conv(x: Tensor, weight: Tensor, bias: Tensor | None, padding: tuple[int
 
 def forward(x: Tensor, weight: Tensor, bias: Tensor | None, plan: Plan) -> Tensor:
     """(N, C, H, W) * (C, 1, kh, kw) → (N, C, H, W) of the layout of `x`, stride 1, 'same' padding."""
-    kernel = (weight.shape[2], weight.shape[3])
-    padding = (kernel[0] // 2, kernel[1] // 2)
     layout = CHANNELS_LAST if is_channels_last(x) else CONTIGUOUS
+    (kh, kw), kernel = weight.shape[2:], touching((weight.shape[2], weight.shape[3]), x.shape)
     if not plan.portioned or x.numel() == 0:
-        return same_conv(relaid(x, layout, x.dtype), weight, bias, padding)
+        return same_conv(relaid(x, layout, x.dtype), weight, bias, (kh // 2, kw // 2))
+    padding = (kernel[0] // 2, kernel[1] // 2)
+    rows, columns = (slice(w // 2 - p, w // 2 + p + 1) for w, p in zip((kh, kw), padding, strict=True))
+    weight = weight[:, :, rows, columns]
     out = torch.empty_like(x, memory_format=layout)
     for samples, channels in portions(x.shape, plan.dtype.itemsize, kernel):
         dtype = safe_dtype(plan.dtype, plan.layout, channels.stop - channels.start)
@@ -171,8 +180,13 @@ def weight_grad(x: Tensor, grad: Tensor, kernel: tuple[int, int], plan: Plan) ->
     """
     if x.numel() == 0:
         return x.new_zeros(x.shape[1], 1, *kernel)
+    inner = touching(kernel, x.shape)
     convolve = folded_weight_grad if plan.layout == CONTIGUOUS else sample_weight_grad
-    return convolve(x, grad, kernel, plan).to(x.dtype)
+    taps = convolve(x, grad, inner, plan).to(x.dtype)
+    if inner == kernel:
+        return taps
+    rows, columns = (kernel[0] - inner[0]) // 2, (kernel[1] - inner[1]) // 2
+    return F.pad(taps, (columns, columns, rows, rows))
 
 
 def folded_weight_grad(x: Tensor, grad: Tensor, kernel: tuple[int, int], plan: Plan) -> Tensor:
@@ -227,7 +241,7 @@ def bands_weight_grad(x: Tensor, grad: Tensor, kernel: tuple[int, int]) -> Itera
         kernel: (kh, kw).
     """
     (kh, kw), (height, width) = kernel, x.shape[2:]
-    if kh * kw < MANY_TAPS or height * width <= BAND or x.dtype != torch.float32:
+    if kh < ROWS_FOR_BANDS or kh * kw < MANY_TAPS or height * width <= BAND or x.dtype != torch.float32:
         yield same_conv(x, grad, None, (kh // 2, kw // 2))
         return
     count = -(-height * width // BAND)
