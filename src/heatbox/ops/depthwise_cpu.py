@@ -42,8 +42,8 @@ PORTION = 7 << 16
 MANY_TAPS = 200
 # Pixels that a weight gradient adds up one after the other.
 BAND = 512
-# Kernels of fewer rows take half as long again in bands.
-ROWS_FOR_BANDS = 13
+# Kernels with a shorter side than this take half as long again in bands, and more.
+LEAST_BANDED = 15
 # Tensors larger than this are convolved in portions even where their layout already fits: about there the C
 # library asks the system for every temporary anew, and each of its pages is a fault.
 LARGE = 24 << 20
@@ -241,7 +241,7 @@ def bands_weight_grad(x: Tensor, grad: Tensor, kernel: tuple[int, int]) -> Itera
         kernel: (kh, kw).
     """
     (kh, kw), (height, width) = kernel, x.shape[2:]
-    if kh < ROWS_FOR_BANDS or kh * kw < MANY_TAPS or height * width <= BAND or x.dtype != torch.float32:
+    if min(kernel) < LEAST_BANDED or height * width <= BAND or x.dtype != torch.float32:
         yield same_conv(x, grad, None, (kh // 2, kw // 2))
         return
     count = -(-height * width // BAND)
