@@ -112,7 +112,7 @@ def forward_plan(
         # 13 columns are where the channels_last kernel is at its slowest, slower than with 21; small tensors
         # are convolved before they are transposed
         return Plan(CONTIGUOUS, dtype, True)
-    return Plan(CHANNELS_LAST, dtype, min(kh, kw) >= MAX_NCHW_COLUMNS and sample > 1 << 20)
+    return Plan(CHANNELS_LAST, dtype, False)
 
 
 def weight_grad_plan(
