@@ -108,9 +108,10 @@ def forward_plan(
             return Plan(CHANNELS_LAST, dtype, True)
         # PyTorch judges by the whole kernel
         return Plan(CONTIGUOUS, dtype, shape[0] * sample > LARGE or kernel[1] > MAX_NCHW_COLUMNS)
-    if kw == MAX_NCHW_COLUMNS and kh >= MAX_NCHW_COLUMNS - 2 and shape[1] * shape[2] * shape[3] >= 1 << 15:
-        # 13 columns are where the channels_last kernel is at its slowest, slower than with 21; small tensors
-        # are convolved before they are transposed
+    large = shape[2] * shape[3] >= 100 or (dtype == torch.float32 and sample >= 1 << 17)
+    if kw == MAX_NCHW_COLUMNS and kh >= MAX_NCHW_COLUMNS - 2 and large:
+        # 13 columns are where the channels_last kernel is at its slowest, slower than with 21, most of all in
+        # float32; small maps are convolved before they are transposed
         return Plan(CONTIGUOUS, dtype, True)
     return Plan(CHANNELS_LAST, dtype, False)
 
