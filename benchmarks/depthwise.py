@@ -2,13 +2,14 @@
 
     python benchmarks/depthwise.py                        # every shape, float32, this machine's CPU
     python benchmarks/depthwise.py --dtype bfloat16 --models replknet --sizes 224 --batches 1
-    python benchmarks/depthwise.py --device cuda --dtype bfloat16 --batches 64
+    python benchmarks/depthwise.py --device cuda --dtype bfloat16 --batches 64 --sizes 384 --models replknet
 
 The calls of one shape take turns, so that whatever else the machine does hits all of them; each time is the
 minimum over the turns. With `--threads 1` it is processor time, which other programs hardly change. Ratios
 above 1 mean that ours is faster. Layouts are those of input and output: whoever holds an NCHW tensor and
 wants one back can also convert, convolve in channels_last and convert back, and the reverse; `best` is the
-faster of the two ways open to `nn.Conv2d` in the same layout.
+faster of the two ways open to `nn.Conv2d` in the same layout. A summary over the table follows it, with the
+large layers of whole networks added up; on a GPU also with the share of its peak that they reach.
 """
 
 from __future__ import annotations
@@ -16,7 +17,10 @@ from __future__ import annotations
 import argparse
 import platform
 import time
-from collections.abc import Callable, Iterator
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -25,6 +29,38 @@ from torch import Tensor
 from heatbox.ops import depthwise_conv2d
 
 LAYOUTS = {"nchw": torch.contiguous_format, "nhwc": torch.channels_last}
+# Layers of RepLKNet-31B's four stages, each with one large convolution.
+LAYERS = {31: 2, 29: 2, 27: 18, 13: 2}
+
+
+class Result(NamedTuple):
+    """One row: times in ms by '<who> <layout>'."""
+
+    model: str
+    size: int
+    shape: tuple[int, int, int, int]
+    kernel: tuple[int, int]
+    which: str
+    times: dict[str, float]
+
+    @property
+    def name(self) -> str:
+        return f"{self.model} {'x'.join(map(str, self.shape))} {self.kernel[0]}x{self.kernel[1]} {self.which}"
+
+    def best(self, layout: str) -> float:
+        """The faster way of `nn.Conv2d` over ours, in this layout."""
+        plain = min(self.times[f"torch {layout}"], self.times[f"convert {layout}"])
+        return plain / self.times[f"ours {layout}"]
+
+
+def machine(device: str) -> str:
+    """Name of the processor that is measured."""
+    if device == "cuda":
+        return torch.cuda.get_device_name()
+    info = Path("/proc/cpuinfo")
+    models = [line for line in info.read_text().splitlines() if "model name" in line] if info.exists() else []
+    name = models[0].split(":")[1].strip() if models else platform.processor() or platform.machine()
+    return f"{name} ({torch.backends.cpu.get_cpu_capability()})"
 
 
 def stages(model: str, size: int) -> Iterator[tuple[int, int, int, int]]:
@@ -55,13 +91,14 @@ def take_turns(calls: dict[str, Callable[[], object]], seconds: float, device: s
                 continue  # once or twice is enough for what takes long
             if best[name] < 100:
                 call()  # the call before this one has filled the caches with its own data
-            if device == "cuda":
-                torch.cuda.synchronize()
-            before = clock()
-            call()
-            if device == "cuda":
-                torch.cuda.synchronize()
-            best[name] = min(best[name], (clock() - before) * 1e3)
+            for _ in range(5 if best[name] < 20 else 1):
+                if device == "cuda":
+                    torch.cuda.synchronize()
+                before = clock()
+                call()
+                if device == "cuda":
+                    torch.cuda.synchronize()
+                best[name] = min(best[name], (clock() - before) * 1e3)
         turns += 1
     return best
 
@@ -116,16 +153,61 @@ def measure(
     }
 
 
-def row(name: str, times: dict[str, float]) -> str:
+def row(result: Result) -> str:
     """One line of the table: ours in both layouts, torch's, and the ratios."""
-    cells = [name]
+    cells, times = [result.name], result.times
     for layout in LAYOUTS:
         ours, plain = times[f"ours {layout}"], times[f"torch {layout}"]
-        best = min(plain, times[f"convert {layout}"])
-        cells += [f"{ours:.2f}", f"{plain:.2f}", f"{plain / ours:.2f}", f"{best / ours:.2f}"]
+        cells += [f"{ours:.2f}", f"{plain:.2f}", f"{plain / ours:.2f}", f"{result.best(layout):.2f}"]
     anywhere = min(times["torch nchw"], times["torch nhwc"])
     cells.append(f"{anywhere / min(times['ours nchw'], times['ours nhwc']):.2f}")
     return "| " + " | ".join(cells) + " |"
+
+
+def summary(results: Sequence[Result]) -> Iterator[str]:
+    """Lines: what large kernels gain over `nn.Conv2d` in NCHW, and where `nn.Conv2d` is the faster."""
+    ratios = defaultdict(list)
+    for result in results:
+        kh, kw = result.kernel
+        if max(kh, kw) >= 27:
+            kind = "square" if kh == kw else "tall" if kh > kw else "wide"
+            ratio = result.times["torch nchw"] / result.times["ours nchw"]
+            ratios[result.shape[0], kind, result.which].append((ratio, result.name))
+    for (batch, kind, which), found in sorted(ratios.items()):
+        (low, name), (high, _) = min(found), max(found)
+        yield f"- batch {batch}, {kind} kernels from 27 on, {which}: x{low:.1f} ({name}) to x{high:.1f}"
+    rows = [(result, layout) for result in results for layout in LAYOUTS]
+    slow = [(result, layout) for result, layout in rows if result.best(layout) < 0.9]
+    yield f"- `best` below 0.9: {len(slow)} of {len(rows)}"
+    for result, layout in slow:
+        ours = result.times[f"ours {layout}"]
+        yield f"  - {result.name} {layout}: {result.best(layout):.2f}, {ours:.3f} ms"
+
+
+def network(results: Sequence[Result], peak: float) -> Iterator[str]:
+    """Lines: all large layers of RepLKNet-31B added up, in NCHW, by batch and size."""
+    groups = defaultdict(list)
+    for result in results:
+        if result.model == "replknet" and result.kernel[0] in LAYERS:
+            groups[result.shape[0], result.size].append(result)
+    for (batch, size), group in groups.items():
+        total: dict[tuple[str, str], float] = defaultdict(float)
+        operations = 0.0
+        for result in group:
+            layers, (kh, kw) = LAYERS[result.kernel[0]], result.kernel
+            for who in ("torch", "ours"):
+                total[who, result.which] += layers * result.times[f"{who} nchw"]
+            if result.which == "forward":
+                operations += 2.0 * layers * kh * kw * torch.Size(result.shape).numel()
+        parts = [(which, total["torch", which], total["ours", which]) for which in ("forward", "backward")]
+        parts.append(("forward + backward", *(sum(part[i] for part in parts) for i in (1, 2))))
+        for which, plain, ours in parts:
+            line = f"- RepLKNet-31B at {size}, batch {batch}, all large layers {which}: "
+            line += f"nn.Conv2d {plain:.1f} ms, ours {ours:.1f} ms, x{plain / ours:.1f}"
+            if peak and which == "forward":
+                ideal = operations / peak / 1e9  # ms
+                line += f"; {ideal:.2f} ms at {peak:.0f} TFLOP/s, which is {ideal / ours:.0%} of the time"
+            yield line
 
 
 def main() -> None:
@@ -139,31 +221,35 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=0, help="0: PyTorch's default")
     parser.add_argument("--seconds", type=float, default=1.0, help="per shape and pass")
+    parser.add_argument(
+        "--peak", type=float, default=0.0, help="TFLOP/s of a GPU's tensor cores; 989 for bfloat16 on an H200"
+    )
     args = parser.parse_args()
     if args.threads:
         torch.set_num_threads(args.threads)
     torch.manual_seed(0)
-    gpu = torch.cuda.get_device_name() if args.device == "cuda" else ""
+    # the C library gives temporaries back to the system page by page until it has seen large ones
+    torch.empty(30 << 20, dtype=torch.uint8)
     print(
-        f"{gpu or platform.processor() or platform.machine()}, {torch.get_num_threads()} threads, "
-        f"{args.dtype}, "
+        f"{machine(args.device)}, {torch.get_num_threads()} threads, {args.dtype}, torch {torch.__version__}."
     )
-    print(
-        f"torch {torch.__version__}. Milliseconds; x: torch / ours, same layout; best: see the docstring.\n"
-    )
+    print("Milliseconds; x: torch / ours, same layout; best: see the docstring.\n")
     print(
         "| shape, kernel, pass | ours nchw | torch | x | best | ours nhwc | torch | x | best | best to best |"
     )
     print("|---|" + "---|" * 9)
-    dtype = getattr(torch, args.dtype)
+    dtype, results = getattr(torch, args.dtype), []
     for model in args.models:
         for size in args.sizes:
             for batch in args.batches:
                 for channels, side, kh, kw in stages(model, size):
                     shape = (batch, channels, side, side)
                     for which, times in measure(shape, (kh, kw), dtype, args.device, args.seconds).items():
-                        name = f"{model} {'x'.join(map(str, shape))} {kh}x{kw} {which}"
-                        print(row(name, times), flush=True)
+                        results.append(Result(model, size, shape, (kh, kw), which, times))
+                        print(row(results[-1]), flush=True)
+    print("\nAgainst `nn.Conv2d` in NCHW:\n")
+    for line in (*summary(results), *network(results, args.peak)):
+        print(line)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from heatbox.errors import InputError
-from heatbox.ops import DepthwiseConv2d, depthwise, depthwise_conv2d, depthwise_cpu
+from heatbox.ops import DepthwiseConv2d, checking, depthwise, depthwise_conv2d, depthwise_cpu
 from heatbox.ops.depthwise import convolution, weight_gradient
 
 CHANNELS_LAST = torch.channels_last
@@ -48,6 +48,10 @@ def distance(result, exact):
     return float((result - exact).norm() / exact.norm()) if exact.norm() > 0 else float(result.norm())
 
 
+def seeded(seed):
+    return torch.Generator().manual_seed(seed)
+
+
 odd = st.integers(0, 15).map(lambda i: 2 * i + 1)
 LAYOUTS = ["contiguous", "channels_last", "transposed", "sliced", "expanded"]
 
@@ -64,7 +68,7 @@ LAYOUTS = ["contiguous", "channels_last", "transposed", "sliced", "expanded"]
     portion=st.sampled_from([1, 1 << 12, depthwise_cpu.PORTION]),
     seed=st.integers(0, 99),
 )
-def test_error_is_at_most_twice_that_of_torch_but_for_the_float32_weight_gradient(
+def test_error_is_at_most_twice_that_of_torch_and_a_rounding(
     dtype, shape, kernel, layout, grad_layout, portion, seed
 ):
     generator = torch.Generator().manual_seed(seed)
@@ -90,9 +94,22 @@ def test_error_is_at_most_twice_that_of_torch_but_for_the_float32_weight_gradien
         # an output rounded once is off by up to half of eps even where torch happens to hit it exactly
         floor = torch.finfo(dtype).eps * scale
         if i == 2 and dtype == torch.float32:
-            # not as good as torch's: oneDNN adds the pixels of a map one after the other
-            floor = 8 * floor
+            # oneDNN adds the pixels of a map one after the other: on average within the rule on maps of this
+            # size, but a few taps may miss it, and terms that repeat along the rows do
+            floor = (8 if layout == grad_layout == "expanded" else 2) * floor
         assert (mine - truth).norm() <= 2 * (theirs - truth).norm() + floor
+
+
+@pytest.mark.parametrize(("side", "kernel"), [(28, (27, 27)), (33, (31, 29)), (56, (31, 31)), (70, (15, 51))])
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+def test_error_of_large_weight_gradients_on_large_maps(side, kernel, layout):
+    shape = (2, 4, side, side - 2)
+    x, grad = (laid_out(torch.randn(shape, generator=seeded(i)), layout) for i in range(2))
+    weight = torch.randn(4, 1, *kernel, generator=seeded(2))
+    exact = results(plain, [x.double(), weight.double()], grad)[2]
+    theirs, ours = (results(function, [x, weight], grad)[2] for function in (plain, depthwise_conv2d))
+    eps = torch.finfo(torch.float32).eps
+    assert distance(ours, exact) <= 2 * distance(theirs, exact) + eps
 
 
 @pytest.mark.parametrize("kernel", [(31, 31), (51, 5), (5, 51), (13, 13), (5, 5)])
@@ -282,11 +299,11 @@ def test_mixed_dtypes_are_refused():
 
 def test_checked_results_pass_and_wrong_ones_raise(monkeypatch):
     monkeypatch.setenv("HEATBOX_CHECK_OPS", "1")
-    monkeypatch.setattr(depthwise, "checked", set())
+    monkeypatch.setattr(checking, "checked", set())
     x = torch.randn(1, 4, 11, 11, requires_grad=True)
     weight = torch.randn(4, 1, 17, 17, requires_grad=True)
     depthwise_conv2d(x, weight).sum().backward()
-    assert {c[0] for c in depthwise.checked} == {"forward", "weight gradient"}
+    assert {c[0] for c in checking.checked} == {"forward", "weight gradient"}
     right = depthwise_cpu.forward
     monkeypatch.setattr(depthwise_cpu, "forward", lambda *args: right(*args) * 1.01)
     depthwise_conv2d(x, weight)  # a configuration seen before is not compared again

@@ -171,6 +171,7 @@ def test_a_failing_compiler_means_torch_and_one_warning(monkeypatch):
     monkeypatch.setattr(depthwise_triton, "banded_product", fail)
     monkeypatch.setattr(depthwise_triton, "tap_sums", fail)
     monkeypatch.setattr(depthwise_triton, "warned", set())
+    monkeypatch.setattr(depthwise_triton, "failed", set())
     x, weight = torch.randn(2, 3, 8, 8), torch.randn(3, 1, 13, 13)
     expected = F.conv2d(x, weight, padding=6, groups=3)
     with pytest.warns(UserWarning, match="no such instruction"):
@@ -181,6 +182,22 @@ def test_a_failing_compiler_means_torch_and_one_warning(monkeypatch):
         leaf = weight.clone().requires_grad_()
         (grad,) = torch.autograd.grad(F.conv2d(x, leaf, padding=6, groups=3), leaf, x)
         torch.testing.assert_close(depthwise_triton.weight_grad(x, x, (13, 13)), grad)
+    assert depthwise_triton.failed == {((2, 3, 8, 8), (13, 13), torch.float32)}
+    # from now on without asking the compiler again
+    assert not depthwise_triton.takes(x.shape, (13, 13), x.dtype)
+
+
+def test_lack_of_memory_is_not_taken_for_a_failing_compiler(monkeypatch):
+    def fail(*args):
+        raise torch.OutOfMemoryError("out of memory")
+
+    monkeypatch.setattr(depthwise_triton, "banded_product", fail)
+    monkeypatch.setattr(depthwise_triton, "tap_sums", fail)
+    x = torch.randn(2, 3, 8, 8)
+    with pytest.raises(torch.OutOfMemoryError):
+        depthwise_triton.forward(x, torch.randn(3, 1, 13, 13), None)
+    with pytest.raises(torch.OutOfMemoryError):
+        depthwise_triton.weight_grad(x, x, (13, 13))
 
 
 def test_small_kernels_and_odd_dtypes_are_left_to_torch():

@@ -11,8 +11,6 @@ Set HEATBOX_CHECK_OPS=1 to compare the first call of every new configuration wit
 from __future__ import annotations
 
 import contextlib
-import os
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -22,18 +20,13 @@ from torch import Tensor
 
 from heatbox.errors import InputError
 from heatbox.ops import depthwise_cpu, depthwise_triton
+from heatbox.ops.checking import check, checking, precise
+from heatbox.ops.layouts import is_channels_last
 
 # Kernels whose longer side is below this are left to PyTorch altogether: its 3 x 3 is good in both
 # directions.
 SMALLEST_KERNEL = 5
 OUR_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-# Largest error of the result over its largest value that the comparison with PyTorch accepts.
-TOLERANCE = {
-    torch.float64: 1e-10,
-    torch.float32: 1e-4,
-    torch.bfloat16: 3e-2,
-    torch.float16: 4e-3,
-}
 is_exporting = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)
 
 
@@ -59,7 +52,7 @@ def depthwise_conv2d(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> T
     if runs_native(x, weight, bias):
         padding = (weight.shape[2] // 2, weight.shape[3] // 2)
         return F.conv2d(x, weight, bias, padding=padding, groups=weight.shape[0])
-    return convolution(x, weight, bias)
+    return convolve(x, weight, bias)
 
 
 def autocasts(device: str) -> bool:
@@ -134,17 +127,14 @@ def without_autocast(device: str) -> contextlib.AbstractContextManager[None]:
     return contextlib.nullcontext()
 
 
-@torch.library.custom_op(
-    "heatbox::depthwise_conv2d", mutates_args=(), schema="(Tensor x, Tensor weight, Tensor? bias) -> Tensor"
-)
-def convolution(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """The operator behind `depthwise_conv2d`; the output has the layout of `x`."""
+def compute_convolution(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """What the operator behind `depthwise_conv2d` computes; the output has the layout of `x`."""
     kernel = (weight.shape[2], weight.shape[3])
     with without_autocast(x.device.type):
         if x.device.type == "cuda" and depthwise_triton.takes(x.shape, kernel, x.dtype):
             out = depthwise_triton.forward(x, weight, bias)
         elif x.device.type == "cpu":
-            plan = depthwise_cpu.forward_plan(x.shape, kernel, x.dtype, depthwise_cpu.is_channels_last(x))
+            plan = depthwise_cpu.forward_plan(x.shape, kernel, x.dtype, is_channels_last(x))
             out = depthwise_cpu.forward(x, weight, bias, plan)
         else:
             out = native_convolution(x, weight, bias)
@@ -154,24 +144,19 @@ def convolution(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
                 x,
                 kernel,
                 out,
-                lambda: native_convolution(x.float(), weight.float(), as_float(bias)),
+                lambda: native_convolution(precise(x), precise(weight), precise(bias)),
             )
     return in_layout_of(x, out)
 
 
-@torch.library.custom_op(
-    "heatbox::depthwise_conv2d_weight_grad",
-    mutates_args=(),
-    schema="(Tensor x, Tensor grad, int kh, int kw) -> Tensor",
-)
-def weight_gradient(x: Tensor, grad: Tensor, kh: int, kw: int) -> Tensor:
+def compute_weight_gradient(x: Tensor, grad: Tensor, kh: int, kw: int) -> Tensor:
     """Gradient (C, 1, kh, kw) of the weight, from input and output gradient (N, C, H, W)."""
     kernel = (kh, kw)
     with without_autocast(x.device.type):
         if x.device.type == "cuda" and depthwise_triton.takes(x.shape, kernel, x.dtype):
             out = depthwise_triton.weight_grad(x, grad, kernel)
         elif x.device.type == "cpu":
-            plan = depthwise_cpu.weight_grad_plan(x.shape, kernel, x.dtype, depthwise_cpu.is_channels_last(x))
+            plan = depthwise_cpu.weight_grad_plan(x.shape, kernel, x.dtype, is_channels_last(x))
             out = depthwise_cpu.weight_grad(x, grad, kernel, plan)
         else:
             out = native_weight_gradient(x, grad, kernel)
@@ -181,9 +166,43 @@ def weight_gradient(x: Tensor, grad: Tensor, kh: int, kw: int) -> Tensor:
                 x,
                 kernel,
                 out,
-                lambda: native_weight_gradient(x.float(), grad.float(), kernel),
+                lambda: native_weight_gradient(precise(x), precise(grad), kernel),
             )
     return out.contiguous()
+
+
+convolution = torch.library.custom_op(
+    "heatbox::depthwise_conv2d",
+    compute_convolution,
+    mutates_args=(),
+    schema="(Tensor x, Tensor weight, Tensor? bias) -> Tensor",
+)
+weight_gradient = torch.library.custom_op(
+    "heatbox::depthwise_conv2d_weight_grad",
+    compute_weight_gradient,
+    mutates_args=(),
+    schema="(Tensor x, Tensor grad, int kh, int kw) -> Tensor",
+)
+
+
+def unobserved(*tensors: Tensor | None) -> bool:
+    """Whether an operation on these is of interest to nobody but its caller.
+
+    Not to autograd, a compiler, a transform, a mode or a subclass: then the functions behind the operators
+    can be called without the dispatcher's detour, which takes as long as a small convolution.
+    """
+    return not (
+        needs_gradient(*tensors)
+        or torch.compiler.is_compiling()
+        or torch._C._len_torch_dispatch_stack()
+        or torch._C._len_torch_function_stack()
+        or torch._C._functorch.peek_interpreter_stack() is not None
+    ) and all(t is None or type(t) in (Tensor, torch.nn.Parameter) for t in tensors)
+
+
+def convolve(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """The operator `convolution`, or straight what it computes."""
+    return (compute_convolution if unobserved(x, weight, bias) else convolution)(x, weight, bias)
 
 
 def native_convolution(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -205,7 +224,7 @@ def native_weight_gradient(x: Tensor, grad: Tensor, kernel: tuple[int, int]) -> 
 
 def memory_format(x: Tensor) -> torch.memory_format:
     """Layout of the output for input `x`."""
-    return torch.channels_last if depthwise_cpu.is_channels_last(x) else torch.contiguous_format
+    return torch.channels_last if is_channels_last(x) else torch.contiguous_format
 
 
 def in_layout_of(x: Tensor, out: Tensor) -> Tensor:
@@ -242,9 +261,10 @@ def convolution_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor 
     """Gradients of x, weight and bias."""
     x, weight = ctx.saved_tensors
     need_x, need_weight, need_bias = ctx.needs_input_grad
+    gradient = compute_weight_gradient if unobserved(x, grad) else weight_gradient
     return (
-        convolution(grad, weight.flip(2, 3), None) if need_x else None,
-        weight_gradient(x, grad, *ctx.kernel) if need_weight else None,
+        convolve(grad, weight.flip(2, 3), None) if need_x else None,
+        gradient(x, grad, *ctx.kernel) if need_weight else None,
         grad.sum((0, 2, 3)) if need_bias else None,
     )
 
@@ -323,37 +343,3 @@ def register_autocast(device: str) -> None:
 library = torch.library.Library("heatbox", "FRAGMENT")
 register_autocast("cpu")
 register_autocast("cuda")
-
-checked: set[tuple[Any, ...]] = set()
-
-
-def checking() -> bool:
-    """Whether results are to be compared with PyTorch."""
-    return os.environ.get("HEATBOX_CHECK_OPS", "") not in ("", "0")
-
-
-def as_float(x: Tensor | None) -> Tensor | None:
-    """`x` in float32, if there is one."""
-    return None if x is None else x.float()
-
-
-def check(
-    what: str, x: Tensor, kernel: tuple[int, int], out: Tensor, reference: Callable[[], Tensor]
-) -> None:
-    """Compare `out` with PyTorch's result, once for each configuration.
-
-    Raises:
-        RuntimeError: they differ by more than `TOLERANCE` of the largest value.
-    """
-    configuration = (what, x.device.type, x.dtype, tuple(x.shape), x.stride(), kernel)
-    if configuration in checked or out.numel() == 0:
-        return
-    expected = reference().double()
-    error = float((out.double() - expected).abs().max() / expected.abs().max().clamp_min(1e-30))
-    if not error <= TOLERANCE[x.dtype] and bool(expected.isfinite().all()):
-        raise RuntimeError(
-            f"HEATBOX_CHECK_OPS: the {what} of a {kernel[0]} x {kernel[1]} depthwise convolution of "
-            f"{tuple(x.shape)} {x.dtype} on {x.device} differs from PyTorch's by {error:.1e} of its largest "
-            f"value, expected at most {TOLERANCE[x.dtype]:.0e}."
-        )
-    checked.add(configuration)

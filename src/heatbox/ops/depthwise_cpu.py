@@ -28,15 +28,22 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-CHANNELS_LAST = torch.channels_last
-CONTIGUOUS = torch.contiguous_format
+from heatbox.ops.layouts import CHANNELS_LAST, CONTIGUOUS, copy, is_channels_last, relaid
 
 # The NCHW kernel exists up to this many columns.
 MAX_NCHW_COLUMNS = 13
+# From this many columns to those 13 the channels_last kernel is slow for its size.
+SLOW_COLUMNS = 10
 # Channels are vectorised by 16; portions are whole vectors.
 VECTOR = 16
 # Bytes of one portion of the input, per thread. Half of a second-level cache, roughly.
 PORTION = 7 << 16
+# With fewer taps than this what a call costs by itself weighs more than where its portion lies.
+MANY_TAPS = 200
+# Pixels that a weight gradient adds up one after the other.
+BAND = 512
+# Kernels with a shorter side than this take half as long again in bands, and more.
+LEAST_BANDED = 15
 # Tensors larger than this are convolved in portions even where their layout already fits: about there the C
 # library asks the system for every temporary anew, and each of its pages is a fault.
 LARGE = 24 << 20
@@ -70,11 +77,6 @@ HAS_ONEDNN = platform.machine().lower() in ("x86_64", "amd64") and torch.backend
 IN_FLOAT32 = unsupported_dtypes() if HAS_ONEDNN else frozenset()
 
 
-def is_channels_last(x: Tensor) -> bool:
-    """Whether channels vary fastest in memory; False where both layouts are the same."""
-    return not x.is_contiguous() and x.is_contiguous(memory_format=CHANNELS_LAST)
-
-
 def safe_dtype(dtype: torch.dtype, layout: torch.memory_format, channels: int) -> torch.dtype:
     """`dtype`, or float32 where oneDNN does not return.
 
@@ -85,11 +87,16 @@ def safe_dtype(dtype: torch.dtype, layout: torch.memory_format, channels: int) -
     return torch.float32 if hangs else dtype
 
 
+def touching(kernel: tuple[int, int], shape: Sequence[int]) -> tuple[int, int]:
+    """The part of a (kh, kw) kernel, about its middle, that ever meets an (N, C, H, W) map's pixels."""
+    return min(kernel[0], max(2 * shape[2] - 1, 1)), min(kernel[1], max(2 * shape[3] - 1, 1))
+
+
 def forward_plan(
     shape: Sequence[int], kernel: tuple[int, int], dtype: torch.dtype, channels_last: bool
 ) -> Plan:
     """Plan of the forward convolution of an (N, C, H, W) input with a (kh, kw) kernel."""
-    kh, kw = kernel
+    kh, kw = touching(kernel, shape)
     sample = shape[1] * shape[2] * shape[3] * dtype.itemsize
     if dtype in IN_FLOAT32:
         nchw = kw <= MAX_NCHW_COLUMNS and (not channels_last or kh * kw >= 100)
@@ -99,41 +106,42 @@ def forward_plan(
     if not channels_last:
         if kw > MAX_NCHW_COLUMNS:
             return Plan(CHANNELS_LAST, dtype, True)
-        return Plan(CONTIGUOUS, dtype, shape[0] * sample > LARGE)
-    if kw == MAX_NCHW_COLUMNS and kh >= MAX_NCHW_COLUMNS - 2 and shape[2] * shape[3] >= 100:
-        # 13 columns are where the channels_last kernel is at its slowest, slower than with 21; on small maps
-        # the transpositions eat up the gain
+        # PyTorch judges by the whole kernel
+        return Plan(CONTIGUOUS, dtype, shape[0] * sample > LARGE or kernel[1] > MAX_NCHW_COLUMNS)
+    large = shape[2] * shape[3] >= 100 or (dtype == torch.float32 and sample >= 1 << 17)
+    if kw == MAX_NCHW_COLUMNS and kh >= MAX_NCHW_COLUMNS - 2 and large:
+        # 13 columns are where the channels_last kernel is at its slowest, slower than with 21, most of all in
+        # float32; small maps are convolved before they are transposed
         return Plan(CONTIGUOUS, dtype, True)
-    return Plan(CHANNELS_LAST, dtype, kh * kw >= 200 and sample > 1 << 20)
+    return Plan(CHANNELS_LAST, dtype, False)
 
 
 def weight_grad_plan(
     shape: Sequence[int], kernel: tuple[int, int], dtype: torch.dtype, channels_last: bool
 ) -> Plan:
     """Plan of the weight gradient of an (N, C, H, W) input and output gradient for a (kh, kw) kernel."""
-    (kh, kw), (height, width) = kernel, shape[2:]
-    # oneDNN's NCHW kernel refuses outputs that lie in the padding altogether
-    nchw = kw <= MAX_NCHW_COLUMNS and kh // 2 < height and kw // 2 < width
+    # `weight_grad` spares oneDNN's NCHW kernel the taps that only meet the padding, which it refuses
+    nchw = touching(kernel, shape)[1] <= MAX_NCHW_COLUMNS
     if channels_last:
-        # worth two transpositions where the other layout is slow: maps 8 to 14 wide are its kernel here
-        nchw = nchw and kh * kw >= (49 if 8 <= width <= 14 else 150)
+        # the columns of the map are those of the kernel here: again 13, and a few less, are slow here
+        nchw = nchw and SLOW_COLUMNS <= shape[3] <= MAX_NCHW_COLUMNS
     return Plan(CONTIGUOUS if nchw else CHANNELS_LAST, torch.float32 if dtype in IN_FLOAT32 else dtype, True)
 
 
-def portions(shape: Sequence[int], itemsize: int) -> Iterator[tuple[slice, slice]]:
-    """Cut (N, C, H, W) into (samples, channels) of about `PORTION` bytes a thread."""
-    budget = PORTION * torch.get_num_threads()
+def portions(shape: Sequence[int], itemsize: int, kernel: tuple[int, int]) -> Iterator[tuple[slice, slice]]:
+    """Cut (N, C, H, W) into (samples, channels) of about `PORTION` bytes a thread, or twice for few taps."""
+    budget = PORTION * torch.get_num_threads() * (1 if kernel[0] * kernel[1] >= MANY_TAPS else 2)
     samples, channels, height, width = shape
     vector = max(height * width * itemsize, 1) * VECTOR
     # all samples of some channels if that fits, so that oneDNN rearranges each kernel once
-    together = max(samples, 1) if samples * vector <= budget else 1
-    vectors = max(1, budget // (vector * together))
+    step = max(samples, 1) if samples * vector <= budget else 1
+    vectors = max(1, budget // (vector * step))
     count = -(-channels // (vectors * VECTOR))
     # portions of equal size rather than a small last one
     size = -(-channels // count // VECTOR) * VECTOR if count > 1 else channels
     for start in range(0, channels, size):
-        for sample in range(0, samples, together):
-            yield slice(sample, sample + together), slice(start, min(start + size, channels))
+        for sample in range(0, samples, step):
+            yield slice(sample, min(sample + step, samples)), slice(start, min(start + size, channels))
 
 
 def same_conv(x: Tensor, weight: Tensor, bias: Tensor | None, padding: tuple[int, int]) -> Tensor:
@@ -148,16 +156,19 @@ def same_conv(x: Tensor, weight: Tensor, bias: Tensor | None, padding: tuple[int
 
 def forward(x: Tensor, weight: Tensor, bias: Tensor | None, plan: Plan) -> Tensor:
     """(N, C, H, W) * (C, 1, kh, kw) → (N, C, H, W) of the layout of `x`, stride 1, 'same' padding."""
-    padding = (weight.shape[2] // 2, weight.shape[3] // 2)
     layout = CHANNELS_LAST if is_channels_last(x) else CONTIGUOUS
+    (kh, kw), kernel = weight.shape[2:], touching((weight.shape[2], weight.shape[3]), x.shape)
     if not plan.portioned or x.numel() == 0:
-        return same_conv(x.contiguous(memory_format=layout), weight, bias, padding)
+        return same_conv(relaid(x, layout, x.dtype), weight, bias, (kh // 2, kw // 2))
+    padding = (kernel[0] // 2, kernel[1] // 2)
+    rows, columns = (slice(w // 2 - p, w // 2 + p + 1) for w, p in zip((kh, kw), padding, strict=True))
+    weight = weight[:, :, rows, columns]
     out = torch.empty_like(x, memory_format=layout)
-    for samples, channels in portions(x.shape, plan.dtype.itemsize):
+    for samples, channels in portions(x.shape, plan.dtype.itemsize, kernel):
         dtype = safe_dtype(plan.dtype, plan.layout, channels.stop - channels.start)
-        part = x[samples, channels].to(dtype).contiguous(memory_format=plan.layout)
+        part = relaid(x[samples, channels], plan.layout, dtype)
         some_bias = None if bias is None else bias[channels].to(dtype)
-        out[samples, channels].copy_(same_conv(part, weight[channels].to(dtype), some_bias, padding))
+        copy(out[samples, channels], same_conv(part, weight[channels].to(dtype), some_bias, padding))
     return out
 
 
@@ -168,42 +179,79 @@ def weight_grad(x: Tensor, grad: Tensor, kernel: tuple[int, int], plan: Plan) ->
     padded by (kh//2, kw//2), with grad as its kernel. Half-precision results of the portions are summed in
     float32.
     """
-    channels = x.shape[1]
     if x.numel() == 0:
-        return x.new_zeros(channels, 1, *kernel)
-    total = torch.empty(channels, 1, *kernel, dtype=torch.promote_types(plan.dtype, torch.float32))
+        return x.new_zeros(x.shape[1], 1, *kernel)
+    inner = touching(kernel, x.shape)
     convolve = folded_weight_grad if plan.layout == CONTIGUOUS else sample_weight_grad
-    for samples, part in portions(x.shape, plan.dtype.itemsize):
-        dtype = safe_dtype(plan.dtype, plan.layout, part.stop - part.start)
-        rows = x[samples, part].to(dtype).contiguous(memory_format=plan.layout)
-        taps = convolve(rows, grad[samples, part].to(dtype), kernel)
-        if samples.start == 0:
-            total[part].copy_(taps)
-        else:
-            total[part].add_(taps)
-    return total.to(x.dtype)
+    taps = convolve(x, grad, inner, plan).to(x.dtype)
+    if inner == kernel:
+        return taps
+    rows, columns = (kernel[0] - inner[0]) // 2, (kernel[1] - inner[1]) // 2
+    return F.pad(taps, (columns, columns, rows, rows))
 
 
-def folded_weight_grad(x: Tensor, grad: Tensor, kernel: tuple[int, int]) -> Tensor:
-    """Weight gradient of NCHW samples, all in one convolution: in this layout samples × channels is a
+def folded_weight_grad(x: Tensor, grad: Tensor, kernel: tuple[int, int], plan: Plan) -> Tensor:
+    """Weight gradient in NCHW, several samples in one convolution: in this layout samples × channels is a
     view."""
-    samples, channels, height, width = x.shape
-    folded = samples * channels
-    taps = grad.contiguous().view(folded, 1, height, width)
-    x = x.contiguous().view(1, folded, height, width)
-    out = same_conv(x, taps, None, (kernel[0] // 2, kernel[1] // 2))  # (1, N C, kh, kw)
-    return out.view(samples, channels, 1, *kernel).sum(0, dtype=torch.promote_types(x.dtype, torch.float32))
+    total = torch.empty(x.shape[1], 1, *kernel, dtype=torch.promote_types(plan.dtype, torch.float32))
+    for samples, channels in portions(x.shape, plan.dtype.itemsize, kernel):
+        part = relaid(x[samples, channels], CONTIGUOUS, plan.dtype)
+        taps = relaid(grad[samples, channels], CONTIGUOUS, plan.dtype)
+        number, width = part.shape[:2]
+        part = part.view(1, number * width, *part.shape[2:])
+        taps = taps.view(number * width, 1, *taps.shape[2:])
+        out = same_conv(part, taps, None, (kernel[0] // 2, kernel[1] // 2))  # (1, N C, kh, kw)
+        out = out.view(number, width, 1, *kernel)
+        if samples.start == 0:
+            torch.sum(out, 0, dtype=total.dtype, out=total[channels])
+        else:
+            total[channels] += out.sum(0, dtype=total.dtype)
+    return total
 
 
-def sample_weight_grad(x: Tensor, grad: Tensor, kernel: tuple[int, int]) -> Tensor:
-    """Weight gradient of channels_last samples, one convolution each.
+def sample_weight_grad(x: Tensor, grad: Tensor, kernel: tuple[int, int], plan: Plan) -> Tensor:
+    """Weight gradient in channels_last, one convolution or more each sample.
 
     Folding samples into channels here would stride through memory by N C elements a pixel: 2 to 5 times
     slower.
     """
-    padding = (kernel[0] // 2, kernel[1] // 2)
-    precision = torch.promote_types(x.dtype, torch.float32)
-    total = same_conv(x[:1], grad[0].unsqueeze(1), None, padding)  # (1, C, kh, kw)
-    for i in range(1, x.shape[0]):
-        total = total.to(precision) + same_conv(x[i : i + 1], grad[i].unsqueeze(1), None, padding)
+    precision = torch.promote_types(plan.dtype, torch.float32)
+    total = torch.empty(1, x.shape[1], *kernel, dtype=precision)
+    for _, channels in portions((1, *x.shape[1:]), plan.dtype.itemsize, kernel):
+        dtype = safe_dtype(plan.dtype, plan.layout, channels.stop - channels.start)
+        some = None
+        for n in range(x.shape[0]):
+            part = relaid(x[n : n + 1, channels], CHANNELS_LAST, dtype)
+            taps = relaid(grad[n : n + 1, channels], CONTIGUOUS, dtype).movedim(0, 1)
+            for out in bands_weight_grad(part, taps, kernel):  # (1, C, kh, kw)
+                some = out.to(precision) if some is None else some.add_(out)
+        assert some is not None
+        copy(total[:, channels], some)
     return total.movedim(0, 1)
+
+
+def bands_weight_grad(x: Tensor, grad: Tensor, kernel: tuple[int, int]) -> Iterator[Tensor]:
+    """Summands (1, C, kh, kw) of a weight gradient: that of every few rows of the output gradient.
+
+    oneDNN adds the pixels of a map one after the other, and the rounding errors grow with the square root of
+    their number: with bands of `BAND` pixels they are those of PyTorch's own gradient at any size.
+
+    Args:
+        x: (1, C, H, W) in channels_last.
+        grad: (C, 1, H, W).
+        kernel: (kh, kw).
+    """
+    (kh, kw), (height, width) = kernel, x.shape[2:]
+    if min(kernel) < LEAST_BANDED or height * width <= BAND or x.dtype != torch.float32:
+        yield same_conv(x, grad, None, (kh // 2, kw // 2))
+        return
+    count = -(-height * width // BAND)
+    rows, reach = -(-height // count), kh // 2
+    for first in range(0, height, rows):
+        last = min(first + rows, height)
+        # the input rows that this band meets; those of them that lie in the padding, above or below
+        above, below = max(0, reach - first), max(0, last + reach - height)
+        seen = x[:, :, max(0, first - reach) : min(height, last + reach)]
+        padding = max(above, below)
+        out = same_conv(seen, grad[:, :, first:last], None, (padding, kw // 2))
+        yield out[:, :, padding - above : padding - above + kh]

@@ -45,6 +45,8 @@ INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 MANY_IMAGES = 32
 
 warned: set[str] = set()
+# What Triton failed on: (N, C, H, W), kernel, dtype. Compilers are not asked a second time.
+failed: set[tuple[Any, ...]] = set()
 tuned: dict[tuple[Any, ...], Tile] = {}
 
 
@@ -91,6 +93,12 @@ def warn_once(reason: str) -> None:
         warnings.warn(f"large depthwise convolutions fall back to PyTorch's: {reason}", stacklevel=3)
 
 
+def give_up(x: Tensor, kernel: tuple[int, int], error: Exception) -> None:
+    """Leave this configuration to PyTorch from now on, and say so."""
+    failed.add((tuple(x.shape), kernel, x.dtype))
+    warn_once(f"Triton failed on {tuple(x.shape)} {x.dtype}: {type(error).__name__}: {error}")
+
+
 def takes(shape: Sequence[int], kernel: tuple[int, int], dtype: torch.dtype) -> bool:
     """Whether the kernels here are for this (N, C, H, W) input, (kh, kw) kernel and dtype, on a CUDA
     device."""
@@ -100,6 +108,8 @@ def takes(shape: Sequence[int], kernel: tuple[int, int], dtype: torch.dtype) -> 
         return False
     if MISSING:
         warn_once(MISSING)
+        return False
+    if (tuple(shape), kernel, dtype) in failed:
         return False
     if torch.cuda.get_device_capability() < (8, 0):
         warn_once("the device is older than compute capability 8.0")
@@ -112,8 +122,10 @@ def forward(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     try:
         with torch.cuda.device_of(x):
             return on_longer_axis(x, weight, bias)
+    except torch.OutOfMemoryError:
+        raise
     except Exception as error:  # compilers fail in many ways; every one of them has the same answer
-        warn_once(f"Triton failed on {tuple(x.shape)} {x.dtype}: {type(error).__name__}: {error}")
+        give_up(x, (weight.shape[2], weight.shape[3]), error)
         padding = (weight.shape[2] // 2, weight.shape[3] // 2)
         return F.conv2d(x, weight, bias, padding=padding, groups=weight.shape[0])
 
@@ -125,8 +137,10 @@ def weight_grad(x: Tensor, grad: Tensor, kernel: tuple[int, int]) -> Tensor:
             if kernel[0] > kernel[1]:
                 return tap_sums(x.mT.contiguous(), grad.mT.contiguous(), (kernel[1], kernel[0])).mT
             return tap_sums(x.contiguous(), grad.contiguous(), kernel)
+    except torch.OutOfMemoryError:
+        raise
     except Exception as error:
-        warn_once(f"Triton failed on {tuple(x.shape)} {x.dtype}: {type(error).__name__}: {error}")
+        give_up(x, kernel, error)
         channels, padding = x.shape[1], [kernel[0] // 2, kernel[1] // 2]
         weight = x.new_empty(channels, 1, *kernel)
         return torch.ops.aten.convolution_backward(
