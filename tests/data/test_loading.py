@@ -1,15 +1,19 @@
 """The same pictures as torchvision's transforms give, from less decoding."""
 
+import random
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.utils.data import DataLoader
 from torchvision import transforms
 
 import data_trees as trees
 from heatbox.data.augment import Augment
 from heatbox.data.loading import TrainCrop, TrainImages
 from heatbox.data.open import open_split
+from heatbox.data.seeding import seeded
 from heatbox.errors import InputError
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -26,26 +30,47 @@ def photo(tmp_path):
     return path
 
 
-@pytest.mark.parametrize("size", [56, 112, 224])
-def test_same_crops_as_torchvision(photo, size):
+def both(path, size, seed):
+    """torchvision's tensor and ours of the same draws, in grey levels of 255."""
     theirs = transforms.Compose(
-        [
-            transforms.RandomResizedCrop(size),
-            transforms.RandomHorizontalFlip(),
-            transforms.ToTensor(),
-            transforms.Normalize(MEAN, STD),
-        ]
+        [transforms.RandomResizedCrop(size), transforms.RandomHorizontalFlip(), transforms.PILToTensor()]
     )
+    with Image.open(path) as image:
+        torch.manual_seed(seed)
+        expected = theirs(image.convert("RGB"))
+    torch.manual_seed(seed)
+    found = TrainCrop(size, mean=(0, 0, 0), std=(1 / 255,) * 3).from_jpeg(path.read_bytes())
+    return expected, found
+
+
+def test_the_crops_of_torchvision_to_one_level(photo):
+    rng = np.random.default_rng(0)
+    noise = Image.fromarray(rng.integers(0, 256, (448, 448, 3)).astype(np.uint8))
+    noise.save(photo, quality=95)  # the worst case for any interpolation
+    for seed in range(30):
+        expected, found = both(photo, 300, seed)  # so large that nothing is decoded smaller
+        assert (found - expected).abs().max() <= 1
+        assert ((found - expected) != 0).float().mean() < 0.05
+
+
+@pytest.mark.parametrize("size", [56, 112, 224])
+def test_crops_decoded_smaller_are_close_to_torchvision(photo, size):
     for seed in range(20):
-        with Image.open(photo) as image:
-            torch.manual_seed(seed)
-            expected = theirs(image.convert("RGB"))
-        with Image.open(photo) as image:
-            torch.manual_seed(seed)
-            found = TrainCrop(size)(image)
+        expected, found = both(photo, size, seed)
         assert found.shape == expected.shape == (3, size, size)
-        assert (found - expected).abs().mean() < 0.03  # a grey level is 0.017
-        assert (found - expected).abs().max() < 0.3
+        assert (found - expected).abs().mean() < 1.5
+        assert (found - expected).abs().max() < 16
+
+
+@pytest.mark.parametrize("ratio", [None, (3 / 4, 4 / 3)])
+def test_jpegs_and_pictures_take_the_same_way(photo, ratio):
+    for seed in range(10):
+        transform = TrainCrop(96, ratio=ratio)
+        torch.manual_seed(seed)
+        fast = transform.from_jpeg(photo.read_bytes())
+        torch.manual_seed(seed)
+        with Image.open(photo) as image:
+            assert torch.equal(transform(image), fast)
 
 
 def test_whole_picture_is_decoded_at_half_its_size(photo):
@@ -90,6 +115,69 @@ def test_dataset_reads_every_kind_and_names_what_is_broken(tmp_path):
         assert label == (index == 4)
     with pytest.raises(InputError, match=r"z\.jpg: cannot be decoded"):
         data[5]
+
+
+def drawn(data, indices):
+    return [data[index][0] for index in indices]
+
+
+@pytest.fixture
+def augmented(photo):
+    for name in ("b", "c", "d"):
+        (photo.parent / f"{name}.jpg").write_bytes(photo.read_bytes())
+    transform = TrainCrop(32, augment=Augment().on_picture(32, MEAN))
+    return TrainImages(open_split(str(photo.parents[1])), transform, seed=7)
+
+
+def generator_states():
+    legacy = np.random.get_state()[1].tolist()  # noqa: NPY002
+    return torch.get_rng_state().tolist(), legacy, random.getstate()
+
+
+def test_draws_depend_on_seed_epoch_and_index_alone(augmented):
+    first = drawn(augmented, range(4))
+    assert not any(torch.equal(first[0], other) for other in first[1:])  # all four are the same file
+    states = generator_states()
+    again = drawn(augmented, reversed(range(4)))[::-1]
+    assert all(map(torch.equal, first, again))
+    assert generator_states() == states
+    augmented.set_epoch(1)
+    assert not any(map(torch.equal, first, drawn(augmented, range(4))))
+    augmented.set_epoch(0)
+    assert torch.equal(augmented[-1][0], first[3])
+    other = TrainImages(augmented.split, augmented.transform, seed=8)
+    assert not any(map(torch.equal, first, drawn(other, range(4))))
+
+
+def test_draws_do_not_depend_on_workers(augmented):
+    loader = DataLoader(augmented, batch_size=1, num_workers=2, persistent_workers=True)
+    for epoch in (0, 3):
+        augmented.set_epoch(epoch)
+        batches = [images[0] for images, _ in loader]
+        assert all(map(torch.equal, batches, drawn(augmented, range(4))))
+
+
+def test_batch_policies_follow_the_seed():
+    policy = Augment(erase=0.5, mixup=0.8, cutmix=1.0).on_batch(4)
+    images, labels = torch.randn(6, 3, 16, 16), torch.arange(6) % 4
+    results = []
+    for key in ((1, 0, 0, 1), (1, 0, 0, 1), (1, 0, 1, 1)):
+        with seeded(*key):
+            results.append(policy(images.clone(), labels))
+    assert torch.equal(results[0][0], results[1][0])
+    assert torch.equal(results[0][1], results[1][1])
+    assert not torch.equal(results[0][0], results[2][0])
+    with pytest.raises(InputError, match="below 0"), seeded(-1):
+        pass
+
+
+def test_an_odd_batch_is_mixed_but_for_its_last_image():
+    images, labels = torch.randn(5, 3, 16, 16), torch.arange(5) % 4
+    mixed, soft = Augment(erase=0, mixup=0.8).on_batch(4)(images.clone(), labels)
+    assert torch.equal(mixed[4], images[4])
+    assert not torch.equal(mixed[0], images[0])
+    assert soft[4].tolist() == pytest.approx([0.925, 0.025, 0.025, 0.025])
+    assert torch.allclose(soft.sum(1), torch.ones(5))
 
 
 def test_policies():
