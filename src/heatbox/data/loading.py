@@ -40,6 +40,8 @@ class TrainCrop:
         flip: probability of the mirror image.
         mean, std: per RGB channel, of values in [0, 1].
         augment: RGB picture of the input's size → another, for example timm's RandAugment; or None.
+        as_bytes: leave levels from 0 to 255, to be `normalised` as a batch, on any device: a quarter of the
+            memory to move between processes and devices.
     """
 
     size: int = 224
@@ -49,6 +51,7 @@ class TrainCrop:
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
     augment: Callable[[Image.Image], Image.Image] | None = None
+    as_bytes: bool = False
 
     def crop(self, width: int, height: int) -> Crop:
         """A crop (left, top, right, bottom) of a picture, drawn with torch's generator."""
@@ -61,7 +64,7 @@ class TrainCrop:
         return left, top, left + columns, top + rows
 
     def __call__(self, image: Image.Image) -> Tensor:
-        """A picture that may not be decoded yet → (3, size, size) float32.
+        """A picture that may not be decoded yet → (3, size, size) float32, or uint8 if `as_bytes`.
 
         Raises:
             OSError: the picture is damaged.
@@ -96,8 +99,8 @@ class TrainCrop:
             small = small.flip(2)
         if self.augment is not None:
             picture = Image.fromarray(small.permute(1, 2, 0).contiguous().numpy())
-            return to_tensor(self.augment(picture), self.mean, self.std)
-        return _normalised(small, self.mean, self.std)
+            small = _bytes_of(self.augment(picture))
+        return small if self.as_bytes else normalised(small, self.mean, self.std)
 
 
 def resized_crop(pixels: np.ndarray, crop: Crop, size: tuple[int, int], side: int) -> Tensor:
@@ -123,20 +126,21 @@ def resized_crop(pixels: np.ndarray, crop: Crop, size: tuple[int, int], side: in
     x, y = width / size[0], height / size[1]
     box = (crop[0] * x, crop[1] * y, min(crop[2] * x, width), min(crop[3] * y, height))
     picture = Image.fromarray(pixels).resize((side, side), Image.Resampling.BILINEAR, box=box)
-    return _as_bytes(picture)
+    return _bytes_of(picture)
 
 
 def to_tensor(image: Image.Image, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
     """RGB picture → (3, H, W) float32, normalised."""
-    return _normalised(_as_bytes(image), mean, std)
+    return normalised(_bytes_of(image), mean, std)
 
 
-def _as_bytes(image: Image.Image) -> Tensor:
+def _bytes_of(image: Image.Image) -> Tensor:
     return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()  # cheaper while still bytes
 
 
-def _normalised(pixels: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
-    return pixels.float().sub_(_levels(mean)).div_(_levels(std))
+def normalised(pixels: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
+    """(..., 3, H, W) uint8 → float32 on the same device, normalised."""
+    return pixels.float().sub_(_levels(mean).to(pixels.device)).div_(_levels(std).to(pixels.device))
 
 
 @cache
@@ -169,7 +173,7 @@ class TrainImages(Dataset):
         return len(self.split)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        """((3, H, W) float32, label) of one image.
+        """((3, H, W) float32 or what else `transform` gives, label) of one image.
 
         Raises:
             InputError: naming the file that cannot be read.
