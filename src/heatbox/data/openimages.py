@@ -1,7 +1,8 @@
 """OpenImages30k: the metadata layout with masks for boxes (Choe et al., CVPR 2020; Benenson et al., 2019).
 
-Rows of ``localization.txt`` are ``image,mask,ignore``: one mask file for every object of the class, and,
-where there is one, the file of a region that counts neither way. ``image_sizes.txt`` is empty.
+Rows of ``localization.txt`` are ``image,mask,ignore``: one mask file for every object of the class, and, in
+an image's first row, the file of a region that counts neither way. ``image_sizes.txt`` is empty, because
+masks need no size: each is resized with its heatmap.
 """
 
 from __future__ import annotations
