@@ -1,19 +1,15 @@
 """The same pictures as torchvision's transforms give, from less decoding."""
 
-import random
-
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch.utils.data import DataLoader
 from torchvision import transforms
 
 import data_trees as trees
 from heatbox.data.augment import Augment
 from heatbox.data.loading import TrainCrop, TrainImages, normalised
 from heatbox.data.open import open_split
-from heatbox.data.seeding import seeded
 from heatbox.errors import InputError
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -127,60 +123,6 @@ def test_bytes_are_normalised_later(photo, augment):
     assert torch.equal(normalised(later[None], MEAN, STD)[0], now)
     expected = transforms.Normalize(MEAN, STD)(later.float() / 255)
     assert torch.allclose(now, expected, atol=1e-5)
-
-
-def drawn(data, indices):
-    return [data[index][0] for index in indices]
-
-
-@pytest.fixture
-def augmented(photo):
-    for name in ("b", "c", "d"):
-        (photo.parent / f"{name}.jpg").write_bytes(photo.read_bytes())
-    transform = TrainCrop(32, augment=Augment().on_picture(32, MEAN))
-    return TrainImages(open_split(str(photo.parents[1])), transform, seed=7)
-
-
-def generator_states():
-    legacy = np.random.get_state()[1].tolist()  # noqa: NPY002
-    return torch.get_rng_state().tolist(), legacy, random.getstate()
-
-
-def test_draws_depend_on_seed_epoch_and_index_alone(augmented):
-    first = drawn(augmented, range(4))
-    assert not any(torch.equal(first[0], other) for other in first[1:])  # all four are the same file
-    states = generator_states()
-    again = drawn(augmented, reversed(range(4)))[::-1]
-    assert all(map(torch.equal, first, again))
-    assert generator_states() == states
-    augmented.set_epoch(1)
-    assert not any(map(torch.equal, first, drawn(augmented, range(4))))
-    augmented.set_epoch(0)
-    assert torch.equal(augmented[-1][0], first[3])
-    other = TrainImages(augmented.split, augmented.transform, seed=8)
-    assert not any(map(torch.equal, first, drawn(other, range(4))))
-
-
-def test_draws_do_not_depend_on_workers(augmented):
-    loader = DataLoader(augmented, batch_size=1, num_workers=2, persistent_workers=True)
-    for epoch in (0, 3):
-        augmented.set_epoch(epoch)
-        batches = [images[0] for images, _ in loader]
-        assert all(map(torch.equal, batches, drawn(augmented, range(4))))
-
-
-def test_batch_policies_follow_the_seed():
-    policy = Augment(erase=0.5, mixup=0.8, cutmix=1.0).on_batch(4)
-    images, labels = torch.randn(6, 3, 16, 16), torch.arange(6) % 4
-    results = []
-    for key in ((1, 0, 0, 1), (1, 0, 0, 1), (1, 0, 1, 1)):
-        with seeded(*key):
-            results.append(policy(images.clone(), labels))
-    assert torch.equal(results[0][0], results[1][0])
-    assert torch.equal(results[0][1], results[1][1])
-    assert not torch.equal(results[0][0], results[2][0])
-    with pytest.raises(InputError, match="below 0"), seeded(-1):
-        pass
 
 
 def test_an_odd_batch_is_mixed_but_for_its_last_image():

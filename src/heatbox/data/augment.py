@@ -58,8 +58,8 @@ class Augment:
     def on_batch(self, num_classes: int) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
         """Erasing, mixup and cutmix: (B, 3, H, W), (B,) labels → images, (B, num_classes) soft labels.
 
-        The images are changed in place. All draws come from the CPU's generators (see `seeding.seeded`), for
-        images on any device. Mixing needs pairs: the last image of an odd batch stays as it is.
+        The images are changed in place. All draws come from the CPU's generators, for images on any device.
+        Mixing needs pairs: the last image of an odd batch stays as it is.
         """
         from timm.data import Mixup
         from timm.data.random_erasing import RandomErasing

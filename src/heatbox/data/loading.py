@@ -23,7 +23,6 @@ from torch.utils.data import Dataset
 
 from heatbox.data.example import Example, Split, decode_image, to_rgb
 from heatbox.data.jpeg import decode_factor, decode_plain_jpeg, plain_jpeg_size
-from heatbox.data.seeding import seeded
 from heatbox.errors import InputError
 
 Crop = tuple[int, int, int, int]
@@ -155,19 +154,10 @@ class TrainImages(Dataset):
     Args:
         split: any split.
         transform: picture → tensor.
-        seed: if given, what is drawn for an image depends only on seed, epoch (see `set_epoch`) and index,
-            in any process and order; else on the state of the process's generators.
     """
 
-    def __init__(
-        self, split: Split, transform: Callable[[Image.Image], Tensor], seed: int | None = None
-    ) -> None:
-        self.split, self.transform, self.seed = split, transform, seed
-        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # persistent workers see it change
-
-    def set_epoch(self, epoch: int) -> None:
-        """Other draws from now on, also in workers that are running; before a pass over the data."""
-        self._epoch.fill_(epoch)
+    def __init__(self, split: Split, transform: Callable[[Image.Image], Tensor]) -> None:
+        self.split, self.transform = split, transform
 
     def __len__(self) -> int:
         return len(self.split)
@@ -179,10 +169,7 @@ class TrainImages(Dataset):
             InputError: naming the file that cannot be read.
         """
         example = self.split.examples[index]
-        if self.seed is None:
-            return self._transformed(example), example.label
-        with seeded(self.seed, int(self._epoch), index % len(self)):
-            return self._transformed(example), example.label
+        return self._transformed(example), example.label
 
     def _transformed(self, example: Example) -> Tensor:
         reader: Any = self.split.open_image
