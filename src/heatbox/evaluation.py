@@ -8,8 +8,7 @@ same code on the same bits.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from heatbox.boxes.geometry import REFERENCE_SIDE, box_iou, scale_boxes
 from heatbox.config import EvaluateConfig
 from heatbox.data.example import Example, Split
 from heatbox.data.open import open_split
+from heatbox.data.prefetch import preprocessed
 from heatbox.data.transforms import Preprocess
 from heatbox.devices import pick_device
 from heatbox.errors import InputError
@@ -142,7 +142,7 @@ def predict(
     waiting: list[Record] = []
     try:
         for examples, images in track(
-            _batches(split, todo, preprocess, config.batch_size),
+            preprocessed(split, todo, preprocess, config.batch_size),
             f"maps of {split.name}",
             -(-len(todo) // config.batch_size),
         ):
@@ -152,23 +152,6 @@ def predict(
                 waiting = []
     finally:  # a bad image or an interruption must not lose what is already computed
         run.append(waiting)
-
-
-def _batches(
-    split: Split, todo: Sequence[Example], preprocess: Preprocess, size: int
-) -> Iterator[tuple[list[Example], Tensor]]:
-    """Preprocessed batches; images are decoded in threads, one batch ahead."""
-
-    def load(example: Example) -> Tensor:
-        return preprocess(split.open_image(example))
-
-    with ThreadPoolExecutor(max_workers=4) as pool:
-        chunks = [list(todo[start : start + size]) for start in range(0, len(todo), size)]
-        coming = [[pool.submit(load, example) for example in chunk] for chunk in chunks[:1]]
-        for index, chunk in enumerate(chunks):
-            if index + 1 < len(chunks):
-                coming.append([pool.submit(load, example) for example in chunks[index + 1]])
-            yield chunk, torch.stack([future.result() for future in coming.pop(0)])
 
 
 def _records(
