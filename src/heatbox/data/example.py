@@ -84,7 +84,7 @@ class Split:
         return self.open_mask is not None and not any(len(example.boxes) for example in self)
 
     def with_truth(self) -> Split:
-        """The split itself, where every image has a box to be scored against, or where masks take their place.
+        """The split itself, where every image has a box to be scored against, or masks take the boxes' place.
 
         Raises:
             InputError: as `with_boxes`.
