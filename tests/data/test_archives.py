@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from heatbox.data import decompress
-from heatbox.data.archives import FolderTree, UnionTree, below, find_folders, open_tree
+from heatbox.data.archives import open_tree
+from heatbox.data.trees import FolderTree, UnionTree, below, find_folders
 from heatbox.errors import InputError
 
 CONTENT = {"top/a.txt": b"hello", "top/inner/b b.txt": b"x" * 10_000, "top/inner/c.txt": b""}

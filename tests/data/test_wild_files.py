@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 import data_trees as trees
 from heatbox.data import cub, ilsvrc
-from heatbox.data.archives import FolderTree
 from heatbox.data.open import open_data_set, open_split
+from heatbox.data.trees import FolderTree
 from heatbox.errors import InputError
 
 DRESSES = {

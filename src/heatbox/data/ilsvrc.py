@@ -16,10 +16,10 @@ from xml.etree import ElementTree
 
 import numpy as np
 
-from heatbox.data.archives import Tree, below, find_folders
 from heatbox.data.example import Example, Split
 from heatbox.data.images import TreeImages, is_image
 from heatbox.data.rows import Box, Complain, checked_box, refuse, rows, whole
+from heatbox.data.trees import Tree, below, find_folders
 from heatbox.errors import InputError
 
 LAYOUT = "ILSVRC2012"

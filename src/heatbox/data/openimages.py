@@ -14,10 +14,10 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from heatbox.data.archives import Tree, below
 from heatbox.data.example import Example, Split
 from heatbox.data.images import TreeImages
 from heatbox.data.rows import Complain, refuse, rows, safe_id
+from heatbox.data.trees import Tree, below
 from heatbox.data.wsol import has_row, image_folder, metadata_folders, read_ids, read_labels
 from heatbox.errors import InputError
 
