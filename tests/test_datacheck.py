@@ -91,6 +91,26 @@ def test_a_changed_image_is_opened_again(tmp_path):
     assert len(report.problems) == 1
 
 
+@pytest.mark.parametrize(
+    ("damage", "says"),
+    [
+        (lambda path: path.write_bytes(path.read_bytes()[:50]), "the mask cannot be read"),
+        (lambda path: path.unlink(), "no such mask file"),
+        (lambda path: Image.new("1", (40, 30)).save(path), "empty mask"),
+    ],
+)
+def test_masks_are_opened_too(tmp_path, damage, says):
+    root = trees.openimages(tmp_path / "set")
+    report = check_data(root, tmp_path / "out", jobs=1)
+    assert report.problems == []
+    (second,) = (root / "dataset/OpenImages/test/01226z").glob("973645e9516726b3_m*.png")
+    damage(second)
+    report = check_data(root, tmp_path / "out", jobs=1)
+    assert len(report.problems) == 1
+    assert says in report.problems[0]
+    assert "973645e9516726b3" in report.problems[0]
+
+
 def test_unusual_files_are_noted_not_refused(tmp_path):
     root = trees.cub(tmp_path / "cub")
     picture = np.asarray(Image.open(root / "images" / trees.CUB_NAMES[0]))

@@ -189,7 +189,7 @@ def read_xml(tree: Tree, name: str, complain: Complain) -> Note | None:
     try:
         if b"<!DOCTYPE" in data or b"<!ENTITY" in data:
             raise ValueError("it has a document type declaration")
-        root = ElementTree.fromstring(data.strip())
+        root = ElementTree.fromstring(data.lstrip())
         size = (_number(root, "size/width"), _number(root, "size/height"))
         objects = root.findall("object")
         wnids = {(thing.findtext("name") or "").strip() for thing in objects}
