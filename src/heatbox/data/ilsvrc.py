@@ -8,7 +8,6 @@ the order that networks are trained in. Boxes are taken as they are written.
 
 from __future__ import annotations
 
-import io
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ import numpy as np
 
 from heatbox.data.example import Example, Split
 from heatbox.data.images import TreeImages, is_image
+from heatbox.data.matlab import read_structures
 from heatbox.data.rows import Box, Complain, checked_box, refuse, rows, whole
 from heatbox.data.trees import Tree, below, find_folders
 from heatbox.errors import InputError
@@ -234,16 +234,12 @@ def _devkit_order(tree: Tree, name: str) -> dict[int, str]:
         fields = [row.text.split() for row in rows(tree, name)]
         return {int(f[1]): f[0] for f in fields if len(f) >= 2 and f[1].isdecimal()}
     try:
-        from scipy.io import loadmat
-    except ImportError as error:
-        message = "reading it needs SciPy (pip install scipy); XML boxes or class folders do without"
-        raise InputError(f"{tree.describe(name)}: {message}") from error
-    try:
-        synsets = loadmat(io.BytesIO(tree.read(name)), squeeze_me=True)["synsets"]
-        pairs = [(int(entry["ILSVRC2012_ID"]), str(entry["WNID"])) for entry in np.atleast_1d(synsets)]
-    except Exception as error:  # SciPy raises whatever a broken file leads it to
+        synsets = read_structures(tree.read(name), "synsets")
+        pairs = [(entry["ILSVRC2012_ID"], entry["WNID"]) for entry in synsets]
+        order = {int(number[0]): wnid for number, wnid in pairs if number and isinstance(wnid, str)}
+    except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{tree.describe(name)}: is not the devkit's meta.mat ({error})") from error
-    return {number: wnid for number, wnid in pairs if number <= 1000}  # above it are inner nodes
+    return {number: wnid for number, wnid in order.items() if number <= 1000}  # above it are inner nodes
 
 
 def _names(tree: Tree, wnids: list[str]) -> list[str]:
