@@ -26,6 +26,7 @@ LAYOUT = "ILSVRC2012"
 _WNID = re.compile(r"n\d{8}")
 _VAL = re.compile(r"ILSVRC2012_val_(\d{8})\.(?:JPEG|jpeg|jpg|png)")
 _TRAIN = re.compile(r"n\d{8}_\d+\.(?:JPEG|jpeg|jpg|png)")
+_NUMBER = re.compile(r"[0-9]{1,4}")
 _SLACK = 1.0  # pixels; some boxes end at width + 1
 
 
@@ -232,7 +233,7 @@ def _devkit_order(tree: Tree, name: str) -> dict[int, str]:
     """Devkit class number → WordNet id, from map_clsloc.txt (``wnid number words``) or meta.mat."""
     if name.endswith(".txt"):
         fields = [row.text.split() for row in rows(tree, name)]
-        return {int(f[1]): f[0] for f in fields if len(f) >= 2 and f[1].isdecimal()}
+        return {int(f[1]): f[0] for f in fields if len(f) >= 2 and _NUMBER.fullmatch(f[1])}
     try:
         synsets = read_structures(tree.read(name), "synsets")
         pairs = [(entry["ILSVRC2012_ID"], entry["WNID"]) for entry in synsets]
