@@ -3,12 +3,14 @@
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 from torchvision import transforms
 
 import data_trees as trees
 from heatbox.data.augment import Augment
-from heatbox.data.loading import TrainCrop, TrainImages, normalised
+from heatbox.data.loading import TrainCrop, TrainImages, normalised, resized_crop
 from heatbox.data.open import open_split
 from heatbox.errors import InputError
 
@@ -132,6 +134,61 @@ def test_an_odd_batch_is_mixed_but_for_its_last_image():
     assert not torch.equal(mixed[0], images[0])
     assert soft[4].tolist() == pytest.approx([0.925, 0.025, 0.025, 0.025])
     assert torch.allclose(soft.sum(1), torch.ones(5))
+
+
+def exif(value):
+    found = Image.Exif()
+    found[0x0112] = value
+    return {"exif": found}
+
+
+RGB = Image.fromarray(np.random.default_rng(1).integers(0, 256, (40, 60, 3)).astype(np.uint8))
+GREY16 = Image.fromarray((np.arange(2400, dtype=np.uint16) * 27).reshape(40, 60))
+KINDS = {
+    "plain.jpg": (RGB, "JPEG", {}),
+    "progressive.jpg": (RGB, "JPEG", {"progressive": True, "subsampling": 0}),
+    "grey.jpg": (RGB.convert("L"), "JPEG", {}),
+    "cmyk.jpg": (RGB.convert("CMYK"), "JPEG", {}),
+    "turned.jpg": (RGB, "JPEG", exif(6)),
+    "mirrored.jpg": (RGB, "JPEG", exif(2)),
+    "upright.jpg": (RGB, "JPEG", exif(1)),
+    "misnamed.jpg": (RGB, "PNG", {}),
+    "clear.png": (RGB.convert("RGBA").rotate(30), "PNG", {}),
+    "palette.png": (RGB.convert("P"), "PNG", {}),
+    "deep.png": (GREY16, "PNG", {}),
+    "turned.png": (RGB, "PNG", exif(8)),
+    "other.webp": (RGB, "WEBP", {"lossless": True}),
+}
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_every_kind_of_picture_has_the_pixels_of_the_decoder(tmp_path, name):
+    picture, kind, options = KINDS[name]
+    (tmp_path / "a").mkdir()
+    picture.save(tmp_path / "a" / name, kind, **options)
+    split = open_split(str(tmp_path))
+    transform = TrainCrop(48, ratio=None, flip=0, as_bytes=True)
+    found, _ = TrainImages(split, transform)[0]
+    expected = split.open_image(split.examples[0]).resize((48, 48), Image.Resampling.BILINEAR)
+    assert np.abs(found.permute(1, 2, 0).numpy().astype(int) - np.asarray(expected)).max() <= 1
+
+
+side = st.integers(1, 90)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.tuples(side, side), st.tuples(*[st.floats(0, 1)] * 4), st.integers(1, 70))
+def test_any_crop_is_that_of_torchvision(size, share, wanted):
+    width, height = size
+    left, top = int(share[0] * (width - 1)), int(share[1] * (height - 1))
+    right = left + 1 + int(share[2] * (width - left - 1))
+    bottom = top + 1 + int(share[3] * (height - top - 1))
+    pixels = np.random.default_rng([width, height]).integers(0, 256, (height, width, 3)).astype(np.uint8)
+    found = resized_crop(pixels, (left, top, right, bottom), size, wanted)
+    expected = transforms.functional.resized_crop(
+        Image.fromarray(pixels), top, left, bottom - top, right - left, [wanted, wanted]
+    )
+    assert np.abs(found.permute(1, 2, 0).numpy().astype(int) - np.asarray(expected)).max() <= 1
 
 
 def test_policies():
