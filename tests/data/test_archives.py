@@ -134,6 +134,16 @@ def test_damaged_members_are_noticed(tmp_path):
         open_tree(path).read("a")
 
 
+def test_a_member_without_name(tmp_path):
+    path = zipped(tmp_path / "a.zip", {"b": b"1234", "c.txt": b"12"})
+    data = path.read_bytes()
+    at = data.index(
+        b"b", data.index(b"PK\x01\x02")
+    )  # its name in the table of members, not before its content
+    path.write_bytes(data[:at] + b"\0" + data[at + 1 :])
+    assert list(open_tree(path).walk()) == ["c.txt"]
+
+
 def test_encrypted_zip(tmp_path):
     path = zipped(tmp_path / "a.zip", {"a": b"1234"})
     data = path.read_bytes().replace(b"PK\x01\x02\x14\x03\x14\x00\x00", b"PK\x01\x02\x14\x03\x14\x00\x01")

@@ -75,7 +75,7 @@ class TarTree(_ArchiveTree):
                     for m in tar
                     if m.isreg() and not m.issparse() and (name := _safe(m.name))
                 }
-        except (tarfile.TarError, EOFError, OSError, ValueError) as error:
+        except Exception as error:  # a damaged header can make the reader raise anything
             raise InputError(f"{path}: the archive is damaged ({error})") from error
         super().__init__(path, self._spans)
 
@@ -95,9 +95,11 @@ class ZipTree(_ArchiveTree):
                 self._members = {
                     name: info
                     for info in file.infolist()
-                    if not info.is_dir() and not _is_link(info) and (name := _safe(info.filename))
+                    if not info.filename.endswith("/")
+                    and not _is_link(info)
+                    and (name := _safe(info.filename))
                 }
-        except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
+        except Exception as error:  # a damaged table of members can make the reader raise anything
             raise InputError(f"{path}: the archive is damaged ({error})") from error
         super().__init__(path, self._members)
 
