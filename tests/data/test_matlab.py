@@ -29,10 +29,13 @@ ROWS = [
 ]
 
 
+WHOLE = {compressed: written(ROWS, compressed) for compressed in (False, True)}
+
+
 @pytest.mark.parametrize("compressed", [False, True])
 def test_what_scipy_writes(compressed):
-    found = read_structures(written(ROWS, compressed), "synsets")
-    again = scipy_io.loadmat(io.BytesIO(written(ROWS, compressed)))["synsets"]
+    found = read_structures(WHOLE[compressed], "synsets")
+    again = scipy_io.loadmat(io.BytesIO(WHOLE[compressed]))["synsets"]
     assert len(found) == len(again) == 3
     for mine, theirs in zip(found, again[:, 0], strict=True):
         assert tuple(mine) == FIELDS
@@ -42,9 +45,7 @@ def test_what_scipy_writes(compressed):
             assert (mine[name] or "") == "".join(theirs[name].tolist())
 
 
-@pytest.mark.parametrize(
-    "content", [b"", b"hello" * 100, written(ROWS, False)[:128], written(ROWS, False)[:600]]
-)
+@pytest.mark.parametrize("content", [b"", b"hello" * 100, WHOLE[False][:128], WHOLE[False][:600]])
 def test_what_is_none(content):
     with pytest.raises(ValueError, match="it "):
         read_structures(content, "synsets")
@@ -53,7 +54,7 @@ def test_what_is_none(content):
 @settings(max_examples=300, deadline=None)
 @given(st.integers(0, 4000), st.binary(max_size=8), st.booleans(), st.booleans())
 def test_any_damage_is_read_or_refused(place, noise, cut, compressed):
-    whole = written(ROWS, compressed)
+    whole = WHOLE[compressed]
     place %= len(whole)
     data = whole[:place] + noise + (b"" if cut else whole[place + len(noise) :])
     try:
