@@ -157,6 +157,10 @@ class TrainConfig:
     seed: int = 0
     """Of initialisation, order, augmentation and masks."""
 
+    def is_scored(self, epoch: int) -> bool:
+        """Whether weights are saved and maps scored after this epoch, counted from 1; the last always is."""
+        return epoch % self.checkpoint_every == 0 or epoch == self.epochs
+
 
 @dataclass(frozen=True)
 class TrainOptions:

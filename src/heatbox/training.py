@@ -23,13 +23,14 @@ from heatbox.config import TrainConfig, TrainOptions
 from heatbox.data.open import TrainingSplits, open_training
 from heatbox.data.transforms import Preprocess
 from heatbox.errors import InputError
+from heatbox.maps.methods import find_method
 from heatbox.models.checkpoints import load_checkpoint
 from heatbox.progress import Track, silent
 from heatbox.store import CONFIG, ENVIRONMENT, Run, environment, to_json
 from heatbox.train.batches import cached
 from heatbox.train.failures import explained
 from heatbox.train.log import BOARD, LOGS, Log
-from heatbox.train.loop import Assess, Row, fit
+from heatbox.train.loop import Assess, Row, fit, plan_of
 from heatbox.train.machine import make_fabric
 from heatbox.train.state import STATE
 from heatbox.train.weights import CHECKPOINTS, built, checkpoint_path, save_weights, start_model
@@ -83,6 +84,9 @@ def _train(
     claim: tuple[bool, bool],
 ) -> tuple[nn.Module, dict[str, Any]]:
     first = fabric.global_rank == 0
+    plan_of(config, splits.train, fabric)
+    for method in config.method:
+        find_method(method)
     model = start_model(config, splits.train.num_classes, options.recompute)
     if first:
         claim_folder(config, out, *claim)
@@ -111,13 +115,13 @@ def _looker(config: TrainConfig, splits: TrainingSplits, out: Path, fabric: Any)
     methods = config.method if splits.has_boxes else ()
 
     def look(weights: dict[str, nn.Module], epoch: int) -> Row:
-        at_checkpoint = epoch % config.checkpoint_every == 0 or epoch == config.epochs
+        scored = config.is_scored(epoch)
         row: Row = {}
         for name, network in weights.items():
-            if at_checkpoint and fabric.global_rank == 0:
+            if scored and fabric.global_rank == 0:
                 save_weights(network, config, splits.train, checkpoint_path(out, epoch, name))
             if splits.test is not None:
-                maps = methods if at_checkpoint else ()
+                maps = methods if scored else ()
                 row[name] = assess(network, splits.test, preprocess, maps, config.per_device, fabric)
         return row
 

@@ -133,7 +133,7 @@ def catalogue_table(entries: Sequence[Entry]) -> Table:
 def training_table(found: Mapping[str, Any], title: str) -> Table:
     """The best checkpoint of each map, as the paper reports it, and the last one beside it."""
     caption = (
-        "thresholds best on the scored images; the best checkpoint is chosen on them too (as the paper does), "
+        "thresholds best on the scored images; the best checkpoint is chosen on them too, as the paper does, "
         "the last one is not"
     )
     table = Table(title=_text(title), caption=_text(caption))

@@ -73,17 +73,14 @@ def fit(
     masks = _masks(config, model, split, plan, folder, fabric)
     ema = _average(model, config.ema)
     weights = {"weights": model} | ({"ema": ema.module} if ema is not None else {})
-    state = TrainState(model, optimizer, ema.module if ema else None, masks.kept if masks else None)
+    state = TrainState(model, optimizer, weights.get("ema"), masks.kept)
     state.load(folder)
     clock = _Clock(plan, state)
-
     warmup = round(config.warmup_epochs * plan.steps_per_epoch)
 
     def finish_epoch() -> None:
         epoch = len(state.history) + 1
-        if (
-            epoch % config.checkpoint_every == 0
-        ):  # scoring takes long, and an interruption must not cost the epoch
+        if config.is_scored(epoch):  # which may take longer than the epoch itself
             _save(state, folder, fabric)
         mean_loss, state.loss_sum = state.loss_sum / plan.steps_per_epoch, 0.0
         row = {"epoch": epoch, "step": state.step, "loss": mean_loss, "lr": optimizer.param_groups[0]["lr"]}
@@ -98,26 +95,20 @@ def fit(
         if state.step == plan.steps_per_epoch * (len(state.history) + 1):  # interrupted while assessing
             finish_epoch()
         for step in track(range(state.step, plan.steps), clock.status, plan.steps - state.step):
-            share = rate_at(
-                step, plan.steps, round(config.warmup_epochs * plan.steps_per_epoch), config.lr_floor
-            )
-            set_rates(optimizer, share)
+            set_rates(optimizer, rate_at(step, plan.steps, warmup, config.lr_floor))
             loss, seen = _forward_backward(wrapped, mix, slots, config, plan, step, fabric)
             mean_loss, stopping = _agree(fabric, loss, stop.requested)
             _refuse_not_finite(mean_loss, loss, seen, split, step)
-            if masks is not None:
-                masks.mask_gradients()
+            masks.mask_gradients()
             if config.clip is not None:
                 fabric.clip_gradients(wrapped, optimizer, max_norm=config.clip)
             optimizer.step()
             optimizer.zero_grad()
-            if masks is not None:
-                masks.apply(model)
-                masks.update(step + 1, optimizer)
+            masks.apply(model)
+            masks.update(step + 1, optimizer)
             if ema is not None:
                 ema.update(model, step)
-                if masks is not None:
-                    masks.apply(ema.module)
+                masks.apply(ema.module)
             state.step, state.loss_sum = step + 1, state.loss_sum + mean_loss
             clock.tick(mean_loss)
             if state.step % plan.steps_per_epoch == 0:
@@ -130,7 +121,16 @@ def fit(
 
 
 def plan_of(config: TrainConfig, split: Split, fabric: Any) -> Plan:
-    """The division of a training's steps among the processes."""
+    """The division of a training's steps among the processes.
+
+    Raises:
+        InputError: a setting that cannot be, said before anything is computed or written.
+    """
+    if not 0 <= config.sparsity < 1:
+        raise InputError(f"sparsity is {config.sparsity}, expected a share in [0, 1)")
+    if config.checkpoint_every < 1:
+        raise InputError(f"checkpoint every {config.checkpoint_every} epochs, expected 1 or more")
+    augment_of(config).on_picture(config.size, config.mean)
     if (config.mixup or config.cutmix) and config.per_device % 2:
         raise InputError(f"mixup and cutmix pair images: --per-device {config.per_device} has to be even")
     return Plan(
@@ -191,19 +191,18 @@ def _refuse_not_finite(mean_loss: float, own: Tensor, seen: list[int], split: Sp
 
 def _masks(
     config: TrainConfig, model: nn.Module, split: Split, plan: Plan, folder: Path, fabric: Any
-) -> Masks | None:
-    """The masks to begin with: of the file's zeros, or drawn by SNIP; empty where a saved state has them."""
-    if config.sparsity == 0:
-        return None
-    if not 0 < config.sparsity < 1:
-        raise InputError(f"sparsity is {config.sparsity}, expected a share in [0, 1)")
+) -> Masks:
+    """The masks to begin with: of the file's zeros, or drawn by SNIP.
+
+    Empty for a dense training, and where a saved state will bring them.
+    """
     schedule: dict[str, Any] = {
         "prune_rate": config.prune_rate,
         "every": config.mask_every,
         "steps": plan.steps,
         "seed": config.seed,
     }
-    if (folder / STATE).exists():
+    if config.sparsity == 0 or (folder / STATE).exists():
         return Masks(model, {}, **schedule)
     if config.pretrained != "scratch":
         masks = Masks.recovered(model, **schedule)

@@ -61,7 +61,8 @@ class Masks:
 
     Args:
         model: the network whose weights are masked.
-        kept: name → bool tensor of the weight's shape; weights that are not named are dense.
+        kept: name → bool tensor of the weight's shape; weights that are not named are dense, so that an
+            empty dictionary makes all of this do nothing.
         prune_rate: share of a layer's kept weights that the first update replaces.
         every: steps from one update to the next.
         steps: of the whole training.
@@ -109,6 +110,8 @@ class Masks:
     @property
     def weights(self) -> dict[str, nn.Parameter]:
         """The weights that have a mask, by name, in the network's order."""
+        if not self.kept:
+            return {}
         return {name: weight for name, weight in maskable(self.model).items() if name in self.kept}
 
     @property
@@ -132,7 +135,7 @@ class Masks:
     @torch.no_grad()
     def apply(self, model: nn.Module) -> None:
         """Set a network's weights that are not kept to zero: the trained one's, or an average's."""
-        own = dict(model.named_parameters())
+        own = dict(model.named_parameters()) if self.kept else {}
         for name, mask in self.kept.items():
             own[name].mul_(mask)
 
@@ -145,9 +148,9 @@ class Masks:
             optimizer: its moments of weights that changed sides start again from zero.
 
         Returns:
-            whether the masks changed.
+            whether it was time to.
         """
-        if step % self.every or step >= self.steps:
+        if not self.kept or step % self.every or step >= self.steps:
             return False
         rate = self.prune_rate_at(step)
         for place, (name, weight) in enumerate(self.weights.items()):

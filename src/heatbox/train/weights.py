@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from heatbox.config import TrainConfig
+from heatbox.data.example import Split
 from heatbox.errors import InputError
 from heatbox.models.build import PRETRAINED, build_model
 from heatbox.models.checkpoint_files import write_safetensors
