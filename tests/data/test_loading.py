@@ -41,13 +41,13 @@ def both(path, size, seed):
     return expected, found
 
 
-def test_the_crops_of_torchvision_to_one_level(photo):
+def test_the_crops_of_torchvision_to_two_levels(photo):
     rng = np.random.default_rng(0)
     noise = Image.fromarray(rng.integers(0, 256, (448, 448, 3)).astype(np.uint8))
     noise.save(photo, quality=95)  # the worst case for any interpolation
     for seed in range(30):
         expected, found = both(photo, 300, seed)  # so large that nothing is decoded smaller
-        assert (found - expected).abs().max() <= 1
+        assert (found - expected).abs().max() <= 2  # two passes, each rounded
 
 
 @pytest.mark.parametrize("size", [56, 112, 224])
@@ -188,7 +188,7 @@ def test_any_crop_is_that_of_torchvision(size, share, wanted):
     expected = transforms.functional.resized_crop(
         Image.fromarray(pixels), top, left, bottom - top, right - left, [wanted, wanted]
     )
-    assert np.abs(found.permute(1, 2, 0).numpy().astype(int) - np.asarray(expected)).max() <= 1
+    assert np.abs(found.permute(1, 2, 0).numpy().astype(int) - np.asarray(expected)).max() <= 2
 
 
 def test_policies():
