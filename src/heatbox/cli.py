@@ -38,7 +38,7 @@ def demo(out: Path = Path("heatbox-demo"), epochs: int = 10, seed: int = 0) -> N
     metrics = run_demo(config, out, on_terminal, tell_epoch)
     _show_scores(metrics, f"glyphs: {metrics['images']} test images, trained on labels alone", False)
     say(f"pictures: {out / 'contact-sheet.png'}")
-    say(f"run:      {out} (metrics.json, predictions.parquet, weights.safetensors)")
+    say(f"run:      {out} (metrics.json, predictions.parquet, training/)")
 
 
 def evaluate(

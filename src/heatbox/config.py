@@ -92,6 +92,8 @@ class TrainConfig:
     """The data set, or PATH:SPLIT for its training split."""
     test: str | None = None
     """The split that is scored; by default the test or validation split of the data."""
+    limit: int | None = None
+    """Only the first so many training images."""
     model_options: Annotated[Mapping[str, Any], tyro.conf.Suppress] = field(default_factory=dict)
     """Further arguments of the function that builds the model."""
     head: Literal["own", "gap_fc"] = "own"

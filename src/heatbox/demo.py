@@ -8,14 +8,16 @@ from typing import Any
 
 from heatbox.config import EvaluateConfig, TrainConfig, TrainOptions
 from heatbox.data.glyphs import glyphs
+from heatbox.errors import InputError
 from heatbox.evaluation import evaluate
 from heatbox.progress import Track, silent
 from heatbox.report.overlay import contact_sheet
-from heatbox.store import Run
+from heatbox.store import CONFIG, Run
 from heatbox.train.weights import checkpoint_path
 from heatbox.training import train
 
 METHODS = ("cam", "pc1")
+TRAINING = "training"
 
 
 def run_demo(
@@ -29,7 +31,7 @@ def run_demo(
 
     Args:
         config: of the training, see `heatbox.recipes`.
-        out: where the folders training/ and maps/ are made; an earlier demo in it is replaced.
+        out: the run folder, replaced if it holds an earlier demo; the training is kept in training/ inside.
         track: how to show progress.
         report: is told each epoch's row.
         test_images: number of images scored, by default all of the test split.
@@ -38,11 +40,11 @@ def run_demo(
         the scores; see `heatbox.evaluation.score`.
 
     Raises:
-        InputError: the folders hold something that is no demo.
+        InputError: the folder holds something that is no demo.
     """
-    training, maps = out / "training", Run(out / "maps")
-    options = TrainOptions(cache=True, tensorboard=False)
-    model, _ = train(config, training, options, track, report, overwrite=True)
+    run, training = Run(out), out / TRAINING
+    if (out / CONFIG).exists() and not training.exists():
+        raise InputError(f"{out}: holds a run that is no demo; choose another --out")
     evaluation = EvaluateConfig(
         model=config.model,
         data="glyphs:test",
@@ -51,6 +53,9 @@ def run_demo(
         method=METHODS,
         limit=test_images,
     )
-    metrics = evaluate(evaluation, maps, track, overwrite=True, model=model)
-    contact_sheet(maps, glyphs("test", test_images), METHODS).save(out / "contact-sheet.png")
+    run.start(evaluation, config.seed, resume=False)
+    options = TrainOptions(cache=True, tensorboard=False)
+    model, _ = train(config, training, options, track, report, overwrite=True)
+    metrics = evaluate(evaluation, run, track, model=model)
+    contact_sheet(run, glyphs("test", test_images), METHODS).save(out / "contact-sheet.png")
     return metrics

@@ -67,7 +67,7 @@ def train(
         heatbox.train.loop.Stopped: by a signal; the same call goes on.
     """
     options = options or TrainOptions()
-    splits = open_training(config.data, config.test)
+    splits = open_training(config.data, config.test, config.limit)
     fabric = make_fabric(config, options)
     with explained(config, fabric.world_size):
         return _train(config, out, options, splits, fabric, track, report, (overwrite, accept_changes))

@@ -140,13 +140,14 @@ class TrainingSplits:
         return self.test is not None and all(len(example.boxes) for example in self.test)
 
 
-def open_training(data: str, test: str | None = None) -> TrainingSplits:
+def open_training(data: str, test: str | None = None, limit: int | None = None) -> TrainingSplits:
     """The split to learn from, and the one to look at.
 
     Args:
         data: a data set with a split "train", or one with its split named: PATH:SPLIT; "glyphs" for the
             embedded one.
         test: the split to look at, named the same way; by default the data set's own.
+        limit: learn from the first so many images only.
 
     Raises:
         InputError: no data set is named, it has no split to learn from, or the two disagree in their classes.
@@ -164,7 +165,7 @@ def open_training(data: str, test: str | None = None) -> TrainingSplits:
             f"{test or own}: has labels up to {found.num_classes - 1}, but only {train.num_classes} classes "
             f"are learned from {data}"
         )
-    return TrainingSplits(train, found)
+    return TrainingSplits(train.take(limit), found)
 
 
 def _train_split(data: str) -> tuple[Split, str]:
