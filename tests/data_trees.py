@@ -107,9 +107,10 @@ def ilsvrc_train(root: Path):
 def devkit(root: Path):
     from scipy.io import savemat
 
-    kind = [("ILSVRC2012_ID", object), ("WNID", object), ("words", object), ("num_children", object)]
-    inner = [(1001, "n00001740", "entity", 3)]
-    leaves = [(i, wnid, "a thing", 0) for i, wnid in enumerate(DEVKIT_ORDER, 1)]
+    names = ("ILSVRC2012_ID", "WNID", "words", "gloss", "num_children", "children", "wordnet_height")
+    kind = [(name, object) for name in (*names, "num_train_images")]
+    inner = [(1001, "n00001740", "entity", "that which is", 3, np.array([1, 2, 3]), 19, 0)]
+    leaves = [(i, wnid, "a thing", "a gloss", 0, 0, 0, 1300) for i, wnid in enumerate(DEVKIT_ORDER, 1)]
     (root / "data").mkdir(parents=True)
     savemat(root / "data" / "meta.mat", {"synsets": np.array(leaves + inner, dtype=kind)[:, None]})
     truth = [DEVKIT_ORDER.index(WNIDS[label]) + 1 for label in ILSVRC_CLASSES]
@@ -169,16 +170,25 @@ def classes(root: Path, names=("cat", "dog"), count=2):
 
 def coco_json(files, boxes, categories=("cat", "dog")):
     """`boxes` are (image index, category index, [x, y, w, h])."""
+    licence = {"id": 1, "name": "Attribution License", "url": "http://creativecommons.org/licenses/by/2.0/"}
     return json.dumps(
         {
+            "info": {"year": 2017, "version": "1.0", "description": "", "contributor": "", "url": ""},
+            "licenses": [licence],
             "images": [
-                {"id": 10 + i, "file_name": f, "width": 40, "height": 30} for i, f in enumerate(files)
+                {"id": 10 + i, "width": 40, "height": 30, "file_name": f, "license": 1, "flickr_url": ""}
+                for i, f in enumerate(files)
             ],
             "annotations": [
-                {"id": n, "image_id": 10 + i, "category_id": 5 + c, "bbox": b, "area": 1.0, "iscrowd": 0}
+                {
+                    **{"id": n, "image_id": 10 + i, "category_id": 5 + c, "bbox": b, "iscrowd": 0},
+                    **{"area": b[2] * b[3], "segmentation": [[b[0], b[1], b[0] + b[2], b[1] + b[3]]]},
+                }
                 for n, (i, c, b) in enumerate(boxes)
             ],
-            "categories": [{"id": 5 + i, "name": c} for i, c in enumerate(categories)],
+            "categories": [
+                {"id": 5 + i, "name": c, "supercategory": "animal"} for i, c in enumerate(categories)
+            ],
         }
     )
 

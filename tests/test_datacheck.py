@@ -1,6 +1,8 @@
 """What is broken is named; what is unusual is read and noted; a second check is quick and the same."""
 
+import dataclasses
 import json
+import re
 
 import numpy as np
 import pytest
@@ -8,6 +10,8 @@ from PIL import Image
 
 import data_trees as trees
 from heatbox.cli import main
+from heatbox.data import catalogue
+from heatbox.data.catalogue import CATALOGUE
 from heatbox.datacheck import check_data
 
 
@@ -87,6 +91,26 @@ def test_a_changed_image_is_opened_again(tmp_path):
     assert len(report.problems) == 1
 
 
+@pytest.mark.parametrize(
+    ("damage", "says"),
+    [
+        (lambda path: path.write_bytes(path.read_bytes()[:50]), "the mask cannot be read"),
+        (lambda path: path.unlink(), "no such mask file"),
+        (lambda path: Image.new("1", (40, 30)).save(path), "empty mask"),
+    ],
+)
+def test_masks_are_opened_too(tmp_path, damage, says):
+    root = trees.openimages(tmp_path / "set")
+    report = check_data(root, tmp_path / "out", jobs=1)
+    assert report.problems == []
+    (second,) = (root / "dataset/OpenImages/test/01226z").glob("973645e9516726b3_m*.png")
+    damage(second)
+    report = check_data(root, tmp_path / "out", jobs=1)
+    assert len(report.problems) == 1
+    assert says in report.problems[0]
+    assert "973645e9516726b3" in report.problems[0]
+
+
 def test_unusual_files_are_noted_not_refused(tmp_path):
     root = trees.cub(tmp_path / "cub")
     picture = np.asarray(Image.open(root / "images" / trees.CUB_NAMES[0]))
@@ -114,6 +138,24 @@ def test_wrong_checksum(tmp_path):
     report = check_data(tmp_path / "CUB_200_2011.tgz", tmp_path / "out", jobs=1)
     assert len(report.problems) == 1
     assert "MD5 is" in report.problems[0]
+
+
+def test_right_checksum(tmp_path, monkeypatch):
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / "a.zip").write_bytes(b"hello")
+    entry = dataclasses.replace(CATALOGUE[0], md5={"a.zip": "5d41402abc4b2a76b9719d911017c592"})
+    monkeypatch.setattr(catalogue, "CATALOGUE", (entry,))
+    assert catalogue.checksum_problems(tmp_path / "set") == ([], 1)
+    assert catalogue.checksum_problems(tmp_path / "set" / "a.zip") == ([], 1)
+    (tmp_path / "set" / "a.zip").write_bytes(b"hullo")
+    problems, compared = catalogue.checksum_problems(tmp_path / "set")
+    assert (len(problems), compared) == (1, 1)
+
+
+def test_checksums_are_md5_of_one_file_each():
+    sums = [(name, digest) for entry in CATALOGUE for name, digest in entry.md5.items()]
+    assert len(dict(sums)) == len(sums) == 7
+    assert all(re.fullmatch("[0-9a-f]{32}", digest) for _, digest in sums)
 
 
 def test_command_line(tmp_path, capsys):

@@ -47,7 +47,7 @@ def evaluate(
     overwrite: bool = False,
     as_json: AsJson = False,
 ) -> None:
-    """Make maps of a data set and score them against its boxes.
+    """Make maps of a data set and score them against its boxes, or its masks where it has no boxes.
 
     Writes a run folder and prints a table. Interrupted, the same command goes on where it stopped.
     With --from-run RUN instead of --model and --data, the maps saved in a run are scored again.
@@ -113,9 +113,10 @@ def score(
 ) -> int:
     """Score heatmaps that any tool made: .npy files in the reference layout.
 
-    Prints MaxBoxAcc and MaxBoxAccV2 with intervals, beside baselines. Heatmaps that are missing or
+    Prints MaxBoxAcc and MaxBoxAccV2 with intervals, beside baselines; PxAP where the data set has masks and
+    no boxes. Heatmaps that are missing or
     malformed are reported and left out; the exit code is then 1. Interrupted, the same command goes on
-    (with the reference protocol; the exact one keeps no records).
+    (against boxes with the reference protocol; the others keep no records).
 
     Args:
         config: What to score.
@@ -308,9 +309,9 @@ def _show_scores(metrics: dict[str, Any], title: str, as_json: bool) -> None:
 
         print(to_json(metrics))
     else:
-        from heatbox.report.tables import difference_lines, score_table
+        from heatbox.report.tables import difference_lines, mask_table, score_table
 
-        print_table(score_table(metrics, title))
+        print_table((mask_table if metrics.get("truth") == "masks" else score_table)(metrics, title))
         for line in difference_lines(metrics):
             print(line)
 

@@ -13,7 +13,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from heatbox.data.catalogue import checksum_problems
@@ -22,7 +21,7 @@ from heatbox.data.open import open_data_set
 from heatbox.errors import InputError
 from heatbox.files import write_atomically
 from heatbox.progress import Track, silent
-from heatbox.report.overlay import TRUTH_COLOUR, draw_boxes
+from heatbox.report.data_sheet import data_sheet
 
 _HELD_OUT = ("test", "val", "valid", "validation", "fullsup")
 _BATCH = 256
@@ -104,11 +103,17 @@ def check_data(
             continue
         splits.append(split)
         report.splits[name] = _counts(split)
-    seen = _open_all(splits, _made(out), track, jobs or os.cpu_count() or 1)
+    jobs = jobs or os.cpu_count() or 1
+    seen = _open_all(splits, _made(out), track, jobs)
     for split in splits:
         _judge(split, seen[split.name], report)
+        _judge_masks(split, report, track, jobs)
     _judge_copies(splits, seen, report)
-    if sheet := _contact_sheet(splits, seen, sheet_images):
+    readable = {
+        split.name: [e for e, one in zip(split, seen[split.name], strict=True) if not one.problem]
+        for split in splits
+    }
+    if sheet := data_sheet(splits, readable, sheet_images):
         sheet.save(out / "contact-sheet.png")
     write_atomically(out / "report.json", json.dumps(asdict(report), indent=2).encode())
     return report
@@ -234,6 +239,27 @@ def _judge(split: Split, seen: Sequence[Seen], report: CheckReport) -> None:
             )
 
 
+def _judge_masks(split: Split, report: CheckReport, track: Track, jobs: int) -> None:
+    """Masks that cannot be opened, or show no object; they are small and opened at every check."""
+    if split.open_mask is None:
+        return
+    open_mask = split.open_mask
+
+    def look(example: Example) -> str:
+        try:
+            return (
+                "" if (open_mask(example) == 1).any() else f"{split.name}, image {example.id!r}: empty mask"
+            )
+        except InputError as error:
+            return str(error)
+
+    batches = range(0, len(split), _BATCH)
+    with ThreadPoolExecutor(jobs) as pool:
+        for start in track(batches, f"opening masks of {split.name}", len(batches)):
+            found = pool.map(look, split.examples[start : start + _BATCH])
+            report.problems += [problem for problem in found if problem]
+
+
 def _by(size: tuple[int, int]) -> str:
     return f"{size[0]} x {size[1]}"
 
@@ -259,33 +285,3 @@ def _judge_copies(splits: Sequence[Split], seen: dict[str, list[Seen]], report: 
         copies += len(group) - 1
     if copies:
         report.notes.append(f"{copies} images are copies of others")
-
-
-# ---------------------------------------------------------------------------------------- contact sheet
-
-
-def _contact_sheet(
-    splits: Sequence[Split], seen: dict[str, list[Seen]], count: int, side: int = 160
-) -> Image.Image | None:
-    """Images spread evenly over each split, squashed to squares, with their boxes; None without images."""
-    cells = []
-    for split in splits:
-        good = [e for e, one in zip(split.examples, seen[split.name], strict=True) if not one.problem]
-        share = min(len(good), max(1, count // len(splits)))
-        picks = np.unique(np.linspace(0, max(len(good) - 1, 0), share).round().astype(int))
-        cells += [_cell(split, good[index], side) for index in picks.tolist()]
-    if not cells:
-        return None
-    columns = round(len(cells) ** 0.5) + 1
-    rows = -(-len(cells) // columns)
-    sheet = Image.new("RGB", (columns * side, rows * side), "white")
-    for index, cell in enumerate(cells):
-        sheet.paste(cell, (index % columns * side, index // columns * side))
-    return sheet
-
-
-def _cell(split: Split, example: Example, side: int) -> Image.Image:
-    image = split.open_image(example).resize((side, side), Image.Resampling.BILINEAR)
-    if not len(example.boxes):
-        return image
-    return draw_boxes(image, example.boxes * side / np.tile(example.size, 2), TRUTH_COLOUR)

@@ -28,6 +28,8 @@ from heatbox.errors import InputError
 from heatbox.maps.baselines import BASELINES
 from heatbox.maps.methods import Scene, find_method
 from heatbox.maps.prepare import prepare_heatmap
+from heatbox.maskscoring import has_masks, refuse_exact, refuse_mixed, with_masks
+from heatbox.maskscoring import score_run as score_masks
 from heatbox.metrics.localization import label_rank
 from heatbox.metrics.records import Records
 from heatbox.metrics.scoring import BoxScorer
@@ -77,6 +79,8 @@ def evaluate(
     )
     split = _open_scorable(config, view)
     chosen_on = _open_scorable(inner, view) if config.fullsup is not None else None
+    if chosen_on is not None:
+        refuse_mixed(split, chosen_on)
     run.start(config, resume=not overwrite)
     _refuse_changed(config.checkpoint, run)
     if not run.finished:
@@ -84,7 +88,7 @@ def evaluate(
     fullsup = _fullsup_run(view, chosen_on, inner, run, track) if chosen_on is not None else None
     metrics = score(run, config.method, config.thresholds, config.protocol, fullsup, track)
     if not run.finished:
-        run.finish(_best_boxes(metrics, config.protocol))
+        run.finish({} if has_masks(run) else _best_boxes(metrics, config.protocol))
     run.write_json(METRICS, metrics)
     return metrics
 
@@ -99,7 +103,10 @@ def _check_numbers(config: EvaluateConfig) -> None:
 
 
 def _open_scorable(config: EvaluateConfig, view: ClassifierView) -> Split:
-    return open_split(config.data, config.metadata, view.num_classes).take(config.limit).with_boxes()
+    split = open_split(config.data, config.metadata, view.num_classes).take(config.limit).with_truth()
+    if split.has_only_masks:
+        refuse_exact(config.protocol)
+    return split
 
 
 def _refuse_changed(checkpoint: str | None, run: Run) -> None:
@@ -139,6 +146,7 @@ def predict(
     preprocess = preprocess_of(view.model, config)
     done = run.done()
     todo = [example for example in split if example.id not in done]
+    masks = split.has_only_masks
     waiting: list[Record] = []
     try:
         for examples, images in track(
@@ -146,7 +154,10 @@ def predict(
             f"maps of {split.name}",
             -(-len(todo) // config.batch_size),
         ):
-            waiting += _records(view, examples, images, config)
+            found = _records(view, examples, images, config)
+            if masks:
+                found = with_masks(found, split, examples)
+            waiting += found
             if len(waiting) >= RECORDS_A_PART:
                 run.append(waiting)
                 waiting = []
@@ -213,11 +224,18 @@ def score(
 
     Returns:
         a dictionary for metrics.json: number of images, top-1 and top-5 accuracy, and for every method and
-        baseline what `heatbox.metrics.summary.summarise` says.
+        baseline what `heatbox.metrics.summary.summarise` says; for a run that holds masks in place of boxes
+        what `heatbox.metrics.masks.mask_table_of` says.
 
     Raises:
         InputError: a method whose maps the run does not hold, or an image without boxes.
     """
+    held = saved_methods(run)
+    if unknown := [name for name in methods if name not in held]:
+        raise InputError(f"{run.folder}: holds no maps of {unknown[0]!r}, only of {', '.join(held)}")
+    if has_masks(run):
+        refuse_exact(protocol)
+        return score_masks(run, methods, thresholds, fullsup, track)
     found, ranks = score_maps(run, methods, thresholds, protocol, track)
     chosen = score_maps(fullsup, methods, thresholds, protocol, track)[0] if fullsup else {}
     return table_of(found, chosen, ranks)
@@ -227,9 +245,6 @@ def score_maps(
     run: Run, methods: Sequence[str], thresholds: int, protocol: Protocol, track: Track = silent
 ) -> tuple[dict[str, MapScore], np.ndarray]:
     """Scores of each method and baseline, and the (N,) rank of each label among the logits."""
-    held = saved_methods(run)
-    if unknown := [name for name in methods if name not in held]:
-        raise InputError(f"{run.folder}: holds no maps of {unknown[0]!r}, only of {', '.join(held)}")
     fixed = {name: make(REFERENCE_SIDE, REFERENCE_SIDE) for name, make in BASELINES.items()}
     collectors = {name: _Collector(protocol, thresholds) for name in (*methods, *fixed)}
     ranks: list[np.ndarray] = []

@@ -12,6 +12,9 @@ from heatbox.data.example import Split
 from heatbox.data.open import open_split
 from heatbox.errors import InputError
 from heatbox.maps.baselines import BASELINES
+from heatbox.maskscoring import refuse_exact, refuse_mixed
+from heatbox.maskscoring import score_folder as score_masks
+from heatbox.metrics.masks import MaskScore, mask_table_of
 from heatbox.metrics.scoring import Item, SplitScore, score_folder, score_stream
 from heatbox.metrics.summary import EVERY, LARGEST, MapScore, table_of
 from heatbox.progress import Track, as_callback, silent
@@ -21,7 +24,7 @@ from heatbox.store import METRICS, Run
 def score_heatmaps(
     config: ScoreConfig, run: Run, track: Track = silent, overwrite: bool = False
 ) -> tuple[dict[str, Any], list[str]]:
-    """Score a folder of `.npy` heatmaps against the boxes of a split.
+    """Score a folder of `.npy` heatmaps against the boxes of a split, or its masks where it has no boxes.
 
     Args:
         config: what to score against what.
@@ -40,9 +43,33 @@ def score_heatmaps(
     for folder in (config.heatmaps, config.fullsup_heatmaps):
         if folder is not None and not folder.is_dir():
             raise InputError(f"{folder}: is not a folder, expected one of <image id>.npy heatmaps")
-    split = open_split(config.data).with_boxes()
-    chosen = open_split(config.fullsup).with_boxes() if config.fullsup is not None else None
+    split = open_split(config.data).with_truth()
+    chosen = open_split(config.fullsup).with_truth() if config.fullsup is not None else None
+    if chosen is not None:
+        refuse_mixed(split, chosen)
+    if split.has_only_masks:
+        refuse_exact(config.protocol)
     run.start(config, resume=not overwrite)  # only now: a folder is not to be bound to bad input
+    metrics = (_against_masks if split.has_only_masks else _against_boxes)(config, split, chosen, run, track)
+    run.write_json(METRICS, metrics)
+    return metrics, metrics["problems"]
+
+
+def _against_masks(
+    config: ScoreConfig, split: Split, chosen: Split | None, run: Run, track: Track
+) -> dict[str, Any]:
+    found, problems = score_masks(config.heatmaps, split, config.thresholds, config.resize, track)
+    fullsup: dict[str, MaskScore] = {}
+    if chosen is not None and config.fullsup_heatmaps is not None:
+        other, more = score_masks(config.fullsup_heatmaps, chosen, config.thresholds, config.resize, track)
+        problems += [f"fullsup: {problem}" for problem in more]
+        fullsup = dict(zip(found, other.values(), strict=True))  # the first is the folder's own
+    return {**mask_table_of(found, fullsup, None), "problems": problems}
+
+
+def _against_boxes(
+    config: ScoreConfig, split: Split, chosen: Split | None, run: Run, track: Track
+) -> dict[str, Any]:
     outcome = _score(config, config.heatmaps, split, run, "records", track)
     problems = outcome.problems()
     name = config.heatmaps.name or "heatmaps"
@@ -55,10 +82,7 @@ def score_heatmaps(
         problems += [f"fullsup: {problem}" for problem in other.problems()]
         fullsup = {name: _map_score(other) for name in list(found)[:1]}
         fullsup |= _baselines(config, chosen, set(next(iter(fullsup.values())).records.ids), track)
-    metrics = table_of(found, fullsup, None)
-    metrics["problems"] = problems
-    run.write_json(METRICS, metrics)
-    return metrics, problems
+    return {**table_of(found, fullsup, None), "problems": problems}
 
 
 def _score(

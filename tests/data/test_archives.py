@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from heatbox.data import decompress
-from heatbox.data.archives import FolderTree, UnionTree, below, find_folders, open_tree
+from heatbox.data.archives import open_tree
+from heatbox.data.trees import FolderTree, UnionTree, below, find_folders
 from heatbox.errors import InputError
 
 CONTENT = {"top/a.txt": b"hello", "top/inner/b b.txt": b"x" * 10_000, "top/inner/c.txt": b""}
@@ -131,6 +132,16 @@ def test_damaged_members_are_noticed(tmp_path):
     path.write_bytes(data)
     with pytest.raises(InputError, match="the archive is damaged"):
         open_tree(path).read("a")
+
+
+def test_a_member_without_name(tmp_path):
+    path = zipped(tmp_path / "a.zip", {"b": b"1234", "c.txt": b"12"})
+    data = path.read_bytes()
+    at = data.index(
+        b"b", data.index(b"PK\x01\x02")
+    )  # its name in the table of members, not before its content
+    path.write_bytes(data[:at] + b"\0" + data[at + 1 :])
+    assert list(open_tree(path).walk()) == ["c.txt"]
 
 
 def test_encrypted_zip(tmp_path):

@@ -16,6 +16,26 @@ def boxes(split):
     return {example.id: example.boxes.tolist() for example in split}
 
 
+def test_rows_of_the_published_files(tmp_path):
+    """The first image of CUB-200-2011 and of ILSVRC2012's validation images, as their makers describe them
+    and with the boxes that the reference evaluator's metadata has for them."""
+    name = "001.Black_footed_Albatross/Black_Footed_Albatross_0046_18.jpg"
+    trees.picture(tmp_path / "cub/images" / name, (500, 335))
+    trees.write(tmp_path / "cub/images.txt", f"1 {name}\n")
+    trees.write(tmp_path / "cub/image_class_labels.txt", "1 1\n")
+    trees.write(tmp_path / "cub/train_test_split.txt", "1 0\n")
+    trees.write(tmp_path / "cub/bounding_boxes.txt", "1 60.0 27.0 325.0 304.0\n")
+    trees.write(tmp_path / "cub/classes.txt", "1 001.Black_footed_Albatross\n")
+    assert boxes(open_split(str(tmp_path / "cub"))) == {name: [[60, 27, 385, 331]]}
+    name = "ILSVRC2012_val_00000001"
+    trees.picture(tmp_path / "ilsvrc/val" / f"{name}.JPEG", (500, 375))
+    trees.write(
+        tmp_path / "ilsvrc/bbox" / f"{name}.xml",
+        trees.xml(name, "n01751748", (500, 375), [(111, 108, 441, 193)]),
+    )
+    assert boxes(open_split(str(tmp_path / "ilsvrc"))) == {f"{name}.JPEG": [[111, 108, 441, 193]]}
+
+
 def test_cub(tmp_path):
     trees.cub(tmp_path / "CUB_200_2011")
     data = open_data_set(tmp_path)

@@ -56,7 +56,11 @@ class Augment:
         return None
 
     def on_batch(self, num_classes: int) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
-        """Erasing, mixup and cutmix: (B, 3, H, W), (B,) labels → images, (B, num_classes) soft labels."""
+        """Erasing, mixup and cutmix: (B, 3, H, W), (B,) labels → images, (B, num_classes) soft labels.
+
+        The images are changed in place. All draws come from the CPU's generators, for images on any device.
+        Mixing needs pairs: the last image of an odd batch stays as it is.
+        """
         from timm.data import Mixup
         from timm.data.random_erasing import RandomErasing
 
@@ -66,13 +70,20 @@ class Augment:
 
         def apply(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
             images = erase(images) if erase else images
-            if mixed:
-                return mix(images, labels)
-            low = self.smoothing / num_classes
-            soft = torch.full((len(labels), num_classes), low, device=images.device)
-            return images, soft.scatter_(1, labels[:, None], 1 - self.smoothing + low)
+            soft = smoothed(labels, num_classes, self.smoothing)
+            even = len(images) // 2 * 2
+            if mixed and even:
+                soft[:even] = mix(images[:even], labels[:even])[1]  # which mixes in place
+            return images, soft
 
         return apply
+
+
+def smoothed(labels: Tensor, num_classes: int, smoothing: float) -> Tensor:
+    """(B,) labels → (B, num_classes) float32: smoothing / num_classes everywhere, the rest on the label."""
+    low = smoothing / num_classes
+    soft = torch.full((len(labels), num_classes), low, device=labels.device)
+    return soft.scatter_(1, labels[:, None], 1 - smoothing + low)
 
 
 def _at_least_one_bit(policy: Callable[[Image.Image], Image.Image]) -> Callable[[Image.Image], Image.Image]:

@@ -1,4 +1,7 @@
-"""What is known of the data sets: licence, size, where they are published, what to put where, checksums."""
+"""What is known of the data sets: licence, size, where they are published, what to put where, checksums.
+
+Where each figure was looked up stands in docs/datasets.md.
+"""
 
 from __future__ import annotations
 
@@ -18,10 +21,10 @@ class Entry:
         name: as people call it.
         what: splits and their numbers of images.
         licence: under which it may be used, in a few words; the publisher's page decides.
-        size: of the download.
+        size: of the download, where the publisher tells it.
         where: the page on which it is published.
         layout: which files to put into one folder, packed or unpacked.
-        md5: file name → checksum, where one is published.
+        md5: file name → checksum, where one is known.
     """
 
     name: str
@@ -37,46 +40,58 @@ CATALOGUE = (
     Entry(
         "CUB-200-2011",
         "200 birds: 5,994 train, 5,794 test, a box each, masks",
-        "research and education, non-commercial",
-        "1.1 GB",
-        "https://data.caltech.edu/records/65de6-vp158",
+        "non-commercial research and education",
+        "1.15 GB, masks 39 MB",
+        "https://data.caltech.edu/records/65de6-vp158, masks https://data.caltech.edu/records/w9d68-gec53",
         "CUB_200_2011.tgz; segmentations.tgz beside it for masks",
-        {"CUB_200_2011.tgz": "97eceeb196236b17998738112f37df78"},
+        {
+            "CUB_200_2011.tgz": "97eceeb196236b17998738112f37df78",
+            "segmentations.tgz": "4d47ba1228eae64f2fa547c47bc65255",
+        },
     ),
     Entry(
         "CUBV2",
         "1,000 more photographs of the same birds, a box each: the threshold split",
-        "each photograph its own Creative Commons licence",
-        "0.6 GB",
+        "labels and boxes CC BY 2.0, each photograph its own",
+        "not published",
         "https://github.com/clovaai/wsolevaluation",
         "images/ beside the four files of metadata/CUB/val; in CUB_200_2011/CUBV2 it is split fullsup",
     ),
     Entry(
         "ILSVRC2012",
-        "1,000 classes: 1.28 M train, 50,000 val with boxes",
-        "non-commercial research, after registration",
-        "138 GB train, 6.3 GB val",
+        "1,000 classes: 1,281,167 train, 50,000 val with boxes",
+        "non-commercial research and education, after registration",
+        "138 GB train, 6.3 GB val, 2.2 MB boxes of val",
         "https://image-net.org/challenges/LSVRC/2012/2012-downloads.php",
         "ILSVRC2012_img_val.tar and ILSVRC2012_bbox_val_v3.tgz, or val/ and bbox_val/; train/CLASS/",
         {
             "ILSVRC2012_img_val.tar": "29b22e2961454d5413ddabcf34fc5622",
             "ILSVRC2012_img_train.tar": "1d675b47d978889d74fa0da5fadfb00e",
             "ILSVRC2012_devkit_t12.tar.gz": "fa75699e90414af021442c21a62c3abf",
+            "ILSVRC2012_bbox_val_v3.tgz": "f4cd18b5ea29fe6bbea62ec9c20d80f0",
         },
     ),
     Entry(
+        "ImageNetV2 with boxes",
+        "10,000 more photographs of ILSVRC2012's classes (threshold 0.7): the threshold split",
+        "boxes CC BY 2.0, images as their publisher says",
+        "not published",
+        "https://github.com/clovaai/wsolevaluation, images https://github.com/modestyachts/ImageNetV2",
+        "dataset/ILSVRC/val2 and metadata/ILSVRC/val",
+    ),
+    Entry(
         "OpenImages30k",
-        "100 classes: 29,819 train, 2,500 val and 5,000 test with masks and ignore regions",
-        "annotations CC BY 4.0, images CC BY 2.0",
-        "about 9 GB",
+        "100 classes: 29,819 train, 2,500 val and 5,000 test, the latter two with masks and ignore regions",
+        "annotations CC BY 4.0, images listed as CC BY 2.0",
+        "not published",
         "https://github.com/clovaai/wsolevaluation",
         "dataset/OpenImages/SPLIT with masks beside the images, metadata/OpenImages/SPLIT",
     ),
     Entry(
         "Tiny-ImageNet",
         "200 classes of 64 x 64 pixels: 100,000 train, 10,000 val, a box each",
-        "non-commercial research, as ImageNet",
-        "0.24 GB",
+        "none given; the pictures are ImageNet's",
+        "0.25 GB",
         "http://cs231n.stanford.edu/tiny-imagenet-200.zip",
         "tiny-imagenet-200.zip, or what is in it",
         {"tiny-imagenet-200.zip": "90528d7ca1a48142e341f4ef8d21d0de"},
@@ -85,7 +100,7 @@ CATALOGUE = (
         "cue-conflict stimuli",
         "1,280 pictures, shape of one of 16 categories in the texture of another",
         "CC BY 4.0",
-        "about 0.1 GB",
+        "not published",
         "https://github.com/rgeirhos/texture-vs-shape",
         "stimuli/style-transfer-preprocessed-512",
     ),

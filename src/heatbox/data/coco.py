@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from heatbox.data.archives import Tree, find_folders
 from heatbox.data.example import Example, Split
 from heatbox.data.images import TreeImages, is_image
 from heatbox.data.rows import Box, Complain, checked_box, decode_text, refuse, safe_id
+from heatbox.data.trees import Tree, find_folders
 from heatbox.errors import InputError
 
 LAYOUT = "COCO"

@@ -12,11 +12,11 @@ import dataclasses
 import numpy as np
 
 from heatbox.data import wsol
-from heatbox.data.archives import Tree, below
 from heatbox.data.example import Example, Split
 from heatbox.data.images import TreeImages, image_size
 from heatbox.data.openimages import open_grey
 from heatbox.data.rows import Complain, checked_box, id_table, numbers, refuse, safe_id, whole
+from heatbox.data.trees import Tree, below
 from heatbox.errors import InputError
 
 LAYOUT = "CUB-200-2011"

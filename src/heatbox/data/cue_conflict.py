@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import re
 
-from heatbox.data.archives import Tree
 from heatbox.data.example import Example, Split
 from heatbox.data.images import TreeImages, is_image
 from heatbox.data.rows import Complain, refuse
+from heatbox.data.trees import Tree
 from heatbox.errors import InputError
 
 LAYOUT = "cue-conflict stimuli"

@@ -28,7 +28,7 @@ class Example:
         label: class index.
         size: (width, height) in pixels of the frame in which `boxes` are given. The stored image may be
             of another size; boxes scale by this one, never by the file's. (0, 0) where there are no boxes
-            and no size was looked up.
+            and the data set tells no size: nothing needs it then, and reading it would open every image.
         boxes: (K, 4) float64, xyxy, in pixels of `size`.
     """
 
@@ -77,6 +77,19 @@ class Split:
         if empty := [example.id for example in self.examples if not len(example.boxes)]:
             raise InputError(f"{self.name}: image {empty[0]!r} has no box to be scored against")
         return self
+
+    @property
+    def has_only_masks(self) -> bool:
+        """Whether masks are all there is to score against: no image has a box."""
+        return self.open_mask is not None and not any(len(example.boxes) for example in self)
+
+    def with_truth(self) -> Split:
+        """The split itself, where every image has a box to be scored against, or masks take the boxes' place.
+
+        Raises:
+            InputError: as `with_boxes`.
+        """
+        return self if self.has_only_masks else self.with_boxes()
 
     def take(self, limit: int | None) -> Split:
         """The first `limit` examples (all of them for None)."""

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import csv
 
-from heatbox.data.archives import Tree, below
 from heatbox.data.coco import Boxed, as_array, read_coco
 from heatbox.data.example import Example, Split
 from heatbox.data.images import TreeImages, image_size, is_image
 from heatbox.data.rows import Complain, Row, checked_box, numbers, refuse, rows, safe_id
+from heatbox.data.trees import Tree, below
 from heatbox.errors import InputError
 
 LAYOUT = "folder of classes"

@@ -8,7 +8,6 @@ the order that networks are trained in. Boxes are taken as they are written.
 
 from __future__ import annotations
 
-import io
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -16,16 +15,18 @@ from xml.etree import ElementTree
 
 import numpy as np
 
-from heatbox.data.archives import Tree, below, find_folders
 from heatbox.data.example import Example, Split
 from heatbox.data.images import TreeImages, is_image
+from heatbox.data.matlab import read_structures
 from heatbox.data.rows import Box, Complain, checked_box, refuse, rows, whole
+from heatbox.data.trees import Tree, below, find_folders
 from heatbox.errors import InputError
 
 LAYOUT = "ILSVRC2012"
 _WNID = re.compile(r"n\d{8}")
 _VAL = re.compile(r"ILSVRC2012_val_(\d{8})\.(?:JPEG|jpeg|jpg|png)")
 _TRAIN = re.compile(r"n\d{8}_\d+\.(?:JPEG|jpeg|jpg|png)")
+_NUMBER = re.compile(r"[0-9]{1,4}")
 _SLACK = 1.0  # pixels; some boxes end at width + 1
 
 
@@ -189,7 +190,7 @@ def read_xml(tree: Tree, name: str, complain: Complain) -> Note | None:
     try:
         if b"<!DOCTYPE" in data or b"<!ENTITY" in data:
             raise ValueError("it has a document type declaration")
-        root = ElementTree.fromstring(data.strip())
+        root = ElementTree.fromstring(data.lstrip())
         size = (_number(root, "size/width"), _number(root, "size/height"))
         objects = root.findall("object")
         wnids = {(thing.findtext("name") or "").strip() for thing in objects}
@@ -232,18 +233,14 @@ def _devkit_order(tree: Tree, name: str) -> dict[int, str]:
     """Devkit class number → WordNet id, from map_clsloc.txt (``wnid number words``) or meta.mat."""
     if name.endswith(".txt"):
         fields = [row.text.split() for row in rows(tree, name)]
-        return {int(f[1]): f[0] for f in fields if len(f) >= 2 and f[1].isdecimal()}
+        return {int(f[1]): f[0] for f in fields if len(f) >= 2 and _NUMBER.fullmatch(f[1])}
     try:
-        from scipy.io import loadmat
-    except ImportError as error:
-        message = "reading it needs SciPy (pip install scipy); XML boxes or class folders do without"
-        raise InputError(f"{tree.describe(name)}: {message}") from error
-    try:
-        synsets = loadmat(io.BytesIO(tree.read(name)), squeeze_me=True)["synsets"]
-        pairs = [(int(entry["ILSVRC2012_ID"]), str(entry["WNID"])) for entry in np.atleast_1d(synsets)]
-    except Exception as error:  # SciPy raises whatever a broken file leads it to
+        synsets = read_structures(tree.read(name), "synsets")
+        pairs = [(entry["ILSVRC2012_ID"], entry["WNID"]) for entry in synsets]
+        order = {int(number[0]): wnid for number, wnid in pairs if number and isinstance(wnid, str)}
+    except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{tree.describe(name)}: is not the devkit's meta.mat ({error})") from error
-    return {number: wnid for number, wnid in pairs if number <= 1000}  # above it are inner nodes
+    return {number: wnid for number, wnid in order.items() if number <= 1000}  # above it are inner nodes
 
 
 def _names(tree: Tree, wnids: list[str]) -> list[str]:

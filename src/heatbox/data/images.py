@@ -7,9 +7,9 @@ from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
 
-from heatbox.data.archives import Tree, below
 from heatbox.data.example import Example, decode_image
 from heatbox.data.rows import Complain
+from heatbox.data.trees import Tree, below
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
 _TURNED = (5, 6, 7, 8)  # EXIF orientations that swap width and height

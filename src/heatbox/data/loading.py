@@ -1,26 +1,28 @@
 """Training pictures from disk: decoded no larger than they are needed, cropped, augmented, normalised.
 
 A JPEG can be decoded at half, a quarter or an eighth of its size at a fraction of the cost (libjpeg's DCT
-scaling, Pillow's draft mode). The crop is drawn first, from the header; then the picture is decoded at the
-smallest such size at which the crop still has as many pixels as the network's input.
+scaling). The crop is drawn first, from the header; then the picture is decoded at the smallest such size at
+which the crop still has as many pixels as the network's input. Ordinary JPEGs go straight to arrays (`jpeg`),
+all other pictures through Pillow.
 """
 
 from __future__ import annotations
 
 import io
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
+from functools import cache
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.nn.functional import interpolate
 from torch.utils.data import Dataset
 
 from heatbox.data.example import Example, Split, decode_image, to_rgb
+from heatbox.data.jpeg import decode_factor, decode_plain_jpeg, plain_jpeg_size
 from heatbox.errors import InputError
 
 Crop = tuple[int, int, int, int]
@@ -37,6 +39,8 @@ class TrainCrop:
         flip: probability of the mirror image.
         mean, std: per RGB channel, of values in [0, 1].
         augment: RGB picture of the input's size → another, for example timm's RandAugment; or None.
+        as_bytes: leave levels from 0 to 255, to be `normalised` as a batch, on any device: a quarter of the
+            memory to move between processes and devices.
     """
 
     size: int = 224
@@ -46,6 +50,7 @@ class TrainCrop:
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
     augment: Callable[[Image.Image], Image.Image] | None = None
+    as_bytes: bool = False
 
     def crop(self, width: int, height: int) -> Crop:
         """A crop (left, top, right, bottom) of a picture, drawn with torch's generator."""
@@ -58,33 +63,89 @@ class TrainCrop:
         return left, top, left + columns, top + rows
 
     def __call__(self, image: Image.Image) -> Tensor:
-        """A picture that may not be decoded yet → (3, size, size) float32.
+        """A picture that may not be decoded yet → (3, size, size) float32, or uint8 if `as_bytes`.
 
         Raises:
             OSError: the picture is damaged.
         """
         width, height = image.size
-        left, top, right, bottom = self.crop(width, height)
+        crop = self.crop(width, height)
         turned = image.getexif().get(0x0112, 1) not in (0, 1)
         if image.format == "JPEG" and image.mode in ("RGB", "L") and not turned:
-            need = self.size / (right - left), self.size / (bottom - top)
-            image.draft("RGB", (math.ceil(width * need[0]), math.ceil(height * need[1])))
-        image = to_rgb(image)
-        x, y = image.width / width, image.height / height
-        region = (left * x, top * y, min(right * x, image.width), min(bottom * y, image.height))
-        image = image.resize((self.size, self.size), Image.Resampling.BILINEAR, box=region)
+            factor = self._factor(crop)
+            image.draft("RGB", (max(width // factor, 1), max(height // factor, 1)))
+        pixels = np.array(to_rgb(image))
+        return self._finish(pixels, crop, (width, height))
+
+    def from_jpeg(self, data: bytes) -> Tensor | None:
+        """The same of a JPEG's content, sooner; None where it is none of those that `jpeg` decodes."""
+        size = plain_jpeg_size(data)
+        if size is None:
+            return None
+        crop = self.crop(*size)
+        pixels = decode_plain_jpeg(data, size, self._factor(crop))
+        return None if pixels is None else self._finish(pixels, crop, size)
+
+    def _factor(self, crop: Crop) -> int:
+        """By how much to decode smaller, so that the crop is still as large as the input."""
+        left, top, right, bottom = crop
+        return decode_factor(min(right - left, bottom - top) / self.size)
+
+    def _finish(self, pixels: np.ndarray, crop: Crop, size: tuple[int, int]) -> Tensor:
+        """Crop, given in pixels of `size`, out of pixels that may be fewer, and all that follows."""
+        small = resized_crop(pixels, crop, size, self.size)  # (3, S, S) uint8
         if torch.rand(1) < self.flip:
-            image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+            small = small.flip(2)
         if self.augment is not None:
-            image = self.augment(image)
-        return to_tensor(image, self.mean, self.std)
+            picture = Image.fromarray(small.permute(1, 2, 0).contiguous().numpy())
+            small = _bytes_of(self.augment(picture))
+        return small if self.as_bytes else normalised(small, self.mean, self.std)
+
+
+def resized_crop(pixels: np.ndarray, crop: Crop, size: tuple[int, int], side: int) -> Tensor:
+    """A crop resized by antialiased bilinear interpolation, as torchvision's ``resized_crop``.
+
+    Args:
+        pixels: (H, W, 3) uint8 of a picture, whole, but perhaps decoded smaller.
+        crop: (left, top, right, bottom) in pixels of the picture's own size.
+        size: the picture's own (width, height).
+        side: of the result.
+
+    Returns:
+        (3, side, side) uint8.
+    """
+    height, width, _ = pixels.shape
+    if (width, height) == size:
+        left, top, right, bottom = crop
+        region = torch.from_numpy(pixels[top:bottom, left:right]).permute(2, 0, 1)
+        if region.shape[1:] == (side, side):
+            return region.contiguous()
+        return interpolate(region[None], (side, side), mode="bilinear", antialias=True)[0].contiguous()
+    # Of a picture decoded smaller a crop may begin between two pixels, which Pillow can do.
+    x, y = width / size[0], height / size[1]
+    box = (crop[0] * x, crop[1] * y, min(crop[2] * x, width), min(crop[3] * y, height))
+    picture = Image.fromarray(pixels).resize((side, side), Image.Resampling.BILINEAR, box=box)
+    return _bytes_of(picture)
 
 
 def to_tensor(image: Image.Image, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
     """RGB picture → (3, H, W) float32, normalised."""
-    pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()  # cheaper while still bytes
-    shift, scale = (255 * torch.tensor(values)[:, None, None] for values in (mean, std))
-    return pixels.float().sub_(shift).div_(scale)
+    return normalised(_bytes_of(image), mean, std)
+
+
+def _bytes_of(image: Image.Image) -> Tensor:
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()  # cheaper while still bytes
+
+
+def normalised(pixels: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
+    """(..., 3, H, W) uint8 → float32 on the same device, normalised."""
+    return pixels.float().sub_(_levels(mean).to(pixels.device)).div_(_levels(std).to(pixels.device))
+
+
+@cache
+def _levels(values: tuple[float, ...]) -> Tensor:
+    """(3, 1, 1) of values in [0, 1] as byte levels."""
+    return 255 * torch.tensor(values)[:, None, None]
 
 
 class TrainImages(Dataset):
@@ -102,24 +163,26 @@ class TrainImages(Dataset):
         return len(self.split)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        """((3, H, W) float32, label) of one image.
+        """((3, H, W) float32 or what else `transform` gives, label) of one image.
 
         Raises:
             InputError: naming the file that cannot be read.
         """
         example = self.split.examples[index]
+        return self._transformed(example), example.label
+
+    def _transformed(self, example: Example) -> Tensor:
         reader: Any = self.split.open_image
         if not hasattr(reader, "source"):
-            return self.transform(reader(example)), example.label
-        source = reader.source(example)
+            return self.transform(reader(example))
+        data = reader.read(example)
+        if isinstance(self.transform, TrainCrop) and (found := self.transform.from_jpeg(data)) is not None:
+            return found
+        where = reader.tree.describe(example.id)
         try:
-            with Image.open(source if isinstance(source, Path) else io.BytesIO(source)) as image:
+            with Image.open(io.BytesIO(data)) as image:
                 if image.getexif().get(0x0112, 1) in (0, 1):
-                    return self.transform(image), example.label
-            return self.transform(self._upright(example, source)), example.label
+                    return self.transform(image)
+            return self.transform(decode_image(data, where))
         except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
-            raise InputError(f"{reader.tree.describe(example.id)}: cannot be decoded ({error})") from error
-
-    def _upright(self, example: Example, source: bytes | Path) -> Image.Image:
-        reader: Any = self.split.open_image
-        return decode_image(source, reader.tree.describe(example.id))
+            raise InputError(f"{where}: cannot be decoded ({error})") from error

@@ -8,10 +8,11 @@ from pathlib import Path
 from types import ModuleType
 
 from heatbox.data import coco, cub, cue_conflict, folder, ilsvrc, openimages, tiny_imagenet, wsol
-from heatbox.data.archives import FolderTree, Tree, below, find_folders, open_tree, with_archives
+from heatbox.data.archives import open_tree, with_archives
 from heatbox.data.example import Split
 from heatbox.data.glyphs import glyphs
 from heatbox.data.rows import Complain, refuse
+from heatbox.data.trees import FolderTree, Tree, below, find_folders
 from heatbox.data.wsol import load_wsol
 from heatbox.errors import InputError
 

@@ -1,7 +1,8 @@
 """OpenImages30k: the metadata layout with masks for boxes (Choe et al., CVPR 2020; Benenson et al., 2019).
 
-Rows of ``localization.txt`` are ``image,mask,ignore``: one mask file for every object of the class, and,
-where there is one, the file of a region that counts neither way. ``image_sizes.txt`` is empty.
+Rows of ``localization.txt`` are ``image,mask,ignore``: one mask file for every object of the class, and, in
+an image's first row, the file of a region that counts neither way. ``image_sizes.txt`` is empty, because
+masks need no size: each is resized with its heatmap.
 """
 
 from __future__ import annotations
@@ -9,18 +10,20 @@ from __future__ import annotations
 import dataclasses
 import io
 
+import cv2
 import numpy as np
 from PIL import Image
 
-from heatbox.data.archives import Tree, below
 from heatbox.data.example import Example, Split
 from heatbox.data.images import TreeImages
 from heatbox.data.rows import Complain, refuse, rows, safe_id
+from heatbox.data.trees import Tree, below
 from heatbox.data.wsol import has_row, image_folder, metadata_folders, read_ids, read_labels
 from heatbox.errors import InputError
 
 LAYOUT = "OpenImages30k (masks)"
 IGNORE = 255
+_SIDE = 224
 _PLACES = ("", "masks", "OpenImages_annotations", "dataset/OpenImages", "OpenImages")
 
 
@@ -76,7 +79,11 @@ def _masks(metadata: Tree, ids: set[str], complain: Complain) -> dict[str, list[
 
 
 class _Masks:
-    """Example → mask: 1 on any object, 255 on what is to be ignored and no object, 0 elsewhere."""
+    """Example → mask: 1 on any object, 255 on what is to be ignored and no object, 0 elsewhere.
+
+    Where the masks of an image differ in size, each is brought to 224 x 224, the frame in which maps are
+    scored, by nearest neighbours, as the reference evaluator does with every mask.
+    """
 
     def __init__(self, tree: Tree, images: Tree, files: dict[str, list[tuple[str, str]]]) -> None:
         self.tree, self.images, self.files = tree, images, files
@@ -88,7 +95,7 @@ class _Masks:
         objects = [self._open(mask) for mask, _ in pairs]
         ignored = [self._open(ignore) for _, ignore in pairs if ignore]
         if len({mask.shape for mask in (*objects, *ignored)}) > 1:
-            raise InputError(f"{self.tree.where}: the masks of image {example.id!r} differ in size")
+            objects, ignored = ([_resized(mask) for mask in masks] for masks in (objects, ignored))
         union = np.any(objects, axis=0)
         result = union.astype(np.uint8)
         if ignored:
@@ -101,6 +108,10 @@ class _Masks:
         if tree is None:
             raise InputError(f"{self.tree.describe(name)}: no such mask file")
         return open_grey(tree, name) > 0
+
+
+def _resized(mask: np.ndarray) -> np.ndarray:
+    return cv2.resize(mask.astype(np.uint8), (_SIDE, _SIDE), interpolation=cv2.INTER_NEAREST) > 0
 
 
 def open_grey(tree: Tree, name: str) -> np.ndarray:

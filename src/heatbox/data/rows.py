@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import NoReturn, TypeVar
 
-from heatbox.data.archives import Tree
+from heatbox.data.trees import Tree
 from heatbox.errors import InputError
 
 Complain = Callable[[str], None]

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from heatbox.data.archives import Tree
 from heatbox.data.example import Example, Split
 from heatbox.data.images import TreeImages, is_image
 from heatbox.data.rows import Box, Complain, checked_box, numbers, refuse, rows
+from heatbox.data.trees import Tree
 from heatbox.errors import InputError
 
 LAYOUT = "Tiny-ImageNet"

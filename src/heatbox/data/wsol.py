@@ -13,10 +13,11 @@ from typing import TypeVar
 
 import numpy as np
 
-from heatbox.data.archives import Tree, below, find_folders, open_tree
+from heatbox.data.archives import open_tree
 from heatbox.data.example import Example, Split
 from heatbox.data.images import TreeImages
 from heatbox.data.rows import Box, Complain, Row, checked_box, refuse, rows, safe_id
+from heatbox.data.trees import Tree, below, find_folders
 from heatbox.errors import InputError
 
 LAYOUT = "metadata layout"

@@ -163,22 +163,45 @@ class PxAP(Accumulator):
         Raises:
             InputError: there is none, or no mask has an object pixel.
         """
-        background, inside = self.histogram
-        if inside.sum() == 0:
-            raise InputError("no object pixel in any mask, expected at least one")
-        tp, fp = inside[::-1].cumsum(), background[::-1].cumsum()
-        with np.errstate(invalid="ignore"):
-            precision = tp / (tp + fp)
-        recall = tp / inside.sum()
-        area = (precision[1:] * np.diff(recall))[(tp + fp)[1:] != 0].sum()
-        overlap = (tp / (fp + inside.sum()))[::-1][: len(self.thresholds)]
-        best = int(overlap.argmax())
-        return PixelScore(
-            pxap=float(area * 100),
-            threshold=float(self.thresholds[best]),
-            iou=float(overlap[best] * 100),
-            precision=precision[::-1],
-            recall=recall[::-1],
-            thresholds=self.thresholds,
-            images=self.images,
-        )
+        return pixel_score(self.histogram, self.thresholds, self.images)
+
+
+def pixel_score(histogram: np.ndarray, thresholds: np.ndarray, images: int) -> PixelScore:
+    """The score of pooled pixels.
+
+    Args:
+        histogram: (2, T + 2) background and object pixels by value, summed over images; see
+            `pixel_histogram`.
+        thresholds: (T,) the thresholds tau.
+        images: number of images, for the record.
+
+    Raises:
+        InputError: there is no object pixel.
+    """
+    background, inside = histogram
+    if inside.sum() == 0:
+        raise InputError("no object pixel in any mask, expected at least one")
+    tp, fp = inside[::-1].cumsum(), background[::-1].cumsum()
+    with np.errstate(invalid="ignore"):
+        precision = tp / (tp + fp)
+    recall = tp / inside.sum()
+    overlap = (tp / (fp + inside.sum()))[::-1][: len(thresholds)]
+    best = int(overlap.argmax())
+    return PixelScore(
+        pxap=float(average_precision(histogram)),
+        threshold=float(thresholds[best]),
+        iou=float(overlap[best] * 100),
+        precision=precision[::-1],
+        recall=recall[::-1],
+        thresholds=thresholds,
+        images=images,
+    )
+
+
+def average_precision(histogram: np.ndarray) -> np.ndarray:
+    """(...,) percent: PxAP of (..., 2, T + 2) histograms of background and object pixels."""
+    fp, tp = np.moveaxis(histogram[..., ::-1].cumsum(-1), -2, 0)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        precision = np.where(tp + fp > 0, tp / (tp + fp), 0)
+        recall = tp / tp[..., -1:]
+    return (precision[..., 1:] * np.diff(recall)).sum(-1) * 100

@@ -8,19 +8,17 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from heatbox.boxes.batch import available_cores
 from heatbox.boxes.component_tree import Protocol, check_heatmap
 from heatbox.boxes.geometry import REFERENCE_SIDE, check_boxes
 from heatbox.data.example import Example
 from heatbox.errors import InputError
-from heatbox.maps.prepare import prepare_heatmap
+from heatbox.metrics.folder import MapFolder, in_batches, open_maps, problems_of
 from heatbox.metrics.maxboxacc import V2_IOU, BoxScore, MaxBoxAcc, update_together
 from heatbox.metrics.records import RecordFolder, Records, recorded_at
 
@@ -69,15 +67,7 @@ class SplitScore:
 
     def problems(self) -> list[str]:
         """What was wrong, one sentence each with its count and first case; empty when all was well."""
-        said = []
-        if self.missing:
-            said.append(f"{len(self.missing)} images have no heatmap (the first: {self.missing[0]})")
-        if self.malformed:
-            first, why = self.malformed[0]
-            said.append(f"{len(self.malformed)} heatmaps could not be scored (the first: {first}: {why})")
-        if self.unknown:
-            said.append(f"{len(self.unknown)} heatmaps belong to no image (the first: {self.unknown[0]})")
-        return said
+        return problems_of(self.missing, self.malformed, self.unknown)
 
 
 @dataclass
@@ -155,7 +145,7 @@ def score_stream(
     malformed: list[tuple[str, str]] = []
     kept: list[tuple[list[str], dict[str, np.ndarray]]] = []
     count = resumed
-    for batch in _batches((item for item in items if item[0] not in done), MAPS_AT_A_TIME):
+    for batch in in_batches((item for item in items if item[0] not in done), MAPS_AT_A_TIME):
         good = []
         for item in batch:
             check_boxes(item[2], item[3], item[0])
@@ -221,17 +211,6 @@ def _open_records(
     return folder, done
 
 
-def _batches(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
-    batch: list[Item] = []
-    for item in items:
-        batch.append(item)
-        if len(batch) == size:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
-
-
 def score_folder(
     heatmaps: Path | str,
     examples: Sequence[Example],
@@ -266,47 +245,29 @@ def score_folder(
         InputError: an image id leads out of the folder, an image has no box, a map is newer than the
             record of it, or as `score_stream`.
     """
-    root = Path(heatmaps)
-    if not root.is_dir():
-        raise InputError(f"{root}: is not a folder, expected one of <image id>.npy heatmaps")
-    paths = {example.id: _map_path(root, example.id) for example in examples}
-    if len(paths) != len(examples):
-        raise InputError(f"{len(examples) - len(paths)} image ids occur twice, expected unique ids")
-    present = {p.relative_to(root).as_posix() for p in root.rglob("*.npy")}
-    chosen = {k: next((c for c in v if c in present), None) for k, v in paths.items()}
-    missing = tuple(k for k, v in chosen.items() if v is None)
-    unknown = tuple(sorted(present - {v for v in chosen.values() if v is not None}))
-    if len(missing) == len(examples):
-        raise InputError(
-            f"{root}: holds no heatmap of any of {len(examples)} images (expected {_first(paths)})"
-        )
+    maps = open_maps(heatmaps, [example.id for example in examples])
     if records is not None:
-        _refuse_changed(root, chosen, Path(records))
+        _refuse_changed(maps, Path(records))
+    truth = {example.id: example for example in examples}
     side = REFERENCE_SIDE if protocol == "reference" else None
-
-    def items() -> Iterator[Item]:
-        found = [e for e in examples if chosen[e.id] is not None]
-        with ThreadPoolExecutor(threads or available_cores()) as pool:
-            for batch in _batches([(e.id, chosen[e.id], e.boxes, e.size) for e in found], MAPS_AT_A_TIME):
-                loaded = pool.map(lambda item: _load(root / item[1], resize, side), batch)
-                yield from (
-                    (i, one, boxes, size) for (i, _, boxes, size), one in zip(batch, loaded, strict=True)
-                )
-
+    items: Iterator[Item] = (
+        (name, one, truth[name].boxes, truth[name].size)
+        for name, one in maps.load(resize, side, threads, MAPS_AT_A_TIME)
+    )
     outcome = score_stream(
-        items(), protocol, thresholds, threads, records, progress, _fingerprint(examples, resize), keep
+        items, protocol, thresholds, threads, records, progress, _fingerprint(examples, resize), keep
     )
     recorded = set(outcome.records.ids) if outcome.records is not None else set()
-    return replace(outcome, missing=tuple(i for i in missing if i not in recorded), unknown=unknown)
+    return replace(outcome, missing=tuple(i for i in maps.missing if i not in recorded), unknown=maps.unknown)
 
 
-def _refuse_changed(root: Path, chosen: dict[str, str | None], records: Path) -> None:
+def _refuse_changed(maps: MapFolder, records: Path) -> None:
     """Raise where a map is newer than the record of it: old scores must not pass for those of new maps."""
     for name, written in recorded_at(records).items():
-        path = chosen.get(name)
-        if path is not None and (root / path).stat().st_mtime > written:
+        path = maps.path(name)
+        if path is not None and path.stat().st_mtime > written:
             raise InputError(
-                f"{root / path}: has changed since it was scored into {records}; score anew (--overwrite), "
+                f"{path}: has changed since it was scored into {records}; score anew (--overwrite), "
                 "or into another folder"
             )
 
@@ -318,37 +279,3 @@ def _fingerprint(examples: Sequence[Example], resize: bool) -> str:
         checksum = zlib.crc32(f"{example.id} {example.size}".encode(), checksum)
         checksum = zlib.crc32(np.ascontiguousarray(example.boxes, dtype=np.float64).tobytes(), checksum)
     return f"{checksum:08x}"
-
-
-def _first(paths: dict[str, list[str]]) -> str:
-    return next(iter(paths.values()))[0]
-
-
-def _map_path(root: Path, image_id: str) -> list[str]:
-    """Where the map of an image may be, relative to the folder and never outside of it."""
-    relative = Path(image_id)
-    names = [Path(f"{image_id}.npy"), relative.parent / f"{relative.stem}.npy"]
-    base = root.resolve()
-    inside = relative.name and not relative.is_absolute() and ".." not in relative.parts
-    if not inside or not all((root / name).resolve().is_relative_to(base) for name in names):
-        raise InputError(f"image id {image_id!r} leads out of the folder {root}, expected a path inside it")
-    return [name.as_posix() for name in names]
-
-
-def _load(path: Path, resize: bool, side: int | None) -> np.ndarray | InputError:
-    """One map, or what is wrong with it."""
-    try:
-        one = np.load(path, allow_pickle=False)
-    except Exception as error:  # a damaged header can make the reader raise anything
-        return InputError(f"{path} is not a readable .npy file ({error})")
-    if not isinstance(one, np.ndarray) or one.ndim != 2 or one.size == 0 or one.dtype.kind not in "fiub":
-        return InputError(f"{path} has shape {np.shape(one)}, expected a two-dimensional array of numbers")
-    if resize:
-        if not np.isfinite(one).all():
-            return InputError(f"{path} holds {int((~np.isfinite(one)).sum())} values that are not finite")
-        return prepare_heatmap(one, side or one.shape)
-    if side is not None and one.shape != (side, side):
-        return InputError(
-            f"{path} is {one.shape[1]} x {one.shape[0]}, expected {side} x {side} (or have maps resized)"
-        )
-    return one

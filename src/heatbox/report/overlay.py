@@ -46,9 +46,21 @@ def draw_boxes(image: Image.Image, boxes: np.ndarray, colour: tuple[int, int, in
     return copy
 
 
+def draw_mask(image: Image.Image, mask: np.ndarray, colour: tuple[int, int, int]) -> Image.Image:
+    """The outline of a (H, W) mask, 1 on the object, on a copy of the picture, with a dark rim."""
+    inside = cv2.resize((mask == 1).astype(np.uint8), image.size, interpolation=cv2.INTER_NEAREST)
+    width = max(2, round(max(image.size) / 160))
+    brush = np.ones((2 * width + 1, 2 * width + 1), np.uint8)
+    line = inside - cv2.erode(inside, brush, borderValue=0)
+    rim = cv2.dilate(line, np.ones((3, 3), np.uint8)) - line
+    pixels = np.array(image)
+    pixels[rim == 1], pixels[line == 1] = _OUTLINE, colour
+    return Image.fromarray(pixels)
+
+
 @dataclass(frozen=True)
-class _Cell:
-    """One picture of the sheet and the words under it."""
+class Cell:
+    """One picture of a sheet and the words under it."""
 
     picture: Image.Image
     words: str
@@ -80,28 +92,35 @@ def contact_sheet(
         groups.append(
             [_truth_cell(record, picture, split), *(_map_cell(record, picture, m) for m in methods)]
         )
-    return _paste(groups, side)
+    words = "white: ground truth, orange: box of the map at the best threshold; best images first, worst last"
+    return paste(groups, side, words)
 
 
-def _truth_cell(record: Record, picture: Image.Image, split: Split) -> _Cell:
+def _truth_cell(record: Record, picture: Image.Image, split: Split) -> Cell:
     label = record["label"]
     name = split.class_names[label] if label < len(split.class_names) else f"class {label}"
-    return _Cell(draw_boxes(picture, _scaled_truth(record, picture), TRUTH_COLOUR), name)
+    return Cell(draw_boxes(picture, _scaled_truth(record, picture), TRUTH_COLOUR), name)
 
 
-def _map_cell(record: Record, picture: Image.Image, method: str) -> _Cell:
+def _map_cell(record: Record, picture: Image.Image, method: str) -> Cell:
     heat = overlay(picture, prepare_heatmap(record[f"map_{method}"], picture.width))
     heat = draw_boxes(heat, _scaled_truth(record, picture), TRUTH_COLOUR)
     found = record[f"box_{method}"] * picture.width / REFERENCE_SIDE
-    return _Cell(draw_boxes(heat, found, FOUND_COLOUR), f"{method}  IoU {record[f'iou_{method}']:.2f}")
+    return Cell(draw_boxes(heat, found, FOUND_COLOUR), f"{method}  IoU {record[f'iou_{method}']:.2f}")
 
 
 def _scaled_truth(record: Record, picture: Image.Image) -> np.ndarray:
     return record["boxes"] * np.tile([picture.width / record["width"], picture.height / record["height"]], 2)
 
 
-def _paste(groups: Sequence[Sequence[_Cell]], side: int) -> Image.Image:
-    """Groups of cells in a grid, as near to square as can be, each group in one row of its own."""
+def paste(groups: Sequence[Sequence[Cell]], side: int, words: str) -> Image.Image:
+    """Groups of cells in a grid, as near to square as can be, each group in one row of its own.
+
+    Args:
+        groups: of cells, whose pictures are squares of `side` pixels.
+        side: of the pictures.
+        words: what is said of them all at the foot of the sheet.
+    """
     margin, caption = 6, 18
     wide, high = side * len(groups[0]) + 3 * margin, side + caption + margin
     columns = max(1, round((len(groups) * high / wide) ** 0.5))
@@ -112,7 +131,15 @@ def _paste(groups: Sequence[Sequence[_Cell]], side: int) -> Image.Image:
         left, top = margin + number % columns * wide, margin + number // columns * high
         for place, cell in enumerate(group):
             sheet.paste(cell.picture, (left + place * side, top))
-            pen.text((left + place * side + 3, top + side + 1), cell.words, fill=_OUTLINE, font=font)
-    words = "white: ground truth, orange: box of the map at the best threshold; best images first, worst last"
+            text = _fitted(cell.words, side - 6, font)
+            pen.text((left + place * side + 3, top + side + 1), text, fill=_OUTLINE, font=font)
     pen.text((margin + 3, rows * high + margin), words, fill=_OUTLINE, font=font)
     return sheet
+
+
+def _fitted(words: str, width: int, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:
+    """Words, shortened at their end to so many pixels."""
+    if font.getlength(words) <= width:
+        return words
+    kept = next(n for n in range(len(words), -1, -1) if not n or font.getlength(words[:n] + "…") <= width)
+    return words[:kept] + "…"

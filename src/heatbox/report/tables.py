@@ -48,11 +48,39 @@ def score_table(metrics: dict[str, Any], title: str) -> Table:
     return table
 
 
+def mask_table(metrics: dict[str, Any], title: str) -> Table:
+    """Methods and baselines: PxAP in percent with 95% bootstrap intervals, and the best overlap of pixels."""
+    rows = metrics["methods"]
+    transferred = any("transferred" in found for found in rows.values())
+    caption = f"{metrics['images']} images"
+    if "top1" in metrics:
+        caption += f", classification top-1 {metrics['top1']:.1f}%, top-5 {metrics['top5']:.1f}%"
+    caption += "; [95% bootstrap interval]; pixel IoU over all pixels, oracle: at the threshold best for it"
+    if transferred:
+        caption += "; transferred: best on the fully supervised split"
+    table = Table(title=_text(title), caption=_text(caption))
+    table.add_column("map", no_wrap=True)
+    headings = ["PxAP", "pixel IoU oracle", "at"]
+    headings += ["pixel IoU transferred", "at"] if transferred else []
+    for heading in (*headings, "PxAP minus centre"):
+        table.add_column(heading, justify="right")
+    for name, found in rows.items():
+        cells = [_cell(found["PxAP"], found["PxAP_interval"])]
+        cells += [f"{found['pixel_iou']:.2f}", f"{found['threshold']:.3f}"]
+        if transferred:
+            other = found["transferred"]
+            cells += [f"{other['pixel_iou']:.2f}", f"{other['threshold']:.3f}"]
+        minus = found.get("minus_baseline")
+        cells.append(_cell(**minus["PxAP"], form="+.2f") if minus else "")
+        table.add_row(_text(name), *map(_text, cells), style="dim" if name in metrics["baselines"] else "")
+    return table
+
+
 def difference_lines(metrics: dict[str, Any]) -> list[str]:
     """Paired differences between maps of the same images, a line each."""
     return [
         f"{pair['first']} minus {pair['second']}: "
-        + ", ".join(f"{name} {_cell(**pair[name], form='+.2f')}" for name in ("MaxBoxAcc", "MaxBoxAccV2"))
+        + ", ".join(f"{n} {_cell(**pair[n], form='+.2f')}" for n in pair if n not in ("first", "second"))
         for pair in metrics["differences"]
     ]
 
