@@ -8,8 +8,7 @@ same code on the same bits.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from torch import Tensor, nn
 
 from heatbox.boxes.component_tree import Protocol, boxes_at, threshold_grid
 from heatbox.boxes.geometry import REFERENCE_SIDE, box_iou, scale_boxes
+from heatbox.collect import collect
 from heatbox.config import EvaluateConfig
 from heatbox.data.example import Example, Split
 from heatbox.data.open import open_split
@@ -37,7 +37,6 @@ from heatbox.models.view import ClassifierView
 from heatbox.progress import Track, silent
 from heatbox.store import METRICS, Record, Run
 
-RECORDS_A_PART = 256
 SCORED_AT_ONCE = 64
 
 
@@ -136,39 +135,12 @@ def predict(
     view: ClassifierView, split: Split, config: EvaluateConfig, run: Run, track: Track = silent
 ) -> None:
     """Write a record for every image of the split that the run does not hold yet."""
+
+    def records(examples: Sequence[Example], images: Tensor) -> list[Record]:
+        return _records(view, examples, images, config)
+
     preprocess = preprocess_of(view.model, config)
-    done = run.done()
-    todo = [example for example in split if example.id not in done]
-    waiting: list[Record] = []
-    try:
-        for examples, images in track(
-            _batches(split, todo, preprocess, config.batch_size),
-            f"maps of {split.name}",
-            -(-len(todo) // config.batch_size),
-        ):
-            waiting += _records(view, examples, images, config)
-            if len(waiting) >= RECORDS_A_PART:
-                run.append(waiting)
-                waiting = []
-    finally:  # a bad image or an interruption must not lose what is already computed
-        run.append(waiting)
-
-
-def _batches(
-    split: Split, todo: Sequence[Example], preprocess: Preprocess, size: int
-) -> Iterator[tuple[list[Example], Tensor]]:
-    """Preprocessed batches; images are decoded in threads, one batch ahead."""
-
-    def load(example: Example) -> Tensor:
-        return preprocess(split.open_image(example))
-
-    with ThreadPoolExecutor(max_workers=4) as pool:
-        chunks = [list(todo[start : start + size]) for start in range(0, len(todo), size)]
-        coming = [[pool.submit(load, example) for example in chunk] for chunk in chunks[:1]]
-        for index, chunk in enumerate(chunks):
-            if index + 1 < len(chunks):
-                coming.append([pool.submit(load, example) for example in chunks[index + 1]])
-            yield chunk, torch.stack([future.result() for future in coming.pop(0)])
+    collect(split, preprocess, config.batch_size, run, records, f"maps of {split.name}", track)
 
 
 def _records(
