@@ -237,6 +237,28 @@ def data(action: tyro.conf.Positional[Literal["check", "prepare", "list"]]) -> N
     """
 
 
+def analyze(
+    instrument: tyro.conf.Positional[
+        Literal[
+            "erf",
+            "shape-bias",
+            "responses",
+            "activation",
+            "class-weights",
+            "complexity",
+            "signed-cam",
+            "thresholds",
+            "all",
+        ]
+    ],
+) -> None:
+    """Why a backbone localizes well or badly: an instrument, or all, over several models. See analyze --help.
+
+    Args:
+        instrument: Each has its own --help.
+    """
+
+
 COMMANDS = {
     "demo": demo,
     "locate": locate,
@@ -245,6 +267,7 @@ COMMANDS = {
     "models": models,
     "convert": convert,
     "data": data,
+    "analyze": analyze,
 }
 
 
@@ -263,6 +286,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from heatbox.cli_data import DATA_COMMANDS
 
         commands, prog, args = dict(DATA_COMMANDS), "heatbox data", args[1:]
+    if args[:1] == ["analyze"]:
+        from heatbox.cli_analyze import ANALYZE_COMMANDS
+
+        commands, prog, args = dict(ANALYZE_COMMANDS), "heatbox analyze", args[1:]
     try:
         code = tyro.extras.subcommand_cli_from_dict(
             commands,
@@ -275,7 +302,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         say(f"heatbox: {error}")
         return USER_ERROR
     except KeyboardInterrupt:
-        goes_on = args[:1] in (["evaluate"], ["score"])
+        goes_on = args[:1] in (["evaluate"], ["score"]) or prog == "heatbox analyze"
         say(
             "heatbox: interrupted"
             + ("; what was computed is kept, the same command goes on from there" if goes_on else "")

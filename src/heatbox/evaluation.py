@@ -46,6 +46,7 @@ def evaluate(
     track: Track = silent,
     overwrite: bool = False,
     model: nn.Module | None = None,
+    split: Split | None = None,
 ) -> dict[str, Any]:
     """Make and score the maps of a data set; an interrupted run goes on where it stopped.
 
@@ -55,6 +56,7 @@ def evaluate(
         track: how to show progress.
         overwrite: drop what an earlier run left in the folder.
         model: the classifier, where it is at hand already; by default it is built as the config says.
+        split: the images, where they are at hand already; by default they are opened as the config says.
 
     Returns:
         the scores, as saved in metrics.json.
@@ -74,7 +76,7 @@ def evaluate(
     inner = dataclasses.replace(
         config, data=config.fullsup or "", metadata=config.fullsup_metadata, fullsup=None
     )
-    split = _open_scorable(config, view)
+    split = _open_scorable(config, view) if split is None else split.with_boxes()
     chosen_on = _open_scorable(inner, view) if config.fullsup is not None else None
     run.start(config, resume=not overwrite)
     _refuse_changed(config.checkpoint, run)

@@ -8,7 +8,7 @@ smallest centred square that holds a share t of it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from heatbox.analysis.gaussian import GaussianFit, fit_gaussian
-from heatbox.analysis.gradients import feature_function, input_gradients
+from heatbox.analysis.gradients import feature_function, input_gradients, network_of
 from heatbox.data.transforms import Preprocess
 from heatbox.errors import InputError
 from heatbox.models.view import ClassifierView
@@ -91,8 +91,9 @@ def erf(
     """
     total: np.ndarray | None = None
     count = skipped = 0
-    for batch in _batches(model, images, size, batch_size):
-        maps = contributions(model, batch)
+    network, features_of = network_of(model), feature_function(model)
+    for batch in _batches(network, images, size, batch_size):
+        maps = gradient_maps(network, features_of, batch)[0]
         finite = np.isfinite(maps).all((1, 2))
         summed = maps[finite].sum(0, dtype=np.float64)
         total = summed if total is None else total + summed
@@ -133,28 +134,36 @@ def contributions(
     Raises:
         InputError: images or positions that do not fit.
     """
+    maps = gradient_maps(network_of(model), feature_function(model), images, positions)
+    return maps[0] if positions is None else maps
+
+
+def gradient_maps(
+    network: nn.Module,
+    features_of: Callable[[Tensor], Tensor],
+    images: Tensor,
+    positions: Sequence[tuple[int, int]] | None = None,
+) -> np.ndarray:
+    """`contributions` where the function from images to feature map is at hand; always (P, B, H, W)."""
     if not isinstance(images, Tensor) or images.ndim != 4 or 0 in images.shape:
         shape = tuple(images.shape) if isinstance(images, Tensor) else type(images).__name__
         raise InputError(f"images have shape {shape}, expected (B, 3, H, W), none of them 0")
-    network = model.model if isinstance(model, ClassifierView) else model
-    features_of = feature_function(model)
     with input_gradients(network, images) as inputs:
         features = features_of(inputs)  # (B, C, h, w)
         height, width = features.shape[2:]
         cells = [(height // 2, width // 2)] if positions is None else list(positions)
-        for row, column in cells:
-            if not (0 <= row < height and 0 <= column < width):
-                raise InputError(f"position {(row, column)} is outside the feature map {(height, width)}")
         found = []
         for index, (row, column) in enumerate(cells):
+            if not (0 <= row < height and 0 <= column < width):
+                raise InputError(f"position {(row, column)} is outside the feature map {(height, width)}")
             activation = features[:, :, row, column].relu().sum()
             (gradient,) = torch.autograd.grad(activation, inputs, retain_graph=index + 1 < len(cells))
             found.append(gradient.detach().relu().sum(1).float().cpu().numpy())
-    return found[0] if positions is None else np.stack(found)
+    return np.stack(found)
 
 
 def _batches(
-    model: nn.Module | ClassifierView,
+    network: nn.Module,
     images: Tensor | Sequence[Image.Image],
     size: int | None,
     batch_size: int,
@@ -166,7 +175,6 @@ def _batches(
             raise InputError(f"images have shape {tuple(images.shape)}, expected (B, 3, H, W)")
         yield from images.split(batch_size)
         return
-    network = model.model if isinstance(model, ClassifierView) else model
     config = getattr(network, "pretrained_cfg", None) or {}
     preprocess = Preprocess.from_config(config, size or PUBLISHED_SIZE, "bicubic")
     for start in range(0, len(images), batch_size):

@@ -43,6 +43,11 @@ def feature_function(model: nn.Module | ClassifierView) -> Callable[[Tensor], Te
         return features
 
 
+def network_of(model: nn.Module | ClassifierView) -> nn.Module:
+    """The network itself, also of a view of it."""
+    return model.model if isinstance(model, ClassifierView) else model
+
+
 @contextmanager
 def input_gradients(model: nn.Module, images: Tensor) -> Iterator[Tensor]:
     """Make the model ready for gradients of its input alone; yields the images as a leaf that wants them.

@@ -6,11 +6,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
-from heatbox.analysis.erf import contributions
+from heatbox.analysis.erf import gradient_maps
 from heatbox.analysis.gaussian import GaussianFit, fit_gaussian
-from heatbox.analysis.gradients import feature_function
+from heatbox.analysis.gradients import feature_function, input_gradients, network_of
 from heatbox.errors import InputError
 from heatbox.models.view import ClassifierView
 
@@ -79,28 +80,22 @@ def receptive_fields(
     """
     if grid < 1:
         raise InputError(f"a grid of {grid} positions along a side is none, expected 1 or more")
-    features_of = feature_function(model)
+    network, features_of = network_of(model), feature_function(model)
     total: np.ndarray | None = None
     count = 0
     rows = columns = np.zeros(0, int)
-    size = (0, 0)
+    size: tuple[int, ...] = (0, 0)
     for batch in batches:
         if total is None:
-            size = _feature_size(features_of, batch)
+            with input_gradients(network, batch[:1]) as one, torch.no_grad():
+                size = tuple(features_of(one).shape[2:])
             rows, columns = spread_cells(size[0], grid), spread_cells(size[1], grid)
         cells = [(int(row), int(column)) for row in rows for column in columns]
-        found = contributions(model, batch, cells).sum(1, dtype=np.float64)  # (P, H, W)
+        maps = gradient_maps(network, features_of, batch, cells)  # (P, B, H, W)
+        found = maps.sum(1, dtype=np.float64)
         total = found if total is None else total + found
         count += len(batch)
     if total is None:
         raise InputError("there is no image to measure the receptive fields on")
     shape = (len(rows), len(columns), *total.shape[1:])
-    return PositionFields(rows, columns, total.reshape(shape) / count, size, count)
-
-
-def _feature_size(features_of, batch: Tensor) -> tuple[int, int]:  # type: ignore[no-untyped-def]
-    import torch
-
-    with torch.no_grad():
-        shape = features_of(batch[:1]).shape
-    return int(shape[2]), int(shape[3])
+    return PositionFields(rows, columns, total.reshape(shape) / count, (size[0], size[1]), count)
