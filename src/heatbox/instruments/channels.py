@@ -156,8 +156,8 @@ def shown_area(found: dict[str, Numbers], config: ChannelsConfig) -> tuple[str, 
     few = any(numbers["activated_share"] < FEWEST_ACTIVATED for numbers in found.values())
     if config.area_by == "percentile" or (config.area_by == "auto" and few):
         ordinal = f"{config.area_percentile:g}th percentile"
-        return "area_percentile", f"activation area: share of pixels above the network's {ordinal}"
-    return "area", f"activation area: share of pixels above {config.area_threshold:g}"
+        return "area_percentile", f"activation area: share of pixels\nabove the network's {ordinal}"
+    return "area", f"activation area: share of pixels\nabove {config.area_threshold:g}"
 
 
 def draw_areas(found: dict[str, Numbers], out: Path, config: ChannelsConfig) -> list[Path]:
@@ -179,7 +179,7 @@ def draw_weights(found: dict[str, Numbers], out: Path) -> list[Path]:
         for label, one in found.items()
         for head in ("trained", "random")
     }
-    words = "spatial mean of the channel (units of the feature map)"
+    words = "spatial mean of the channel\n(units of the feature map)"
     written = save_figure(figures.against_weight(sides, words, most=2), out / "gap-weight")
     heads = {
         label: {head: one["control"][head]["correlation"] for head in ("trained", "random")}

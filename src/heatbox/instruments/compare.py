@@ -166,7 +166,8 @@ class Analysis:
         """Write comparison.json and its figures; returns a row a network."""
         rows = json.loads(to_json(self.rows))
         write_atomically(self.out / COMPARISON, (to_json({"models": rows}) + "\n").encode())
-        save_figure(comparison(rows), self.figures / "comparison")
+        if len(rows) > 1:
+            save_figure(comparison(rows), self.figures / "comparison")
         if all("erf_auc" in row and "cam_MaxBoxAccV2" in row for row in rows):
             points = [
                 {

@@ -21,6 +21,8 @@ from heatbox.report.figures.style import (
 )
 
 BINS = 60
+FEWEST_POINTS = 50
+"""Points in a column of cells below which its quartiles say little."""
 
 
 def density(x: np.ndarray, y: np.ndarray, bins: int = BINS) -> dict[str, Any]:
@@ -33,18 +35,19 @@ def density(x: np.ndarray, y: np.ndarray, bins: int = BINS) -> dict[str, Any]:
         bins: cells along each axis.
 
     Returns:
-        "x_edges", "y_edges" (bins + 1), "counts" (bins, bins) by x and y, "quartiles" (bins, 3) of y in each
-        column with at least 20 points (else NaN), "points".
+        "x_edges" and "y_edges", "counts" by x and y, "quartiles" (., 3) of y in each column with at least 50
+        points (else NaN), "points".
     """
     low, high = np.quantile(y, [0.001, 0.999])
-    x_edges = np.linspace(x.min(), max(x.max(), x.min() + 1e-12), bins + 1)
+    x_edges = _edges(x, bins)
     y_edges = np.linspace(low, max(high, low + 1e-12), bins + 1)
     counts = np.histogram2d(x, y, (x_edges, y_edges))[0].astype(np.int64)
-    column = np.clip(np.searchsorted(x_edges, x, side="right") - 1, 0, bins - 1)
-    quartiles = np.full((bins, 3), np.nan)
-    for index in range(bins):
+    cells = len(x_edges) - 1
+    column = np.clip(np.searchsorted(x_edges, x, side="right") - 1, 0, cells - 1)
+    quartiles = np.full((cells, 3), np.nan)
+    for index in range(cells):
         inside = y[column == index]
-        if len(inside) >= 20:
+        if len(inside) >= FEWEST_POINTS:
             quartiles[index] = np.quantile(inside, [0.25, 0.5, 0.75])
     return {
         "x_edges": x_edges,
@@ -53,6 +56,16 @@ def density(x: np.ndarray, y: np.ndarray, bins: int = BINS) -> dict[str, Any]:
         "quartiles": quartiles,
         "points": len(x),
     }
+
+
+def _edges(x: np.ndarray, bins: int) -> np.ndarray:
+    """Edges between cells; values on a lattice, such as shares of 49 pixels, are not cut by them."""
+    steps = np.unique(x)
+    if len(steps) > 8 * bins:
+        return np.linspace(x.min(), x.max(), bins + 1)
+    taken = steps[:: -(-len(steps) // bins)]
+    width = (taken[-1] - taken[0]) / max(len(taken) - 1, 1) or 1e-12
+    return np.concatenate([[taken[0] - width / 2], (taken[1:] + taken[:-1]) / 2, [steps[-1] + width / 2]])
 
 
 def against_weight(found: Mapping[str, Mapping[str, Any]], x_label: str, most: int = 3) -> Drawn:
@@ -164,7 +177,7 @@ def control(found: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> Drawn:
     Args:
         found: label → "trained" and "random" → correlation numbers.
     """
-    figure = new_figure(5.2, 1.2 + 0.55 * len(found))
+    figure = new_figure(6.4, 1.3 + 0.55 * len(found))
     axes = figure.subplots()
     rows: list[Row] = []
     looks = {"trained": (COLOURS[0], "o", -0.13), "random": (COLOURS[1], "s", 0.13)}
@@ -197,6 +210,6 @@ def control(found: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> Drawn:
     axes.set_yticks(range(len(found)), list(found))
     axes.set_ylim(len(found) - 0.5, -0.7)
     axes.axvline(0, color=GREY, linewidth=0.8)
-    plain(axes, "", "rank correlation of spatial mean and class weight [95% interval]")
+    plain(axes, "", "rank correlation of spatial mean\nand class weight [95% interval]")
     axes.legend(fontsize=7.5, loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False)
     return figure, rows

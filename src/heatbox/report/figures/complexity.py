@@ -16,9 +16,11 @@ def explained_variance(found: Mapping[str, Mapping[str, Any]]) -> Drawn:
     Args:
         found: label → "own" and "grid" → "mean", "low", "high" (P,), "map" (h, w), "images".
     """
-    figure, axes = panels(2, 4.6, 3.7, share_y=True)
     rows: list[Row] = []
-    titles = {"own": "each network's own feature map", "grid": "all averaged to one grid"}
+    titles = {"own": "each network's own feature map"}
+    if any(tuple(one["own"]["map"]) != tuple(one["grid"]["map"]) for one in found.values()):
+        titles["grid"] = "all averaged to one grid"
+    figure, axes = panels(len(titles), 4.6, 3.7, share_y=True)
     for one, (kind, title) in zip(axes, titles.items(), strict=True):
         for index, (label, numbers) in enumerate(found.items()):
             curve = numbers[kind]
@@ -60,7 +62,8 @@ def explained_variance(found: Mapping[str, Mapping[str, Any]]) -> Drawn:
             title="mean; band: middle 80% of images",
             title_fontsize=7.5,
         )
-    axes[1].set_ylabel("")
+    for one in axes[1:]:
+        one.set_ylabel("")
     return figure, rows
 
 
@@ -111,7 +114,7 @@ def reconstruction(found: Mapping[str, Mapping[str, Any]]) -> Drawn:
         ]
     first = next(iter(found.values()))
     g = first["grid"]
-    title = f"{g} x {g} maps of unit length, codes of {first['nonzero']} atoms; dotted: maps learned from"
+    title = f"{g} x {g} maps of unit length, codes of {first['nonzero']} atoms\ndotted: the maps learned from"
     plain(axes, title, "atoms in the dictionary", "energy not reconstructed [95% interval]")
     axes.title.set_fontsize(8)
     axes.set_xscale("log", base=2)

@@ -64,9 +64,18 @@ def _square(axes: Any, x: int, y: int, side: int, number: int, words: str) -> No
                 linestyle=line if colour == "white" else "-",
             )
         )
-    text = axes.text(corner[0] + 2, corner[1], words, fontsize=6.5, color="white", va="bottom", clip_on=True)
     from matplotlib.patheffects import withStroke
 
+    inside = corner[1] < 0.06 * y  # a label above the largest square would leave the picture
+    text = axes.text(
+        corner[0] + 0.02 * x,
+        corner[1] + (0.02 * y if inside else 0),
+        words,
+        fontsize=6.5,
+        color="white",
+        va="top" if inside else "bottom",
+        clip_on=True,
+    )
     text.set_path_effects([withStroke(linewidth=1.6, foreground="black")])
 
 
@@ -109,7 +118,7 @@ def curves(fields: Mapping[str, Mapping[str, Any]]) -> Drawn:
             ]
         plain(one, title, "share t of the contribution", "area ratio r(t) of the smallest square")
         one.plot([0, 1], [0, 1], color=GREY, linewidth=0.8, linestyle=(0, (1, 3)))
-        one.text(0.97, 0.92, "even over\nthe input", fontsize=7, color=GREY, ha="right", va="top")
+        one.text(0.72, 0.735, "even over the input", fontsize=7, color=GREY, ha="center", rotation=39)
         one.set(xlim=(0, 1), ylim=(0, 1.02))
         one.legend(fontsize=7.5, loc="upper left", frameon=False)
     axes[1].set_ylabel("")

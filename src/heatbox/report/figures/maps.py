@@ -61,8 +61,10 @@ def threshold_curves(found: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> Dr
             ]
         plain(one, method, "threshold, % of the map's maximum", "MaxBoxAcc at IoU .5, % of images")
         one.set_xlim(0, 100)
-        one.set_ylim(bottom=0)
         one.legend(fontsize=7.5, loc="upper right", frameon=True, framealpha=0.85)
+    axes[0].set_ylim(
+        0, 1.25 * max(float(np.max(c["score"])) for curves in found.values() for c in curves.values())
+    )
     for one in axes[1:]:
         one.set_ylabel("")
     return figure, rows

@@ -110,7 +110,7 @@ def _lines(axes: Any, published: Mapping[str, float]) -> None:
             color="black" if people else GREY,
             linewidth=1.4 if people else 0.9,
             linestyle="-" if people else (0, (2, 2)),
-            zorder=0,
+            zorder=1,
         )
 
 
