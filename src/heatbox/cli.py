@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
-from heatbox.config import EvaluateConfig, ScoreConfig, TrainConfig
+from heatbox.cli_train import recipes, tell_epoch, train_command
+from heatbox.config import EvaluateConfig, ScoreConfig
 from heatbox.errors import InputError
 from heatbox.files import folder_name
+from heatbox.recipes import get_recipe
 from heatbox.terminal import INTERRUPTED, SOME_FAILED, USER_ERROR, AsJson, print_table, say
-
-if TYPE_CHECKING:
-    pass
 
 
 def demo(out: Path = Path("heatbox-demo"), epochs: int = 10, seed: int = 0) -> None:
@@ -34,7 +34,8 @@ def demo(out: Path = Path("heatbox-demo"), epochs: int = 10, seed: int = 0) -> N
     from heatbox.demo import run_demo
     from heatbox.progress import on_terminal
 
-    metrics = run_demo(TrainConfig(model="resnet10_small", epochs=epochs, seed=seed), out, on_terminal)
+    config = dataclasses.replace(get_recipe("glyphs_resnet"), epochs=epochs, seed=seed)
+    metrics = run_demo(config, out, on_terminal, tell_epoch)
     _show_scores(metrics, f"glyphs: {metrics['images']} test images, trained on labels alone", False)
     say(f"pictures: {out / 'contact-sheet.png'}")
     say(f"run:      {out} (metrics.json, predictions.parquet, weights.safetensors)")
@@ -259,11 +260,21 @@ def analyze(
     """
 
 
+def train(recipe: tyro.conf.Positional[str]) -> None:
+    """Train a recipe on labels alone: heatbox train RECIPE --data PATH. See heatbox train RECIPE --help.
+
+    Args:
+        recipe: One of those that heatbox recipes lists.
+    """
+
+
 COMMANDS = {
     "demo": demo,
     "locate": locate,
     "evaluate": evaluate,
     "score": score,
+    "train": train,
+    "recipes": recipes,
     "models": models,
     "convert": convert,
     "data": data,
@@ -290,19 +301,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from heatbox.cli_analyze import ANALYZE_COMMANDS
 
         commands, prog, args = dict(ANALYZE_COMMANDS), "heatbox analyze", args[1:]
+    settings = (tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff)
     try:
+        if args[:1] == ["train"] and len(args) > 1 and not args[1].startswith("-"):
+            command = train_command(args[1])
+            return tyro.cli(command, prog=f"heatbox train {args[1]}", args=args[2:], config=settings)
         code = tyro.extras.subcommand_cli_from_dict(
             commands,
             prog=prog,
             description="Weakly supervised object localization: from image-level labels to boxes.",
             args=args,
-            config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
+            config=settings,
         )
     except InputError as error:
         say(f"heatbox: {error}")
         return USER_ERROR
     except KeyboardInterrupt:
-        goes_on = args[:1] in (["evaluate"], ["score"]) or prog == "heatbox analyze"
+        goes_on = args[:1] in (["evaluate"], ["score"], ["train"]) or prog == "heatbox analyze"
         say(
             "heatbox: interrupted"
             + ("; what was computed is kept, the same command goes on from there" if goes_on else "")

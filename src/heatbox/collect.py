@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 
-import torch
 from torch import Tensor
 
 from heatbox.data.example import Example, Split
+from heatbox.data.prefetch import preprocessed
 from heatbox.data.transforms import Preprocess
 from heatbox.progress import Track, silent
 from heatbox.store import Record, Run
@@ -43,7 +42,7 @@ def collect(
     todo = [example for example in split if example.id not in done]
     waiting: list[Record] = []
     try:
-        coming = batches(split, todo, preprocess, batch_size)
+        coming = preprocessed(split, todo, preprocess, batch_size)
         for examples, images in track(coming, what, -(-len(todo) // batch_size)):
             waiting += records(examples, images)
             if len(waiting) >= RECORDS_A_PART:
@@ -51,20 +50,3 @@ def collect(
                 waiting = []
     finally:  # a bad image or an interruption must not lose what is already computed
         run.append(waiting)
-
-
-def batches(
-    split: Split, todo: Sequence[Example], preprocess: Preprocess, size: int
-) -> Iterator[tuple[list[Example], Tensor]]:
-    """Preprocessed batches; images are decoded in threads, one batch ahead."""
-
-    def load(example: Example) -> Tensor:
-        return preprocess(split.open_image(example))
-
-    with ThreadPoolExecutor(max_workers=4) as pool:
-        chunks = [list(todo[start : start + size]) for start in range(0, len(todo), size)]
-        coming = [[pool.submit(load, example) for example in chunk] for chunk in chunks[:1]]
-        for index, chunk in enumerate(chunks):
-            if index + 1 < len(chunks):
-                coming.append([pool.submit(load, example) for example in chunks[index + 1]])
-            yield chunk, torch.stack([future.result() for future in coming.pop(0)])

@@ -2,62 +2,55 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save_file
-
-from heatbox.config import EvaluateConfig, TrainConfig
+from heatbox.config import EvaluateConfig, TrainConfig, TrainOptions
 from heatbox.data.glyphs import glyphs
-from heatbox.errors import InputError
 from heatbox.evaluation import evaluate
 from heatbox.progress import Track, silent
 from heatbox.report.overlay import contact_sheet
-from heatbox.store import CONFIG, Run
-from heatbox.train.loop import train
+from heatbox.store import Run
+from heatbox.train.weights import checkpoint_path
+from heatbox.training import train
 
 METHODS = ("cam", "pc1")
-TRAINING = "train.json"
 
 
 def run_demo(
     config: TrainConfig,
     out: Path,
     track: Track = silent,
-    train_images: int | None = None,
+    report: Callable[[dict[str, Any]], None] = lambda row: None,
     test_images: int | None = None,
 ) -> dict[str, Any]:
     """Train on glyphs' labels, then make and score CAM and PC1 maps on its test split.
 
     Args:
-        config: of the training.
-        out: the run folder, replaced if it holds an earlier run.
+        config: of the training, see `heatbox.recipes`.
+        out: where the folders training/ and maps/ are made; an earlier demo in it is replaced.
         track: how to show progress.
-        train_images, test_images: sizes of the splits, by default all of them.
+        report: is told each epoch's row.
+        test_images: number of images scored, by default all of the test split.
 
     Returns:
         the scores; see `heatbox.evaluation.score`.
 
     Raises:
-        InputError: the folder holds something that is no demo.
+        InputError: the folders hold something that is no demo.
     """
-    run = Run(out)
-    if (out / CONFIG).exists() and not (out / TRAINING).exists():
-        raise InputError(f"{out}: holds a run that is no demo; choose another --out")
-    test = glyphs("test", test_images)
+    training, maps = out / "training", Run(out / "maps")
+    options = TrainOptions(cache=True, tensorboard=False)
+    model, _ = train(config, training, options, track, report, overwrite=True)
     evaluation = EvaluateConfig(
         model=config.model,
         data="glyphs:test",
         fullsup="glyphs:fullsup",
-        checkpoint=str(out / "weights.safetensors"),
-        num_classes=test.num_classes,
+        checkpoint=str(checkpoint_path(training, config.epochs, "weights")),
         method=METHODS,
         limit=test_images,
     )
-    run.start(evaluation, config.seed, resume=False)
-    run.write_json(TRAINING, config)
-    model = train(config, glyphs("train", train_images), track)
-    save_file(model.state_dict(), out / "weights.safetensors")
-    metrics = evaluate(evaluation, run, track, model=model)
-    contact_sheet(run, test, METHODS).save(out / "contact-sheet.png")
+    metrics = evaluate(evaluation, maps, track, overwrite=True, model=model)
+    contact_sheet(maps, glyphs("test", test_images), METHODS).save(out / "contact-sheet.png")
     return metrics

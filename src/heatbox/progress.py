@@ -6,17 +6,18 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Protocol, TypeVar
 
 Item = TypeVar("Item")
+What = str | Callable[[], str]
 
 
 class Track(Protocol):
     """Wraps an iterable and shows how far it has come."""
 
-    def __call__(self, items: Iterable[Item], what: str, total: int | None = None) -> Iterable[Item]:
+    def __call__(self, items: Iterable[Item], what: What, total: int | None = None) -> Iterable[Item]:
         """Yield the items.
 
         Args:
             items: what is worked through.
-            what: shown beside the bar.
+            what: shown beside the bar; a function is asked again after each item.
             total: number of items, where the iterable does not know it.
         """
         ...
@@ -29,7 +30,7 @@ def printable(words: str) -> str:
     )
 
 
-def silent(items: Iterable[Item], what: str, total: int | None = None) -> Iterable[Item]:
+def silent(items: Iterable[Item], what: What, total: int | None = None) -> Iterable[Item]:
     """Show nothing: what library functions do unless told otherwise."""
     return items
 
@@ -49,7 +50,7 @@ def as_callback(track: Track, what: str, total: int) -> Callable[[int], None]:
     return done
 
 
-def on_terminal(items: Iterable[Item], what: str, total: int | None = None) -> Iterator[Item]:
+def on_terminal(items: Iterable[Item], what: What, total: int | None = None) -> Iterator[Item]:
     """A progress bar with speed and remaining time on standard error.
 
     Where standard error is not a terminal, one line at the start and one at the end.
@@ -64,12 +65,15 @@ def on_terminal(items: Iterable[Item], what: str, total: int | None = None) -> I
         TimeRemainingColumn,
     )
 
-    console, what = Console(stderr=True), printable(what)
+    def words() -> str:
+        return printable(what() if callable(what) else what)
+
+    console = Console(stderr=True)
     if total is None and hasattr(items, "__len__"):
         total = len(items)  # type: ignore[arg-type]
     if not console.is_terminal:
-        words = f"{what} ({total} to do)" if total is not None else what
-        console.print(words, highlight=False, markup=False)  # names may hold square brackets
+        line = f"{words()} ({total} to do)" if total is not None else words()
+        console.print(line, highlight=False, markup=False)  # names may hold square brackets
         yield from items
         return
     columns = (
@@ -81,4 +85,7 @@ def on_terminal(items: Iterable[Item], what: str, total: int | None = None) -> I
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=console) as progress:
-        yield from progress.track(items, total=total, description=what)
+        task = progress.add_task(words(), total=total)
+        for item in items:
+            yield item
+            progress.update(task, advance=1, description=words())

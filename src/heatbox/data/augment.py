@@ -45,7 +45,7 @@ class Augment:
             fill = tuple(round(255 * value) for value in mean)
             options = {"translate_const": int(size * 0.45), "img_mean": fill}
             try:
-                return rand_augment_transform(self.auto, options)
+                return _at_least_one_bit(rand_augment_transform(self.auto, options))
             except (AssertionError, ValueError, KeyError) as error:
                 message = "is not a policy of timm's, such as rand-m9-mstd0.5-inc1"
                 raise InputError(f"augmentation {self.auto!r} {message}") from error
@@ -73,3 +73,12 @@ class Augment:
             return images, soft.scatter_(1, labels[:, None], 1 - self.smoothing + low)
 
         return apply
+
+
+def _at_least_one_bit(policy: Callable[[Image.Image], Image.Image]) -> Callable[[Image.Image], Image.Image]:
+    """Keep timm's posterisation from asking for 0 bits: Pillow 13 refuses that, older ones painted black."""
+    for operation in getattr(policy, "ops", ()):
+        if operation.name.startswith("Posterize"):
+            bits = operation.level_fn
+            operation.level_fn = lambda level, options, bits=bits: (max(1, *bits(level, options)),)
+    return policy

@@ -20,6 +20,7 @@ _LAYOUTS: Sequence[ModuleType] = (
     tiny_imagenet, cub, openimages, wsol, cue_conflict, ilsvrc, coco, folder
 )  # fmt: skip
 _EVALUATED = ("test", "val", "valid", "validation", "fullsup", "all")
+_TRAINED = ("train", "train-weaksup", "train_weaksup", "training")
 
 
 @dataclass(frozen=True)
@@ -118,3 +119,65 @@ def open_split(data: str, metadata: Path | None = None, num_classes: int | None 
     if num_classes is not None and largest >= num_classes:
         raise InputError(f"{path}: label {largest} is out of range, expected 0 to {num_classes - 1}")
     return found
+
+
+@dataclass(frozen=True)
+class TrainingSplits:
+    """What a training is made of.
+
+    Attributes:
+        train: images and labels to learn from.
+        test: images to be looked at after each epoch, or None.
+    """
+
+    train: Split
+    test: Split | None
+
+    @property
+    def has_boxes(self) -> bool:
+        """Whether every test image has a box to be scored against."""
+        return self.test is not None and all(len(example.boxes) for example in self.test)
+
+
+def open_training(data: str, test: str | None = None) -> TrainingSplits:
+    """The split to learn from, and the one to look at.
+
+    Args:
+        data: a data set with a split "train", or one with its split named: PATH:SPLIT; "glyphs" for the
+            embedded one.
+        test: the split to look at, named the same way; by default the data set's own.
+
+    Raises:
+        InputError: no data set is named, it has no split to learn from, or the two disagree in their classes.
+    """
+    if not data:
+        raise InputError("no data set to learn from: name one with --data")
+    name, _, split = data.partition(":")
+    if name == "glyphs" and not Path(data).exists():
+        train, own = glyphs(split or "train"), "glyphs:test"
+    else:
+        train, own = _train_split(data)
+    found = open_split(test or own) if test or own else None
+    if found is not None and found.num_classes > train.num_classes:
+        raise InputError(
+            f"{test or own}: has labels up to {found.num_classes - 1}, but only {train.num_classes} classes "
+            f"are learned from {data}"
+        )
+    return TrainingSplits(train, found)
+
+
+def _train_split(data: str) -> tuple[Split, str]:
+    """A split to learn from, and the name of the split of the same data set to look at ("" for none)."""
+    path, split = data, ""
+    if not Path(data).exists() and ":" in data:
+        path, _, split = data.rpartition(":")
+    data_set = open_data_set(path)
+    chosen = split or next((name for name in _TRAINED if name in data_set.splits), "")
+    if not chosen and len(data_set.splits) == 1:
+        chosen = data_set.splits[0]
+    if not chosen:
+        raise InputError(
+            f"{path}: has no split to learn from, only {', '.join(data_set.splits)}; name one as {path}:SPLIT"
+        )
+    looked_at = next((name for name in _EVALUATED if name in data_set.splits and name != chosen), "")
+    return data_set.load(chosen), f"{path}:{looked_at}" if looked_at else ""

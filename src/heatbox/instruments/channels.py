@@ -13,8 +13,9 @@ from torch import Tensor
 
 from heatbox.analysis.activation import activation_area, percentile_threshold
 from heatbox.analysis.class_weights import correlate, correlate_by_class, random_head
-from heatbox.collect import batches, collect
+from heatbox.collect import collect
 from heatbox.data.example import Example, Split
+from heatbox.data.prefetch import preprocessed
 from heatbox.instruments.config import ChannelsConfig
 from heatbox.instruments.subjects import Subject, spread
 from heatbox.progress import Track, silent
@@ -69,7 +70,7 @@ def _threshold(subject: Subject, split: Split, config: ChannelsConfig, run: Run)
     with torch.inference_mode():
         maps = [
             subject.view.features(images.to(parameter.device, parameter.dtype)).float().cpu()
-            for _, images in batches(split, some, subject.preprocess(), config.batch_size)
+            for _, images in preprocessed(split, some, subject.preprocess(), config.batch_size)
         ]
     threshold = percentile_threshold(torch.cat(maps), config.area_percentile)
     run.write_json(THRESHOLD, {"threshold": threshold, "images": len(some)})

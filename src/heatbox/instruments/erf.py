@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from heatbox.analysis.positions import receptive_fields
-from heatbox.collect import batches
 from heatbox.data.example import Split
+from heatbox.data.prefetch import preprocessed
 from heatbox.errors import InputError
 from heatbox.instruments.config import ErfConfig
 from heatbox.instruments.fields import RunningField, measure_field, numbers_of
@@ -54,7 +54,7 @@ def measure(
         numbers["positions"] = before
     elif config.erf_grid > 0:
         some = split.take(config.erf_grid_images).examples
-        coming = (images for _, images in batches(split, some, preprocess, 1))
+        coming = (images for _, images in preprocessed(split, some, preprocess, 1))
         numbers["positions"] = _positions(
             subject, track(coming, f"positions of {subject.label}", len(some)), wanted
         )

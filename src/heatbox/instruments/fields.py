@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from heatbox.analysis.erf import PUBLISHED_THRESHOLDS, ReceptiveField, contributions
-from heatbox.collect import batches
 from heatbox.data.example import Example, Split
+from heatbox.data.prefetch import preprocessed
 from heatbox.data.transforms import Preprocess
 from heatbox.errors import InputError
 from heatbox.files import write_atomically
@@ -93,7 +93,7 @@ def measure_field(
     known = {*field.ids, *field.skipped}
     todo = [example for example in examples if example.id not in known]
     path.parent.mkdir(parents=True, exist_ok=True)
-    coming = batches(split, todo, preprocess, batch_size)
+    coming = preprocessed(split, todo, preprocess, batch_size)
     for chosen, images in track(coming, what, -(-len(todo) // batch_size)):
         field.add([example.id for example in chosen], contributions(view, images))
         field.save()

@@ -22,6 +22,8 @@ from heatbox.instruments.config import DataConfig, ModelsConfig
 from heatbox.models.build import build_model
 from heatbox.models.view import ClassifierView
 from heatbox.store import CONFIG, Run, to_json
+from heatbox.train.weights import checkpoint_path
+from heatbox.training import TRAINING
 
 NO_CHECKPOINT = "none"
 _WEIGHTS = "weights.safetensors"
@@ -36,7 +38,8 @@ class Subject:
         label: what figures and folders call it.
         model: a name that `build_model` takes.
         checkpoint: a file of weights, "pretrained" or None.
-        settings: num_classes, size, interpolation, mean and std where they are not the model's own.
+        settings: num_classes, size, interpolation, mean and std where they are not the model's own, and the
+            options of the function that builds it.
         device: where to compute.
         folder: where what is measured is saved.
     """
@@ -51,7 +54,8 @@ class Subject:
     @cached_property
     def view(self) -> ClassifierView:
         """The network, built when first asked for."""
-        network = build_model(self.model, self.settings.get("num_classes"), self.checkpoint)
+        options = self.settings.get("model_options") or {}
+        network = build_model(self.model, self.settings.get("num_classes"), self.checkpoint, **options)
         return ClassifierView(network.to(pick_device(self.device)))
 
     @cached_property
@@ -73,7 +77,7 @@ class Subject:
 
     def evaluate_config(self, **changes: Any) -> EvaluateConfig:
         """What `heatbox evaluate` would be asked for this network."""
-        settings = {key: value for key, value in self.settings.items() if value is not None}
+        settings = {key: self.settings[key] for key in _SETTINGS if self.settings.get(key) is not None}
         return EvaluateConfig(
             model=self.model, checkpoint=self.checkpoint, device=self.device, **(settings | changes)
         )
@@ -144,17 +148,33 @@ def _named(model: str, checkpoint: str | None, config: ModelsConfig) -> Subject:
     if not Path(model).is_dir():
         label = model.rpartition(":")[2] if ".py:" in model else model
         return Subject(label, model, checkpoint, settings, config.device, Path())
-    folder = Path(model)
-    if not (folder / CONFIG).is_file():
-        raise InputError(f"{folder}: holds no {CONFIG}; expected the folder of a run, or a model's name")
+    folder = _run_folder(Path(model))
     saved = Run(folder).config()
     name = saved.get("model")
     if not isinstance(name, str):
         raise InputError(f"{folder / CONFIG}: names no model; expected the folder of a run of one network")
     settings = {key: saved.get(key) if value is None else value for key, value in settings.items()}
-    own = folder / _WEIGHTS
-    file = checkpoint or (str(own) if own.is_file() else saved.get("checkpoint"))
-    return Subject(folder.resolve().name, name, file, settings, config.device, Path())
+    settings["model_options"] = saved.get("model_options") or {}
+    file = checkpoint or _trained(folder) or saved.get("checkpoint")
+    return Subject(Path(model).resolve().name, name, file, settings, config.device, Path())
+
+
+def _run_folder(folder: Path) -> Path:
+    """The folder itself, or the training that `heatbox demo` keeps in it."""
+    for found in (folder, folder / "training"):
+        if (found / CONFIG).is_file():
+            return found
+    raise InputError(f"{folder}: holds no {CONFIG}; expected the folder of a run, or a model's name")
+
+
+def _trained(folder: Path) -> str | None:
+    """The last weights that a training left in its folder, their average where there is one."""
+    if (folder / _WEIGHTS).is_file():
+        return str(folder / _WEIGHTS)
+    if not (folder / TRAINING).is_file():
+        return None
+    last = json.loads((folder / TRAINING).read_text())["last"]
+    return str(checkpoint_path(folder, last["epoch"], "ema" if "ema" in last else "weights"))
 
 
 def _unique(labels: Sequence[str]) -> list[str]:

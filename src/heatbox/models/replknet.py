@@ -247,6 +247,7 @@ default_cfgs = generate_default_cfgs(
         "replknet_xl.megdata73m_ft_in1k": described(320, **HALF),
         "replknet_xl.megdata73m": described(320, **HALF),
         "replknet_nano": described(64, pool_size=(8, 8)),
+        "replknet_micro": described(64, pool_size=(8, 8)),
         "test_replknet": described(64),
     }
 )
@@ -293,6 +294,18 @@ def replknet_nano(pretrained: bool = False, **kwargs: Any) -> RepLKNet:
         "strides": (2, 2, 2, 1),
     }
     return create("replknet_nano", pretrained, **config | kwargs)
+
+
+@register_model
+def replknet_micro(pretrained: bool = False, **kwargs: Any) -> RepLKNet:
+    """A RepLKNet of half a million parameters for 64-pixel images, to be trained on a CPU; an 8 x 8 map."""
+    config = {
+        "channels": (32, 64, 96, 128),
+        "layers": (1, 1, 2, 1),
+        "large_kernels": (15, 13, 13, 7),
+        "strides": (4, 2, 1, 1),
+    }
+    return create("replknet_micro", pretrained, **config | kwargs)
 
 
 @register_model

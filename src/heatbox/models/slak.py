@@ -236,6 +236,7 @@ default_cfgs = generate_default_cfgs(
         "slak_small.in1k": described(),
         "slak_base.in1k": described(),
         "slak_nano": described(64, pool_size=(8, 8)),
+        "slak_micro": described(64, pool_size=(8, 8)),
         "test_slak": described(64),
     }
 )
@@ -278,6 +279,20 @@ def slak_nano(pretrained: bool = False, **kwargs: Any) -> SLaK:
         "strides": (2, 2, 2, 1),
     }
     return create("slak_nano", pretrained, **config | kwargs)
+
+
+@register_model
+def slak_micro(pretrained: bool = False, **kwargs: Any) -> SLaK:
+    """A SLaK of half a million parameters for 64-pixel images, to be trained on a CPU; an 8 x 8 map."""
+    config = {
+        "depths": (1, 1, 2, 1),
+        "dims": (32, 64, 96, 128),
+        "kernel_size": (15, 13, 13, 7),
+        "short_side": 3,
+        "strides": (4, 2, 1, 1),
+        "layer_scale": 0.1,
+    }
+    return create("slak_micro", pretrained, **config | kwargs)
 
 
 @register_model

@@ -143,6 +143,9 @@ ZOO = (
     ZooModel("replknet_nano", "replknet_nano", sides=(64,)),
     ZooModel("slak_nano", "slak_nano", sides=(64,)),
     ZooModel("convnext_nano64", "convnext_atto", {"output_stride": 8}, (64,)),
+    ZooModel("replknet_micro", "replknet_micro", sides=(64,)),
+    ZooModel("slak_micro", "slak_micro", sides=(64,)),
+    ZooModel("convnext_micro", "convnext_micro", sides=(64,)),
     ZooModel("resnet10_small", "resnet10_small", sides=(64,)),
     # For tests.
     ZooModel("test_replknet", "test_replknet", sides=(64,)),

@@ -11,6 +11,7 @@ from rich.text import Text
 from heatbox.progress import printable
 
 if TYPE_CHECKING:
+    from heatbox.config import TrainConfig
     from heatbox.data.catalogue import Entry
     from heatbox.models.zoo import ModelRow
 
@@ -123,4 +124,51 @@ def bias_table(found: Mapping[str, Mapping[str, Any]]) -> Table:
     for name, one in found.items():
         bias = _cell(100 * one["overall"], [100 * end for end in one["interval"]])
         table.add_row(_text(name), _text(bias), f"{one['decided']:,}", f"{one['images']:,}")
+    return table
+
+
+def training_table(found: Mapping[str, Any], title: str) -> Table:
+    """The best checkpoint of each map, as the paper reports it, and the last one beside it."""
+    caption = (
+        "thresholds best on the scored images; the best checkpoint is chosen on them too, as the paper does, "
+        "the last one is not"
+    )
+    table = Table(title=_text(title), caption=_text(caption))
+    for heading in ("map", "checkpoint", "epoch", "weights", "top-1", "MaxBoxAcc", "at", "MaxBoxAccV2"):
+        table.add_column(heading, justify="left" if heading in ("map", "checkpoint", "weights") else "right")
+    last = found["last"]
+    for method, best in found["best"].items():
+        rows = [("best", best)]
+        rows += [
+            (
+                "last",
+                {"epoch": last["epoch"], "weights": name, "top1": last[name]["top1"], **last[name][method]},
+            )
+            for name in ("weights", "ema")
+            if name in last
+        ]
+        for which, row in rows:
+            numbers = [f"{row['top1']:.2f}", f"{row['MaxBoxAcc']:.2f}", f"{row['threshold']:.3f}"]
+            average = "average" if row["weights"] == "ema" else "trained"
+            cells = [method, which, str(row["epoch"]), average, *numbers, f"{row['MaxBoxAccV2']:.2f}"]
+            table.add_row(*map(_text, cells))
+    return table
+
+
+def recipe_table(rows: Sequence[tuple[TrainConfig, Mapping[str, tuple[float, float]]]]) -> Table:
+    """What each recipe trains, from which weights, and the published scores."""
+    caption = (
+        "published: MaxBoxAcc / MaxBoxAccV2 on CUB-200-2011, thresholds best on the test images, best of the "
+        "saved checkpoints; where none stands, the paper draws the model without its numbers"
+    )
+    table = Table(caption=_text(caption))
+    for heading in ("recipe", "model", "pixels", "from", "augmented", "published CAM", "published PC1"):
+        table.add_column(heading, no_wrap=heading == "recipe")
+    for config, scores in rows:
+        cells = [config.recipe, config.model, str(config.size), config.pretrained]
+        cells.append("yes" if config.auto else "")
+        cells += [
+            "{:.2f} / {:.2f}".format(*scores[name]) if name in scores else "" for name in ("cam", "pc1")
+        ]
+        table.add_row(*map(_text, cells))
     return table

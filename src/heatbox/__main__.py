@@ -1,0 +1,7 @@
+"""`python -m heatbox`, and with it `torchrun -m heatbox`."""
+
+import sys
+
+from heatbox.cli import main
+
+sys.exit(main())
