@@ -16,6 +16,9 @@ from torch import Tensor
 from heatbox.errors import InputError
 from heatbox.maps.pc1 import ChannelNorm
 
+_ROUNDING = 1e-5
+"""Share of the channels' energy below which their variance is rounding of float32 sums."""
+
 
 def explained_variance(features: Tensor, channel_norm: ChannelNorm = "minmax") -> Tensor:
     """Share of the variance that each principal component of an image's feature map accounts for.
@@ -38,25 +41,32 @@ def explained_variance(features: Tensor, channel_norm: ChannelNorm = "minmax") -
         raise InputError(
             f"features have shape {tuple(features.shape)}, expected (B, C, h, w), none of them 0"
         )
-    if not bool(torch.isfinite(features).all()):
-        raise InputError("features hold values that are not finite")
+    if channel_norm not in ("minmax", None):
+        raise InputError(f"channel_norm is {channel_norm!r}, expected 'minmax' or None")
     samples = features.detach().float().flatten(2)  # (B, C, P)
     low, high = samples.amin(2, keepdim=True), samples.amax(2, keepdim=True)
+    if not bool((torch.isfinite(low) & torch.isfinite(high)).all()):
+        raise InputError("features hold values that are not finite")
     varies = high > low
-    if channel_norm == "minmax":
-        samples = (samples - low) / torch.where(varies, high - low, 1)
-    elif channel_norm is not None:
-        raise InputError(f"channel_norm is {channel_norm!r}, expected 'minmax' or None")
-    keep = varies.float()
-    mean = (samples * keep).sum(1, keepdim=True) / keep.sum(1, keepdim=True).clamp_min(1)
-    centred = (samples - mean) * keep
-    channels, pixels = centred.shape[1:]
-    gram = centred.mT @ centred if pixels <= channels else centred @ centred.mT
+    scale = torch.where(varies, 1 / (high - low), 0.0) if channel_norm == "minmax" else varies.float()
+    shift = -low * scale if channel_norm == "minmax" else torch.zeros_like(low)
+    samples = torch.addcmul(shift, samples, scale)  # constant channels become zeros
+    kept = varies.sum(1, keepdim=True).clamp_min(1)
+    mean = samples.sum(1, keepdim=True) / kept
+    if samples.shape[2] <= samples.shape[1]:
+        # Centring the sum of products instead of the samples saves passes over them.
+        products = samples.mT @ samples
+        gram = products - kept * (mean.mT @ mean)
+        size = products.diagonal(dim1=1, dim2=2).sum(1, keepdim=True)
+    else:
+        centred = (samples - mean) * varies
+        gram = centred @ centred.mT
+        size = samples.square().sum((1, 2))[:, None]
     values = torch.linalg.eigvalsh(gram).flip(1).clamp_min(0)
-    values = torch.nn.functional.pad(values, (0, max(0, pixels - values.shape[1])))
+    values = torch.nn.functional.pad(values, (0, max(0, samples.shape[2] - values.shape[1])))
     total = values.sum(1, keepdim=True)
-    noise = (samples.square().sum((1, 2)) * torch.finfo(values.dtype).eps)[:, None]
-    return torch.where(total > noise, values / torch.where(total > noise, total, 1), torch.nan)
+    decomposable = total > _ROUNDING * size
+    return torch.where(decomposable, values / torch.where(decomposable, total, 1), torch.nan)
 
 
 def components_for(explained: np.ndarray, share: float) -> np.ndarray:
