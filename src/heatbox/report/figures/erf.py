@@ -19,7 +19,7 @@ def heatmaps(fields: Mapping[str, tuple[np.ndarray, Mapping[str, Any]]]) -> Draw
         fields: label → contribution (H, W), and the numbers that `heatbox.instruments.fields.numbers_of`
             says of it.
     """
-    figure, axes = panels(len(fields), 3.9, 3.9)
+    figure, axes = panels(len(fields), 3.9, 4.8)
     rows: list[Row] = []
     image = None
     for one, (label, (contribution, numbers)) in zip(axes, fields.items(), strict=True):

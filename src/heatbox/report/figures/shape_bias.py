@@ -48,7 +48,6 @@ def shape_bias(found: Mapping[str, Mapping[str, Any]], published: Mapping[str, f
                 place + shift,
                 look,
                 4.5,
-                label if not place else None,
             )
         rows.append(
             {
@@ -59,7 +58,7 @@ def shape_bias(found: Mapping[str, Mapping[str, Any]], published: Mapping[str, f
                 "high": one["interval"][1],
             }
         )
-        _point(lower, one["overall"], one["interval"], index, look, 7, None)
+        _point(lower, one["overall"], one["interval"], index, look, 7)
     upper.set_yticks(range(len(names)), names)
     upper.set_ylim(-0.7, len(names) - 0.3)
     lower.set_yticks(range(len(found)), [_words(label, one) for label, one in found.items()])
@@ -73,8 +72,6 @@ def shape_bias(found: Mapping[str, Mapping[str, Any]], published: Mapping[str, f
     lower.set_xlabel(
         "texture decides  ←   shape bias (share of shape among decided images)   →  shape decides", fontsize=9
     )
-    if len(found) > 1:
-        upper.legend(fontsize=7.5, loc="lower right", frameon=True, framealpha=0.9)
     return figure, rows + [
         {"model": name, "category": "all", "shape_bias": bias, "source": "Geirhos et al., ICLR 2019"}
         for name, bias in (published or {}).items()
@@ -92,14 +89,13 @@ def _mean(values: Sequence[float | None]) -> float:
     return sum(known) / len(known) if known else -1.0
 
 
-def _point(axes: Any, bias: Any, ends: Any, y: float, look: dict[str, Any], size: float, label: Any) -> None:
+def _point(axes: Any, bias: Any, ends: Any, y: float, look: dict[str, Any], size: float) -> None:
     """A mark with its interval; nothing where no image was decided."""
     if bias is None or math.isnan(bias):
-        axes.plot([], [], linestyle="none", markersize=size, label=label, **look)
         return
     if all(end is not None and not math.isnan(end) for end in ends):
         axes.plot(ends, [y, y], color=look["color"], linewidth=1, alpha=0.55, solid_capstyle="butt")
-    axes.plot([bias], [y], linestyle="none", markersize=size, label=label, **look)
+    axes.plot([bias], [y], linestyle="none", markersize=size, clip_on=False, **look)
 
 
 def _lines(axes: Any, published: Mapping[str, float]) -> None:
