@@ -67,7 +67,9 @@ def test_all_over_two_networks(scene, capsys, monkeypatch):
         assert pq.read_table(scene / "out" / "figures" / f"{name}.parquet").num_rows, name
     assert (scene / "out" / "figures" / "signed-cam-blobs.png").exists()
     # A second call measures nothing again, and says the same.
-    monkeypatch.setattr("heatbox.instruments.subjects.build_model", lambda *_: pytest.fail("built again"))
+    for place in ("fields.contributions", "channels._records", "complexity._records", "shape_bias.answers"):
+        monkeypatch.setattr(f"heatbox.instruments.{place}", lambda *_: pytest.fail("measured again"))
+    monkeypatch.setattr("heatbox.evaluation._records", lambda *_: pytest.fail("measured again"))
     monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda *_, **__: None)  # drawing takes seconds
     assert main(command) == 0
     assert json.loads(capsys.readouterr().out) == rows

@@ -138,6 +138,20 @@ def test_recomputed_activations_change_nothing(monkeypatch):
     assert model.grad_checkpointing is False
 
 
+@pytest.mark.parametrize("from_pixels", [2**30, 0])  # activations kept, and recomputed
+def test_features_are_those_before_a_final_norm(monkeypatch, from_pixels):
+    """RepLKNet's procedure looks at the last stage, before the BatchNorm that the head reads through."""
+    import heatbox.models.replknet  # noqa: F401 - registers its models with timm
+
+    monkeypatch.setattr("heatbox.analysis.gradients.CHECKPOINT_FROM", from_pixels)
+    torch.manual_seed(2)
+    model = timm.create_model("replknet_micro", num_classes=5).eval()
+    images = torch.randn(2, 3, 64, 64)
+    wanted = published_contribution(model.forward_features, images)
+    assert np.allclose(erf.contribution(model, images), wanted, atol=1e-6 * max(1, wanted.max()))
+    assert wanted.any()
+
+
 def test_a_network_without_classifier_gives_its_own_features():
     torch.manual_seed(1)
     model = timm.create_model("resnet10t", num_classes=0).eval()
