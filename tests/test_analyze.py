@@ -26,6 +26,7 @@ def scene(tmp_path, monkeypatch):
     write_split(tmp_path / "set", 16)
     write_model(tmp_path)
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "glyphs").mkdir()  # "glyphs" means the embedded pairs all the same
     few = cue_conflict(40)
     monkeypatch.setattr(shape_bias, "cue_conflict", lambda: few)
     return tmp_path

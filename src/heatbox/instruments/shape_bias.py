@@ -38,8 +38,8 @@ PREFERRED = "clock"
 
 
 def open_stimuli(name: str) -> Split:
-    """Cue-conflict images on disk, or drawn: "glyphs"."""
-    return cue_conflict() if name == "glyphs" and not Path(name).exists() else open_split(name)
+    """Cue-conflict images on disk, or drawn: "glyphs" (a folder of that name is ./glyphs)."""
+    return cue_conflict() if name == "glyphs" else open_split(name)
 
 
 def are_published(split: Split) -> bool:

@@ -9,6 +9,7 @@ import numpy as np
 
 from heatbox.report.figures.style import COLOURS, GREY, MARKS, Drawn, Row, new_figure, panels, plain, style
 
+_GOOD_FIT = 0.5  # share of the sum of squares below which a Gaussian says little
 _SQUARES = ("0.2", "0.3", "0.5", "0.99")
 
 
@@ -189,7 +190,9 @@ def positions(found: Mapping[str, Mapping[str, Any]]) -> Drawn:
         for i, row in enumerate(numbers["rows"]):
             for k, column in enumerate(numbers["columns"]):
                 ink = "black" if sigma[i, k] > middle else "white"
-                one.text(k, i, f"{sigma[i, k]:.0f}", ha="center", va="center", color=ink, fontsize=8)
+                good = numbers["explained"][i][k] >= _GOOD_FIT
+                words = f"{sigma[i, k]:.0f}" if good else f"({sigma[i, k]:.0f})"
+                one.text(k, i, words, ha="center", va="center", color=ink, fontsize=8)
                 rows.append(
                     {
                         "model": label,
@@ -209,7 +212,7 @@ def positions(found: Mapping[str, Mapping[str, Any]]) -> Drawn:
         one.set_ylabel("row", fontsize=8)
         one.tick_params(labelsize=7)
         bar = figure.colorbar(image, ax=one, shrink=0.75)
-        bar.set_label("Gaussian radius, pixels", fontsize=8)
+        bar.set_label("Gaussian radius, pixels (poor fits in brackets)", fontsize=8)
         bar.ax.tick_params(labelsize=7)
     return figure, rows
 
