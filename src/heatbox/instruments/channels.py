@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -64,7 +65,7 @@ def measure(
 def _threshold(subject: Subject, split: Split, config: ChannelsConfig, run: Run) -> float:
     """The percentile of the activations of some images, kept so that a resumed run has the same."""
     if (run.folder / THRESHOLD).exists():
-        return float(run._read_json(THRESHOLD)["threshold"])
+        return _saved_threshold(run)
     some = spread(split, PERCENTILE_IMAGES).examples
     parameter = next(subject.view.model.parameters())
     with torch.inference_mode():
@@ -75,6 +76,10 @@ def _threshold(subject: Subject, split: Split, config: ChannelsConfig, run: Run)
     threshold = percentile_threshold(torch.cat(maps), config.area_percentile)
     run.write_json(THRESHOLD, {"threshold": threshold, "images": len(some)})
     return threshold
+
+
+def _saved_threshold(run: Run) -> float:
+    return float(json.loads((run.folder / THRESHOLD).read_text())["threshold"])
 
 
 def _records(
@@ -116,7 +121,7 @@ def numbers_of(run: Run, config: ChannelsConfig) -> Numbers:
         "activated_share": float((value["area"] > 0).mean()),
         "threshold": config.area_threshold,
         "percentile": config.area_percentile,
-        "percentile_threshold": run._read_json(THRESHOLD)["threshold"],
+        "percentile_threshold": _saved_threshold(run),
         "mean_area": float(value["area"].mean()),
         "mean_area_percentile": float(value["area_percentile"].mean()),
     }
