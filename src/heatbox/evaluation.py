@@ -18,10 +18,10 @@ from torch import Tensor, nn
 
 from heatbox.boxes.component_tree import Protocol, boxes_at, threshold_grid
 from heatbox.boxes.geometry import REFERENCE_SIDE, box_iou, scale_boxes
+from heatbox.collect import collect
 from heatbox.config import EvaluateConfig
 from heatbox.data.example import Example, Split
 from heatbox.data.open import open_split
-from heatbox.data.prefetch import preprocessed
 from heatbox.data.transforms import Preprocess
 from heatbox.devices import pick_device
 from heatbox.errors import InputError
@@ -39,7 +39,6 @@ from heatbox.models.view import ClassifierView
 from heatbox.progress import Track, silent
 from heatbox.store import METRICS, Record, Run
 
-RECORDS_A_PART = 256
 SCORED_AT_ONCE = 64
 
 
@@ -49,6 +48,7 @@ def evaluate(
     track: Track = silent,
     overwrite: bool = False,
     model: nn.Module | None = None,
+    split: Split | None = None,
 ) -> dict[str, Any]:
     """Make and score the maps of a data set; an interrupted run goes on where it stopped.
 
@@ -58,6 +58,7 @@ def evaluate(
         track: how to show progress.
         overwrite: drop what an earlier run left in the folder.
         model: the classifier, where it is at hand already; by default it is built as the config says.
+        split: the images, where they are at hand already; by default they are opened as the config says.
 
     Returns:
         the scores, as saved in metrics.json.
@@ -77,7 +78,7 @@ def evaluate(
     inner = dataclasses.replace(
         config, data=config.fullsup or "", metadata=config.fullsup_metadata, fullsup=None
     )
-    split = _open_scorable(config, view)
+    split = _open_scorable(config, view) if split is None else split.with_truth()
     chosen_on = _open_scorable(inner, view) if config.fullsup is not None else None
     if chosen_on is not None:
         refuse_mixed(split, chosen_on)
@@ -143,26 +144,13 @@ def predict(
     view: ClassifierView, split: Split, config: EvaluateConfig, run: Run, track: Track = silent
 ) -> None:
     """Write a record for every image of the split that the run does not hold yet."""
+
+    def records(examples: Sequence[Example], images: Tensor) -> list[Record]:
+        found = _records(view, examples, images, config)
+        return with_masks(found, split, examples) if split.has_only_masks else found
+
     preprocess = preprocess_of(view.model, config)
-    done = run.done()
-    todo = [example for example in split if example.id not in done]
-    masks = split.has_only_masks
-    waiting: list[Record] = []
-    try:
-        for examples, images in track(
-            preprocessed(split, todo, preprocess, config.batch_size),
-            f"maps of {split.name}",
-            -(-len(todo) // config.batch_size),
-        ):
-            found = _records(view, examples, images, config)
-            if masks:
-                found = with_masks(found, split, examples)
-            waiting += found
-            if len(waiting) >= RECORDS_A_PART:
-                run.append(waiting)
-                waiting = []
-    finally:  # a bad image or an interruption must not lose what is already computed
-        run.append(waiting)
+    collect(split, preprocess, config.batch_size, run, records, f"maps of {split.name}", track)
 
 
 def _records(
