@@ -26,7 +26,7 @@ from heatbox.data.transforms import Preprocess
 from heatbox.devices import pick_device
 from heatbox.errors import InputError
 from heatbox.maps.baselines import BASELINES
-from heatbox.maps.methods import Scene, find_method
+from heatbox.maps.methods import ENLARGED, Needs, Scene, find_method, look_at, needs_of, with_seed
 from heatbox.maps.prepare import prepare_heatmap
 from heatbox.metrics.localization import label_rank
 from heatbox.metrics.records import Records
@@ -65,6 +65,8 @@ def evaluate(
     """
     if not config.method:
         raise InputError("no map method was asked for")
+    methods = tuple(with_seed(name, config.walk_seed) for name in config.method)
+    config = dataclasses.replace(config, method=methods)
     for name in config.method:
         find_method(name)  # an unknown one is said before anything is built
     _check_numbers(config)
@@ -139,14 +141,16 @@ def predict(
     preprocess = preprocess_of(view.model, config)
     done = run.done()
     todo = [example for example in split if example.id not in done]
+    needs = needs_of(config.method)
+    sizes = [preprocess, preprocess.enlarged(ENLARGED)] if needs.larger else [preprocess]
     waiting: list[Record] = []
     try:
         for examples, images in track(
-            _batches(split, todo, preprocess, config.batch_size),
+            _batches(split, todo, sizes, config.batch_size),
             f"maps of {split.name}",
             -(-len(todo) // config.batch_size),
         ):
-            waiting += _records(view, examples, images, config)
+            waiting += _records(view, examples, images, config, needs)
             if len(waiting) >= RECORDS_A_PART:
                 run.append(waiting)
                 waiting = []
@@ -155,12 +159,13 @@ def predict(
 
 
 def _batches(
-    split: Split, todo: Sequence[Example], preprocess: Preprocess, size: int
-) -> Iterator[tuple[list[Example], Tensor]]:
-    """Preprocessed batches; images are decoded in threads, one batch ahead."""
+    split: Split, todo: Sequence[Example], sizes: Sequence[Preprocess], size: int
+) -> Iterator[tuple[list[Example], list[Tensor]]]:
+    """Batches preprocessed in each of some sizes; images are decoded in threads, one batch ahead."""
 
-    def load(example: Example) -> Tensor:
-        return preprocess(split.open_image(example))
+    def load(example: Example) -> list[Tensor]:
+        image = split.open_image(example)
+        return [preprocess(image) for preprocess in sizes]
 
     with ThreadPoolExecutor(max_workers=4) as pool:
         chunks = [list(todo[start : start + size]) for start in range(0, len(todo), size)]
@@ -168,20 +173,26 @@ def _batches(
         for index, chunk in enumerate(chunks):
             if index + 1 < len(chunks):
                 coming.append([pool.submit(load, example) for example in chunks[index + 1]])
-            yield chunk, torch.stack([future.result() for future in coming.pop(0)])
+            loaded = [future.result() for future in coming.pop(0)]
+            yield chunk, [torch.stack(batch) for batch in zip(*loaded, strict=True)]
 
 
 def _records(
-    view: ClassifierView, examples: Sequence[Example], images: Tensor, config: EvaluateConfig
+    view: ClassifierView,
+    examples: Sequence[Example],
+    images: Sequence[Tensor],
+    config: EvaluateConfig,
+    needs: Needs,
 ) -> list[Record]:
     """Run the classifier and every map method on one batch."""
     parameter = next(view.model.parameters())
     with torch.inference_mode():
-        batch = images.to(parameter.device, parameter.dtype)
-        features, logits = view(batch)
+        batch, *more = (one.to(parameter.device, parameter.dtype) for one in images)
+        look = look_at(view, batch, needs)
+        logits = look.logits
         labels = torch.tensor([example.label for example in examples], device=batch.device)
         targets = labels if config.target == "label" else logits.argmax(1)
-        scene = Scene(view, batch, features, targets, config.norm)
+        scene = Scene.of(look, view, batch, targets, config.norm, *more)
         maps = {name: find_method(name)(scene).float().cpu().numpy() for name in config.method}
         top5 = logits.topk(min(5, logits.shape[1])).indices.cpu().numpy().astype(np.int32)
         scores = logits.float().cpu().numpy()
