@@ -26,7 +26,7 @@ from heatbox.data.transforms import Preprocess
 from heatbox.devices import pick_device
 from heatbox.errors import InputError
 from heatbox.maps.baselines import BASELINES
-from heatbox.maps.methods import ENLARGED, Needs, Scene, find_method, look_at, needs_of, with_seed
+from heatbox.maps.methods import ENLARGED, Needs, Scene, find_method, look_at, needs_of, require, with_seed
 from heatbox.maps.prepare import prepare_heatmap
 from heatbox.metrics.localization import label_rank
 from heatbox.metrics.records import Records
@@ -74,6 +74,7 @@ def evaluate(
         model = build_model(config.model, config.num_classes, config.checkpoint)
     view = ClassifierView(model.to(pick_device(config.device)))
     preprocess_of(view.model, config)
+    require(view, needs_of(methods))
     inner = dataclasses.replace(
         config, data=config.fullsup or "", metadata=config.fullsup_metadata, fullsup=None
     )

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from heatbox.boxes.component_tree import boxes_at
 from heatbox.data.transforms import Preprocess
 from heatbox.errors import InputError
-from heatbox.maps.methods import ENLARGED, MapFunction, Scene, find_method, look_at, needs_of
+from heatbox.maps.methods import ENLARGED, MapFunction, Scene, find_method, look_at, needs_of, require
 from heatbox.maps.prepare import prepare_heatmap
 from heatbox.models.view import ClassifierView
 
@@ -74,6 +74,7 @@ class Localizer:
         self.view = ClassifierView(model)
         self.method = find_method(method)
         self.needs = needs_of([method])
+        require(self.view, self.needs)
         self.threshold = threshold
         self.contours = contours
         self.norm = norm

@@ -49,9 +49,8 @@ def test_against_plain_loops(steps, damping):
     features[0] = features[0].relu()
     found = walk(seed, features, steps, damping)
     for image in range(2):
-        wanted = in_loops(
-            seed[image].double().numpy(), [f[image].double().numpy() for f in features], steps, damping
-        )
+        maps = [one[image].double().numpy() for one in features]
+        wanted = in_loops(seed[image].double().numpy(), maps, steps, damping)
         assert np.allclose(found[image], wanted, atol=1e-6)
 
 
@@ -125,10 +124,8 @@ def test_images_of_a_batch_do_not_touch_each_other():
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision(dtype):
     seed, features = scene(side=(14, 14), channels=(64, 32))
-    seed, features = (
-        (300 * seed).to(dtype),
-        [(3000 * f).to(dtype) for f in features],
-    )  # sums of squares overflow
+    # The squares of such features overflow float16.
+    seed, features = (300 * seed).to(dtype), [(3000 * f).to(dtype) for f in features]
     wanted = walk(seed.float(), [f.float() for f in features])
     found = walk(seed, features)
     assert found.dtype == torch.float32
@@ -150,12 +147,8 @@ def test_memory_is_bounded_and_changes_nothing(monkeypatch):
         return found
 
     monkeypatch.setattr(walk_module, "_affinity", watched)
-    for allowed in (
-        10**9,
-        4 * 2 * 42**2 * 2,
-        4 * 2 * 42**2,
-        4 * 2 * 42 * 5,
-    ):  # all, two images, one, five rows
+    one_image = 2 * 4 * 42**2
+    for allowed in (100 * one_image, 2 * one_image, one_image, one_image // 42 * 5):  # at last five rows
         largest = 0
         monkeypatch.setattr(walk_module, "AFFINITY_BYTES", allowed)
         assert torch.allclose(walk(seed, features), wanted, atol=1e-6)
@@ -163,16 +156,17 @@ def test_memory_is_bounded_and_changes_nothing(monkeypatch):
 
 
 def test_affinity_of_a_fine_grid_at_batch_64_stays_small(monkeypatch):
-    sizes = []
+    images = []
     of_rows = walk_module._affinity
-    monkeypatch.setattr(
-        walk_module,
-        "_affinity",
-        lambda u, rows: sizes.append(len(u[0])) or of_rows([v[:, :1] for v in u], rows),
-    )
+
+    def watched(units, rows):
+        images.append(len(units[0]))
+        return of_rows(units, rows)
+
+    monkeypatch.setattr(walk_module, "_affinity", watched)
     walk(torch.randn(64, 28, 28), [torch.randn(64, 2, 28, 28)], steps=1)
-    assert sum(sizes) == 64
-    assert max(sizes) * 784**2 * 4 * 2 < 200e6
+    assert sum(images) == 64
+    assert max(images) * 2 * 4 * 784**2 < 200e6
 
 
 def test_no_image_and_no_gradient():

@@ -19,6 +19,7 @@ from heatbox.maps.baselines import with_centre_prior
 from heatbox.maps.cam import cam
 from heatbox.maps.pc1 import pc1
 from heatbox.maps.walk import walk
+from heatbox.models.head import model_name
 from heatbox.models.view import ClassifierView, Look
 
 MapFunction = Callable[[nn.Module, Tensor, Tensor], Tensor]
@@ -97,15 +98,8 @@ class Scene:
 
     @property
     def middle_maps(self) -> tuple[Tensor, ...]:
-        """Maps of middle layers.
-
-        Raises:
-            InputError: the model has none.
-        """
-        found = self.middle or self.view.look(self.images).middle
-        if not found:
-            raise InputError("the walk needs feature maps of stages before the last; this model has none")
-        return found
+        """Maps of middle layers."""
+        return self.middle or self.view.look(self.images).middle
 
 
 Method = Callable[[Scene], Tensor]
@@ -171,6 +165,19 @@ def needs_of(methods: Iterable[str | MapFunction]) -> Needs:
     names = [m.removesuffix(CENTRE_PRIOR).partition(":")[0] for m in methods if isinstance(m, str)]
     needs = [WALKS[name][0] for name in names if name in WALKS]
     return Needs(*(any(getattr(one, field) for one in needs) for field in ("middle", "sharp", "larger")))
+
+
+def require(view: ClassifierView, needs: Needs) -> None:
+    """Raise, before any image is looked at, what a model cannot give.
+
+    Raises:
+        InputError: the model has no feature maps before the last one, or no sharp one.
+    """
+    if needs.middle and not view.stages:
+        name = model_name(view.model)
+        raise InputError(f"{name}: no feature map before the last one was found, so there is no walk on it")
+    if needs.sharp:
+        assert view.shift
 
 
 def look_at(view: ClassifierView, images: Tensor, needs: Needs) -> Look:

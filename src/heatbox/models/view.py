@@ -96,7 +96,12 @@ class ClassifierView:
         return find_stages(self.model, self._tap)
 
     @cached_property
-    def _shift(self) -> Spot:
+    def shift(self) -> Spot:
+        """The input of the last stage, which shifts make sharp.
+
+        Raises:
+            InputError: the last stage does not double the stride, or cannot be run alone.
+        """
         return find_shift(self.model, self._tap, self.stages)
 
     def look(self, images: Tensor, layers: int = 2, sharp: bool = False) -> Look:
@@ -113,7 +118,7 @@ class ClassifierView:
             InputError: a sharp map of a model whose last stage cannot be run alone.
         """
         spots = self.stages[-layers:] if layers else []
-        shift = self._shift if sharp else None
+        shift = self.shift if sharp else None
         caught: list[Tensor] = []
         with eval_mode(self.model), watched(spots, shift) as seen, tapped(self._tap, caught):
             logits = self.model(images)
