@@ -11,6 +11,7 @@ from heatbox.models.view import ClassifierView
 
 NETWORKS = [
     "mobilenetv1_100",
+    "tf_efficientnet_lite0",  # TensorFlow's padding, all on the far side
     "mobilenetv3_small_050",  # squeeze and excitation, strides inside blocks, "same" padding
     "resnet18",
     "convnext_atto",
@@ -42,8 +43,10 @@ def test_one_look_shows_what_the_network_computes(name):
     assert torch.allclose(look.logits, logits, atol=1e-5)
     double = [2 * side for side in features.shape[2:]]
     assert list(look.sharp.shape[2:]) == double
-    assert torch.allclose(look.sharp[:, :, ::2, ::2], features, atol=1e-5)
-    assert look.sharp[:, :, 1::2, 1::2].std() > 0.1 * features.std()
+    row, column = view.late((96, 128))
+    assert row == column == name.startswith("tf_")
+    assert torch.allclose(look.sharp[:, :, row::2, column::2], features, atol=1e-5)
+    assert look.sharp[:, :, 1 - row :: 2, 1 - column :: 2].std() > 0.1 * features.std()
     plain = view.look(images)
     assert plain.sharp is None
     for one, other in zip(plain.middle, look.middle, strict=True):
@@ -94,11 +97,12 @@ def test_sharp_map_is_timms_dilation_away_from_the_border(name):
     assert not torch.allclose(sharp / scale, wanted / scale, atol=1e-3)  # the zeros around the shifted inputs
 
 
-def test_stitching_undoes_shifting():
+@pytest.mark.parametrize("late", [(False, False), (False, True), (True, False), (True, True)])
+def test_stitching_undoes_shifting(late):
     maps = torch.arange(2 * 3 * 6 * 8.0).view(2, 3, 6, 8)
-    runs = shifted_copies(maps)[:, :, ::2, ::2]  # a last stage that does nothing but stride
+    runs = shifted_copies(maps, late)[:, :, int(late[0]) :: 2, int(late[1]) :: 2]  # a stage that only strides
     assert len(runs) == len(SHIFTS) * 2
-    assert torch.equal(stitched(runs), maps)
+    assert torch.equal(stitched(runs, late), maps)
 
 
 @torch.no_grad()

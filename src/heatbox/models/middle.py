@@ -4,12 +4,16 @@ A network is seen as stages: its outputs at falling resolution, the last of whic
 models name theirs (`feature_info`); in any other model the last map of each resolution is taken.
 
 The last stage halves the resolution by reading every second position of its input. Run on the input itself
-and on the same shifted by one position to the left, up, and both, and with the four results interleaved, it
-gives a map of twice the resolution with the same weights: shift and stitch (Long et al., "Fully Convolutional
-Networks for Semantic Segmentation", CVPR 2015, section 3.2). Away from the border this is what dilating the
-convolutions of the last stage gives (timm's `output_stride`), at the same cost, but it asks nothing of them:
-kernels may be of any size and implementation, and every second position of the result is the network's own
-feature map, whatever lies between, because that is what the unshifted run computes.
+and on the same shifted by one position sideways, up or down, and both, and with the four results interleaved,
+it gives a map of twice the resolution with the same weights: shift and stitch (Long et al., "Fully
+Convolutional Networks for Semantic Segmentation", CVPR 2015, section 3.2). Away from the border this is what
+dilating the convolutions of the last stage gives (timm's `output_stride`), at the same cost, but it asks
+nothing of them: kernels may be of any size and implementation, and every second position of the result is the
+network's own feature map, whatever lies between, because that is what the unshifted run computes.
+
+Which way to shift depends on what a position of the last map is centred on: on the even positions of the
+stage's input where convolutions are padded alike on both sides, on the odd ones where TensorFlow's padding
+puts all of it on the far side. Interleaved the wrong way, a map lies one position off. `centred_late` tells.
 """
 
 from __future__ import annotations
@@ -20,13 +24,17 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+from timm.layers import Conv2dSame
 from torch import Tensor, nn
 
 from heatbox.errors import InputError
 from heatbox.models.head import Tap, eval_mode, model_name, tapped
 
 SHIFTS = ((0, 0), (0, 1), (1, 0), (1, 1))
-"""(rows, columns) of the runs of the last stage, the unshifted one first."""
+"""Whether rows and columns are shifted in the runs of the last stage, the unshifted one first."""
+
+Late = tuple[bool, bool]
+"""Whether positions of the last map are centred on odd rows and columns of the last stage's input."""
 
 
 @dataclass(frozen=True)
@@ -97,14 +105,60 @@ def find_shift(model: nn.Module, tap: Tap, stages: Sequence[Spot]) -> Spot:
     return spot
 
 
+@torch.no_grad()
+def centred_late(model: nn.Module, spot: Spot, size: Sequence[int]) -> Late:
+    """Whether positions of the last map are centred on the odd positions of the last stage's input.
+
+    Read off the padding of the largest strided convolution after that input. Even kernels are centred between
+    two positions, which shifts serve equally badly either way; pooling counts as centred on even ones.
+
+    Args:
+        model: the classifier.
+        spot: where its last stage begins.
+        size: (height, width) of the images: padding may depend on whether a side is odd.
+    """
+    begun = False
+    offsets: list[tuple[int, list[float]]] = []
+
+    def begin(module: nn.Module, args: tuple, output: Tensor) -> None:
+        nonlocal begun
+        begun = True
+
+    def measure(module: nn.Module, args: tuple) -> None:
+        if begun and isinstance(module, nn.Conv2d) and max(module.stride) > 1:
+            offsets.append((max(module.kernel_size), _centres(module, args[0].shape[2:])))
+
+    with ExitStack() as stack:
+        stack.callback(spot.module.register_forward_hook(begin).remove)
+        for module in model.modules():
+            stack.callback(module.register_forward_pre_hook(measure).remove)
+        with eval_mode(model):
+            model(_probe_images(model, size))
+    _, (row, column) = max(offsets, default=(0, [0.0, 0.0]))
+    return row > 0.75, column > 0.75
+
+
+def _centres(conv: nn.Conv2d, size: Sequence[int]) -> list[float]:
+    """By axis, how far from its first input position a convolution's first output is centred."""
+    centres = []
+    for axis, side in enumerate(size):
+        kernel, stride = conv.kernel_size[axis], conv.stride[axis]
+        if isinstance(conv, Conv2dSame):
+            near = max((-(-side // stride) - 1) * stride + kernel - side, 0) // 2
+        else:
+            near = 0 if isinstance(conv.padding, str) else conv.padding[axis]
+        centres.append((kernel - 1) / 2 - near)
+    return centres
+
+
 _NOT_ALONE = "its last stage cannot be run on shifted inputs, as it reads more than the stage before it"
 
 
-def _probe_images(model: nn.Module) -> Tensor:
+def _probe_images(model: nn.Module, size: Sequence[int] | None = None) -> Tensor:
     parameter = next(model.parameters())
     config = getattr(model, "pretrained_cfg", None) or {}
-    size = tuple(config.get("input_size", (3, 224, 224)))
-    images = torch.randn(2, *size, generator=torch.Generator().manual_seed(2))
+    channels, *own = config.get("input_size", (3, 224, 224))
+    images = torch.randn(2, channels, *(size or own), generator=torch.Generator().manual_seed(2))
     return images.to(parameter.device, parameter.dtype)
 
 
@@ -136,13 +190,16 @@ def _outputs(
 
 
 @contextmanager
-def watched(spots: Sequence[Spot], shifted: Spot | None = None) -> Iterator[dict[Spot, Tensor]]:
+def watched(
+    spots: Sequence[Spot], shifted: Spot | None = None, late: Late = (False, False)
+) -> Iterator[dict[Spot, Tensor]]:
     """Keep what comes out at some spots of the forward passes inside.
 
     Args:
         spots: where to look.
         shifted: from this spot on, the forward pass goes on with the batch four times over: as it is, then
             shifted as `SHIFTS` say.
+        late: see `shifted_copies`.
 
     Yields:
         a dictionary that is filled by the forward pass: spot → (B, C, h, w), before any shifts.
@@ -158,7 +215,7 @@ def watched(spots: Sequence[Spot], shifted: Spot | None = None) -> Iterator[dict
             if calls != spot.call:
                 return None
             caught[spot] = output
-            return shifted_copies(output) if spot == shifted else None
+            return shifted_copies(output, late) if spot == shifted else None
 
         return spot.module.register_forward_hook(leave)
 
@@ -168,15 +225,24 @@ def watched(spots: Sequence[Spot], shifted: Spot | None = None) -> Iterator[dict
         yield caught
 
 
-def shifted_copies(maps: Tensor) -> Tensor:
-    """(B, C, h, w) → (4 B, C, h, w): the maps, and the maps shifted up and left by `SHIFTS`."""
+def shifted_copies(maps: Tensor, late: Late = (False, False)) -> Tensor:
+    """(B, C, h, w) → (4 B, C, h, w): the maps, and the maps shifted by `SHIFTS`, zeros beyond the border.
+
+    Args:
+        maps: input of the last stage.
+        late: by axis, whether unshifted runs make the odd positions: the others are then made by a shift down
+            or right, else by one up or left.
+    """
     height, width = maps.shape[2:]
-    grown = F.pad(maps, (0, 1, 0, 1), mode="replicate")
-    return torch.cat([grown[:, :, y : y + height, x : x + width] for y, x in SHIFTS])
+    below, right = late
+    grown = F.pad(maps, (int(right), int(not right), int(below), int(not below)))
+    starts = [(int(y != below), int(x != right)) for y, x in SHIFTS]
+    return torch.cat([grown[:, :, y : y + height, x : x + width] for y, x in starts])
 
 
-def stitched(runs: Tensor) -> Tensor:
+def stitched(runs: Tensor, late: Late = (False, False)) -> Tensor:
     """(4 B, C, h, w) of the runs in the order of `SHIFTS` → (B, C, 2 h, 2 w), interleaved."""
     batch, channels, height, width = runs.shape
     grid = runs.view(2, 2, batch // 4, channels, height, width)  # row shift, column shift, ...
+    grid = grid.flip([axis for axis in (0, 1) if late[axis]])  # even positions first
     return grid.permute(2, 3, 4, 0, 5, 1).reshape(batch // 4, channels, 2 * height, 2 * width)

@@ -9,6 +9,7 @@ one given image*, so they can be folded into the weights of the class, image by 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 from heatbox.errors import InputError
 from heatbox.models.folding import apply_step, bias_of, fold_step, matrix_of
 from heatbox.models.head import eval_mode, find_head, tapped
-from heatbox.models.middle import Spot, find_shift, find_stages, stitched, watched
+from heatbox.models.middle import Late, Spot, centred_late, find_shift, find_stages, stitched, watched
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,7 @@ class ClassifierView:
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model
+        self._late: dict[tuple[int, int], Late] = {}
         with eval_mode(model), torch.no_grad():
             self._tap, self._head = find_head(model)
 
@@ -104,6 +106,18 @@ class ClassifierView:
         """
         return find_shift(self.model, self._tap, self.stages)
 
+    def late(self, size: Sequence[int]) -> Late:
+        """Which positions of the sharp map are those of the last one for images of (height, width) `size`:
+        ``sharp[:, :, row::2, column::2]`` for (row, column), 0 or 1 each.
+
+        Raises:
+            InputError: as `shift`.
+        """
+        height, width = size
+        if (height, width) not in self._late:
+            self._late[height, width] = centred_late(self.model, self.shift, (height, width))
+        return self._late[height, width]
+
     def look(self, images: Tensor, layers: int = 2, sharp: bool = False) -> Look:
         """Run the classifier once, in eval mode, and keep what its middle layers say.
 
@@ -119,15 +133,16 @@ class ClassifierView:
         """
         spots = self.stages[-layers:] if layers else []
         shift = self.shift if sharp else None
+        late = self.late(images.shape[2:]) if sharp else (False, False)
         caught: list[Tensor] = []
-        with eval_mode(self.model), watched(spots, shift) as seen, tapped(self._tap, caught):
+        with eval_mode(self.model), watched(spots, shift, late) as seen, tapped(self._tap, caught):
             logits = self.model(images)
         features, many = caught[-1], len(images)
         middle = tuple(seen[spot][:many] for spot in spots)  # past the shifts there are four batches
         if shift is None:
             return Look(features, logits, middle, None)
         height, width = seen[shift].shape[2:]
-        return Look(features[:many], logits[:many], middle, stitched(features)[:, :, :height, :width])
+        return Look(features[:many], logits[:many], middle, stitched(features, late)[:, :, :height, :width])
 
     def features(self, images: Tensor) -> Tensor:
         """The last feature map alone, (B, C, h, w)."""
