@@ -61,6 +61,17 @@ def test_scores_of_real_images_are_those_of_the_reference_evaluator(shared, tmp_
         assert found["MaxBoxAccV2"] == pytest.approx(v2, abs=tolerance), name
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("size", "method", "wanted"),
+    [(224, "walk", (71.9, 71.3)), (224, "walk+centre", (73.2, 71.4)), (320, "walk-one-pass", (71.1, 70.8))],
+)
+def test_the_walk_on_real_images_is_that_of_the_prototype(shared, tmp_path, size, method, wanted):
+    metrics = evaluate(real_config(shared, tmp_path, size=size, method=(method,)), Run(tmp_path / "run"))
+    found = metrics["methods"][method]
+    assert (found["MaxBoxAcc"], found["MaxBoxAccV2"]) == pytest.approx(wanted, abs=0.5)
+
+
 def test_first_real_images(shared, tmp_path):
     """A part small enough for every run; full-size photographs in the second data set."""
     metrics = evaluate(real_config(shared, tmp_path, limit=30), Run(tmp_path / "ilsvrc"))

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from heatbox.maps.cam import cam as cam
     from heatbox.maps.pc1 import pc1 as pc1
     from heatbox.maps.prepare import prepare_heatmap as prepare_heatmap
+    from heatbox.maps.walk import walk as walk
     from heatbox.metrics.bootstrap import bootstrap_interval as bootstrap_interval
     from heatbox.metrics.bootstrap import paired_interval as paired_interval
     from heatbox.metrics.localization import LocalizationAccuracy as LocalizationAccuracy
@@ -66,6 +67,7 @@ _HOMES = {
     "score_folder": "heatbox.metrics.scoring",
     "score_stream": "heatbox.metrics.scoring",
     "shape_bias": "heatbox.analysis.shape_bias",
+    "walk": "heatbox.maps.walk",
 }
 
 __all__ = sorted(_HOMES)

@@ -143,6 +143,7 @@ def locate(
     checkpoint: str | None = None,
     num_classes: int | None = None,
     method: str = "cam",
+    walk_seed: str = "cam",
     threshold: float = 0.35,
     contours: Literal["largest", "all"] = "largest",
     size: int | None = None,
@@ -161,7 +162,9 @@ def locate(
         model: A timm model name, or path/to/file.py:function for a model of your own.
         checkpoint: A file of weights, or "pretrained" for those that timm publishes.
         num_classes: Number of classes; by default the model's own.
-        method: The map: cam or pc1.
+        method: The map: cam, pc1, walk or walk-one-pass; walk:pc1 is a walk from PC1, and a name ending in
+            +centre is a map times the centre prior.
+        walk_seed: Map that a walk of no named seed starts from.
         threshold: Share of the map's maximum above which pixels belong to the object; evaluate prints
             the best one for a data set.
         contours: One box a picture, or one for every connected region.
@@ -181,6 +184,7 @@ def locate(
         checkpoint=checkpoint,
         num_classes=num_classes,
         method=method,
+        walk_seed=walk_seed,
         threshold=threshold,
         contours=contours,
         size=size,

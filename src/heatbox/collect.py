@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
-from torch import Tensor
+from PIL import Image
 
 from heatbox.data.example import Example, Split
 from heatbox.data.prefetch import preprocessed
-from heatbox.data.transforms import Preprocess
 from heatbox.progress import Track, silent
 from heatbox.store import Record, Run
 
@@ -17,10 +17,10 @@ RECORDS_A_PART = 256
 
 def collect(
     split: Split,
-    preprocess: Preprocess,
+    preprocess: Callable[[Image.Image], Any],
     batch_size: int,
     run: Run,
-    records: Callable[[Sequence[Example], Tensor], list[Record]],
+    records: Callable[[Sequence[Example], Any], list[Record]],
     what: str,
     track: Track = silent,
 ) -> None:
@@ -28,10 +28,11 @@ def collect(
 
     Args:
         split: the images.
-        preprocess: from picture to input.
+        preprocess: from picture to input, or to a list of inputs.
         batch_size: images a call of `records`.
         run: where to save; every few hundred images, and what there is when something goes wrong.
-        records: (examples, (B, 3, H, W) images) → a record for each, with its id under "id".
+        records: (examples, (B, 3, H, W) images, or a list of them) → a record for each, with its id under
+            "id".
         what: shown beside the progress.
         track: how to show progress.
 

@@ -31,7 +31,10 @@ class EvaluateConfig:
     fullsup_metadata: Path | None = None
     """Folder of its metadata files, where it is not the split's own folder."""
     method: tuple[str, ...] = ("cam", "pc1")
-    """Maps to make and score: cam, pc1, cam-positive, cam-negative."""
+    """Maps to make and score: cam, pc1, cam-positive, cam-negative, walk, walk-one-pass; walk:pc1 is a walk
+    from PC1, and a name ending in +centre is a map times the centre prior."""
+    walk_seed: str = "cam"
+    """Map that walks of no named seed start from: cam or pc1 (--seed is a random seed everywhere)."""
     target: Target = "label"
     """Class the map is made for: the ground-truth label (GT-known), or the predicted class."""
     norm: Literal["fold", "ignore"] = "fold"

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from heatbox.boxes.component_tree import Protocol, boxes_at, threshold_grid
@@ -26,7 +27,7 @@ from heatbox.data.transforms import Preprocess
 from heatbox.devices import pick_device
 from heatbox.errors import InputError
 from heatbox.maps.baselines import BASELINES
-from heatbox.maps.methods import Scene, find_method
+from heatbox.maps.methods import ENLARGED, Needs, Scene, find_method, look_at, needs_of, require, with_seed
 from heatbox.maps.prepare import prepare_heatmap
 from heatbox.maskscoring import has_masks, refuse_exact, refuse_mixed, with_masks
 from heatbox.maskscoring import score_run as score_masks
@@ -68,6 +69,8 @@ def evaluate(
     """
     if not config.method:
         raise InputError("no map method was asked for")
+    methods = tuple(with_seed(name, config.walk_seed) for name in config.method)
+    config = dataclasses.replace(config, method=methods)
     for name in config.method:
         find_method(name)  # an unknown one is said before anything is built
     _check_numbers(config)
@@ -75,6 +78,7 @@ def evaluate(
         model = build_model(config.model, config.num_classes, config.checkpoint)
     view = ClassifierView(model.to(pick_device(config.device)))
     preprocess_of(view.model, config)
+    require(view, needs_of(methods))
     inner = dataclasses.replace(
         config, data=config.fullsup or "", metadata=config.fullsup_metadata, fullsup=None
     )
@@ -144,26 +148,36 @@ def predict(
     view: ClassifierView, split: Split, config: EvaluateConfig, run: Run, track: Track = silent
 ) -> None:
     """Write a record for every image of the split that the run does not hold yet."""
+    needs = needs_of(config.method)
+    preprocess = preprocess_of(view.model, config)
+    sizes = [preprocess, preprocess.enlarged(ENLARGED)] if needs.larger else [preprocess]
 
-    def records(examples: Sequence[Example], images: Tensor) -> list[Record]:
-        found = _records(view, examples, images, config)
+    def prepared(image: Image.Image) -> list[Tensor]:
+        return [one(image) for one in sizes]
+
+    def records(examples: Sequence[Example], images: Sequence[Tensor]) -> list[Record]:
+        found = _records(view, examples, images, config, needs)
         return with_masks(found, split, examples) if split.has_only_masks else found
 
-    preprocess = preprocess_of(view.model, config)
-    collect(split, preprocess, config.batch_size, run, records, f"maps of {split.name}", track)
+    collect(split, prepared, config.batch_size, run, records, f"maps of {split.name}", track)
 
 
 def _records(
-    view: ClassifierView, examples: Sequence[Example], images: Tensor, config: EvaluateConfig
+    view: ClassifierView,
+    examples: Sequence[Example],
+    images: Sequence[Tensor],
+    config: EvaluateConfig,
+    needs: Needs,
 ) -> list[Record]:
     """Run the classifier and every map method on one batch."""
     parameter = next(view.model.parameters())
     with torch.inference_mode():
-        batch = images.to(parameter.device, parameter.dtype)
-        features, logits = view(batch)
+        batch, *more = (one.to(parameter.device, parameter.dtype) for one in images)
+        look = look_at(view, batch, needs)
+        logits = look.logits
         labels = torch.tensor([example.label for example in examples], device=batch.device)
         targets = labels if config.target == "label" else logits.argmax(1)
-        scene = Scene(view, batch, features, targets, config.norm)
+        scene = Scene.of(look, view, batch, targets, config.norm, *more)
         maps = {name: find_method(name)(scene).float().cpu().numpy() for name in config.method}
         top5 = logits.topk(min(5, logits.shape[1])).indices.cpu().numpy().astype(np.int32)
         scores = logits.float().cpu().numpy()

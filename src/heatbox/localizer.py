@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from heatbox.boxes.component_tree import boxes_at
 from heatbox.data.transforms import Preprocess
 from heatbox.errors import InputError
-from heatbox.maps.methods import MapFunction, Scene, find_method
+from heatbox.maps.methods import ENLARGED, MapFunction, Scene, find_method, look_at, needs_of, require
 from heatbox.maps.prepare import prepare_heatmap
 from heatbox.models.view import ClassifierView
 
@@ -47,7 +47,8 @@ class Localizer:
 
     Args:
         model: a convolutional classifier that `ClassifierView` can see through.
-        method: "cam", "pc1", or a callable (model, images, targets) → (B, h, w).
+        method: "cam", "pc1", "walk", "walk-one-pass", a name put together from these (see
+            `heatbox.maps.methods`), or a callable (model, images, targets) → (B, h, w).
         threshold: share of a map's maximum above which pixels belong to the object, in [0, 1). No value
             is right for all networks and maps: choose it on images with boxes (`heatbox evaluate`
             prints the best one).
@@ -72,6 +73,8 @@ class Localizer:
             raise InputError(f"threshold is {threshold}, expected a share of the maximum in [0, 1)")
         self.view = ClassifierView(model)
         self.method = find_method(method)
+        self.needs = needs_of([method])
+        require(self.view, self.needs)
         self.threshold = threshold
         self.contours = contours
         self.norm = norm
@@ -89,36 +92,41 @@ class Localizer:
         Raises:
             InputError: images or targets of a wrong shape, or no image.
         """
-        batch, sizes = self._batch(images)
+        (batch, *more), sizes = self._batch(images)
         with torch.inference_mode():
-            features, logits = self.view(batch)
+            look = look_at(self.view, batch, self.needs)
+            logits = look.logits
             labels = logits.argmax(1)
             wanted = labels if targets is None else torch.as_tensor(targets, device=labels.device)
             if wanted.shape != labels.shape:
                 raise InputError(f"targets have shape {tuple(wanted.shape)}, expected ({len(labels)},)")
         # Methods of one's own may need gradients, which tensors made in inference mode refuse.
         with torch.no_grad():
-            features = features.clone()
-            maps = self.method(Scene(self.view, batch, features, wanted.clone(), self.norm)).float().cpu()
+            look = look.cloned()
+            scene = Scene.of(look, self.view, batch, wanted.clone(), self.norm, *more)
+            maps = self.method(scene).float().cpu()
         heatmaps = [prepare_heatmap(one, (size[1], size[0])) for one, size in zip(maps, sizes, strict=True)]
         boxes = [self._boxes(one, size) for one, size in zip(maps, sizes, strict=True)]
         return Prediction(labels.cpu(), wanted.cpu(), logits.float().cpu(), maps, heatmaps, boxes)
 
-    def _batch(self, images: Tensor | Sequence[Image.Image]) -> tuple[Tensor, list[tuple[int, int]]]:
-        """Input tensor on the model's device, and each image's (width, height)."""
+    def _batch(self, images: Tensor | Sequence[Image.Image]) -> tuple[list[Tensor], list[tuple[int, int]]]:
+        """Input on the model's device, pictures also larger if needed, and each image's (width, height)."""
         if len(images) == 0:
             raise InputError("there is no image to localize in")
         if isinstance(images, Tensor):
             if images.ndim != 4:
                 raise InputError(f"images have shape {tuple(images.shape)}, expected (B, 3, H, W)")
-            batch, sizes = images, [(images.shape[3], images.shape[2])] * len(images)
+            batches, sizes = [images], [(images.shape[3], images.shape[2])] * len(images)
         else:
             if not all(isinstance(image, Image.Image) for image in images):
                 raise InputError("images are neither a tensor (B, 3, H, W) nor a sequence of PIL images")
-            batch = torch.stack([self.preprocess(image.convert("RGB")) for image in images])
+            pictures = [image.convert("RGB") for image in images]
+            wanted = [self.preprocess]
+            wanted += [self.preprocess.enlarged(ENLARGED)] if self.needs.larger else []
+            batches = [torch.stack([preprocess(one) for one in pictures]) for preprocess in wanted]
             sizes = [image.size for image in images]
         parameter = next(self.view.model.parameters())
-        return batch.to(parameter.device, parameter.dtype), sizes
+        return [batch.to(parameter.device, parameter.dtype) for batch in batches], sizes
 
     def _boxes(self, one: Tensor, size: tuple[int, int]) -> np.ndarray:
         frame = prepare_heatmap(one, BOX_FRAME)

@@ -14,6 +14,7 @@ from heatbox.data.transforms import Preprocess
 from heatbox.devices import pick_device
 from heatbox.errors import InputError
 from heatbox.localizer import Localizer, Prediction
+from heatbox.maps.methods import with_seed
 from heatbox.models.build import build_model
 from heatbox.report.overlay import FOUND_COLOUR, draw_boxes, overlay
 
@@ -26,6 +27,7 @@ def locate_files(
     checkpoint: str | None = None,
     num_classes: int | None = None,
     method: str = "cam",
+    walk_seed: str = "cam",
     threshold: float = 0.35,
     contours: Literal["largest", "all"] = "largest",
     size: int | None = None,
@@ -39,6 +41,7 @@ def locate_files(
         photos: picture files.
         model, checkpoint, num_classes: see `heatbox.build_model`.
         method, threshold, contours: see `heatbox.Localizer`.
+        walk_seed: map that a walk of no named seed starts from.
         size: side of the square input; by default the model's own.
         target: class to look for; by default the predicted one.
         out: folder for overlays; None draws none.
@@ -54,6 +57,7 @@ def locate_files(
     if not photos:
         raise InputError("no picture was named, expected one or more picture files")
     network = build_model(model, num_classes, checkpoint).to(pick_device(device))
+    method = with_seed(method, walk_seed)
     preprocess = Preprocess.from_config(getattr(network, "pretrained_cfg", None) or {}, size)
     localizer = Localizer(network, method, threshold, contours, preprocess=preprocess)
     if target is not None and not 0 <= target < localizer.view.num_classes:

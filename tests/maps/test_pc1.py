@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from sklearn.decomposition import PCA
 
@@ -96,6 +96,7 @@ def test_does_not_depend_on_solver_or_its_sign(solver, sign):
 
 @settings(max_examples=60, deadline=None)
 @given(st.integers(0, 10**6), st.integers(2, 30), st.integers(2, 9), st.integers(2, 9), st.booleans())
+@example(37393, 15, 2, 2, True)  # all four pixels equally far from the mean
 def test_unchanged_under_a_sign_flip_of_the_features(seed, channels, height, width, coarse):
     features = torch.randn(1, channels, height, width, generator=torch.Generator().manual_seed(seed))
     if coarse:  # few values, so that pixels at the mean and exact halves of the border do occur

@@ -2,35 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
-import torch
-from torch import Tensor
+from PIL import Image
+from torch.utils.data import default_collate
 
 from heatbox.data.example import Example, Split
-from heatbox.data.transforms import Preprocess
 
 
 def preprocessed(
-    split: Split, examples: Sequence[Example], preprocess: Preprocess, size: int
-) -> Iterator[tuple[list[Example], Tensor]]:
+    split: Split, examples: Sequence[Example], preprocess: Callable[[Image.Image], Any], size: int
+) -> Iterator[tuple[list[Example], Any]]:
     """Batches in order; pictures are decoded in threads, one batch ahead.
 
     Args:
         split: opens the pictures.
         examples: those of the split that are wanted.
-        preprocess: picture → (3, H, W).
+        preprocess: picture → (3, H, W), or a list of such tensors.
         size: images a batch; the last may be smaller.
 
     Yields:
-        the examples and their (B, 3, H, W) float32.
+        the examples and their (B, 3, H, W) float32, or a list of such batches.
 
     Raises:
         InputError: naming the picture that cannot be read.
     """
 
-    def load(example: Example) -> Tensor:
+    def load(example: Example) -> Any:
         return preprocess(split.open_image(example))
 
     with ThreadPoolExecutor(max_workers=4) as pool:
@@ -39,4 +39,4 @@ def preprocessed(
         for index, chunk in enumerate(chunks):
             if index + 1 < len(chunks):
                 coming.append([pool.submit(load, example) for example in chunks[index + 1]])
-            yield chunk, torch.stack([future.result() for future in coming.pop(0)])
+            yield chunk, default_collate([future.result() for future in coming.pop(0)])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -67,6 +67,10 @@ class Preprocess:
             std=tuple(config.get("std", default.std)),
             interpolation=named if named in _FILTERS or interpolation else default.interpolation,
         )
+
+    def enlarged(self, factor: int) -> Preprocess:
+        """The same at `factor` times the size."""
+        return replace(self, size=(factor * self.size[0], factor * self.size[1]))
 
     def __call__(self, image: Image.Image) -> Tensor:
         """RGB image → (3, H, W) float32."""

@@ -128,7 +128,10 @@ def _orient_by_border(axis: Tensor) -> Tensor:
     border = centred[:, edge].mean(1)
     border = torch.where(border.abs() <= tolerance.flatten(), 0, border)
     flat_map = centred.flatten(1)
-    farthest = flat_map.gather(1, flat_map.abs().argmax(1, keepdim=True)).squeeze(1)
+    far = flat_map.abs()
+    # The first of those that are equally far: rounding must not choose among them.
+    first = (far >= far.amax(1, keepdim=True) - tolerance.flatten(1)).int().argmax(1, keepdim=True)
+    farthest = flat_map.gather(1, first).squeeze(1)
     invert = torch.where(balance != 0, balance, torch.where(border != 0, border, -farthest)) > 0
     oriented = torch.where(invert[:, None, None], -axis, axis)
     low, high = oriented.amin((1, 2), keepdim=True), oriented.amax((1, 2), keepdim=True)

@@ -114,14 +114,15 @@ def _probe(model: nn.Module) -> tuple[list[Call], Tensor, Tensor]:
             continue
         if not isinstance(logits, Tensor) or logits.ndim != 2:
             raise InputError(
-                f"{_name(model)} does not return logits of shape (B, K), so it has no class weights"
+                f"{model_name(model)} does not return logits of shape (B, K), so it has no class weights"
             )
         if any(_is_pooling(call) for call in calls) or size[1] >= 224:
             return calls, logits, images
-    raise InputError(f"{_name(model)} could not be run on a random image of {own_size}: {failure}")
+    raise InputError(f"{model_name(model)} could not be run on a random image of {own_size}: {failure}")
 
 
-def _name(model: nn.Module) -> str:
+def model_name(model: nn.Module) -> str:
+    """What messages call a model."""
     return (getattr(model, "pretrained_cfg", None) or {}).get("architecture") or type(model).__name__
 
 
@@ -151,7 +152,7 @@ def find_head(model: nn.Module) -> tuple[Tap, list[nn.Module]]:
         where to tap the feature map, and the steps from its spatial mean to the logits.
     """
     calls, logits, images = _probe(model)
-    name = _name(model)
+    name = model_name(model)
     if (
         not calls
         or not isinstance(calls[-1].module, nn.Linear | nn.Conv2d)
@@ -240,7 +241,7 @@ def _check(model: nn.Module, tap: Tap, head: list[nn.Module]) -> tuple[Tap, list
             value = apply_step(step, value)
         if not _close(value, logits):
             raise InputError(
-                f"{_name(model)}: its logits do not follow from the mean of its last feature map"
+                f"{model_name(model)}: its logits do not follow from the mean of its last feature map"
             )
         return tap, head
-    raise InputError(f"{_name(model)}: the head that was found could not be checked on a second image")
+    raise InputError(f"{model_name(model)}: the head that was found could not be checked on a second image")

@@ -9,6 +9,9 @@ one given image*, so they can be folded into the weights of the class, image by 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import torch
@@ -17,6 +20,32 @@ from torch import Tensor, nn
 from heatbox.errors import InputError
 from heatbox.models.folding import apply_step, bias_of, fold_step, matrix_of
 from heatbox.models.head import eval_mode, find_head, tapped
+from heatbox.models.middle import Late, Spot, centred_late, find_shift, find_stages, stitched, watched
+
+
+@dataclass(frozen=True)
+class Look:
+    """What one forward pass shows.
+
+    Attributes:
+        features: (B, C, h, w), the map that the head reads.
+        logits: (B, K).
+        middle: maps (B, C_i, h_i, w_i) at the ends of the last stages before the last one, finest first.
+        sharp: (B, C, 2 h, 2 w), the last feature map at twice the resolution, where it was asked for; a side
+            is one less where the last stage rounds an odd one up.
+    """
+
+    features: Tensor
+    logits: Tensor
+    middle: tuple[Tensor, ...]
+    sharp: Tensor | None
+
+    def cloned(self) -> Look:
+        """Copies, which may need gradients where the originals, made in inference mode, refuse."""
+        sharp = None if self.sharp is None else self.sharp.clone()
+        return Look(
+            self.features.clone(), self.logits.clone(), tuple(one.clone() for one in self.middle), sharp
+        )
 
 
 class ClassifierView:
@@ -35,6 +64,7 @@ class ClassifierView:
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model
+        self._late: dict[tuple[int, int], Late] = {}
         with eval_mode(model), torch.no_grad():
             self._tap, self._head = find_head(model)
 
@@ -61,6 +91,58 @@ class ClassifierView:
         with eval_mode(self.model), tapped(self._tap, caught):
             logits = self.model(images)
         return caught[-1], logits
+
+    @cached_property
+    def stages(self) -> list[Spot]:
+        """Where the stages before the last one end, finest first."""
+        return find_stages(self.model, self._tap)
+
+    @cached_property
+    def shift(self) -> Spot:
+        """The input of the last stage, which shifts make sharp.
+
+        Raises:
+            InputError: the last stage does not double the stride, or cannot be run alone.
+        """
+        return find_shift(self.model, self._tap, self.stages)
+
+    def late(self, size: Sequence[int]) -> Late:
+        """Which positions of the sharp map are those of the last one for images of (height, width) `size`:
+        ``sharp[:, :, row::2, column::2]`` for (row, column), 0 or 1 each.
+
+        Raises:
+            InputError: as `shift`.
+        """
+        height, width = size
+        if (height, width) not in self._late:
+            self._late[height, width] = centred_late(self.model, self.shift, (height, width))
+        return self._late[height, width]
+
+    def look(self, images: Tensor, layers: int = 2, sharp: bool = False) -> Look:
+        """Run the classifier once, in eval mode, and keep what its middle layers say.
+
+        Args:
+            images: (B, 3, H, W), preprocessed as the model expects.
+            layers: number of stages before the last whose outputs are kept, if there are as many: 2 are those
+                at strides 8 and 16 of a network of stride 32.
+            sharp: also run the last stage on shifted inputs for a feature map of twice the resolution, see
+                `heatbox.models.middle`. Features and logits stay what they are.
+
+        Raises:
+            InputError: a sharp map of a model whose last stage cannot be run alone.
+        """
+        spots = self.stages[-layers:] if layers else []
+        shift = self.shift if sharp else None
+        late = self.late(images.shape[2:]) if sharp else (False, False)
+        caught: list[Tensor] = []
+        with eval_mode(self.model), watched(spots, shift, late) as seen, tapped(self._tap, caught):
+            logits = self.model(images)
+        features, many = caught[-1], len(images)
+        middle = tuple(seen[spot][:many] for spot in spots)  # past the shifts there are four batches
+        if shift is None:
+            return Look(features, logits, middle, None)
+        height, width = seen[shift].shape[2:]
+        return Look(features[:many], logits[:many], middle, stitched(features, late)[:, :, :height, :width])
 
     def features(self, images: Tensor) -> Tensor:
         """The last feature map alone, (B, C, h, w)."""

@@ -1,0 +1,153 @@
+"""Milliseconds and memory of CAM, PC1 and the walk beside the forward passes that they need, in the same run.
+
+    python benchmarks/maps.py                                   # MobileNetV1-0.75 at 224, batch 32
+    python benchmarks/maps.py --model convnext_tiny --batch 8 --device cuda --dtype bfloat16
+
+Calls take turns and each time is the minimum over the turns; with `--threads 1` on a CPU it is processor
+time. The weights are random: they do not change the cost. `walk` needs a pass at twice the side for its seed,
+`walk-one-pass` one pass whose last stage is run four times. The last lines are the memory of the walk alone,
+beyond its inputs, on a 28 x 28 grid at batch 64: the most that its tensors take at a time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import time
+import weakref
+from collections.abc import Callable
+
+import timm
+import torch
+from torch import is_tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+import heatbox.models.zoo  # noqa: F401 - registers our models with timm
+from heatbox.maps.cam import cam
+from heatbox.maps.pc1 import pc1
+from heatbox.maps.walk import walk
+from heatbox.models.view import ClassifierView
+
+MEBIBYTE = 2**20
+
+
+def build(name: str) -> torch.nn.Module:
+    if name == "mobilenetv1_075":  # the network of docs/walk.md, which timm has no name for
+        from timm.models import efficientnet
+
+        return efficientnet._gen_mobilenet_v1("mobilenetv1_100", channel_multiplier=0.75, pretrained=False)
+    return timm.create_model(name)
+
+
+def calls(view: ClassifierView, images: torch.Tensor) -> dict[str, Callable[[], object]]:
+    """The passes and, on their results, the maps."""
+    larger = torch.nn.functional.interpolate(images, scale_factor=2)
+    targets = torch.zeros(len(images), dtype=torch.long, device=images.device)
+    look, wide = view.look(images, sharp=True), view(larger)[0]
+    sharp = look.sharp
+    assert sharp is not None
+
+    def cam_of(features: torch.Tensor) -> torch.Tensor:
+        return cam(features, view.class_weights(features, targets)[0])
+
+    seed, one_pass_seed = cam_of(wide), cam_of(sharp)
+    return {
+        "forward": lambda: view(images),
+        "forward at twice the side": lambda: view(larger),
+        "forward, last stage four times": lambda: view.look(images, sharp=True),
+        "cam": lambda: cam_of(look.features),
+        "pc1": lambda: pc1(look.features),
+        "walk, without its seed": lambda: walk(seed, look.middle),
+        "walk: all but the passes": lambda: walk(cam_of(wide), look.middle),
+        "walk-one-pass: all but the pass": lambda: walk(one_pass_seed, look.middle),
+    }
+
+
+def take_turns(jobs: dict[str, Callable[[], object]], turns: int, device: str) -> dict[str, float]:
+    """Minimum milliseconds of each call after one call unmeasured; processor time if there is one thread."""
+    clock = time.process_time if device == "cpu" and torch.get_num_threads() == 1 else time.perf_counter
+    best = dict.fromkeys(jobs, float("inf"))
+    for turn in range(turns + 1):
+        for name, job in jobs.items():
+            before = clock()
+            job()
+            if device != "cpu":
+                torch.cuda.synchronize()
+            if turn > 0:
+                best[name] = min(best[name], (clock() - before) * 1e3)
+    return best
+
+
+class PeakMemory(TorchDispatchMode):
+    """The most bytes that the results of operations inside take at a time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = self.peak = 0
+        self.known: weakref.WeakSet = weakref.WeakSet()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        inputs = [tensor.untyped_storage() for tensor in tree_leaves((args, kwargs)) if is_tensor(tensor)]
+        for tensor in filter(is_tensor, tree_leaves(out)):
+            storage = tensor.untyped_storage()
+            if storage not in self.known and not any(storage is one for one in inputs):
+                self.known.add(storage)
+                self.now += storage.nbytes()
+                weakref.finalize(storage, self.freed, storage.nbytes())
+        self.peak = max(self.peak, self.now)
+        return out
+
+    def freed(self, size: int) -> None:
+        self.now -= size
+
+
+def walk_memory(batch: int, side: int, device: str) -> float:
+    """MiB that a walk takes beyond its inputs."""
+    seed = torch.rand(batch, side, side, device=device)
+    features = [torch.rand(batch, channels, side, side, device=device) for channels in (192, 384)]
+    with PeakMemory() as memory:
+        walk(seed, features)
+    return memory.peak / MEBIBYTE
+
+
+@torch.inference_mode()
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model", default="mobilenetv1_075")
+    parser.add_argument("--size", type=int, default=224)
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16", "float16"])
+    parser.add_argument("--threads", type=int, default=0, help="0: PyTorch's default")
+    parser.add_argument("--turns", type=int, default=5)
+    args = parser.parse_args()
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    dtype = getattr(torch, args.dtype)
+    view = ClassifierView(build(args.model).eval().to(args.device, dtype))
+    images = torch.randn(args.batch, 3, args.size, args.size, device=args.device, dtype=dtype)
+    ms = take_turns(calls(view, images), args.turns, args.device)
+    gpu = torch.cuda.get_device_name() if args.device == "cuda" else ""
+    print(f"{gpu or platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__},")
+    print(f"{args.model} {args.batch}x{args.size} {args.dtype}\n")
+    print("| | ms | ms/image | x forward |\n|---|---|---|---|")
+    for name, spent in ms.items():
+        print(f"| {name} | {spent:.1f} | {spent / args.batch:.2f} | {spent / ms['forward']:.2f} |")
+    two = ms["forward"] + ms["forward at twice the side"]
+    print(f"\nwalk over the two passes it needs: {ms['walk: all but the passes'] / two:+.1%}")
+    one = ms["forward, last stage four times"]
+    print(f"walk-one-pass over the pass it needs: {ms['walk-one-pass: all but the pass'] / one:+.1%}")
+    batch, side = 64, 28
+    whole = batch * side**4 * 4 / MEBIBYTE
+    used = walk_memory(batch, side, args.device)
+    print(
+        f"walk, batch {batch}, {side} x {side}: {used:.0f} MiB at most (an affinity of all: {whole:.0f} MiB)"
+    )
+
+
+if __name__ == "__main__":
+    main()
