@@ -286,11 +286,12 @@ def slak_micro(pretrained: bool = False, **kwargs: Any) -> SLaK:
     """A SLaK of half a million parameters for 64-pixel images, to be trained on a CPU; an 8 x 8 map."""
     config = {
         "depths": (1, 1, 2, 1),
-        "dims": (32, 64, 96, 128),
+        "dims": (24, 48, 96, 128),
+        "width_factor": 1.25,
         "kernel_size": (15, 13, 13, 7),
         "short_side": 3,
-        "strides": (4, 2, 1, 1),
-        "layer_scale": 0.1,
+        "strides": (2, 2, 2, 1),
+        "layer_scale": 1.0,
     }
     return create("slak_micro", pretrained, **config | kwargs)
 

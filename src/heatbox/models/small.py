@@ -67,8 +67,9 @@ def convnext_micro(pretrained: bool = False, **options: object) -> nn.Module:
     shape = {
         "depths": (1, 1, 2, 1),
         "dims": (40, 80, 120, 160),
+        "patch_size": 2,
         "output_stride": 8,
-        "ls_init_value": 0.1,
+        "ls_init_value": 1.0,
         "num_classes": 10,
     }
     return build_model_with_cfg(ConvNeXt, "convnext_micro", pretrained, **(shape | options))
