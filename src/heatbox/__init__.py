@@ -10,6 +10,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from heatbox.analysis.erf import erf as erf
+    from heatbox.analysis.shape_bias import shape_bias as shape_bias
     from heatbox.boxes.component_tree import boxes_at as boxes_at
     from heatbox.data.glyphs import cue_conflict as cue_conflict
     from heatbox.data.glyphs import glyphs as glyphs
@@ -46,6 +48,7 @@ _HOMES = {
     "ClassifierView": "heatbox.models.view",
     "convert": "heatbox.models.checkpoints",
     "cue_conflict": "heatbox.data.glyphs",
+    "erf": "heatbox.analysis.erf",
     "full_image": "heatbox.maps.baselines",
     "glyphs": "heatbox.data.glyphs",
     "InputError": "heatbox.errors",
@@ -62,6 +65,7 @@ _HOMES = {
     "PxAP": "heatbox.metrics.pxap",
     "score_folder": "heatbox.metrics.scoring",
     "score_stream": "heatbox.metrics.scoring",
+    "shape_bias": "heatbox.analysis.shape_bias",
 }
 
 __all__ = sorted(_HOMES)

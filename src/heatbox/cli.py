@@ -238,6 +238,28 @@ def data(action: tyro.conf.Positional[Literal["check", "prepare", "list"]]) -> N
     """
 
 
+def analyze(
+    instrument: tyro.conf.Positional[
+        Literal[
+            "erf",
+            "shape-bias",
+            "responses",
+            "activation",
+            "class-weights",
+            "complexity",
+            "signed-cam",
+            "thresholds",
+            "all",
+        ]
+    ],
+) -> None:
+    """Why a backbone localizes well or badly: an instrument, or all, over several models. See analyze --help.
+
+    Args:
+        instrument: Each has its own --help.
+    """
+
+
 def train(recipe: tyro.conf.Positional[str]) -> None:
     """Train a recipe on labels alone: heatbox train RECIPE --data PATH. See heatbox train RECIPE --help.
 
@@ -256,6 +278,7 @@ COMMANDS = {
     "models": models,
     "convert": convert,
     "data": data,
+    "analyze": analyze,
 }
 
 
@@ -274,6 +297,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from heatbox.cli_data import DATA_COMMANDS
 
         commands, prog, args = dict(DATA_COMMANDS), "heatbox data", args[1:]
+    if args[:1] == ["analyze"]:
+        from heatbox.cli_analyze import ANALYZE_COMMANDS
+
+        commands, prog, args = dict(ANALYZE_COMMANDS), "heatbox analyze", args[1:]
     settings = (tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff)
     try:
         if args[:1] == ["train"] and len(args) > 1 and not args[1].startswith("-"):
@@ -290,7 +317,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         say(f"heatbox: {error}")
         return USER_ERROR
     except KeyboardInterrupt:
-        goes_on = args[:1] in (["evaluate"], ["score"], ["train"])
+        goes_on = args[:1] in (["evaluate"], ["score"], ["train"]) or prog == "heatbox analyze"
         say(
             "heatbox: interrupted"
             + ("; what was computed is kept, the same command goes on from there" if goes_on else "")

@@ -31,7 +31,7 @@ class EvaluateConfig:
     fullsup_metadata: Path | None = None
     """Folder of its metadata files, where it is not the split's own folder."""
     method: tuple[str, ...] = ("cam", "pc1")
-    """Maps to make and score: cam, pc1."""
+    """Maps to make and score: cam, pc1, cam-positive, cam-negative."""
     target: Target = "label"
     """Class the map is made for: the ground-truth label (GT-known), or the predicted class."""
     norm: Literal["fold", "ignore"] = "fold"

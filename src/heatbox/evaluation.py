@@ -18,10 +18,10 @@ from torch import Tensor, nn
 
 from heatbox.boxes.component_tree import Protocol, boxes_at, threshold_grid
 from heatbox.boxes.geometry import REFERENCE_SIDE, box_iou, scale_boxes
+from heatbox.collect import collect
 from heatbox.config import EvaluateConfig
 from heatbox.data.example import Example, Split
 from heatbox.data.open import open_split
-from heatbox.data.prefetch import preprocessed
 from heatbox.data.transforms import Preprocess
 from heatbox.devices import pick_device
 from heatbox.errors import InputError
@@ -37,7 +37,6 @@ from heatbox.models.view import ClassifierView
 from heatbox.progress import Track, silent
 from heatbox.store import METRICS, Record, Run
 
-RECORDS_A_PART = 256
 SCORED_AT_ONCE = 64
 
 
@@ -47,6 +46,7 @@ def evaluate(
     track: Track = silent,
     overwrite: bool = False,
     model: nn.Module | None = None,
+    split: Split | None = None,
 ) -> dict[str, Any]:
     """Make and score the maps of a data set; an interrupted run goes on where it stopped.
 
@@ -56,6 +56,7 @@ def evaluate(
         track: how to show progress.
         overwrite: drop what an earlier run left in the folder.
         model: the classifier, where it is at hand already; by default it is built as the config says.
+        split: the images, where they are at hand already; by default they are opened as the config says.
 
     Returns:
         the scores, as saved in metrics.json.
@@ -75,7 +76,7 @@ def evaluate(
     inner = dataclasses.replace(
         config, data=config.fullsup or "", metadata=config.fullsup_metadata, fullsup=None
     )
-    split = _open_scorable(config, view)
+    split = _open_scorable(config, view) if split is None else split.with_boxes()
     chosen_on = _open_scorable(inner, view) if config.fullsup is not None else None
     run.start(config, resume=not overwrite)
     _refuse_changed(config.checkpoint, run)
@@ -136,22 +137,12 @@ def predict(
     view: ClassifierView, split: Split, config: EvaluateConfig, run: Run, track: Track = silent
 ) -> None:
     """Write a record for every image of the split that the run does not hold yet."""
+
+    def records(examples: Sequence[Example], images: Tensor) -> list[Record]:
+        return _records(view, examples, images, config)
+
     preprocess = preprocess_of(view.model, config)
-    done = run.done()
-    todo = [example for example in split if example.id not in done]
-    waiting: list[Record] = []
-    try:
-        for examples, images in track(
-            preprocessed(split, todo, preprocess, config.batch_size),
-            f"maps of {split.name}",
-            -(-len(todo) // config.batch_size),
-        ):
-            waiting += _records(view, examples, images, config)
-            if len(waiting) >= RECORDS_A_PART:
-                run.append(waiting)
-                waiting = []
-    finally:  # a bad image or an interruption must not lose what is already computed
-        run.append(waiting)
+    collect(split, preprocess, config.batch_size, run, records, f"maps of {split.name}", track)
 
 
 def _records(

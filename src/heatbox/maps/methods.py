@@ -41,8 +41,24 @@ def _cam(scene: Scene) -> Tensor:
     return cam(scene.features, weights)
 
 
+def _signed(signs: Literal["positive", "negative"]) -> Callable[[Scene], Tensor]:
+    """CAM of the channels whose class weight has one sign (F_pos or F_neg, supplement 12).
+
+    Both maps are high where their channels fire: the negative one is what they take away from the logit.
+    """
+
+    def signed(scene: Scene) -> Tensor:
+        weights, _ = scene.view.class_weights(scene.features, scene.targets, scene.norm)
+        part = cam(scene.features, weights, signs)
+        return part if signs == "positive" else -part
+
+    return signed
+
+
 METHODS: dict[str, Callable[[Scene], Tensor]] = {
     "cam": _cam,
+    "cam-positive": _signed("positive"),
+    "cam-negative": _signed("negative"),
     "pc1": lambda scene: pc1(scene.features),
 }
 

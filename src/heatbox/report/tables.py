@@ -102,6 +102,31 @@ def catalogue_table(entries: Sequence[Entry]) -> Table:
     return table
 
 
+def comparison_table(rows: Sequence[Mapping[str, Any]], title: str) -> Table:
+    """Headline numbers of the instruments, a line a number and a column a network."""
+    table = Table(title=_text(title))
+    table.add_column("", no_wrap=True)
+    for row in rows:
+        table.add_column(_text(row["model"]), justify="right")
+    for key in dict.fromkeys(key for row in rows for key in row if key != "model"):
+        values = [row.get(key) for row in rows]
+        table.add_row(key.replace("_", " "), *("" if value is None else f"{value:.4g}" for value in values))
+    return table
+
+
+def bias_table(found: Mapping[str, Mapping[str, Any]]) -> Table:
+    """Shape bias of observers, in percent with intervals."""
+    table = Table(
+        caption="[95% bootstrap interval over images]; images of agreeing shape and texture left out"
+    )
+    for heading in ("observer", "shape bias", "decided by shape or texture", "images"):
+        table.add_column(heading, justify="left" if heading == "observer" else "right")
+    for name, one in found.items():
+        bias = _cell(100 * one["overall"], [100 * end for end in one["interval"]])
+        table.add_row(_text(name), _text(bias), f"{one['decided']:,}", f"{one['images']:,}")
+    return table
+
+
 def training_table(found: Mapping[str, Any], title: str) -> Table:
     """The best checkpoint of each map, as the paper reports it, and the last one beside it."""
     caption = (

@@ -1,0 +1,197 @@
+"""How complex a feature map is: how many components does it take to say what its channels say?
+
+CAM Back Again, section 4.5 and supplement 14: the cumulative explained variance of a PCA of each image's
+channels, and the error with which a learned dictionary reconstructs channels that it has not seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from heatbox.errors import InputError
+from heatbox.maps.pc1 import ChannelNorm
+
+
+def explained_variance(features: Tensor, channel_norm: ChannelNorm = "minmax") -> Tensor:
+    """Share of the variance that each principal component of an image's feature map accounts for.
+
+    The PCA is that of PC1: channels are samples and pixels variables, each channel scaled to [0, 1] first;
+    channels that are constant take no part.
+
+    Args:
+        features: (B, C, h, w).
+        channel_norm: "minmax" scales each channel to [0, 1]; None takes the raw values, so that strong
+            channels count for more.
+
+    Returns:
+        (B, h * w) float32, descending, summing to 1; NaN for an image with nothing to decompose.
+
+    Raises:
+        InputError: not four dimensions, an empty axis, or values that are not finite.
+    """
+    if features.ndim != 4 or 0 in features.shape:
+        raise InputError(
+            f"features have shape {tuple(features.shape)}, expected (B, C, h, w), none of them 0"
+        )
+    if not bool(torch.isfinite(features).all()):
+        raise InputError("features hold values that are not finite")
+    samples = features.detach().float().flatten(2)  # (B, C, P)
+    low, high = samples.amin(2, keepdim=True), samples.amax(2, keepdim=True)
+    varies = high > low
+    if channel_norm == "minmax":
+        samples = (samples - low) / torch.where(varies, high - low, 1)
+    elif channel_norm is not None:
+        raise InputError(f"channel_norm is {channel_norm!r}, expected 'minmax' or None")
+    keep = varies.float()
+    mean = (samples * keep).sum(1, keepdim=True) / keep.sum(1, keepdim=True).clamp_min(1)
+    centred = (samples - mean) * keep
+    channels, pixels = centred.shape[1:]
+    gram = centred.mT @ centred if pixels <= channels else centred @ centred.mT
+    values = torch.linalg.eigvalsh(gram).flip(1).clamp_min(0)
+    values = torch.nn.functional.pad(values, (0, max(0, pixels - values.shape[1])))
+    total = values.sum(1, keepdim=True)
+    noise = (samples.square().sum((1, 2)) * torch.finfo(values.dtype).eps)[:, None]
+    return torch.where(total > noise, values / torch.where(total > noise, total, 1), torch.nan)
+
+
+def components_for(explained: np.ndarray, share: float) -> np.ndarray:
+    """(N,) components that account for at least `share` of each row of (N, P) explained variance."""
+    cumulative = np.nan_to_num(np.asarray(explained, dtype=np.float64)).cumsum(1)
+    reached = cumulative >= share - 1e-6
+    return np.where(reached.any(1), reached.argmax(1) + 1, cumulative.shape[1])
+
+
+# -------------------------------------------------------------------------------------- dictionary learning
+
+
+def sample_channels(features: Tensor, count: int, grid: int, seeds: Sequence[int]) -> Tensor:
+    """Draw channels of each image, averaged to a common grid and normalised.
+
+    The same sampling for networks of any width and resolution: `count` channels an image, drawn among those
+    that vary, pooled to `grid` x `grid`, mean subtracted, scaled to unit length.
+
+    Args:
+        features: (B, C, h, w), h and w not below `grid`.
+        count: channels to draw an image; fewer where fewer vary, then drawn again.
+        grid: side of the pooled maps.
+        seeds: one an image, so that an image gives the same draw whatever batch it is in.
+
+    Returns:
+        (B, count, grid * grid) float32; zeros for an image in which no channel varies.
+
+    Raises:
+        InputError: maps smaller than the grid.
+    """
+    if min(features.shape[2:]) < grid:
+        raise InputError(f"feature maps of {tuple(features.shape[2:])} cannot be averaged to {grid} x {grid}")
+    pooled = torch.nn.functional.adaptive_avg_pool2d(features.detach().float(), grid).flatten(2)
+    pooled = pooled - pooled.mean(2, keepdim=True)
+    length = pooled.norm(dim=2)  # (B, C)
+    size = features.detach().float().abs().amax((2, 3)).clamp_min(torch.finfo(torch.float32).tiny)
+    varies = length > 1e-5 * size * grid
+    scores = torch.stack(
+        [torch.rand(features.shape[1], generator=torch.Generator().manual_seed(seed)) for seed in seeds]
+    ).to(features.device)
+    order = torch.where(varies, scores, -1.0).argsort(1, descending=True)
+    available = varies.sum(1, keepdim=True)
+    place = torch.arange(count, device=features.device) % available.clamp_min(1)
+    drawn = order.gather(1, place)[..., None].expand(-1, -1, pooled.shape[2])
+    unit = pooled.gather(1, drawn) / length.gather(1, drawn[..., 0]).clamp_min(1e-30)[..., None]
+    return torch.where((available > 0)[..., None], unit, 0.0)
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """How well dictionaries of some sizes reconstruct maps they have not seen.
+
+    Attributes:
+        atoms: (A,) sizes of the dictionaries.
+        error: (A,) mean over unseen maps of the share of their energy that is left, in [0, 1].
+        seen_error: (A,) the same on the maps that the dictionary was learned from.
+        interval: (A, 2) 95% interval of `error` over resampled unseen images.
+        learned_from, unseen: number of maps.
+        nonzero: atoms that a map may use.
+    """
+
+    atoms: np.ndarray
+    error: np.ndarray
+    seen_error: np.ndarray
+    interval: np.ndarray
+    learned_from: int
+    unseen: int
+    nonzero: int
+
+
+def reconstruction_error(
+    learn: np.ndarray, unseen: np.ndarray, atoms: Sequence[int], nonzero: int = 3, seed: int = 0
+) -> Reconstruction:
+    """Reconstruct unseen maps from learned dictionaries by orthogonal matching pursuit (supplement 14).
+
+    Args:
+        learn: (N, K, P) maps to learn from, K of each image, of unit length.
+        unseen: (M, K, P) maps of other images.
+        atoms: sizes of the dictionaries.
+        nonzero: atoms that a map's code may use; the source does not say how many it allows.
+        seed: of the learning.
+
+    Raises:
+        InputError: scikit-learn is not installed, or there is too little to learn from.
+    """
+    try:
+        from sklearn.decomposition import MiniBatchDictionaryLearning
+    except ImportError as error:
+        raise InputError(
+            "dictionary learning needs more packages: pip install 'heatbox[analysis]'"
+        ) from error
+    for name, maps in (("learned from", learn), ("to be reconstructed", unseen)):
+        if maps.ndim != 3 or not maps.size:
+            raise InputError(f"maps {name} have shape {maps.shape}, expected (images, channels, pixels)")
+    known = _nonzero_rows(learn)
+    if not len(known) or min(atoms) < 1 or nonzero < 1:
+        raise InputError(
+            f"{len(known)} maps to learn from, {list(atoms)} atoms and {nonzero} of them in a code: too few"
+        )
+    errors, seen = [], []
+    for number in atoms:
+        learner = MiniBatchDictionaryLearning(
+            n_components=number,
+            max_iter=20,
+            batch_size=256,
+            transform_algorithm="omp",
+            transform_n_nonzero_coefs=min(nonzero, number),
+            random_state=seed,
+        ).fit(known)
+        errors.append(_residual(learner, unseen))
+        seen.append(float(np.mean(_residual(learner, known[:, None]))))
+    per_image = np.stack(errors)  # (A, M)
+    rng = np.random.default_rng(seed)
+    counts = rng.multinomial(per_image.shape[1], np.full(per_image.shape[1], 1 / per_image.shape[1]), 2000)
+    drawn = per_image @ counts.T / per_image.shape[1]
+    return Reconstruction(
+        np.asarray(atoms),
+        per_image.mean(1),
+        np.array(seen),
+        np.quantile(drawn, [0.025, 0.975], axis=1).T,
+        len(known),
+        unseen.shape[0] * unseen.shape[1],
+        nonzero,
+    )
+
+
+def _nonzero_rows(maps: np.ndarray) -> np.ndarray:
+    rows = maps.reshape(-1, maps.shape[-1])
+    return rows[np.abs(rows).any(1)]
+
+
+def _residual(learner: object, maps: np.ndarray) -> np.ndarray:
+    """(N,) mean over an image's maps of the energy share that the code leaves over."""
+    rows = maps.reshape(-1, maps.shape[-1])
+    rebuilt = learner.transform(rows) @ learner.components_  # type: ignore[attr-defined]
+    energy = (rows**2).sum(1)
+    left = ((rows - rebuilt) ** 2).sum(1) / np.where(energy > 0, energy, 1)
+    return left.reshape(maps.shape[:2]).mean(1)

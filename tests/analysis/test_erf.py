@@ -1,0 +1,230 @@
+"""The receptive field against the published procedure written out as it is printed, and golden numbers."""
+
+import itertools
+import json
+import zlib
+
+import numpy as np
+import pytest
+import timm
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from torch import nn
+
+import heatbox
+from heatbox.analysis import erf
+from heatbox.errors import InputError
+
+
+def drawn_weights(model):
+    """The deterministic weights behind the golden numbers (drawn from the checksum of each name)."""
+    state = {}
+    for name, tensor in model.state_dict().items():
+        n = np.random.RandomState(zlib.crc32(name.encode())).standard_normal(tuple(tensor.shape))
+        if name.endswith("num_batches_tracked"):
+            n = np.zeros(tensor.shape)
+        elif name.endswith("running_mean"):
+            n = 0.1 * n
+        elif name.endswith("running_var"):
+            n = 1 + 0.1 * abs(n)
+        elif n.ndim >= 2:
+            n = n * np.sqrt(2 / np.prod(n.shape[1:]))
+        elif name.endswith("weight"):
+            n = 1 + 0.1 * n
+        else:
+            n = 0.1 * n
+        state[name] = torch.from_numpy(np.asarray(n)).to(tensor.dtype)
+    model.load_state_dict(state)
+    return model.eval()
+
+
+def published_side(contribution, t, log):
+    """The square search of the RepLKNet script, loop and all; None where it returns nothing."""
+    values = np.asarray(contribution, dtype=np.float64)
+    values = np.log10(values + 1) if log else values
+    values = values / values.max()
+    height, width = values.shape
+    for i in range(1, min(height, width) // 2):
+        square = values[height // 2 - i : height // 2 + i + 1, width // 2 - i : width // 2 + i + 1]
+        if square.sum() / values.sum() > t:
+            return 2 * i + 1
+    return None
+
+
+def published_contribution(features_of, images):
+    """One image at a time, channel by channel."""
+    maps = []
+    for image in images:
+        pixels = image[None].clone().requires_grad_()
+        features = features_of(pixels)
+        middle = features[0, :, features.shape[2] // 2, features.shape[3] // 2]
+        total = sum(torch.relu(value) for value in middle)
+        total.backward()
+        maps.append(torch.relu(pixels.grad[0]).sum(0))
+    return torch.stack(maps).double().mean(0).numpy()
+
+
+@pytest.fixture
+def small():
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(3, 6, 5, 2, 2), nn.BatchNorm2d(6), nn.ReLU(), nn.Conv2d(6, 8, 3, 2, 1), nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4),
+    )  # fmt: skip
+
+
+def test_golden_contribution_and_every_threshold(shared):
+    stem = shared / "golden" / "erf_resnet18_128"
+    arrays, numbers = np.load(f"{stem}.npz"), json.loads(stem.with_suffix(".json").read_text())
+    model = drawn_weights(timm.create_model("resnet18"))
+    pixels = (arrays["inputs_uint8"] / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
+    images = torch.from_numpy(pixels.astype(np.float32)).permute(0, 3, 1, 2)
+    noise = torch.from_numpy(np.random.RandomState(0).standard_normal((4, 3, 128, 128)).astype(np.float32))
+    sets = (("sample_images", images, "contribution_mean"), ("noise", noise, "noise_contribution_mean"))
+    for name, batch, key in sets:
+        found = heatbox.erf(model, batch, batch_size=3)
+        assert np.abs(found.contribution - arrays[key]).max() < 1e-4
+        for log, curve in ((True, "curve"), (False, "curve_without_log")):
+            for t, wanted in numbers[name][curve].items():
+                assert found.side(float(t), log) == (wanted["side"] if wanted else None), (name, t)
+                ratio = wanted["area_ratio"] if wanted else 1.0
+                assert found.area_ratio(float(t), log) == pytest.approx(ratio, abs=1e-9)
+
+
+def test_contribution_is_that_of_the_published_loop(small):
+    images = torch.randn(5, 3, 40, 56)
+    small.eval()
+    wanted = published_contribution(small[:5], images)
+    small.zero_grad()
+    small.train()
+    before = {name: value.clone() for name, value in small.state_dict().items()}
+    for size in (1, 2, 5):
+        assert np.allclose(erf.contribution(small, images, batch_size=size), wanted, atol=1e-6)
+    assert small.training  # everything is put back
+    assert all(parameter.requires_grad and parameter.grad is None for parameter in small.parameters())
+    assert all(torch.equal(value, before[name]) for name, value in small.state_dict().items())
+
+
+def test_positions_are_those_of_single_gradients(small):
+    small.eval()
+    images = torch.randn(2, 3, 32, 32)
+    found = erf.contributions(small, images, [(0, 0), (4, 4), (7, 2)])
+    assert found.shape == (3, 2, 32, 32)
+    assert np.allclose(found[1], erf.contributions(small, images))  # (4, 4) is the centre of 8 x 8
+    for index, (row, column) in enumerate([(0, 0), (4, 4), (7, 2)]):
+        pixels = images.clone().requires_grad_()
+        small[:5](pixels)[:, :, row, column].relu().sum().backward()
+        assert np.allclose(found[index], pixels.grad.relu().sum(1).numpy(), atol=1e-6)
+    with pytest.raises(InputError, match=r"position \(8, 0\) is outside the feature map \(8, 8\)"):
+        erf.contributions(small, images, [(8, 0)])
+
+
+def test_recomputed_activations_change_nothing(monkeypatch):
+    model = timm.create_model("resnet10t", num_classes=3).eval()
+    images = torch.randn(2, 3, 64, 64)
+    plain = erf.contribution(model, images)
+    monkeypatch.setattr("heatbox.analysis.gradients.CHECKPOINT_FROM", 0)
+    calls = []
+    monkeypatch.setattr(
+        "timm.models.resnet.checkpoint_seq",
+        lambda seq, x, **options: (
+            calls.append(1) or __import__("timm").models.checkpoint_seq(seq, x, **options)
+        ),
+    )
+    assert np.allclose(erf.contribution(model, images), plain, atol=1e-7)
+    assert calls
+    assert model.grad_checkpointing is False
+
+
+def test_a_network_without_classifier_gives_its_own_features():
+    torch.manual_seed(1)
+    model = timm.create_model("resnet10t", num_classes=0).eval()
+    images = torch.randn(1, 3, 64, 64)
+    assert np.allclose(
+        erf.contribution(model, images), published_contribution(model.forward_features, images), atol=1e-6
+    )
+
+
+def test_pictures_are_squashed_to_the_size_asked_for(small):
+    found = heatbox.erf(small, [Image.new("RGB", (30, 80), "red"), Image.new("L", (64, 20), 40)], size=48)
+    assert found.contribution.shape == (48, 48)
+    assert found.images == 2
+
+
+def test_images_without_a_finite_gradient_are_left_out(small):
+    small[4] = nn.GELU()  # whose slope at NaN is NaN
+    images = torch.randn(3, 3, 32, 32)
+    images[1, 0, 16, 16] = float("nan")
+    found = heatbox.erf(small, images)
+    assert (found.images, found.skipped) == (2, 1)
+    assert np.allclose(found.contribution, erf.contribution(small, images[[0, 2]]))
+    with pytest.raises(InputError, match="gradients of all 1 images"):
+        heatbox.erf(small, images[1:2])
+
+
+@given(
+    st.integers(1, 24), st.integers(1, 24), st.integers(0, 10_000), st.booleans(),
+    st.floats(0, 1, allow_nan=False),
+)  # fmt: skip
+@settings(max_examples=150, deadline=None)
+def test_squares_are_those_of_the_published_loop(height, width, seed, log, t):
+    rng = np.random.default_rng(seed)
+    # Sixteenths, so that sums are exact and a share equal to t is equal on both routes.
+    contribution = (
+        rng.integers(0, 16, (height, width)) / 16 if not log else rng.gamma(0.3, size=(height, width))
+    )
+    if not contribution.any():
+        contribution[0, 0] = 1
+    wanted = published_side(contribution, t, log)
+    assert erf.side(contribution, t, log) == wanted
+    ratio = 1.0 if wanted is None else wanted**2 / (height * width)
+    assert erf.area_ratio(contribution, t, log) == pytest.approx(ratio)
+
+
+def test_no_threshold_crashes():
+    for contribution in (np.zeros((16, 16)), np.ones((2, 2)), np.ones((1, 9)), np.eye(16)[::-1]):
+        ratios = erf.area_ratio(contribution, np.linspace(0, 1, 21))
+        assert ((ratios > 0) & (ratios <= 1)).all()
+        assert erf.area_ratio(contribution, 1.0) == 1.0
+        assert 0 < erf.auc(contribution) <= 0.98
+
+
+def test_area_under_the_curve():
+    contribution = np.random.default_rng(0).random((40, 40))
+    t = np.arange(1, 100) / 100
+    for log in (True, False):
+        ratios = [erf.area_ratio(contribution, float(one), log) for one in t]
+        by_hand = sum((b + a) / 2 * 0.01 for a, b in itertools.pairwise(ratios))
+        assert erf.auc(contribution, log) == pytest.approx(by_hand)
+    # An even contribution needs the share itself, up to the steps of the squares.
+    assert erf.auc(np.ones((301, 301))) == pytest.approx(0.49, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("contribution", "t", "says"),
+    [
+        (np.ones(4), 0.5, "finite"),
+        (np.full((4, 4), np.nan), 0.5, "finite"),
+        (-np.ones((4, 4)), 0.5, "negative"),
+        (np.ones((4, 4)), 1.5, "t is 1.5"),
+    ],
+)
+def test_bad_measures(contribution, t, says):
+    with pytest.raises(InputError, match=says):
+        erf.area_ratio(contribution, t)
+
+
+def test_bad_images(small):
+    with pytest.raises(InputError, match=r"shape \(3, 8, 8\)"):
+        heatbox.erf(small, torch.zeros(3, 8, 8))
+    with pytest.raises(InputError, match="no image"):
+        heatbox.erf(small, [])
+    with pytest.raises(InputError, match="batch_size is 0"):
+        heatbox.erf(small, torch.zeros(1, 3, 8, 8), batch_size=0)
+
+
+def test_module_and_function_of_one_name():
+    assert callable(heatbox.erf)
+    assert heatbox.erf is erf.erf
