@@ -205,9 +205,10 @@
   function curvePath(which) {
     const counts = curvesOf(which)[IOUS.indexOf(state.iou)];
     const step = Math.max(1, Math.floor(counts.length / 250));
+    const most = Math.max(1, ...curvesOf(state.map)[IOUS.indexOf(state.iou)]);
     let path = "";
     for (let k = 0; k < counts.length; k += step) {
-      path += `${path ? "L" : "M"}${(1000 * k) / (counts.length - 1)} ${100 - (95 * counts[k]) / data.images.length}`;
+      path += `${path ? "L" : "M"}${(1000 * k) / (counts.length - 1)} ${100 - Math.min(100, (90 * counts[k]) / most)}`;
     }
     return path;
   }
@@ -314,6 +315,9 @@
     const image = data.images[index];
     el("large-name").textContent = `${className(image.label)} – ${image.id}`;
     drawFrame(el("large-frame").firstChild, index, 224);
+    el("large-threshold").max = data.maps[state.map].thresholds - 1;
+    el("large-threshold").value = state.k[state.map];
+    el("large-at").textContent = el("at").textContent;
     const facts = [];
     const rows = data.maps.map((map, which) => {
       const iou = iouOf(index, which);
@@ -382,6 +386,7 @@
   el("other").addEventListener("change", () => { state.other = Number(el("other").value); rearrange(); });
   el("heat").addEventListener("change", () => { state.heat = el("heat").checked; refresh(); });
   el("threshold").addEventListener("input", () => moveTo(state.map, Number(el("threshold").value)));
+  el("large-threshold").addEventListener("input", () => moveTo(state.map, Number(el("large-threshold").value)));
   el("other-threshold").addEventListener("input", () => moveTo(state.other, Number(el("other-threshold").value)));
   for (const radio of document.querySelectorAll("input[name=contours]")) {
     radio.addEventListener("change", () => { state.contours = radio.value; rearrange(); });
@@ -412,6 +417,7 @@
   document.addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey || /^(SELECT|TEXTAREA)$/.test(event.target.tagName)) return;
     if (event.target.type === "number") return;
+    if (event.target.type === "range" && event.key.startsWith("Arrow")) return;
     const sideways = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
     if (sideways && state.open >= 0) {
       stepLarge(sideways);
