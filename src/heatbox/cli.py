@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from heatbox.cli_report import report
+from heatbox.cli_report import compare, export, report
 from heatbox.cli_train import recipes, tell_epoch, train_command
 from heatbox.config import EvaluateConfig, ScoreConfig
 from heatbox.errors import InputError
@@ -281,6 +281,8 @@ COMMANDS = {
     "data": data,
     "analyze": analyze,
     "report": report,
+    "compare": compare,
+    "export": export,
 }
 
 

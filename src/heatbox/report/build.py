@@ -86,9 +86,7 @@ def lead(scored: Sequence[Folder]) -> str:
     for folder in scored:
         assert folder.metrics is not None
         for name, found in folder.metrics["methods"].items():
-            if name not in folder.metrics["baselines"] and (
-                best is None or found["MaxBoxAccV2"] > best[0]
-            ):
+            if name not in folder.metrics["baselines"] and (best is None or found["MaxBoxAccV2"] > best[0]):
                 best = found["MaxBoxAccV2"], name, folder
     assert best is not None
     score, name, folder = best

@@ -205,9 +205,7 @@ def explorer_data(sources: Sequence[Source], limit: int = 500, track: Track = si
     }
 
 
-def _map(
-    source: Source, name: str, column: Sequence[Any], rows: Sequence[BoxRows | None]
-) -> dict[str, Any]:
+def _map(source: Source, name: str, column: Sequence[Any], rows: Sequence[BoxRows | None]) -> dict[str, Any]:
     """One method of one run: where its marks stand on the slider, and its predictions."""
     found = source.metrics["methods"][name]
     every, transferred = found["all_contours"], found.get("transferred")

@@ -67,7 +67,9 @@ def short_names(paths: Sequence[Path]) -> list[str]:
 
 def _folder(path: Path, name: str) -> Folder:
     if not path.is_dir():
-        raise InputError(f"{path}: is not a folder, expected one that heatbox evaluate, score or analyze wrote")
+        raise InputError(
+            f"{path}: is not a folder, expected one that heatbox evaluate, score or analyze wrote"
+        )
     figures = figures_in(path)
     metrics = Run(path).metrics() if (path / METRICS).exists() else None
     if metrics is None and not figures:
