@@ -31,7 +31,9 @@ class EvaluateConfig:
     fullsup_metadata: Path | None = None
     """Folder of its metadata files, where it is not the split's own folder."""
     method: tuple[str, ...] = ("cam", "pc1")
-    """Maps to make and score: cam, pc1, cam-positive, cam-negative."""
+    """Maps to make and score: cam, pc1, cam-positive, cam-negative; with the extra gradcam also gradcam,
+    gradcam++, hirescam, xgradcam, layercam, gradcam-elementwise, eigencam, eigengradcam, kpcacam; or
+    path/to/file.py:function of (model, images, targets)."""
     target: Target = "label"
     """Class the map is made for: the ground-truth label (GT-known), or the predicted class."""
     norm: Literal["fold", "ignore"] = "fold"
@@ -48,6 +50,8 @@ class EvaluateConfig:
     """Boxes as the field's reference evaluator compares them, or without its rounding."""
     thresholds: int = 1000
     """Number of thresholds tried."""
+    channels: int = 3
+    """Channels of highest class weight to keep for the report page, where a CAM is made."""
     limit: int | None = None
     """Only the first so many images."""
     batch_size: int = 32

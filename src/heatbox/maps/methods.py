@@ -1,4 +1,4 @@
-"""Maps by name: "cam", "pc1", or any callable of one's own."""
+"""Maps by name: "cam", "pc1", methods of pytorch-grad-cam, or any callable of one's own."""
 
 from __future__ import annotations
 
@@ -6,11 +6,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 
 from heatbox.errors import InputError
 from heatbox.maps.cam import cam
+from heatbox.maps.gradients import GRADIENT_METHODS, gradient_map, tool_class
 from heatbox.maps.pc1 import pc1
+from heatbox.models.head import eval_mode
 from heatbox.models.view import ClassifierView
 
 MapFunction = Callable[[nn.Module, Tensor, Tensor], Tensor]
@@ -66,17 +69,30 @@ METHODS: dict[str, Callable[[Scene], Tensor]] = {
 def find_method(method: str | MapFunction) -> Callable[[Scene], Tensor]:
     """A method by name, or a callable (model, images, targets) → (B, h, w) adapted.
 
+    A name is one of `METHODS`, one of `GRADIENT_METHODS`, or path/to/file.py:function for a callable.
+
     Raises:
-        InputError: there is no method of that name.
+        InputError: there is no method of that name, or its package is not installed.
     """
     if isinstance(method, str):
-        if method not in METHODS:
-            raise InputError(f"there is no map method {method!r}, expected one of {', '.join(METHODS)}")
-        return METHODS[method]
-    function = method
+        if method in METHODS:
+            return METHODS[method]
+        if method in GRADIENT_METHODS:
+            tool_class(method)  # a missing package is said before anything is computed
+            return lambda scene: gradient_map(method, scene.view, scene.images, scene.targets)
+        if ".py:" not in method:
+            names = ", ".join([*METHODS, *GRADIENT_METHODS])
+            raise InputError(f"there is no map method {method!r}, expected one of {names}")
+        from heatbox.models.build import function_of
+
+        function: MapFunction = function_of(method)
+    else:
+        function = method
 
     def adapted(scene: Scene) -> Tensor:
-        maps = function(scene.view.model, scene.images, scene.targets)
+        with torch.inference_mode(False), torch.no_grad(), eval_mode(scene.view.model):
+            # Tensors made in inference mode would refuse the gradients that a method may want.
+            maps = function(scene.view.model, scene.images.clone(), scene.targets.clone())
         if not isinstance(maps, Tensor) or maps.ndim != 3 or maps.shape[0] != scene.images.shape[0]:
             shape = tuple(maps.shape) if isinstance(maps, Tensor) else type(maps).__name__
             raise InputError(f"the map method returned {shape}, expected ({scene.images.shape[0]}, h, w)")

@@ -90,9 +90,9 @@ def lead(scored: Sequence[Folder]) -> str:
                 best = found["MaxBoxAccV2"], name, folder
     assert best is not None
     score, name, folder = best
-    assert folder.metrics is not None
-    baseline = max(folder.metrics["baselines"], key=lambda one: folder.metrics["methods"][one]["MaxBoxAccV2"])
-    other = folder.metrics["methods"][baseline]["MaxBoxAccV2"]
+    metrics = folder.metrics or {}
+    baselines = {one: metrics["methods"][one]["MaxBoxAccV2"] for one in metrics["baselines"]}
+    baseline, other = max(baselines.items(), key=lambda item: item[1])
     where = f" ({folder.name})" if len(scored) > 1 else ""
     return (
         f"Best map by MaxBoxAccV2: {name}{where} with {score:.1f}%, {abs(score - other):.1f} points "
@@ -155,7 +155,5 @@ def _caption(metrics: Mapping[str, Any], speed: Mapping[str, float]) -> str:
         words += f" Classification: top-1 {metrics['top1']:.1f}%, top-5 {metrics['top5']:.1f}%."
     words += " Oracle: the threshold best on these images; transferred: the one best on the supervised split."
     if speed:
-        words += (
-            f" Milliseconds are the median over batches, beside a forward pass of {speed['forward']:.2f} ms."
-        )
+        words += f" Milliseconds are the median over batches, beside a forward pass of {speed['forward']:.2f} ms an image."
     return words + " Baselines, which have not looked at the images, are in grey."

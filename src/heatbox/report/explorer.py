@@ -62,8 +62,8 @@ def packed(rows: Sequence[BoxRows | None]) -> bytes:
     """The rows of many images, column by column, deflated (zlib).
 
     Column by column equal values lie together, which halves what is left of them. Little-endian: N and M of
-    every image as uint32 (0 where there is none); every `largest_first`, every `first`, every `last` as uint16;
-    then the four columns of every `largest` and of every `boxes` as uint8.
+    every image as uint32 (0 where there is none); every `largest_first`, every `first`, every `last` as
+    uint16; then the four columns of every `largest` and of every `boxes` as uint8.
     """
     known = [one for one in rows if one is not None]
     counts = np.array([(len(one.largest), len(one.boxes)) if one else (0, 0) for one in rows], "<u4")

@@ -158,7 +158,8 @@ def write_overlays(
         limit: only the first so many images.
 
     Raises:
-        InputError: a picture is missing or damaged, a file cannot be written, or an id leads out of the folder.
+        InputError: a picture is missing or damaged, a file cannot be written, or an id leads out of the
+            folder.
     """
     examples: Mapping[str, Any] = {example.id: example for example in split}
     count = min(len(found.run), len(found.run) if limit is None else limit)
