@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -159,7 +160,7 @@ def _records(
         scene = Scene(view, batch, features, targets, config.norm)
         maps, spent = {}, {"ms_forward": forward_ms}
         for name in config.method:
-            found, spent[f"ms_{name}"] = _timed(lambda name=name: find_method(name)(scene), batch)
+            found, spent[f"ms_{name}"] = _timed(partial(find_method(name), scene), batch)
             maps[name] = found.float().cpu().numpy()
         strongest = _strongest(scene, config.channels) if "cam" in config.method else {}
         top5 = logits.topk(min(5, logits.shape[1])).indices.cpu().numpy().astype(np.int32)

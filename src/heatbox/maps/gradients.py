@@ -1,8 +1,8 @@
 """Other people's class activation maps under the same protocol: methods of pytorch-grad-cam, by name.
 
-Each method looks at the map that `ClassifierView` finds, the one that the head reads. That map is made a leaf of
-the graph, so that gradients are those of the head alone: the same numbers as from the whole network, and no
-backward pass through it. Maps keep the resolution of the feature map.
+Each method looks at the map that `ClassifierView` finds, the one that the head reads. That map is made a
+leaf of the graph, so that gradients are those of the head alone: the same numbers as from the whole network,
+and no backward pass through it. Maps keep the resolution of the feature map.
 
 Needs the extra `gradcam`. Sources: Grad-CAM (Selvaraju et al., ICCV 2017), Grad-CAM++ (Chattopadhyay et al.,
 WACV 2018), HiResCAM (Draelos and Carin, 2020), LayerCAM (Jiang et al., TIP 2021), XGrad-CAM (Fu et al.,

@@ -6,9 +6,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from heatbox.errors import InputError
 from heatbox.files import write_atomically
 from heatbox.progress import Track, silent
 from heatbox.report.explorer import explorer_data
+from heatbox.report.figures.scores import maps_compared, score_against_erf, scores_per_model
+from heatbox.report.figures.style import Drawn
+from heatbox.report.models import model_scores
 from heatbox.report.page import render
 from heatbox.report.runs import (
     Folder,
@@ -17,6 +21,7 @@ from heatbox.report.runs import (
     read_folders,
     settings_of,
     source_of,
+    svg_source,
 )
 
 PAGE_BYTES = 20_000_000
@@ -52,7 +57,7 @@ def write_report(
         "title": title or ", ".join(folder.name for folder in folders),
         "lead": lead(scored),
         "tables": [score_rows(folder) for folder in scored],
-        "figures": [*comparison_figures(folders), *_figures(folders)],
+        "figures": [*comparison_figures(folders, notes), *_figures(folders)],
         "notes": notes,
         "settings": [{"name": folder.name, "text": settings_of(folder)} for folder in folders],
         "explorer": explorer,
@@ -64,9 +69,36 @@ def write_report(
     return notes
 
 
-def comparison_figures(folders: Sequence[Folder]) -> list[dict[str, str]]:
-    """Figures that put several runs side by side."""
-    return []
+def comparison_figures(folders: Sequence[Folder], notes: list[str]) -> list[dict[str, str]]:
+    """Figures that put several scored runs side by side: scores (Fig. 13), maps (Table 3), ERF (Fig. 14).
+
+    Args:
+        folders: of results.
+        notes: is told why figures are left out.
+    """
+    models = model_scores(folders)
+    if len(models) < 2:
+        return []
+    images = {folder.metrics["images"] for folder in folders if folder.metrics is not None}
+    if len(images) > 1:
+        notes.append("the runs scored different numbers of images, so their scores do not compare strictly")
+    found: list[dict[str, str]] = []
+    try:
+        for method in dict.fromkeys(name for model in models for name in model.scores):
+            if sum(method in model.scores for model in models) > 1:
+                found.append(_drawn(f"Scores per model, {method}", scores_per_model(models, method)))
+                if sum(method in model.scores and model.auc is not None for model in models) > 1:
+                    title = f"Score against receptive field, {method}"
+                    found.append(_drawn(title, score_against_erf(models, method)))
+        if sum({"cam", "pc1"} <= set(model.scores) for model in models) > 1:
+            found.append(_drawn("PC1 against CAM", maps_compared(models)))
+    except InputError as error:  # matplotlib is not installed: the page does without these figures
+        notes.append(f"no figures of the comparison: {error}")
+    return found
+
+
+def _drawn(title: str, drawn: Drawn) -> dict[str, str]:
+    return {"title": title, "source": svg_source(drawn[0])}
 
 
 def _figures(folders: Sequence[Folder]) -> list[dict[str, str]]:
@@ -155,5 +187,8 @@ def _caption(metrics: Mapping[str, Any], speed: Mapping[str, float]) -> str:
         words += f" Classification: top-1 {metrics['top1']:.1f}%, top-5 {metrics['top5']:.1f}%."
     words += " Oracle: the threshold best on these images; transferred: the one best on the supervised split."
     if speed:
-        words += f" Milliseconds are the median over batches, beside a forward pass of {speed['forward']:.2f} ms an image."
+        words += (
+            " Milliseconds are the median over batches, on top of a forward pass of "
+            f"{speed['forward']:.2f} ms an image."
+        )
     return words + " Baselines, which have not looked at the images, are in grey."

@@ -1,4 +1,4 @@
-"""What the threshold explorer of a page knows: pictures, low-resolution maps, and every box at every threshold.
+"""What the threshold explorer of a page knows: pictures, small maps, and every box at every threshold.
 
 Boxes are not stored threshold by threshold. Each row is a box with the first and the last threshold at which
 it holds, read off the component tree that scores are made with, so a page shows exactly what is scored.

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import base64
+import io
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -18,6 +19,9 @@ from heatbox.data.open import open_split
 from heatbox.errors import InputError
 from heatbox.report.explorer import Source
 from heatbox.store import CONFIG, ENVIRONMENT, METRICS, PREDICTIONS, Run
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 ANALYSIS = "analysis.json"
 LARGEST_SVG = 400_000
@@ -100,6 +104,16 @@ def figure_source(file: Path) -> str:
     """An image file as a data URI: an image cannot run a script or fetch anything."""
     kind = {".svg": "image/svg+xml", ".png": "image/png"}[file.suffix]
     return f"data:{kind};base64,{base64.b64encode(file.read_bytes()).decode()}"
+
+
+def svg_source(figure: Figure) -> str:
+    """A matplotlib figure as a data URI."""
+    from matplotlib import rc_context
+
+    stream = io.BytesIO()
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "heatbox"}):
+        figure.savefig(stream, format="svg", metadata={"Date": None})
+    return f"data:image/svg+xml;base64,{base64.b64encode(stream.getvalue()).decode()}"
 
 
 def source_of(folder: Folder, notes: list[str]) -> Source | None:
