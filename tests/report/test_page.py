@@ -5,6 +5,7 @@ import re
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from browser import opened
 from heatbox.boxes.component_tree import boxes_at, threshold_grid
@@ -178,6 +179,17 @@ def test_keys(view, records):
     assert not view.locator("#large").is_visible()
 
 
+def test_the_large_view_shows_the_strongest_channels(view, records):
+    place = 4
+    view.locator(f".card[data-image='{place}']").click()
+    words = view.locator(".channels > div").all_inner_texts()
+    wanted = zip(records[place]["channel_index"], records[place]["channel_weight"], strict=True)
+    assert [text.strip() for text in words] == [f"no. {index}: {weight:.3f}" for index, weight in wanted]
+    assert len(words) == 3
+    painted = view.evaluate("document.querySelector('.channels canvas').width")
+    assert painted > 10
+
+
 def test_a_phone_needs_no_sideways_scrolling(page, tmp_path):
     phone = {"viewport": {"width": 360, "height": 740}, "color_scheme": "dark"}
     with opened(page, tmp_path / "phone", **phone) as (shown, troubles):
@@ -202,6 +214,30 @@ def test_pictures_that_are_gone(run, tmp_path, monkeypatch):
     assert "pictures were not found" in notes[0]
     with opened(tmp_path / "bare.html", tmp_path / "profile") as (shown, troubles):
         assert "pictures were not at hand" in shown.text_content("#about")
+        assert not troubles
+
+
+def test_several_runs_and_an_analysis_on_one_page(run, tmp_path):
+    """The second run holds fewer images, other maps, and the figures of an analysis."""
+    config = run.config()
+    other = EvaluateConfig(config["model"], config["data"], size=96, limit=10, method=("cam",))
+    evaluate(other, Run(tmp_path / "other"))
+    figures = tmp_path / "other" / "analysis" / "figures"
+    figures.mkdir(parents=True)
+    (figures.parent / "analysis.json").write_text("{}")
+    Image.new("RGB", (30, 20), "teal").save(figures / "erf-curves.png")
+    notes = write_report([run.folder, tmp_path / "other"], tmp_path / "both.html")
+    assert any("different numbers of images" in note for note in notes)
+    with opened(tmp_path / "both.html", tmp_path / "profile") as (shown, troubles):
+        captions = shown.locator("figcaption").all_inner_texts()
+        assert captions == ["Scores per model, cam", "erf curves"]
+        sizes = "Array.from(document.querySelectorAll('figure img'), (image) => image.naturalWidth)"
+        shown.wait_for_function(f"{sizes}.every((width) => width >= 30)")
+        assert shown.locator("#map option").all_inner_texts() == ["cam · run", "pc1 · run", "cam · other"]
+        shown.select_option("#map", "2")
+        assert "(10 images)" in shown.inner_text("#score")
+        assert shown.locator("tbody tr").count() == 4 + 3
+        assert "ms an image" in shown.locator("thead").first.inner_text()
         assert not troubles
 
 
