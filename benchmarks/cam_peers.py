@@ -3,10 +3,10 @@
     uv run --with torchcam python benchmarks/cam_peers.py
     uv run --with torchcam python benchmarks/cam_peers.py --model convnext_tiny --batch 8 --device cuda
 
-Every call goes from a batch of images to its maps, so all include a forward pass; pytorch-grad-cam enlarges its
-maps to the images' size, the others do not. Calls take turns and each time is the minimum over the turns; with
-`--threads 1` on a CPU it is processor time. Weights are random: they do not change the cost. A package that is
-not installed is left out, saying so.
+Every call goes from a batch of images to its maps, so all include a forward pass; pytorch-grad-cam enlarges
+its maps to the images' size, the others do not. Calls take turns and each time is the minimum over the turns;
+with `--threads 1` on a CPU it is processor time. Weights are random: they do not change the cost. A package
+that is not installed is left out, saying so.
 """
 
 from __future__ import annotations
@@ -36,12 +36,22 @@ def build(name: str) -> nn.Module:
     return timm.create_model(name)
 
 
-def last_layer(view: ClassifierView) -> nn.Module:
-    """The module whose output is the last feature map, for tools that want it named."""
-    tap = view._tap
-    if tap.side == "output":
-        return tap.module
-    raise SystemExit("the feature map of this model is no module's output; choose another --model")
+def last_layer(view: ClassifierView, images: Tensor) -> nn.Module:
+    """A module whose output is the last feature map, for tools that want it named."""
+    outputs: list[tuple[nn.Module, object]] = []
+    hooks = [
+        module.register_forward_hook(lambda module, _, output: outputs.append((module, output)))
+        for module in view.model.modules()
+        if module is not view.model
+    ]
+    with torch.no_grad():
+        features, _ = view(images[:2])
+    for hook in hooks:
+        hook.remove()
+    same = [m for m, out in outputs if isinstance(out, Tensor) and torch.equal(out, features)]
+    if not same:
+        raise SystemExit("no module's output is the feature map of this model; choose another --model")
+    return same[-1]
 
 
 def ours(view: ClassifierView, images: Tensor, targets: Tensor) -> Jobs:
@@ -70,7 +80,7 @@ def grad_cam(view: ClassifierView, images: Tensor, targets: Tensor) -> Jobs:
         print("pytorch-grad-cam is not installed: left out\n")
         return {}
     classes = [ClassifierOutputTarget(int(target)) for target in targets]
-    layer = last_layer(view)
+    layer = last_layer(view, images)
 
     def run() -> object:
         with GradCAM(model=view.model, target_layers=[layer]) as tool:
@@ -86,7 +96,7 @@ def torch_cam(view: ClassifierView, images: Tensor, targets: Tensor) -> Jobs:
     except ImportError:
         print("torch-cam is not installed: left out (uv run --with torchcam …)\n")
         return {}
-    layer, classifier, classes = last_layer(view), view.classifier, targets.tolist()
+    layer, classifier, classes = last_layer(view, images), view.classifier, targets.tolist()
 
     def plain() -> object:
         with CAM(view.model, layer, classifier) as tool, torch.inference_mode():
