@@ -15,6 +15,7 @@ import argparse
 import platform
 import time
 from collections.abc import Callable
+from functools import partial
 
 import timm
 import torch
@@ -22,7 +23,8 @@ from torch import Tensor, nn
 
 import heatbox.models.zoo  # noqa: F401 - registers our models with timm
 from heatbox.maps.cam import cam
-from heatbox.maps.gradients import gradient_map
+from heatbox.maps.gradients import GRADIENT_METHODS, gradient_map
+from heatbox.maps.pc1 import pc1
 from heatbox.models.view import ClassifierView
 
 Jobs = dict[str, Callable[[], object]]
@@ -64,11 +66,17 @@ def ours(view: ClassifierView, images: Tensor, targets: Tensor) -> Jobs:
         with torch.inference_mode():
             return view.model(images)
 
-    def with_gradcam() -> Tensor:
+    def with_pc1() -> Tensor:
         with torch.inference_mode():
-            return gradient_map("gradcam", view, images, targets)
+            return pc1(view(images)[0])
 
-    return {"plain forward": forward, "heatbox CAM": with_cam, "heatbox gradcam": with_gradcam}
+    def with_gradients(name: str) -> Tensor:
+        with torch.inference_mode():
+            view(images)  # as evaluate does: logits first, then a pass of the method's own
+            return gradient_map(name, view, images, targets)
+
+    jobs: Jobs = {"plain forward": forward, "heatbox CAM": with_cam, "heatbox PC1": with_pc1}
+    return jobs | {f"heatbox {name}": partial(with_gradients, name) for name in GRADIENT_METHODS}
 
 
 def grad_cam(view: ClassifierView, images: Tensor, targets: Tensor) -> Jobs:

@@ -185,7 +185,9 @@ def _caption(metrics: Mapping[str, Any], speed: Mapping[str, float]) -> str:
     words = f"Percent of {metrics['images']} images, with 95% bootstrap intervals."
     if "top1" in metrics:
         words += f" Classification: top-1 {metrics['top1']:.1f}%, top-5 {metrics['top5']:.1f}%."
-    words += " Oracle: the threshold best on these images; transferred: the one best on the supervised split."
+    words += " Oracle: the threshold best on these images"
+    transferred = any("transferred" in found for found in metrics["methods"].values())
+    words += "; transferred: the one best on the supervised split." if transferred else "."
     if speed:
         words += (
             " Milliseconds are the median over batches, on top of a forward pass of "

@@ -50,7 +50,7 @@ def describe(model: str, training: Mapping[str, Any]) -> dict[str, Any]:
     one = re.search(r"in1k|ImageNet-1K|published|_224|_384", words, re.IGNORECASE)
     scratch = training.get("pretrained") == "scratch"
     return {
-        "family": re.split(r"[_\d]", name)[0],
+        "family": "" if ".py:" in model else re.split(r"[_\d]", name)[0],
         "variant": re.sub(r"_(224|384)|[_.]in22(ft1)?k?(_in22ft1k)?|_in22ft1k|[_.]in1k", "", name),
         "pretraining": "" if scratch else "in22k" if many else "in1k" if one and training else "",
         "resolution": int(training["size"]) if "size" in training else None,

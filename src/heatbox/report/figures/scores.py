@@ -137,10 +137,15 @@ def _legend(axes: Any, models: Sequence[ModelScore], families: Sequence[str], ki
 
     entries = [
         Line2D(
-            [], [], color=COLOURS[i % len(COLOURS)], marker=MARKS[i % len(MARKS)], linestyle="", label=name
+            [],
+            [],
+            color=COLOURS[i % len(COLOURS)],
+            marker=MARKS[i % len(MARKS)],
+            linestyle="",
+            label=name or "unknown",
         )
         for i, name in enumerate(families)
-        if name
+        if len(families) > 1
     ]
     if any(model.augmented for model in models):
         entries.append(Line2D([], [], color=GREY, marker="*", markersize=10, linestyle="", label="augmented"))
