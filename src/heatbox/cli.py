@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
+from heatbox.cli_report import compare, export, report
 from heatbox.cli_train import recipes, tell_epoch, train_command
 from heatbox.config import EvaluateConfig, ScoreConfig
 from heatbox.errors import InputError
@@ -284,6 +285,9 @@ COMMANDS = {
     "convert": convert,
     "data": data,
     "analyze": analyze,
+    "report": report,
+    "compare": compare,
+    "export": export,
 }
 
 

@@ -32,7 +32,9 @@ class EvaluateConfig:
     """Folder of its metadata files, where it is not the split's own folder."""
     method: tuple[str, ...] = ("cam", "pc1")
     """Maps to make and score: cam, pc1, cam-positive, cam-negative, walk, walk-one-pass; walk:pc1 is a walk
-    from PC1, and a name ending in +centre is a map times the centre prior."""
+    from PC1, and a name ending in +centre is a map times the centre prior. With the extra gradcam also
+    gradcam, gradcam++, hirescam, xgradcam, layercam, gradcam-elementwise, eigencam, eigengradcam, kpcacam; or
+    path/to/file.py:function of (model, images, targets)."""
     walk_seed: str = "cam"
     """Map that walks of no named seed start from: cam or pc1 (--seed is a random seed everywhere)."""
     target: Target = "label"
@@ -51,6 +53,8 @@ class EvaluateConfig:
     """Boxes as the field's reference evaluator compares them, or without its rounding."""
     thresholds: int = 1000
     """Number of thresholds tried."""
+    channels: int = 3
+    """Channels of highest class weight to keep for the report page, where a CAM is made."""
     limit: int | None = None
     """Only the first so many images."""
     batch_size: int = 32

@@ -8,7 +8,9 @@ same code on the same bits.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -173,12 +175,16 @@ def _records(
     parameter = next(view.model.parameters())
     with torch.inference_mode():
         batch, *more = (one.to(parameter.device, parameter.dtype) for one in images)
-        look = look_at(view, batch, needs)
+        look, forward_ms = _timed(lambda: look_at(view, batch, needs), batch)
         logits = look.logits
         labels = torch.tensor([example.label for example in examples], device=batch.device)
         targets = labels if config.target == "label" else logits.argmax(1)
         scene = Scene.of(look, view, batch, targets, config.norm, *more)
-        maps = {name: find_method(name)(scene).float().cpu().numpy() for name in config.method}
+        maps, spent = {}, {"ms_forward": forward_ms}
+        for name in config.method:
+            found, spent[f"ms_{name}"] = _timed(partial(find_method(name), scene), batch)
+            maps[name] = found.float().cpu().numpy()
+        strongest = _strongest(scene, config.channels) if "cam" in config.method else {}
         top5 = logits.topk(min(5, logits.shape[1])).indices.cpu().numpy().astype(np.int32)
         scores = logits.float().cpu().numpy()
     return [
@@ -192,9 +198,45 @@ def _records(
             "height": example.size[1],
             "boxes": example.boxes,
             **{f"map_{name}": maps[name][index] for name in maps},
+            **{name: values[index] for name, values in strongest.items()},
+            **spent,
         }
         for index, example in enumerate(examples)
     ]
+
+
+def _timed(work: Callable[[], Any], batch: Tensor) -> tuple[Any, float]:
+    """What `work` returns, and its milliseconds an image."""
+
+    def now() -> float:
+        if batch.device.type == "cuda":
+            torch.cuda.synchronize(batch.device)
+        return time.perf_counter()
+
+    begin = now()
+    found = work()
+    return found, 1000 * (now() - begin) / len(batch)
+
+
+def _strongest(scene: Scene, count: int) -> dict[str, np.ndarray]:
+    """The channels of highest class weight of each image, for showing.
+
+    Returns:
+        "channel_index" (B, n) int32, "channel_weight" (B, n) float32 and "channel_maps" (B, n, h, w) uint8,
+        each map over its own range; nothing where no channel was asked for.
+    """
+    if count < 1:
+        return {}
+    weights, _ = scene.view.class_weights(scene.features, scene.targets, scene.norm)
+    best = weights.topk(min(count, weights.shape[1]), dim=1)
+    maps = scene.features[torch.arange(len(weights))[:, None], best.indices.cpu()].float()
+    low, high = maps.amin((2, 3), keepdim=True), maps.amax((2, 3), keepdim=True)
+    scaled = (maps - low) / torch.where(high > low, high - low, 1) * 255
+    return {
+        "channel_index": best.indices.int().cpu().numpy(),
+        "channel_weight": best.values.cpu().numpy(),
+        "channel_maps": scaled.round().byte().cpu().numpy(),
+    }
 
 
 # ----------------------------------------------------------------------------------------------- scoring

@@ -1,4 +1,4 @@
-"""Maps by name: "cam", "pc1", "walk", or any callable of one's own.
+"""Maps by name: "cam", "pc1", "walk", methods of pytorch-grad-cam, or any callable of one's own.
 
 A name may be put together: "walk:pc1" is the walk with PC1 as its seed, "cam+centre" a map times the centre
 prior. Tables and saved runs show the whole name, so that no map passes for another.
@@ -11,15 +11,18 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from heatbox.errors import InputError
 from heatbox.maps.baselines import with_centre_prior
 from heatbox.maps.cam import cam
+from heatbox.maps.gradients import GRADIENT_METHODS, gradient_map, tool_class
 from heatbox.maps.pc1 import pc1
 from heatbox.maps.walk import walk
-from heatbox.models.head import model_name
+from heatbox.models.build import function_of
+from heatbox.models.head import eval_mode, model_name
 from heatbox.models.view import ClassifierView, Look
 
 MapFunction = Callable[[nn.Module, Tensor, Tensor], Tensor]
@@ -144,8 +147,10 @@ SEED, CENTRE_PRIOR = "cam", "+centre"
 def find_method(method: str | MapFunction) -> Method:
     """A method by name, or a callable (model, images, targets) → (B, h, w) adapted.
 
+    A name is one of `METHODS`, one of `GRADIENT_METHODS`, or path/to/file.py:function for a callable.
+
     Raises:
-        InputError: there is no method of that name.
+        InputError: there is no method of that name, or its package is not installed.
     """
     if not isinstance(method, str):
         return _adapted(method)
@@ -155,13 +160,17 @@ def find_method(method: str | MapFunction) -> Method:
         found = _walk(base, seed or SEED)
     elif name in METHODS:
         found = METHODS[name]
+    elif name in GRADIENT_METHODS:
+        found = _of_tool(name)
     elif base in WALKS:
         raise InputError(f"{method!r}: {seed!r} is no seed of a walk, expected one of {', '.join(METHODS)}")
+    elif ".py:" in name:
+        found = _adapted(function_of(name))
     else:
-        names = ", ".join([*METHODS, *WALKS])
+        names = ", ".join([*METHODS, *WALKS, *GRADIENT_METHODS])
         raise InputError(
             f"there is no map method {method!r}, expected one of {names}, a walk from another seed "
-            f"(walk:pc1), or one with the centre prior (cam{CENTRE_PRIOR})"
+            f"(walk:pc1), one with the centre prior (cam{CENTRE_PRIOR}), or path/to/file.py:function"
         )
     return (lambda scene: with_centre_prior(found(scene))) if name != method else found
 
@@ -201,6 +210,11 @@ def look_at(view: ClassifierView, images: Tensor, needs: Needs) -> Look:
     return view.look(images, 2 if needs.middle else 0, needs.sharp)
 
 
+def _of_tool(name: str) -> Method:
+    tool_class(name)  # a missing package is said before anything is computed
+    return lambda scene: gradient_map(name, scene.view, scene.images, scene.targets)
+
+
 def _walk(kind: str, seed: str) -> Method:
     _, seeded_from = WALKS[kind]
     return lambda scene: walk(METHODS[seed](seeded_from(scene)), scene.middle_maps)
@@ -208,7 +222,9 @@ def _walk(kind: str, seed: str) -> Method:
 
 def _adapted(function: MapFunction) -> Method:
     def adapted(scene: Scene) -> Tensor:
-        maps = function(scene.view.model, scene.images, scene.targets)
+        with torch.inference_mode(False), torch.no_grad(), eval_mode(scene.view.model):
+            # Tensors made in inference mode would refuse the gradients that a method may want.
+            maps = function(scene.view.model, scene.images.clone(), scene.targets.clone())
         if not isinstance(maps, Tensor) or maps.ndim != 3 or maps.shape[0] != scene.images.shape[0]:
             shape = tuple(maps.shape) if isinstance(maps, Tensor) else type(maps).__name__
             raise InputError(f"the map method returned {shape}, expected ({scene.images.shape[0]}, h, w)")

@@ -7,8 +7,10 @@ import importlib.util
 import inspect
 import sys
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import timm
 from torch import nn
@@ -73,14 +75,24 @@ def _from_timm(name: str, num_classes: int | None, pretrained: bool, options: di
         raise
 
 
-def _from_file(name: str, num_classes: int | None, options: dict) -> nn.Module:
+def function_of(name: str) -> Callable[..., Any]:
+    """The function that path/to/file.py:function names; the file is run.
+
+    Raises:
+        InputError: there is no such file or function, or the file is not valid Python.
+    """
     file, _, function_name = name.rpartition(":")
     path = Path(file)
     if not path.is_file():
-        raise InputError(f"{path}: no such file (from --model {name})")
+        raise InputError(f"{path}: no such file (from {name})")
     function = getattr(_import_file(path), function_name, None)
     if not callable(function):
         raise InputError(f"{path}: has no function named {function_name!r}")
+    return function
+
+
+def _from_file(name: str, num_classes: int | None, options: dict) -> nn.Module:
+    function = function_of(name)
     parameters = inspect.signature(function).parameters
     takes_any = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
     if num_classes is not None:

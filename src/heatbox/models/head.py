@@ -7,7 +7,7 @@ link is checked by value. What does not fit is refused with the reason.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
@@ -58,6 +58,19 @@ def tapped(tap: Tap, caught: list[Tensor]) -> Iterator[None]:
         handle = tap.module.register_forward_pre_hook(lambda _, args: caught.append(args[0]))
     else:
         handle = tap.module.register_forward_hook(lambda _, args, output: caught.append(output))
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+@contextmanager
+def replaced(tap: Tap, function: Callable[[Tensor], Tensor]) -> Iterator[None]:
+    """Every forward pass goes on with `function` of the feature map; the hook is taken off at the end."""
+    if tap.side == "input":
+        handle = tap.module.register_forward_pre_hook(lambda _, args: (function(args[0]), *args[1:]))
+    else:
+        handle = tap.module.register_forward_hook(lambda _, args, output: function(output))
     try:
         yield
     finally:

@@ -9,7 +9,8 @@ one given image*, so they can be folded into the weights of the class, image by 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 
 from heatbox.errors import InputError
 from heatbox.models.folding import apply_step, bias_of, fold_step, matrix_of
-from heatbox.models.head import eval_mode, find_head, tapped
+from heatbox.models.head import eval_mode, find_head, replaced, tapped
 from heatbox.models.middle import Late, Spot, centred_late, find_shift, find_stages, stitched, watched
 
 
@@ -147,6 +148,10 @@ class ClassifierView:
     def features(self, images: Tensor) -> Tensor:
         """The last feature map alone, (B, C, h, w)."""
         return self(images)[0]
+
+    def through(self, function: Callable[[Tensor], Tensor]) -> AbstractContextManager[None]:
+        """While open, forward passes of the model go on with `function` of the feature map (B, C, h, w)."""
+        return replaced(self._tap, function)
 
     def head(self, features: Tensor) -> Tensor:
         """Logits (B, K) of a feature map (B, C, h, w), computed from the folded chain."""

@@ -1,0 +1,164 @@
+"""Milliseconds of CAM and Grad-CAM on top of the plain forward pass: ours, pytorch-grad-cam's, torch-cam's.
+
+    uv run --with torchcam python benchmarks/cam_peers.py
+    uv run --with torchcam python benchmarks/cam_peers.py --model convnext_tiny --batch 8 --device cuda
+
+Every call goes from a batch of images to its maps, so all include a forward pass; pytorch-grad-cam enlarges
+its maps to the images' size, the others do not. Calls take turns and each time is the minimum over the turns;
+with `--threads 1` on a CPU it is processor time. Weights are random: they do not change the cost. A package
+that is not installed is left out, saying so.
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import time
+from collections.abc import Callable
+from functools import partial
+
+import timm
+import torch
+from torch import Tensor, nn
+
+import heatbox.models.zoo  # noqa: F401 - registers our models with timm
+from heatbox.maps.cam import cam
+from heatbox.maps.gradients import GRADIENT_METHODS, gradient_map
+from heatbox.maps.pc1 import pc1
+from heatbox.models.view import ClassifierView
+
+Jobs = dict[str, Callable[[], object]]
+
+
+def build(name: str) -> nn.Module:
+    if name == "mobilenetv1_075":  # the network of docs/report.md, which timm has no name for
+        from timm.models import efficientnet
+
+        return efficientnet._gen_mobilenet_v1("mobilenetv1_100", channel_multiplier=0.75, pretrained=False)
+    return timm.create_model(name)
+
+
+def last_layer(view: ClassifierView, images: Tensor) -> nn.Module:
+    """A module whose output is the last feature map, for tools that want it named."""
+    outputs: list[tuple[nn.Module, object]] = []
+    hooks = [
+        module.register_forward_hook(lambda module, _, output: outputs.append((module, output)))
+        for module in view.model.modules()
+        if module is not view.model
+    ]
+    with torch.no_grad():
+        features, _ = view(images[:2])
+    for hook in hooks:
+        hook.remove()
+    same = [m for m, out in outputs if isinstance(out, Tensor) and torch.equal(out, features)]
+    if not same:
+        raise SystemExit("no module's output is the feature map of this model; choose another --model")
+    return same[-1]
+
+
+def ours(view: ClassifierView, images: Tensor, targets: Tensor) -> Jobs:
+    def with_cam() -> Tensor:
+        with torch.inference_mode():
+            features, _ = view(images)
+            return cam(features, view.class_weights(features, targets)[0])
+
+    def forward() -> Tensor:
+        with torch.inference_mode():
+            return view.model(images)
+
+    def with_pc1() -> Tensor:
+        with torch.inference_mode():
+            return pc1(view(images)[0])
+
+    def with_gradients(name: str) -> Tensor:
+        with torch.inference_mode():
+            view(images)  # as evaluate does: logits first, then a pass of the method's own
+            return gradient_map(name, view, images, targets)
+
+    jobs: Jobs = {"plain forward": forward, "heatbox CAM": with_cam, "heatbox PC1": with_pc1}
+    return jobs | {f"heatbox {name}": partial(with_gradients, name) for name in GRADIENT_METHODS}
+
+
+def grad_cam(view: ClassifierView, images: Tensor, targets: Tensor) -> Jobs:
+    """pytorch-grad-cam as its documentation uses it."""
+    try:
+        from pytorch_grad_cam import GradCAM
+        from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+    except ImportError:
+        print("pytorch-grad-cam is not installed: left out\n")
+        return {}
+    classes = [ClassifierOutputTarget(int(target)) for target in targets]
+    layer = last_layer(view, images)
+
+    def run() -> object:
+        with GradCAM(model=view.model, target_layers=[layer]) as tool:
+            return tool(images, classes)
+
+    return {"pytorch-grad-cam GradCAM": run}
+
+
+def torch_cam(view: ClassifierView, images: Tensor, targets: Tensor) -> Jobs:
+    """torch-cam as its documentation uses it."""
+    try:
+        from torchcam.methods import CAM, GradCAM
+    except ImportError:
+        print("torch-cam is not installed: left out (uv run --with torchcam …)\n")
+        return {}
+    layer, classifier, classes = last_layer(view, images), view.classifier, targets.tolist()
+
+    def plain() -> object:
+        with CAM(view.model, layer, classifier) as tool, torch.inference_mode():
+            view.model(images)
+            return tool(classes)
+
+    def gradient() -> object:
+        with GradCAM(view.model, layer) as tool:
+            return tool(classes, view.model(images))
+
+    return {"torch-cam CAM": plain, "torch-cam GradCAM": gradient}
+
+
+def take_turns(jobs: Jobs, turns: int, device: str) -> dict[str, float]:
+    """Minimum milliseconds of each call after one call unmeasured; processor time if there is one thread."""
+    clock = time.process_time if device == "cpu" and torch.get_num_threads() == 1 else time.perf_counter
+    best = dict.fromkeys(jobs, float("inf"))
+    for turn in range(turns + 1):
+        for name, job in jobs.items():
+            before = clock()
+            job()
+            if device != "cpu":
+                torch.cuda.synchronize()
+            if turn > 0:
+                best[name] = min(best[name], (clock() - before) * 1e3)
+    return best
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model", default="mobilenetv1_075")
+    parser.add_argument("--size", type=int, default=224)
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--threads", type=int, default=0, help="0: PyTorch's default")
+    parser.add_argument("--turns", type=int, default=7)
+    args = parser.parse_args()
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    view = ClassifierView(build(args.model).eval().to(args.device))
+    images = torch.randn(args.batch, 3, args.size, args.size, device=args.device)
+    targets = torch.arange(args.batch, device=args.device) % view.num_classes
+    jobs = ours(view, images, targets) | grad_cam(view, images, targets) | torch_cam(view, images, targets)
+    ms = take_turns(jobs, args.turns, args.device)
+    where = torch.cuda.get_device_name() if args.device == "cuda" else platform.machine()
+    print(f"{where}, {torch.get_num_threads()} threads, torch {torch.__version__},")
+    print(f"{args.model} {args.batch} x {args.size}\n")
+    print("| | ms an image | over the plain forward | x heatbox CAM |\n|---|---|---|---|")
+    for name, spent in ms.items():
+        over = spent / ms["plain forward"] - 1
+        print(f"| {name} | {spent / args.batch:.2f} | {over:+.1%} | {spent / ms['heatbox CAM']:.2f} |")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,104 @@
+"""Commands that read what other commands left: report, compare, export."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import tyro
+
+from heatbox.errors import InputError
+from heatbox.terminal import AsJson, say
+
+
+def report(
+    runs: tyro.conf.Positional[tuple[Path, ...]],
+    out: Path = Path("report.html"),
+    images: int = 500,
+    title: str = "",
+) -> None:
+    """One page about one or more runs: scores, figures, and an explorer of images, maps and thresholds.
+
+    The page is a single file that needs no network. Runs are folders that evaluate, score, analyze or demo
+    wrote; of several, the explorer shows the images of the first and every map beside each other.
+
+    Args:
+        runs: The folders.
+        out: The HTML file.
+        images: Most images in the explorer; of more, so many are spread evenly from best to worst.
+        title: Heading of the page; by default the names of the runs.
+    """
+    from heatbox.progress import on_terminal
+    from heatbox.report.build import write_report
+
+    if not runs:
+        raise InputError("no run was named; expected folders that heatbox evaluate wrote")
+    for note in write_report(runs, out, images, title, on_terminal):
+        say(f"note: {note}")
+    say(f"page: {out} ({out.stat().st_size / 1e6:.1f} MB)")
+
+
+def compare(
+    first: tyro.conf.Positional[Path], second: tyro.conf.Positional[Path], as_json: AsJson = False
+) -> None:
+    """What changed between two runs: settings, scores with paired intervals, and the images that flipped.
+
+    Args:
+        first: The folder of a run of heatbox evaluate.
+        second: The folder of another on the same images; differences are this one minus the first.
+        as_json: Print JSON, with every flipped image, instead of text.
+    """
+    from heatbox.compare import compare_runs, comparison_lines
+    from heatbox.progress import on_terminal, printable
+    from heatbox.store import to_json
+
+    found = compare_runs(first, second, on_terminal)
+    if as_json:
+        print(to_json(found))
+    else:
+        for line in comparison_lines(found):
+            print(printable(line))
+
+
+def export(
+    run: tyro.conf.Positional[Path],
+    coco: Path | None = None,
+    npy: Path | None = None,
+    overlays: Path | None = None,
+    method: str | None = None,
+    threshold: float | None = None,
+    limit: int | None = None,
+) -> None:
+    """What a run found, for other tools: COCO detections, .npy heatmaps, overlay pictures.
+
+    Args:
+        run: The folder of a run of heatbox evaluate.
+        coco: JSON file of detections; images and ground truth go to NAME-truth.json beside it.
+        npy: Folder of <image id>.npy heatmaps, which heatbox score reads.
+        overlays: Folder of <image id>.png pictures with map, box and ground truth.
+        method: The map; by default the run's first.
+        threshold: Of the boxes; by default the best one for MaxBoxAcc.
+        limit: Only the first so many overlays.
+    """
+    from heatbox.data.open import open_split
+    from heatbox.progress import on_terminal
+    from heatbox.report.export import found_of, write_coco, write_heatmaps, write_overlays
+
+    if coco is None and npy is None and overlays is None:
+        raise InputError("nothing to export was asked for; expected --coco FILE, --npy DIR or --overlays DIR")
+    found = found_of(run, method, threshold)
+    config = found.run.config()
+    metadata = Path(config["metadata"]) if config.get("metadata") else None
+    if npy is not None:
+        write_heatmaps(found, npy, on_terminal)
+        say(f"heatmaps: {npy}")
+    if coco is not None:
+        try:
+            names = open_split(config["data"], metadata).class_names
+        except InputError as error:
+            names = []
+            say(f"note: categories have numbers for names, since the data set was not found ({error})")
+        truth = write_coco(found, coco, names, on_terminal)
+        say(f"detections: {coco}, ground truth: {truth}")
+    if overlays is not None:
+        write_overlays(found, overlays, open_split(config["data"], metadata), on_terminal, limit)
+        say(f"overlays: {overlays}")

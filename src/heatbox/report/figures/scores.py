@@ -1,0 +1,312 @@
+"""Localization scores of several models: Fig. 13, Fig. 14 and Table 3 of the paper, from saved results."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from heatbox.errors import InputError
+from heatbox.report.figures.style import COLOURS, GREY, MARKS, Drawn, Row, new_figure, panels, plain
+
+SCORES = ("MaxBoxAcc", "MaxBoxAccV2")
+RESOLUTION, PRETRAINING = "#009E73", "#D55E00"  # the paper's green and red, as colour-blind readers see them
+
+
+@dataclass(frozen=True)
+class ModelScore:
+    """What is known of one model.
+
+    Attributes:
+        name: of the model.
+        scores: map → the entry of metrics.json's "methods".
+        family: models of one share a colour and a mark.
+        resolution: side of its training images in pixels, or None where it is not known.
+        pretraining: what its weights come from, such as "in1k" or "in22k"; "" where it is not known.
+        variant: what else tells models of a family apart, such as "31B"; arrows join equal ones.
+        augmented: whether it was trained with augmentation.
+        auc: area under r(t) of its effective receptive field, or None.
+    """
+
+    name: str
+    scores: Mapping[str, Mapping[str, Any]]
+    family: str = ""
+    resolution: int | None = None
+    pretraining: str = ""
+    variant: str = ""
+    augmented: bool = False
+    auc: float | None = field(default=None)
+
+
+def scores_per_model(models: Sequence[ModelScore], method: str = "cam") -> Drawn:
+    """Both scores of each model with intervals (Fig. 13).
+
+    Arrows lead to the model that differs in training resolution alone (solid) or in pre-training alone
+    (dashed); a star stands for augmentation.
+
+    Args:
+        models: in the order in which they are drawn.
+        method: whose scores.
+
+    Returns:
+        the figure, and a row a model and score, with the models that arrows lead to.
+
+    Raises:
+        InputError: no model holds the method.
+    """
+    known = _holding(models, method)
+    families = list(dict.fromkeys(model.family for model in known))
+    figure, both = panels(2, max(4.2, 0.55 * len(known) + 2), 4.6, most=2)
+    rows: list[Row] = []
+    arrows = arrows_between(known)
+    for axes, score in zip(both, SCORES, strict=True):
+        values = [float(model.scores[method][score]) for model in known]
+        for place, (model, value) in enumerate(zip(known, values, strict=True)):
+            low, high = model.scores[method][f"{score}_interval"]
+            index = families.index(model.family)
+            axes.errorbar(
+                place,
+                value,
+                _error(value, (low, high)),
+                fmt="*" if model.augmented else MARKS[index % len(MARKS)],
+                markersize=11 if model.augmented else 6,
+                color=COLOURS[index % len(COLOURS)],
+                capsize=2.5,
+                elinewidth=0.8,
+            )
+            rows.append(
+                {"model": model.name, "family": model.family, "score": score, "value": value}
+                | {"low": low, "high": high, "augmented": model.augmented}
+                | {"resolution_arrow_to": None, "pretraining_arrow_to": None}
+            )
+        for start, end, kind in arrows:
+            _arrow(axes, (start, values[start]), (end, values[end]), kind)
+            rows[len(rows) - len(known) + start][f"{kind}_arrow_to"] = known[end].name
+        plain(axes, score, "", f"{score} of {method}, % of images [95% interval]")
+        axes.set_xticks(range(len(known)), [model.name for model in known], rotation=40, ha="right")
+        axes.margins(x=0.12, y=0.18)
+    _legend(both[0], known, families, {kind for _, _, kind in arrows})
+    return figure, rows
+
+
+def arrows_between(models: Sequence[ModelScore]) -> list[tuple[int, int, str]]:
+    """Pairs of models that differ in one thing alone: places of both, and "resolution" or "pretraining".
+
+    Of several resolutions each is joined to the next larger one; of pre-trainings to the next by name.
+    """
+    found: list[tuple[int, int, str]] = []
+    for kind, same in (("resolution", "pretraining"), ("pretraining", "resolution")):
+        groups: dict[tuple, list[int]] = {}
+        for place, model in enumerate(models):
+            if getattr(model, kind):
+                key = (model.family, model.variant, model.augmented, getattr(model, same))
+                groups.setdefault(key, []).append(place)
+        for places in groups.values():
+            places.sort(key=lambda place: getattr(models[place], kind))
+            found += [
+                (start, end, kind)
+                for start, end in itertools.pairwise(places)
+                if getattr(models[start], kind) != getattr(models[end], kind)
+            ]
+    return found
+
+
+def _arrow(axes: Any, start: tuple[float, float], end: tuple[float, float], kind: str) -> None:
+    axes.annotate(
+        "",
+        end,
+        start,
+        arrowprops={
+            "arrowstyle": "-|>",
+            "color": RESOLUTION if kind == "resolution" else PRETRAINING,
+            "linestyle": "-" if kind == "resolution" else "--",
+            "connectionstyle": f"arc3,rad={-0.25 if kind == 'resolution' else 0.25}",
+            "shrinkA": 6,
+            "shrinkB": 6,
+            "linewidth": 1.4,
+        },
+    )
+
+
+def _legend(axes: Any, models: Sequence[ModelScore], families: Sequence[str], kinds: set[str]) -> None:
+    """Families by colour and mark; arrows and the star where they are drawn."""
+    from matplotlib.lines import Line2D
+
+    entries = [
+        Line2D(
+            [],
+            [],
+            color=COLOURS[i % len(COLOURS)],
+            marker=MARKS[i % len(MARKS)],
+            linestyle="",
+            label=name or "unknown",
+        )
+        for i, name in enumerate(families)
+        if len(families) > 1
+    ]
+    if any(model.augmented for model in models):
+        entries.append(Line2D([], [], color=GREY, marker="*", markersize=10, linestyle="", label="augmented"))
+    if "resolution" in kinds:
+        entries.append(Line2D([], [], color=RESOLUTION, label="→ larger training images"))
+    if "pretraining" in kinds:
+        entries.append(Line2D([], [], color=PRETRAINING, linestyle="--", label="→ other pre-training"))
+    if entries:
+        axes.legend(handles=entries, fontsize=7.5, frameon=False, loc="best")
+
+
+def score_against_erf(
+    models: Sequence[ModelScore], method: str = "cam", resamples: int = 10_000, seed: int = 0
+) -> Drawn:
+    """Both scores against the area under r(t), with Pearson's correlation and its interval (Fig. 14).
+
+    Args:
+        models: those without an area are left out.
+        method: whose scores.
+        resamples: bootstrap resamples of models for the interval.
+        seed: of the resampling.
+
+    Returns:
+        the figure, and a row a model and one for each score's correlation.
+
+    Raises:
+        InputError: no model holds the method and an area.
+    """
+    known = [model for model in _holding(models, method) if model.auc is not None]
+    if not known:
+        raise InputError("no model holds both a score and a receptive field")
+    families = list(dict.fromkeys(model.family for model in known))
+    figure, both = panels(2, 4.6, 3.9, most=2)
+    areas = np.array([model.auc for model in known], dtype=np.float64)
+    rows: list[Row] = []
+    for axes, score in zip(both, SCORES, strict=True):
+        values = np.array([model.scores[method][score] for model in known], dtype=np.float64)
+        for model, area, value in zip(known, areas, values, strict=True):
+            index = families.index(model.family)
+            low, high = model.scores[method][f"{score}_interval"]
+            axes.errorbar(
+                area,
+                value,
+                _error(value, (low, high)),
+                fmt="*" if model.augmented else MARKS[index % len(MARKS)],
+                color=COLOURS[index % len(COLOURS)],
+                capsize=2.5,
+                elinewidth=0.8,
+            )
+            axes.annotate(model.name, (area, value), xytext=(6, 4), textcoords="offset points", fontsize=7)
+            rows.append({"model": model.name, "score": score, "auc": area, "value": value})
+        found = correlation(areas, values, resamples, seed)
+        rows.append({"model": "correlation", "score": score, "value": found[0]} | _ends(found))
+        plain(
+            axes, f"{score}: {_words(found, len(known))}", "receptive field: area under r(t)", f"{score}, %"
+        )
+        axes.margins(0.22)
+    _legend(both[0], known, families, set())
+    return figure, rows
+
+
+def correlation(
+    x: np.ndarray, y: np.ndarray, resamples: int = 10_000, seed: int = 0, level: float = 0.95
+) -> tuple[float, float, float]:
+    """Pearson's correlation and its bootstrap interval over points.
+
+    Args:
+        x: (N,) values.
+        y: (N,) values.
+        resamples: number of resamples; those in which x or y does not vary are left out.
+        seed: of the resampling.
+        level: share of resamples that the interval holds.
+
+    Returns:
+        the correlation, and the interval's ends: NaN where fewer than 5 points make it meaningless, all NaN
+        where x or y does not vary.
+    """
+    estimate = float(_pearson(x[None], y[None])[0])
+    if len(x) < 5 or np.isnan(estimate):
+        return estimate, float("nan"), float("nan")
+    picks = np.random.default_rng(seed).integers(0, len(x), (resamples, len(x)))
+    drawn = _pearson(x[picks], y[picks])
+    low, high = np.nanquantile(drawn, [(1 - level) / 2, (1 + level) / 2])
+    return estimate, float(low), float(high)
+
+
+def _pearson(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """(R,) correlations of the rows of two (R, N) arrays."""
+    a, b = x - x.mean(1, keepdims=True), y - y.mean(1, keepdims=True)
+    scale = np.sqrt((a * a).sum(1) * (b * b).sum(1))
+    return np.divide((a * b).sum(1), scale, out=np.full(len(x), np.nan), where=scale > 1e-12)
+
+
+def _words(found: tuple[float, float, float], count: int) -> str:
+    value, low, high = found
+    if np.isnan(value):
+        return "no correlation is defined"
+    if np.isnan(low):
+        return f"r = {value:.2f} ({count} models: too few for an interval)"
+    return f"r = {value:.2f} [{low:.2f}, {high:.2f}]"
+
+
+def maps_compared(models: Sequence[ModelScore], methods: tuple[str, str] = ("cam", "pc1")) -> Drawn:
+    """Two maps of each model, with their best thresholds (Table 3).
+
+    Returns:
+        the table as a figure, and a row a model: both scores and the threshold of each map, and differences.
+
+    Raises:
+        InputError: no model holds both maps.
+    """
+    known = [model for model in models if all(method in model.scores for method in methods)]
+    if not known:
+        raise InputError(f"no model holds maps of both {methods[0]} and {methods[1]}")
+    rows: list[Row] = []
+    for model in known:
+        row: Row = {"model": model.name}
+        for method in methods:
+            found = model.scores[method]
+            row |= {f"{method}_{score}": found[score] for score in SCORES}
+            row[f"{method}_threshold"] = found["threshold"]
+        row |= {
+            f"{score}_difference": row[f"{methods[1]}_{score}"] - row[f"{methods[0]}_{score}"]
+            for score in SCORES
+        }
+        rows.append(row)
+    figure = new_figure(8.4, 0.6 + 0.34 * (len(rows) + 1))
+    axes = figure.subplots()
+    axes.axis("off")
+    headings = ["model", *(f"{method}\n{words}" for method in methods for words in (*SCORES, "threshold"))]
+    headings += [f"{score}\n{methods[1]} − {methods[0]}" for score in SCORES]
+    cells = [_cells(row, methods) for row in rows]
+    table = axes.table(cells, colLabels=headings, loc="center", cellLoc="right", edges="horizontal")
+    table.auto_set_font_size(False)
+    table.set_fontsize(8.5)
+    table.auto_set_column_width(list(range(len(headings))))
+    table.scale(1, 1.5)
+    for column in range(len(headings)):
+        table[0, column].set_height(2.2 * table[0, column].get_height())
+    return figure, rows
+
+
+def _cells(row: Row, methods: Sequence[str]) -> list[str]:
+    """One row of the table as text."""
+    cells = [row["model"]]
+    for method in methods:
+        cells += [f"{row[f'{method}_{score}']:.1f}" for score in SCORES]
+        cells.append(f"{row[f'{method}_threshold']:.3f}")
+    return cells + [f"{row[f'{score}_difference']:+.1f}" for score in SCORES]
+
+
+def _holding(models: Sequence[ModelScore], method: str) -> list[ModelScore]:
+    known = [model for model in models if method in model.scores]
+    if not known:
+        raise InputError(f"no model holds scores of {method!r}")
+    return known
+
+
+def _error(value: float, ends: Sequence[float]) -> list[list[float]]:
+    return [[max(0.0, value - ends[0])], [max(0.0, ends[1] - value)]]
+
+
+def _ends(found: tuple[float, float, float]) -> Row:
+    return {"low": found[1], "high": found[2]}
