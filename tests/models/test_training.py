@@ -44,6 +44,17 @@ def test_checkpointing_saves_memory_and_changes_nothing(name, golden_weights, go
 
 
 @pytest.mark.parametrize("name", FAMILIES)
+def test_a_kept_graph_can_be_recomputed_again(name, golden_weights, golden_images):
+    model = golden_weights(timm.create_model(name, num_classes=5))
+    images = golden_images(64).requires_grad_()
+    expected = [torch.autograd.grad(model(images)[:, k].sum(), images)[0] for k in (0, 1)]
+    model.set_grad_checkpointing()
+    logits = model(images)
+    found = [torch.autograd.grad(logits[:, k].sum(), images, retain_graph=True)[0] for k in (0, 1)]
+    torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
 def test_is_recorded_as_one_graph(name, golden_weights, golden_images):
     model = golden_weights(timm.create_model(name, num_classes=5))
     compiled = torch.compile(model, fullgraph=True, backend="eager")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -146,7 +146,21 @@ def recompute_options(block: nn.Module) -> dict[str, Any]:
     """Options of `checkpoint` that keep the second run from updating BatchNorm's running statistics."""
     if torch.compiler.is_compiling():
         return {}  # compiled graphs recompute values, not updates
-    return {"context_fn": lambda: (contextlib.nullcontext(), frozen_statistics(block))}
+    return {"context_fn": lambda: (contextlib.nullcontext(), Again(lambda: frozen_statistics(block)))}
+
+
+class Again(contextlib.AbstractContextManager[None]):
+    """A context that can be entered again and again: each backward of a kept graph recomputes its blocks."""
+
+    def __init__(self, make: Callable[[], contextlib.AbstractContextManager[None]]) -> None:
+        self.make = make
+
+    def __enter__(self) -> None:
+        self.context = self.make()
+        self.context.__enter__()
+
+    def __exit__(self, *raised: Any) -> None:
+        self.context.__exit__(*raised)
 
 
 @contextlib.contextmanager
