@@ -24,7 +24,7 @@ from heatbox.terminal import INTERRUPTED, SOME_FAILED, USER_ERROR, AsJson, print
 def demo(out: Path = Path("heatbox-demo"), epochs: int = 10, seed: int = 0) -> None:
     """Train on the embedded data set, make maps, score them: the main job in one go.
 
-    Needs no data and no network and takes about two minutes on two CPU cores. The run folder holds the
+    Needs no data and no network and takes about three minutes on two CPU cores. The run folder holds the
     trained weights, every prediction, the scores and a contact sheet.
 
     Args:
