@@ -44,9 +44,7 @@ def print_table(table: Table) -> None:
     from rich.console import Console
     from rich.measure import Measurement
 
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=PIPE_WIDTH)
+    console = Console() if sys.stdout.isatty() else Console(width=PIPE_WIDTH)
     if Measurement.get(console, console.options, table).minimum > console.width:
         _print_rows(table)
     else:
