@@ -86,7 +86,7 @@ COMMANDS: dict[str, dict[str, Command]] = {
             "Turn a released checkpoint into safetensors under our names.", "heatbox.cli_models:convert"
         ),
         "completion": Command(
-            "A script that completes commands and options in your shell.", "heatbox.cli_parsing:completion"
+            "A script that completes commands and options in your shell.", "heatbox.cli_completion:completion"
         ),
     },
 }
