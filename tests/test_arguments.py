@@ -106,7 +106,6 @@ WRONG = {
     "mba u8": lambda net: hb.MaxBoxAcc().update((MAPS * 255).astype(np.uint8), BOXES, SIZES),
     "mba boxes none": lambda net: hb.MaxBoxAcc().update(MAPS, [None, None], SIZES),
     "mba boxes None": lambda net: hb.MaxBoxAcc().update(MAPS, None, SIZES),
-    "mba boxes 1d": lambda net: hb.MaxBoxAcc().update(MAPS, [[1, 1, 2, 2]] * 2, SIZES),
     "mba boxes str": lambda net: hb.MaxBoxAcc().update(MAPS, ["ab", "cd"], SIZES),
     "mba boxes nan": lambda net: hb.MaxBoxAcc().update(MAPS, [np.full((1, 4), NAN)] * 2, SIZES),
     "mba boxes empty": lambda net: hb.MaxBoxAcc().update(MAPS, [np.zeros((0, 4))] * 2, SIZES),
@@ -224,7 +223,7 @@ def test_wrong_arguments_get_a_sentence(name, net):
     assert "heatbox" in raised.traceback[-1].path.as_posix()  # said by us, not by what we call
     assert re.search(
         r"expected|no such|out of range|missing|not finite|cannot|hold|there is no|NaN|none of"
-        r"|does not|but the model|neither|leave",
+        r"|does not|but the model|neither|leave|other than|is not 0 <=",
         words,
     ), words
 
@@ -237,6 +236,7 @@ FINE = {
     "whole numbers as a map": lambda: hb.boxes_at(np.zeros((4, 4), int), [0.5]),
     "a tensor as a map": lambda: hb.boxes_at(torch.rand(4, 4), [0.5]),
     "no threshold": lambda: hb.boxes_at(MAP, []),
+    "one box as four numbers": lambda: hb.MaxBoxAcc().update(MAPS, [[1, 1, 2, 2]] * 2, SIZES),
     "a NumPy number": lambda: hb.centre_gaussian(np.int64(3), np.int32(4), np.float32(0.5)),
 }
 

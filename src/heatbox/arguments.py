@@ -71,8 +71,8 @@ def as_numbers(value: Any, name: str, expected: str) -> np.ndarray:
     """(...,) float64 array of numbers, or of an array or tensor of them; TypeError where it is none."""
     try:
         array = as_array(value)
-        if np.iscomplexobj(array):
-            raise TypeError("complex")
+        if array.dtype.kind not in "fiub":
+            raise TypeError(array.dtype)
         return array.astype(np.float64)
     except (TypeError, ValueError):
         raise TypeError(f"{name}: {kind_of(value)}, expected {expected}") from None

@@ -156,7 +156,7 @@ def _check(count: int, size: int, seed: int) -> None:
     if size < 32:
         raise InputError(f"glyphs of {size} pixels are too small to tell apart, expected at least 32")
     if count < 1:
-        raise InputError("a split of glyphs needs at least one image")
+        raise InputError(f"a split of {count} glyphs is empty, expected at least one image")
 
 
 def _split(name: str, drawn: dict[str, Glyph], size: int, seed: int) -> Split:

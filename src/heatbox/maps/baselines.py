@@ -30,8 +30,8 @@ def centre_gaussian(height: int = 224, width: int = 224, sigma: float = 0.25) ->
         TypeError: no numbers.
 
     Examples:
-        >>> centre_gaussian(3, 3).round(2).tolist()[1]
-        [0.27000001072883606, 1.0, 0.27000001072883606]
+        >>> (100 * centre_gaussian(3, 3)).round().astype(int).tolist()
+        [[0, 29, 0], [29, 100, 29], [0, 29, 0]]
     """
     check_whole(height, "height")
     check_whole(width, "width")

@@ -171,7 +171,7 @@ def _check(well_formed: bool, images: int, resamples: int, level: float, seed: i
     check_number(level, "level", "a share in (0, 1)")
     check_whole(seed, "seed", 0)
     if not well_formed:
-        raise InputError("per-image correctness must be a finite array with images along its first axis")
+        raise InputError("per-image correctness is not finite or of a wrong shape, expected (N,) or (N, I)")
     if images == 0:
         raise InputError("no image to resample, expected at least one")
     if resamples < 1 or not 0 < level < 1:
