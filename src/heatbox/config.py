@@ -93,7 +93,7 @@ class TrainConfig:
 
     recipe: Annotated[str, tyro.conf.Suppress]
     """The recipe's name."""
-    model: str
+    model: Annotated[str, tyro.conf.arg(aliases=["-m"])]
     """A timm model name, or path/to/file.py:function for a model of your own."""
     data: Annotated[str, tyro.conf.arg(aliases=["-d"])] = ""
     """The data set, or PATH:SPLIT for its training split."""

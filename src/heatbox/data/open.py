@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,8 @@ from heatbox.data.rows import Complain, refuse
 from heatbox.data.trees import FolderTree, Tree, below, find_folders
 from heatbox.data.wsol import load_wsol
 from heatbox.errors import InputError
+
+_log = logging.getLogger(__name__)
 
 # Asked in this order: a folder of classes is what remains when nothing more definite is seen.
 _LAYOUTS: Sequence[ModuleType] = (
@@ -56,7 +59,9 @@ class DataSet:
             raise InputError(
                 f"{self.where}: has no split {split!r}, expected one of {', '.join(self.splits)}"
             )
-        return self.reader.load_split(self.tree, split, complain)
+        found: Split = self.reader.load_split(self.tree, split, complain)
+        _log.info("read %s as %s: split %s, %d images", self.where, self.layout, split, len(found))
+        return found
 
 
 def open_data_set(path: str | Path) -> DataSet:

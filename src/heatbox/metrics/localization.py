@@ -76,6 +76,17 @@ def label_rank(logits: Any, labels: Any) -> np.ndarray:
     return ((scores > own) | ((scores == own) & earlier)).sum(1)
 
 
+def rank_counts(ranks: np.ndarray) -> np.ndarray:
+    """(3,) int64 of the (N,) ranks of `label_rank`: images, label the best class, among the five best."""
+    return np.array([len(ranks), (ranks < 1).sum(), (ranks < 5).sum()], dtype=np.int64)
+
+
+def classified(counts: np.ndarray) -> dict[str, float]:
+    """Percent of the images of `rank_counts` (a sum over processes, perhaps) as "top1" and "top5"."""
+    images, top1, top5 = counts.tolist()
+    return {"top1": 100 * top1 / max(images, 1), "top5": 100 * top5 / max(images, 1)}
+
+
 class LocalizationAccuracy(Accumulator):
     """Accumulates GT-known, Top-1 and Top-5 localization accuracy over all thresholds.
 
