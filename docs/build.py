@@ -55,7 +55,12 @@ def api_page() -> str:
         room = ROOMS.get(module.split(".")[1] if "." in module else "", "Further names")
         path = f"{module}.{value.__qualname__}" if hasattr(value, "__qualname__") else f"heatbox.{name}"
         rooms[room].append(path)
-    lines = ["# API", "", "Every name below is imported from `heatbox`: `import heatbox as hb; hb.cam(...)`.", ""]
+    lines = [
+        "# API",
+        "",
+        "Every name below is imported from `heatbox`: `import heatbox as hb; hb.cam(...)`.",
+        "",
+    ]
     for room in [*ROOMS.values(), "Further names"]:
         if room in rooms:
             lines += [f"## {room}", "", *(f"::: {path}\n" for path in sorted(rooms[room], key=str.lower))]
@@ -89,7 +94,9 @@ def build(out: Path) -> int:
     config = (DOCS / "zensical.toml").read_text()
     more = "".join(f'    "{page}",\n' for page in unnamed(config, pages))
     if more:
-        config = config.replace("\n]\n\n[project.theme]", f'\n  {{ "More" = [\n{more}  ] }},\n]\n\n[project.theme]', 1)
+        config = config.replace(
+            "\n]\n\n[project.theme]", f'\n  {{ "More" = [\n{more}  ] }},\n]\n\n[project.theme]', 1
+        )
     (out / "zensical.toml").write_text(config)
     command = [sys.executable, "-m", "zensical", "build", "--clean", "--strict"]
     return subprocess.run([*command, "--config-file", str(out / "zensical.toml")], cwd=out).returncode

@@ -1,4 +1,4 @@
-"""What is handed out: contents of wheel and sdist, their metadata, and what may not stand in the repository."""
+"""What is handed out: contents of wheel and sdist, their metadata; and what may not stand in git."""
 
 import re
 import subprocess
@@ -48,7 +48,15 @@ def test_the_sdist_holds_sources_and_what_a_reader_needs(built):
         names = {name.partition("/")[2] for name in archive.getnames()}
     assert {"README.md", "CHANGELOG.md", "CITATION.cff", "LICENSE", "pyproject.toml", "PKG-INFO"} <= names
     rest = {name for name in names if not name.startswith("src/heatbox/")}
-    assert rest <= {"README.md", "CHANGELOG.md", "CITATION.cff", "LICENSE", "pyproject.toml", "PKG-INFO", ".gitignore"}
+    assert rest <= {
+        "README.md",
+        "CHANGELOG.md",
+        "CITATION.cff",
+        "LICENSE",
+        "pyproject.toml",
+        "PKG-INFO",
+        ".gitignore",
+    }
     assert not [name for name in names if "__pycache__" in name or name.endswith((".pyc", ".nbi", ".nbc"))]
 
 
@@ -65,7 +73,9 @@ def test_metadata_says_what_the_project_says(built):
 
 def test_changelog_and_citation_are_of_this_version():
     version = PROJECT["version"]
-    (heading,) = re.findall(rf"^## {re.escape(version)} \((\S+)\)$", (ROOT / "CHANGELOG.md").read_text(), re.M)
+    (heading,) = re.findall(
+        rf"^## {re.escape(version)} \((\S+)\)$", (ROOT / "CHANGELOG.md").read_text(), re.M
+    )
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
     assert (citation["version"], str(citation["date-released"])) == (version, heading)
     assert {"cff-version", "message", "title", "authors"} <= set(citation)
@@ -81,7 +91,13 @@ def tracked() -> list[Path]:
 
 
 def test_no_file_names_a_registry_or_a_path_of_a_machine(tracked):
-    hosts = [("py", "pi.org"), ("python", "hosted.org"), ("npm", "js.org"), ("deb.", "debian.org"), ("conda", ".anaconda")]
+    hosts = [
+        ("py", "pi.org"),
+        ("python", "hosted.org"),
+        ("npm", "js.org"),
+        ("deb.", "debian.org"),
+        ("conda", ".anaconda"),
+    ]
     paths = [("/wo", "rk/"), ("/ro", "ot/"), ("/ho", "me/"), ("/Us", "ers/")]
     forbidden = re.compile("|".join(re.escape(a + b) for a, b in hosts + paths))
     found = []

@@ -18,7 +18,7 @@ from data_trees import cub, cue_conflict
 from heatbox.cli import main
 from scenes import write_split
 
-MODEL = '''
+MODEL = """
 import torch
 from torch import nn
 
@@ -33,7 +33,7 @@ def build(num_classes=10):
 
 def my_map(model, images, targets):
     return images.std(1)
-'''
+"""
 SMALLER = {  # networks of the text, and the small ones of the same families that are built in their place
     '"slak_tiny", kernel_size=61': '"slak_nano"',
     '"replknet_31b", features_only=True, out_indices=(2, 3)': '"replknet_nano", features_only=True',
@@ -91,8 +91,10 @@ def names_for(page: str) -> dict[str, Any]:
         "test_score": score.compute(),
         "fullsup_score": score.compute(),
     }
-    if page in ("README.md", "docs/large-convolutions.md", "docs/instruments.md", "docs/walk.md"):
-        known["model"] = hb.build_model("resnet10_small" if page != "README.md" else "replknet_nano")
+    if page in ("README.md", "docs/large-convolutions.md"):
+        known["model"] = hb.build_model("replknet_nano")
+    if page in ("docs/instruments.md", "docs/walk.md"):
+        known["model"] = hb.build_model("resnet10_small")
     if page == "docs/walk.md":
         rng = torch.Generator().manual_seed(0)
         known["seed"] = torch.rand(2, 8, 8, generator=rng)
