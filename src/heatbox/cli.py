@@ -6,21 +6,18 @@ for, so that the list of commands costs no more than Python's own start.
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import os
 import shutil
 import sys
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from heatbox.errors import InputError
 
 
-@dataclass(frozen=True)
-class Command:
+class Command(NamedTuple):
     """Where a command is, and what the list of commands says of it.
 
     Attributes:
@@ -86,7 +83,7 @@ COMMANDS: dict[str, dict[str, Command]] = {
             "Turn a released checkpoint into safetensors under our names.", "heatbox.cli_models:convert"
         ),
         "completion": Command(
-            "A script that completes commands and options in your shell.", "heatbox.cli_parsing:completion"
+            "A script that completes commands and options in your shell.", "heatbox.cli_completion:completion"
         ),
     },
 }
@@ -137,6 +134,8 @@ def load(name: str) -> Any:
     """
     known = flat()
     if name not in known:
+        import difflib
+
         near = difflib.get_close_matches(name, known, 2)
         hint = f"; near it: {', '.join(near)}" if near else ""
         raise InputError(f"there is no command {name!r}{hint}; heatbox --help lists them")

@@ -1,11 +1,11 @@
-"""Arguments → a call of a command's function; and completion scripts from the same functions."""
+"""Arguments → a call of a command's function, by tyro."""
 
 from __future__ import annotations
 
 import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated, Any, Literal, Union, get_type_hints
+from typing import Annotated, Any, Union, get_type_hints
 
 import tyro
 
@@ -14,7 +14,6 @@ Verbose = Annotated[
     tyro.conf.arg(aliases=["-v"], help="Log what is done to standard error: versions, device, files, times."),
 ]
 SETTINGS = (tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes, tyro.conf.FlagCreatePairsOff)
-Shell = Literal["bash", "zsh", "fish", "tcsh"]
 
 
 def parse(
@@ -60,25 +59,7 @@ def examples(function: Callable[..., Any]) -> list[str]:
     return [line.strip() for line in lines if line.startswith("    heatbox ")]
 
 
-def completion(shell: tyro.conf.Positional[Shell]) -> None:
-    """A script that completes commands and options in your shell.
-
-    Args:
-        shell: The shell that is to read the script.
-
-    Examples:
-        heatbox completion bash > ~/.local/share/bash-completion/completions/heatbox
-    """
-    from heatbox.cli import flat, load
-
-    functions = {name: load(name) for name in flat()}
-    from heatbox.cli_train import any_recipe
-
-    functions["train"] = any_recipe()
-    tyro.cli(_union(functions), prog="heatbox", args=["--tyro-print-completion", shell], config=SETTINGS)
-
-
-def _union(commands: Mapping[str, Any]) -> Any:
+def one_of(commands: Mapping[str, Any]) -> Any:
     """The type of which one of the commands is an instance, as tyro wants it."""
     members = [
         Annotated[Any, tyro.conf.subcommand(name=name, constructor=_constructor(target))]
@@ -94,5 +75,5 @@ def _constructor(target: Any) -> Callable[..., Any]:
     def group(command: Any) -> Any:
         return command
 
-    group.__annotations__["command"] = _union(target)
+    group.__annotations__["command"] = one_of(target)
     return group

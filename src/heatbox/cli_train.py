@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import inspect
 import signal
 from collections.abc import Callable, Sequence
 from itertools import takewhile
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import tyro
 
@@ -47,22 +46,6 @@ def train(recipe: tyro.conf.Positional[str]) -> int:
         heatbox train replknet_31b_in1k_384 --data CUB --pretrained RepLKNet-31B_ImageNet-1K_384.pth
     """
     return train_command(recipe)()
-
-
-def any_recipe() -> Callable[..., int]:
-    """A function of all that `heatbox train` takes, the recipe's name included; for completion in a shell."""
-    command = train_command(next(iter(RECIPES)))
-    names = Annotated[Literal[tuple(RECIPES)], tyro.conf.Positional]  # type: ignore[valid-type]
-
-    def train(*given: Any, **settings: Any) -> int:
-        return command(*given[1:], **settings)
-
-    signature = inspect.signature(command)
-    first = inspect.Parameter("recipe", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=names)
-    train.__signature__ = signature.replace(parameters=[first, *signature.parameters.values()])  # type: ignore[attr-defined]
-    train.__annotations__ = {"recipe": names, **inspect.get_annotations(command, eval_str=True)}
-    train.__doc__ = command.__doc__
-    return train
 
 
 def train_command(recipe: str) -> Callable[..., int]:

@@ -27,6 +27,13 @@ def require(extra: str, what: str, *modules: str) -> None:
     Raises:
         InputError: one is missing; the message has the command that installs them.
     """
-    missing = [name for name in modules or EXTRAS[extra] if find_spec(name) is None]
+    missing = [name for name in modules or EXTRAS[extra] if not _is_there(name)]
     if missing:
         raise InputError(f"{what} needs {', '.join(missing)}: pip install 'heatbox[{extra}]'")
+
+
+def _is_there(name: str) -> bool:
+    try:
+        return find_spec(name) is not None
+    except (ImportError, ValueError):  # something keeps it from being imported
+        return False

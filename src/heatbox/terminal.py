@@ -21,6 +21,9 @@ AsJson = Annotated[bool, tyro.conf.arg(name="json")]
 PIPE_WIDTH = 200
 """Columns of a table that is written to a file or a pipe, which have no width of their own."""
 
+NARROWEST_COLUMN = 9
+"""Columns of the terminal that one of a table needs, six signs and its borders."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -39,16 +42,20 @@ def print_json(content: object) -> None:
 def print_table(table: Table) -> None:
     """A table on standard output, at full width where that is no terminal.
 
-    In a terminal too narrow for it, each row becomes a few lines of heading and value: no number is cut off.
+    Nothing is cut off in a narrow terminal: words are folded, and where even that leaves too little room for
+    a column, each row becomes a few lines of heading and value.
     """
     from rich.console import Console
     from rich.measure import Measurement
 
     console = Console() if sys.stdout.isatty() else Console(width=PIPE_WIDTH)
-    if Measurement.get(console, console.options, table).minimum > console.width:
-        _print_rows(table)
-    else:
-        console.print(table)
+    wanted = Measurement.get(console, console.options.update(max_width=10 * PIPE_WIDTH), table)
+    if wanted.minimum > console.width:
+        for column in table.columns:
+            column.overflow, column.no_wrap = "fold", False
+        if console.width < len(table.columns) * NARROWEST_COLUMN:
+            return _print_rows(table)
+    console.print(table)
 
 
 def _print_rows(table: Table) -> None:

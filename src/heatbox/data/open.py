@@ -59,9 +59,7 @@ class DataSet:
             raise InputError(
                 f"{self.where}: has no split {split!r}, expected one of {', '.join(self.splits)}"
             )
-        found: Split = self.reader.load_split(self.tree, split, complain)
-        _log.info("read %s as %s: split %s, %d images", self.where, self.layout, split, len(found))
-        return found
+        return self.reader.load_split(self.tree, split, complain)
 
 
 def open_data_set(path: str | Path) -> DataSet:
@@ -108,6 +106,12 @@ def open_split(data: str, metadata: Path | None = None, num_classes: int | None 
     Raises:
         InputError: the path is not recognised, has no such split, or what the reader of its layout raises.
     """
+    found = _open_split(data, metadata, num_classes)
+    _log.info("read %s: %s, %d images of %d classes", data, found.name, len(found), found.num_classes)
+    return found
+
+
+def _open_split(data: str, metadata: Path | None, num_classes: int | None) -> Split:
     name, _, split = data.partition(":")
     if name == "glyphs" and not Path(data).exists():
         return glyphs(split or "test")
@@ -170,6 +174,9 @@ def open_training(data: str, test: str | None = None, limit: int | None = None) 
             f"{test or own}: has labels up to {found.num_classes - 1}, but only {train.num_classes} classes "
             f"are learned from {data}"
         )
+    _log.info(
+        "learning from %s: %s, %d images of %d classes", data, train.name, len(train), train.num_classes
+    )
     return TrainingSplits(train.take(limit), found)
 
 

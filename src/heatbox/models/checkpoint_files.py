@@ -18,6 +18,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from heatbox.arguments import kind_of
 from heatbox.errors import InputError
 from heatbox.files import named_when_whole
 
@@ -75,7 +76,10 @@ def read_checkpoint(path: str | Path, entry: str | None = None) -> Checkpoint:
 
     Raises:
         InputError: no such file, not a checkpoint, damaged, or a pickle that would run code.
+        TypeError: a path that is none.
     """
+    if not isinstance(path, str | Path):
+        raise TypeError(f"path: {kind_of(path)}, expected a checkpoint file or hf-hub:owner/name")
     if isinstance(path, str) and path.startswith(HUB_PREFIXES):
         return read_hub(path)
     path = Path(path)
