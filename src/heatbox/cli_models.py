@@ -30,7 +30,9 @@ def models(as_json: AsJson = False) -> None:
         print_table(model_table(rows))
 
 
-def convert(source: tyro.conf.Positional[str], out: Path, entry: str | None = None) -> None:
+def convert(
+    source: tyro.conf.Positional[str], out: Path, entry: str | None = None, half: bool = False
+) -> None:
     """Turn a released checkpoint into safetensors under our names.
 
     What is known of it (model, classes, preprocessing) is written as the file's metadata.
@@ -39,11 +41,12 @@ def convert(source: tyro.conf.Positional[str], out: Path, entry: str | None = No
         source: A .pth, .pt or .safetensors file, or hf-hub:owner/name.
         out: The .safetensors file to write.
         entry: Which of several sets of weights to take from the file, such as model_ema.
+        half: Store float16 instead of float32.
 
     Examples:
         heatbox convert replknet_31B1K384_CUB.pth --out replknet_cub.safetensors
     """
     from heatbox.models.checkpoints import convert as convert_file
 
-    report = convert_file(source, out, entry=entry)
+    report = convert_file(source, out, entry=entry, half=half)
     say(f"{out}: {report.model or 'no model of ours'}, {report.num_classes} classes")

@@ -22,7 +22,7 @@ def demo(out: Path = Path("heatbox-demo"), epochs: int = 10, seed: int = 0, as_j
     """Train on the embedded data set, make maps, score them: the main job in one go.
 
     Needs no data and no network and takes about three minutes on two CPU cores. The run folder holds the
-    trained weights, every prediction, the scores and a contact sheet.
+    trained weights, every prediction, the scores, a contact sheet and a page to explore.
 
     Args:
         out: The run folder; an earlier demo in it is replaced.
@@ -34,12 +34,14 @@ def demo(out: Path = Path("heatbox-demo"), epochs: int = 10, seed: int = 0, as_j
         heatbox demo
         heatbox demo --epochs 3 --out quick-demo
     """
-    from heatbox.demo import run_demo
+    from heatbox.demo import PAGE, run_demo, write_page
     from heatbox.progress import on_terminal
 
     config = dataclasses.replace(get_recipe("glyphs_resnet"), epochs=epochs, seed=seed)
     metrics = run_demo(config, out, on_terminal, tell_epoch)
     _show_scores(metrics, f"glyphs: {metrics['images']} test images, trained on labels alone", as_json)
+    missing = write_page(out, on_terminal)
+    say(f"note: {missing}" if missing else f"page:     {out / PAGE} (open it in a browser)")
     say(f"pictures: {out / 'contact-sheet.png'}")
     say(f"run:      {out} (metrics.json, predictions.parquet, training/)")
 
