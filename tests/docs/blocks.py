@@ -52,7 +52,7 @@ def blocks(path: Path) -> list[Block]:
 def commands(text: str) -> Iterator[list[str]]:
     """The words of each command of a shell block; lines joined at backslashes, comments dropped."""
     for line in re.sub(r"\\\n", " ", text).splitlines():
-        words = shlex.split(line, comments=True)
+        words = shlex.split(re.sub(r" > \S+", "", line), comments=True)
         while "&&" in words:
             yield words[: words.index("&&")]
             words = words[words.index("&&") + 1 :]
