@@ -37,7 +37,9 @@ def test_the_wheel_holds_the_package_and_nothing_else(built):
     assert "heatbox/py.typed" in inside
     assert {f"heatbox/report/assets/{name}" for name in ASSETS} <= inside
     kinds = {Path(name).suffix for name in inside} - {".py"}
-    assert kinds == {".typed", ".css", ".js", ".j2"}
+    assert kinds == {".typed", ".css", ".js", ".j2", ".safetensors"}
+    weights = {name for name in inside if name.endswith(".safetensors")}
+    assert all(name.startswith("heatbox/models/weights/") for name in weights)
     assert {"LICENSE", "METADATA", "WHEEL", "RECORD", "entry_points.txt"} == {
         Path(name).name for name in names if ".dist-info/" in name
     }
