@@ -345,6 +345,19 @@ def test_a_table_between_the_two_folds_its_words(monkeypatch):
     assert all(part in letters for part in ("58.60", "57.40", "84.20", "[55.2,", "63.4]", "[81.4,", "87.6]"))
 
 
+@pytest.mark.parametrize("args", ["--help", "models", "recipes"])
+def test_a_reader_that_goes_away_is_no_error(args):
+    """As with `heatbox models | head -1`."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "heatbox", args], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    process.stdout.close()
+    said = process.stderr.read()
+    assert process.wait(60) == 141
+    assert "Error" not in said
+    assert "Traceback" not in said
+
+
 def test_tables_in_pipes(capsys):
     terminal.print_table(numbers())
     assert "58.60 [55.2, 63.4]" in capsys.readouterr().out

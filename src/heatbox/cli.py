@@ -89,15 +89,25 @@ COMMANDS: dict[str, dict[str, Command]] = {
 }
 
 DESCRIPTION = "Weakly supervised object localization: from image-level labels to boxes."
-USER_ERROR, INTERRUPTED = 2, 130
+USER_ERROR, INTERRUPTED, READER_GONE = 2, 130, 141
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code.
 
     0: done; 1: some inputs were passed over; 2: input that cannot be used, said in one sentence;
-    130: interrupted. A bug keeps its traceback.
+    130: interrupted; 141: the reader of a pipe went away. A bug keeps its traceback.
     """
+    try:
+        code = _main(arguments)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:  # as with `heatbox models | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains at its end
+        return READER_GONE
+
+
+def _main(arguments: Sequence[str] | None) -> int:
     args = list(sys.argv[1:] if arguments is None else arguments)
     verbose = args[:1] in (["-v"], ["--verbose"])
     args = args[1:] if verbose else args
@@ -108,7 +118,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     name = args[0] if args else ""
     try:
         if answered := _answer(args):
-            print(answered)
+            print(answered, flush=True)
             raise SystemExit(0)
         return _run(name, args[1:], verbose)
     except InputError as error:

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import StringIO
 from typing import TYPE_CHECKING, Annotated
 
 import tyro
@@ -48,7 +49,9 @@ def print_table(table: Table) -> None:
     from rich.console import Console
     from rich.measure import Measurement
 
-    console = Console() if sys.stdout.isatty() else Console(width=PIPE_WIDTH)
+    # Into a pipe its own print writes, since rich ends the program where the reader has gone.
+    text = StringIO()
+    console = Console() if sys.stdout.isatty() else Console(file=text, width=PIPE_WIDTH)
     wanted = Measurement.get(console, console.options.update(max_width=10 * PIPE_WIDTH), table)
     if wanted.minimum > console.width:
         for column in table.columns:
@@ -56,6 +59,7 @@ def print_table(table: Table) -> None:
         if console.width < len(table.columns) * NARROWEST_COLUMN:
             return _print_rows(table)
     console.print(table)
+    print(text.getvalue(), end="")
 
 
 def _print_rows(table: Table) -> None:
