@@ -49,6 +49,13 @@ def blocks(path: Path) -> list[Block]:
     return found
 
 
+def mentions(path: Path) -> list[str]:
+    """What stands in the running text as `heatbox ...`, without the first word; dots stand for a word."""
+    text = re.sub(r"```.*?```", "", path.read_text(), flags=re.S)
+    found = re.findall(r"`heatbox ([^`]+)`", text)
+    return [" ".join(one.replace("...", "dots").split()) for one in found]
+
+
 def commands(text: str) -> Iterator[list[str]]:
     """The words of each command of a shell block; lines joined at backslashes, comments dropped."""
     for line in re.sub(r"\\\n", " ", text).splitlines():

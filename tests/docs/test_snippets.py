@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import stand_ins
-from blocks import LANGUAGES, PAGES, ROOT, blocks, commands, heatbox_arguments
+from blocks import LANGUAGES, PAGES, ROOT, blocks, commands, heatbox_arguments, mentions
 
 import heatbox.cli_parsing
 import heatbox.recipes
@@ -23,6 +23,7 @@ COMMANDS = [
     (block.place, words) for block in ALL if block.language == "bash" for words in commands(block.text)
 ]
 OURS = sorted({" ".join(found) for _, words in COMMANDS if (found := heatbox_arguments(words)) is not None})
+MENTIONED = sorted({one for page in PAGES for one in mentions(page)})
 OTHERS = sorted({" ".join(words) for _, words in COMMANDS if heatbox_arguments(words) is None})
 
 PARSED_ONLY = {  # commands that only go through the parser, and why
@@ -74,7 +75,15 @@ def expanded(command: str) -> list[str]:
     return [file for word in command.split() for file in (sorted(glob.glob(word)) if "*" in word else [word])]
 
 
-@pytest.mark.parametrize("command", [c for c in OURS if only_parsed(c)])
+def is_whole(command: str) -> bool:
+    """Whether a mention is a command with its options' values, not the name of one."""
+    return bool(re.search(r"--\S+ \S", command)) or "--help" in command
+
+
+@pytest.mark.parametrize(
+    "command",
+    [*(c for c in OURS if only_parsed(c)), *(c for c in MENTIONED if is_whole(c) and c not in OURS)],
+)
 def test_command_is_one(command, reader, monkeypatch):
     parse = heatbox.cli_parsing.parse
 
@@ -89,6 +98,11 @@ def test_command_is_one(command, reader, monkeypatch):
     with pytest.raises(SystemExit) as ended:
         main(expanded(command))
     assert ended.value.code == 0
+
+
+@pytest.mark.parametrize("command", [c for c in MENTIONED if not is_whole(c)])
+def test_what_the_text_mentions_is_a_command(command):
+    assert command.split()[0] in heatbox.cli.flat()
 
 
 @pytest.mark.parametrize("command", [c for c in OURS if not only_parsed(c)])
