@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
+from heatbox.cli_paper import paper
 from heatbox.cli_report import compare, export, report
 from heatbox.cli_train import recipes, tell_epoch, train_command
 from heatbox.config import EvaluateConfig, ScoreConfig
@@ -288,6 +289,7 @@ COMMANDS = {
     "report": report,
     "compare": compare,
     "export": export,
+    "paper": paper,
 }
 
 
@@ -326,7 +328,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         say(f"heatbox: {error}")
         return USER_ERROR
     except KeyboardInterrupt:
-        goes_on = args[:1] in (["evaluate"], ["score"], ["train"]) or prog == "heatbox analyze"
+        goes_on = args[:1] in (["evaluate"], ["score"], ["train"], ["paper"]) or prog == "heatbox analyze"
         say(
             "heatbox: interrupted"
             + ("; what was computed is kept, the same command goes on from there" if goes_on else "")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +11,16 @@ from heatbox.errors import InputError
 from heatbox.files import write_atomically
 from heatbox.progress import Track, silent
 from heatbox.report.explorer import explorer_data
-from heatbox.report.figures.scores import maps_compared, score_against_erf, scores_per_model
+from heatbox.report.figures.score_tables import maps_compared
+from heatbox.report.figures.scores import score_against_erf, scores_per_model
 from heatbox.report.figures.style import Drawn
+from heatbox.report.instruments import instrument_figures
 from heatbox.report.models import model_scores
 from heatbox.report.page import render
 from heatbox.report.runs import (
     Folder,
     figure_source,
+    lighter,
     milliseconds,
     read_folders,
     settings_of,
@@ -28,8 +32,28 @@ PAGE_BYTES = 20_000_000
 """Above this a browser on a phone becomes slow; the command says so."""
 
 
+@dataclass(frozen=True)
+class PageFigure:
+    """A figure of a page.
+
+    Attributes:
+        title: above it.
+        file: an SVG or PNG.
+    """
+
+    title: str
+    file: Path
+
+
 def write_report(
-    paths: Sequence[Path], out: Path, images: int = 500, title: str = "", track: Track = silent
+    paths: Sequence[Path],
+    out: Path,
+    images: int = 500,
+    title: str = "",
+    track: Track = silent,
+    figures: Sequence[PageFigure] | None = None,
+    explored: Sequence[Path] | None = None,
+    told: Sequence[str] = (),
 ) -> list[str]:
     """Write a page about folders of results.
 
@@ -39,6 +63,9 @@ def write_report(
         images: most images in the explorer.
         title: heading of the page; by default the names of the runs.
         track: how to show progress.
+        figures: what the page shows in place of the folders' own figures and comparisons.
+        explored: those of the folders whose images the explorer shows; by default all.
+        told: what the page tells the reader beside what comes up here, a sentence each.
 
     Returns:
         what the reader should know, a sentence each.
@@ -47,8 +74,9 @@ def write_report(
         InputError: a folder holds no results, or the page cannot be written.
     """
     folders = read_folders(paths)
-    notes: list[str] = []
-    explorer, sources = None, [source_of(folder, notes) for folder in folders]
+    notes = list(told)
+    shown = [folder for folder in folders if explored is None or folder.path in explored]
+    explorer, sources = None, [source_of(folder, notes) for folder in shown]
     known = [source for source in sources if source is not None]
     if known:
         explorer = explorer_data(known, images, track)
@@ -57,7 +85,7 @@ def write_report(
         "title": title or ", ".join(folder.name for folder in folders),
         "lead": lead(scored),
         "tables": [score_rows(folder) for folder in scored],
-        "figures": [*comparison_figures(folders, notes), *_figures(folders)],
+        "figures": _page_figures(folders, notes) if figures is None else [_shown(one) for one in figures],
         "notes": notes,
         "settings": [{"name": folder.name, "text": settings_of(folder)} for folder in folders],
         "explorer": explorer,
@@ -67,6 +95,15 @@ def write_report(
     if len(page) > PAGE_BYTES:
         notes.append(f"{out}: has {len(page) / 1e6:.0f} MB; fewer --images make it lighter")
     return notes
+
+
+def _page_figures(folders: Sequence[Folder], notes: list[str]) -> list[dict[str, str]]:
+    """What compares the folders, and their own figures."""
+    return [*comparison_figures(folders, notes), *instrument_figures(folders, notes), *_figures(folders)]
+
+
+def _shown(figure: PageFigure) -> dict[str, str]:
+    return {"title": figure.title, "source": figure_source(lighter(figure.file))}
 
 
 def comparison_figures(folders: Sequence[Folder], notes: list[str]) -> list[dict[str, str]]:

@@ -1,4 +1,4 @@
-"""Localization scores of several models: Fig. 13, Fig. 14 and Table 3 of the paper, from saved results."""
+"""Localization scores of several models: Fig. 13 and Fig. 14 of the paper, from saved results."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 
 from heatbox.errors import InputError
-from heatbox.report.figures.style import COLOURS, GREY, MARKS, Drawn, Row, new_figure, panels, plain
+from heatbox.report.figures.style import COLOURS, GREY, MARKS, Drawn, Row, panels, plain
 
+SCRATCH = "scratch"
+"""Pre-training of a network that starts from random weights."""
 SCORES = ("MaxBoxAcc", "MaxBoxAccV2")
 RESOLUTION, PRETRAINING = "#009E73", "#D55E00"  # the paper's green and red, as colour-blind readers see them
 
@@ -25,7 +27,7 @@ class ModelScore:
         scores: map → the entry of metrics.json's "methods".
         family: models of one share a colour and a mark.
         resolution: side of its training images in pixels, or None where it is not known.
-        pretraining: what its weights come from, such as "in1k" or "in22k"; "" where it is not known.
+        pretraining: what its weights come from, such as "scratch", "in1k" or "in22k"; "" where it is not known.
         variant: what else tells models of a family apart, such as "31B"; arrows join equal ones.
         augmented: whether it was trained with augmentation.
         auc: area under r(t) of its effective receptive field, or None.
@@ -105,13 +107,18 @@ def arrows_between(models: Sequence[ModelScore]) -> list[tuple[int, int, str]]:
                 key = (model.family, model.variant, model.augmented, getattr(model, same))
                 groups.setdefault(key, []).append(place)
         for places in groups.values():
-            places.sort(key=lambda place: getattr(models[place], kind))
+            places.sort(key=lambda place: _order(getattr(models[place], kind)))
             found += [
                 (start, end, kind)
                 for start, end in itertools.pairwise(places)
                 if getattr(models[start], kind) != getattr(models[end], kind)
             ]
     return found
+
+
+def _order(value: int | str) -> tuple[bool, int | str]:
+    """Random weights come before any pre-training."""
+    return value != SCRATCH, value
 
 
 def _arrow(axes: Any, start: tuple[float, float], end: tuple[float, float], kind: str) -> None:
@@ -246,55 +253,6 @@ def _words(found: tuple[float, float, float], count: int) -> str:
     if np.isnan(low):
         return f"r = {value:.2f} ({count} models: too few for an interval)"
     return f"r = {value:.2f} [{low:.2f}, {high:.2f}]"
-
-
-def maps_compared(models: Sequence[ModelScore], methods: tuple[str, str] = ("cam", "pc1")) -> Drawn:
-    """Two maps of each model, with their best thresholds (Table 3).
-
-    Returns:
-        the table as a figure, and a row a model: both scores and the threshold of each map, and differences.
-
-    Raises:
-        InputError: no model holds both maps.
-    """
-    known = [model for model in models if all(method in model.scores for method in methods)]
-    if not known:
-        raise InputError(f"no model holds maps of both {methods[0]} and {methods[1]}")
-    rows: list[Row] = []
-    for model in known:
-        row: Row = {"model": model.name}
-        for method in methods:
-            found = model.scores[method]
-            row |= {f"{method}_{score}": found[score] for score in SCORES}
-            row[f"{method}_threshold"] = found["threshold"]
-        row |= {
-            f"{score}_difference": row[f"{methods[1]}_{score}"] - row[f"{methods[0]}_{score}"]
-            for score in SCORES
-        }
-        rows.append(row)
-    figure = new_figure(8.4, 0.6 + 0.34 * (len(rows) + 1))
-    axes = figure.subplots()
-    axes.axis("off")
-    headings = ["model", *(f"{method}\n{words}" for method in methods for words in (*SCORES, "threshold"))]
-    headings += [f"{score}\n{methods[1]} − {methods[0]}" for score in SCORES]
-    cells = [_cells(row, methods) for row in rows]
-    table = axes.table(cells, colLabels=headings, loc="center", cellLoc="right", edges="horizontal")
-    table.auto_set_font_size(False)
-    table.set_fontsize(8.5)
-    table.auto_set_column_width(list(range(len(headings))))
-    table.scale(1, 1.5)
-    for column in range(len(headings)):
-        table[0, column].set_height(2.2 * table[0, column].get_height())
-    return figure, rows
-
-
-def _cells(row: Row, methods: Sequence[str]) -> list[str]:
-    """One row of the table as text."""
-    cells = [row["model"]]
-    for method in methods:
-        cells += [f"{row[f'{method}_{score}']:.1f}" for score in SCORES]
-        cells.append(f"{row[f'{method}_threshold']:.3f}")
-    return cells + [f"{row[f'{score}_difference']:+.1f}" for score in SCORES]
 
 
 def _holding(models: Sequence[ModelScore], method: str) -> list[ModelScore]:
