@@ -26,19 +26,21 @@ def demo(out: Path = Path("heatbox-demo"), epochs: int = 10, seed: int = 0) -> N
     """Train on the embedded data set, make maps, score them: the main job in one go.
 
     Needs no data and no network and takes about three minutes on two CPU cores. The run folder holds the
-    trained weights, every prediction, the scores and a contact sheet.
+    trained weights, every prediction, the scores, a contact sheet and a page to explore.
 
     Args:
         out: The run folder; an earlier demo in it is replaced.
         epochs: Passes over the 4000 training images.
         seed: Of the training.
     """
-    from heatbox.demo import run_demo
+    from heatbox.demo import PAGE, run_demo, write_page
     from heatbox.progress import on_terminal
 
     config = dataclasses.replace(get_recipe("glyphs_resnet"), epochs=epochs, seed=seed)
     metrics = run_demo(config, out, on_terminal, tell_epoch)
     _show_scores(metrics, f"glyphs: {metrics['images']} test images, trained on labels alone", False)
+    missing = write_page(out, on_terminal)
+    say(f"note: {missing}" if missing else f"page:     {out / PAGE} (open it in a browser)")
     say(f"pictures: {out / 'contact-sheet.png'}")
     say(f"run:      {out} (metrics.json, predictions.parquet, training/)")
 
@@ -223,17 +225,18 @@ def models(as_json: AsJson = False) -> None:
         print_table(model_table(rows))
 
 
-def convert(source: str, target: Path, entry: str | None = None) -> None:
+def convert(source: str, target: Path, entry: str | None = None, half: bool = False) -> None:
     """Turn a released checkpoint into safetensors under our names, with what is known of it as metadata.
 
     Args:
         source: A .pth, .pt or .safetensors file, or hf-hub:owner/name.
         target: The .safetensors file to write.
         entry: Which of several sets of weights to take from the file, such as model_ema.
+        half: Store float16 instead of float32.
     """
     from heatbox.models.checkpoints import convert as convert_file
 
-    report = convert_file(source, target, entry=entry)
+    report = convert_file(source, target, entry=entry, half=half)
     say(f"{target}: {report.model or 'no model of ours'}, {report.num_classes} classes")
 
 

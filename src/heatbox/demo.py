@@ -11,6 +11,7 @@ from heatbox.data.glyphs import glyphs
 from heatbox.errors import InputError
 from heatbox.evaluation import evaluate
 from heatbox.progress import Track, silent
+from heatbox.report.build import write_report
 from heatbox.report.overlay import contact_sheet
 from heatbox.store import CONFIG, Run
 from heatbox.train.weights import checkpoint_path
@@ -18,6 +19,7 @@ from heatbox.training import train
 
 METHODS = ("cam", "pc1")
 TRAINING = "training"
+PAGE = "report.html"
 
 
 def run_demo(
@@ -37,7 +39,7 @@ def run_demo(
         test_images: number of images scored, by default all of the test split.
 
     Returns:
-        the scores; see `heatbox.evaluation.score`.
+        the scores; see `heatbox.evaluation.score`. `write_page` makes the page of it.
 
     Raises:
         InputError: the folder holds something that is no demo.
@@ -59,3 +61,17 @@ def run_demo(
     metrics = evaluate(evaluation, run, track, model=model)
     contact_sheet(run, glyphs("test", test_images), METHODS).save(out / "contact-sheet.png")
     return metrics
+
+
+def write_page(out: Path, track: Track = silent) -> str:
+    """The explorer of the demo's images and maps, in report.html beside them.
+
+    Returns:
+        "", or the sentence that says why there is no page: the extra `report` is not installed.
+    """
+    (out / PAGE).unlink(missing_ok=True)
+    try:
+        write_report([out], out / PAGE, title="heatbox demo", track=track)
+    except InputError as error:
+        return str(error)
+    return ""

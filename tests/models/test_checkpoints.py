@@ -309,6 +309,19 @@ def test_conversion_keeps_preprocessing(trained, tmp_path):
     assert model.pretrained_cfg["std"] == (0.5, 0.5, 0.5)
 
 
+def test_half_takes_half_the_space_and_loads_as_float32(trained, tmp_path):
+    state = {**trained.state_dict(), "norm.running_var": torch.full((24,), 1e6)}  # beyond float16
+    torch.save(state, tmp_path / "w.pth")
+    convert(tmp_path / "w.pth", tmp_path / "full.safetensors")
+    convert(tmp_path / "w.pth", tmp_path / "half.safetensors", half=True)
+    sizes = [(tmp_path / f"{name}.safetensors").stat().st_size for name in ("full", "half")]
+    assert sizes[1] < 0.6 * sizes[0]
+    for name, tensor in read_state_dict(tmp_path / "half.safetensors").items():
+        fits = tensor.is_floating_point() and state[name].abs().max() < 65504
+        assert tensor.dtype == (torch.float16 if fits else state[name].dtype)
+        assert torch.allclose(tensor.to(state[name].dtype), state[name], rtol=1e-3, atol=1e-7)
+
+
 def test_files_of_unknown_models_are_converted_too(tmp_path):
     torch.save({"layer.weight": torch.eye(3)}, tmp_path / "w.pth")
     report = convert(tmp_path / "w.pth", tmp_path / "w.safetensors")

@@ -51,7 +51,7 @@ def test_models_of_the_paper_are_built_by_name(name):
 
 def test_small_models_are_alike():
     models = {entry.name: entry.on_meta(num_classes=200) for entry in ZOO if entry.sides == (64,)}
-    for name in ("replknet_nano", "slak_nano", "convnext_nano64"):
+    for name in ("replknet_nano", "slak_nano", "convnext_atto_64"):
         features = models[name].forward_features(torch.empty(1, 3, 64, 64, device="meta"))
         assert features.shape == (1, 320, 8, 8)
         assert 3e6 < sum(p.numel() for p in models[name].parameters()) < 5e6

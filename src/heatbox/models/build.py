@@ -20,6 +20,8 @@ from heatbox.models import zoo  # noqa: F401 - registers our models with timm
 from heatbox.models.checkpoints import classes_in, load_checkpoint, read_checkpoint
 
 PRETRAINED = "pretrained"
+WEIGHTS = Path(__file__).parent / "weights"
+"""Weights that come with the package, of small networks trained on glyphs (docs/training.md)."""
 
 
 def build_model(
@@ -33,8 +35,8 @@ def build_model(
             and `options`, and returns an `nn.Module`.
         num_classes: number of classes; None takes the checkpoint's, or else keeps the model's own.
         checkpoint: a file of weights, "hf-hub:owner/name" for weights on the hub, or "pretrained" for
-            those that timm publishes under this name (both downloaded by timm). None leaves the weights
-            as the model was initialised.
+            those that come with heatbox (see `shipped`) or that timm publishes under this name; timm
+            downloads what is not here. None leaves the weights as the model was initialised.
         options: passed on to the function that builds the model.
 
     Returns:
@@ -43,6 +45,8 @@ def build_model(
     Raises:
         InputError: unknown name, a file without that function, a checkpoint that does not fit.
     """
+    if checkpoint == PRETRAINED and name in shipped():
+        checkpoint = shipped()[name]
     weights = None if checkpoint in (None, PRETRAINED) else read_checkpoint(checkpoint)
     if weights is not None and num_classes is None and ".py:" not in name:
         num_classes = classes_in(weights.state)
@@ -55,6 +59,11 @@ def build_model(
     if weights is not None:
         load_checkpoint(model, weights)
     return model.eval()
+
+
+def shipped() -> dict[str, Path]:
+    """Names of models whose trained weights come with the package → the files."""
+    return {file.stem: file for file in sorted(WEIGHTS.glob("*.safetensors"))}
 
 
 def _from_timm(name: str, num_classes: int | None, pretrained: bool, options: dict) -> nn.Module:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from heatbox.errors import InputError
@@ -154,7 +155,9 @@ def preprocessing_of(checkpoint: Checkpoint) -> dict[str, Any]:
     return next((weights.config for weights in known), {})
 
 
-def convert(source: str | Path, target: str | Path, *, entry: str | None = None) -> CheckpointReport:
+def convert(
+    source: str | Path, target: str | Path, *, entry: str | None = None, half: bool = False
+) -> CheckpointReport:
     """Write any checkpoint that can be read as safetensors, names as our models have them.
 
     The metadata says what the file is: `model`, `timm_name`, `kwargs` (JSON), `num_classes`, `head`,
@@ -164,6 +167,8 @@ def convert(source: str | Path, target: str | Path, *, entry: str | None = None)
         source: a file, or "hf-hub:owner/name".
         target: the safetensors file to write.
         entry: which of several sets of weights to take from the file, such as "model_ema".
+        half: floating-point numbers are stored as float16, in half the space; a tensor with numbers beyond
+            its range stays as it is. Loaded, they are float32 again.
 
     Raises:
         InputError: the source cannot be read or the target not be written.
@@ -183,5 +188,16 @@ def convert(source: str | Path, target: str | Path, *, entry: str | None = None)
         metadata["head"] = report.head
     if report.preprocessing:
         metadata["preprocessing"] = json.dumps(report.preprocessing)
-    write_safetensors(target, state, metadata)
+    write_safetensors(target, halved(state) if half else state, metadata)
     return report
+
+
+def halved(state: StateDict) -> StateDict:
+    """The floating-point tensors that fit as float16, the others as they are."""
+    largest = torch.finfo(torch.float16).max
+
+    def half(tensor: Tensor) -> Tensor:
+        fits = tensor.is_floating_point() and bool((tensor.abs() <= largest).all())
+        return tensor.half() if fits else tensor
+
+    return {name: half(tensor) for name, tensor in state.items()}

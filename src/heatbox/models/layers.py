@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
+from timm.layers import trunc_normal_
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -19,6 +20,22 @@ def large_depthwise(channels: int, kernel_size: tuple[int, int], bias: bool = Fa
     """The one place where large depthwise convolutions are made: stride 1, output as large as the input."""
     padding = (kernel_size[0] // 2, kernel_size[1] // 2)
     return DepthwiseConv2d(channels, channels, kernel_size, padding=padding, groups=channels, bias=bias)
+
+
+def initialise(module: nn.Module, std: float | None = 0.02) -> None:
+    """Truncated normal weights of a convolution or linear layer, biases zero; for `nn.Module.apply`.
+
+    Args:
+        module: any module; others than convolutions and linear layers are left alone.
+        std: standard deviation; None for 1 / sqrt(number of inputs of an output).
+
+    The families' authors take 0.02, which is right for their widths. In networks of 30 to 160 channels it
+    lets residual branches begin at nearly nothing, and training stands still for its first epochs.
+    """
+    if isinstance(module, nn.Conv2d | nn.Linear) and not module.weight.is_meta:
+        trunc_normal_(module.weight, std=std or module.weight[0].numel() ** -0.5)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
 
 
 class Reparameterizable(nn.Module):

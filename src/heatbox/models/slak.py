@@ -15,10 +15,11 @@ of the weights at zero the parameter counts are about ConvNeXt's again.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
-from timm.layers import DropPath, LayerNorm2d, trunc_normal_
+from timm.layers import DropPath, LayerNorm2d
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from torch import Tensor, nn
 
@@ -28,6 +29,7 @@ from heatbox.models.layers import (
     Reparameterizable,
     centred,
     drop_path_rates,
+    initialise,
     large_depthwise,
     run_blocks,
     with_weights,
@@ -123,6 +125,7 @@ class SLaK(StagedNet):
         short_side: short side of the rectangles and side of the square.
         strides: stride of the stem and of the three downsampling layers.
         layer_scale: initial value of gamma.
+        init_std: standard deviation of initial weights; None for 1 / sqrt(inputs), see `initialise`.
         drop_rate: dropout before the classifier.
         drop_path_rate: stochastic depth of the last block.
 
@@ -142,6 +145,7 @@ class SLaK(StagedNet):
         short_side: int = 5,
         strides: Sequence[int] = (4, 2, 2, 2),
         layer_scale: float = 1e-6,
+        init_std: float | None = 0.02,
         drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
     ) -> None:
@@ -161,7 +165,7 @@ class SLaK(StagedNet):
         )
         self.norm = nn.LayerNorm(channels[-1], eps=1e-6)
         self.make_head(num_classes)
-        self.apply(initialise)
+        self.apply(partial(initialise, std=init_std))
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """Patterns that sort parameters by depth, for layer-wise learning rates."""
@@ -201,14 +205,6 @@ def stage_kernels(kernel_size: int | Sequence[int]) -> tuple[int, ...]:
 def patches(in_channels: int, channels: int, stride: int) -> nn.Conv2d:
     """A convolution of windows that do not overlap."""
     return nn.Conv2d(in_channels, channels, stride, stride)
-
-
-def initialise(module: nn.Module) -> None:
-    """Truncated normal weights of standard deviation 0.02, biases zero."""
-    if isinstance(module, nn.Conv2d | nn.Linear) and not module.weight.is_meta:
-        trunc_normal_(module.weight, std=0.02)
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)
 
 
 def recover_masks(state_dict: Mapping[str, Tensor], least: float = 0.01) -> dict[str, Tensor]:
@@ -292,6 +288,7 @@ def slak_micro(pretrained: bool = False, **kwargs: Any) -> SLaK:
         "short_side": 3,
         "strides": (2, 2, 2, 1),
         "layer_scale": 1.0,
+        "init_std": None,
     }
     return create("slak_micro", pretrained, **config | kwargs)
 

@@ -142,7 +142,7 @@ ZOO = (
     # For images of 64 pixels: each ends in a map of 8 x 8.
     ZooModel("replknet_nano", "replknet_nano", sides=(64,)),
     ZooModel("slak_nano", "slak_nano", sides=(64,)),
-    ZooModel("convnext_nano64", "convnext_atto", {"output_stride": 8}, (64,)),
+    ZooModel("convnext_atto_64", "convnext_atto_64", sides=(64,)),
     ZooModel("replknet_micro", "replknet_micro", sides=(64,)),
     ZooModel("slak_micro", "slak_micro", sides=(64,)),
     ZooModel("convnext_micro", "convnext_micro", sides=(64,)),
