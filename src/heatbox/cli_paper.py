@@ -34,9 +34,9 @@ def paper(
 ) -> int:
     """Every table and figure of the paper. Interrupted or killed, the same command goes on.
 
-    mini trains small networks of the three families on the embedded data set, on a CPU; full is the paper's 36
-    models on CUB-200-2011. What is done already is skipped; what cannot be made is said, with what is missing,
-    and the exit code is then 1.
+    mini trains small networks of the three families on the embedded data set, on a CPU; full is the paper's
+    36 models on CUB-200-2011. What is done already is skipped; what cannot be made is said, with what is
+    missing, and the exit code is then 1.
 
     Args:
         scale: mini or full.

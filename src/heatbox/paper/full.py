@@ -1,4 +1,4 @@
-"""The paper itself: 36 models on CUB-200-2011, their pre-trained weights on ImageNet, and cue-conflict images."""
+"""The paper itself: 36 models on CUB-200-2011, pre-trained weights on ImageNet and on cue-conflict images."""
 
 from __future__ import annotations
 

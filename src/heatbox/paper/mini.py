@@ -1,7 +1,7 @@
 """The paper on the embedded data set: small networks of the three families, minutes of a CPU.
 
-As in the paper, networks are pre-trained first, here at 48 pixels, and fine-tuned from there: at 64 pixels, at 48,
-with augmentation, and one without pre-training.
+As in the paper, networks are pre-trained first, here at 48 pixels, and fine-tuned from there: at 64 pixels,
+at 48, with augmentation, and one without pre-training.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ IMAGES = 4000  # of glyphs' training split
 PRETRAINED_EPOCHS, EPOCHS = 10, 5
 TEST_IMAGES = 500
 
-# Training images a second at 64 pixels: docs/performance.md, one thread of a machine with another training on it.
+# Training images a second at 64 pixels: docs/performance.md, one thread of a machine with another training.
 RATES = {"replknet_micro": 128.2, "slak_micro": 84.8, "convnext_micro": 90.1}
 RATE_BASIS = "images a second of docs/performance.md, by pixels"
 # Seconds of one thread for a network.

@@ -138,7 +138,7 @@ def mark_path(out: Path, step: str) -> Path:
 
 
 def write_mark(out: Path, step: Step, finished: float, seconds: float, cpu_seconds: float) -> None:
-    """Note that a step is finished: when (seconds since 1970), how long it took, on how much processor time."""
+    """Note that a step is finished: when (seconds since 1970), after how long, on how much processor time."""
     path = mark_path(out, step.name)
     path.parent.mkdir(parents=True, exist_ok=True)
     content = {"step": step.name, "asked": step.asked(), "finished": finished}
@@ -184,7 +184,7 @@ def statuses(plan: Sequence[Step], out: Path) -> dict[str, Status]:
 
 
 def _why_blocked(step: Step, found: Mapping[str, Status]) -> tuple[str, ...]:
-    """What keeps a step from ever being ready: an input, a needed step, or all of those it takes results of."""
+    """What keeps a step from being ready: an input, a needed step, or all of those it takes results of."""
     why = [words for one in step.inputs if (words := one.missing()) is not None]
     why += [f"it needs {name}, which is blocked" for name in step.needs if found[name].state == "blocked"]
     if step.after and all(found[name].state == "blocked" for name in step.after):

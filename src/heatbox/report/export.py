@@ -16,9 +16,10 @@ from heatbox.boxes.geometry import REFERENCE_SIDE
 from heatbox.data.example import Split
 from heatbox.errors import InputError
 from heatbox.files import write_atomically
+from heatbox.maskscoring import MASK
 from heatbox.maps.prepare import prepare_heatmap
 from heatbox.progress import Track, silent
-from heatbox.report.overlay import FOUND_COLOUR, TRUTH_COLOUR, draw_boxes, overlay
+from heatbox.report.overlay import FOUND_COLOUR, TRUTH_COLOUR, draw_boxes, draw_mask, overlay
 from heatbox.store import Record, Run, to_json
 
 OVERLAY_SIDE = 512
@@ -103,8 +104,13 @@ def write_coco(found: Found, path: Path, class_names: Sequence[str] = (), track:
         the file of the ground truth.
 
     Raises:
-        InputError: a file cannot be written.
+        InputError: a file cannot be written, or the run has masks in place of boxes.
     """
+    if MASK in next(found.records()):
+        raise InputError(
+            f"{found.run.folder}: was scored against masks, and COCO's ground truth would have no box; "
+            "--npy and --overlays work"
+        )
     detections: list[dict[str, Any]] = []
     images: list[dict[str, Any]] = []
     truth: list[dict[str, Any]] = []
@@ -172,6 +178,8 @@ def write_overlays(
         scale = np.tile(sides / size, 2)
         drawn = overlay(picture, found.heatmap(record))
         drawn = draw_boxes(drawn, record["boxes"] * scale, TRUTH_COLOUR)
+        if MASK in record:
+            drawn = draw_mask(drawn, record[MASK], TRUTH_COLOUR)
         drawn = draw_boxes(drawn, found.box(record)[None] * scale, FOUND_COLOUR)
         stream = io.BytesIO()
         drawn.save(stream, "PNG")

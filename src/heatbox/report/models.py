@@ -15,11 +15,11 @@ from heatbox.store import CONFIG, METRICS
 
 
 def model_scores(folders: Sequence[Folder]) -> list[ModelScore]:
-    """A model for each folder that holds scores, with what its training and any analysis beside it tell."""
+    """A model for each folder that holds scores of boxes, with what its training and any analysis beside it tell."""
     areas = dict(_areas(folders))
     found = []
     for folder in folders:
-        if folder.metrics is None:
+        if folder.metrics is None or folder.has_masks:
             continue
         config = _json(folder.path / CONFIG)
         training = _training_of(config)
@@ -94,7 +94,7 @@ def _key(model: Any, checkpoint: Any) -> tuple[str, str]:
 
 def _renamed(models: Sequence[ModelScore], folders: Sequence[Folder]) -> list[ModelScore]:
     """Models of one recipe are called by their folders."""
-    names = [folder.name for folder in folders if folder.metrics is not None]
+    names = [folder.name for folder in folders if folder.metrics is not None and not folder.has_masks]
     return [dataclasses.replace(model, name=name) for model, name in zip(models, names, strict=True)]
 
 

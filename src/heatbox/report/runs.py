@@ -49,6 +49,11 @@ class Folder:
         """The folder as a run."""
         return Run(self.path)
 
+    @property
+    def has_masks(self) -> bool:
+        """Whether its maps were scored against masks in place of boxes."""
+        return self.metrics is not None and self.metrics.get("truth") == "masks"
+
 
 def read_folders(paths: Sequence[Path]) -> list[Folder]:
     """Recognise folders of results.
@@ -133,7 +138,7 @@ def source_of(folder: Folder, notes: list[str]) -> Source | None:
         folder: a finished run.
         notes: is told, in a sentence, where the pictures are not at hand.
     """
-    if folder.metrics is None or not (folder.path / PREDICTIONS).exists():
+    if folder.metrics is None or folder.has_masks or not (folder.path / PREDICTIONS).exists():
         return None
     config = folder.run.config()
     split: Split | None = None
