@@ -6,6 +6,7 @@ import re
 import pytest
 
 from heatbox.cli import main
+from heatbox.errors import InputError
 from heatbox.models.counts import count
 from heatbox.paper.full import MAIN, OTHERS, TFLOPS, cost, full
 from heatbox.paper.mini import FAMILIES, mini
@@ -14,12 +15,12 @@ from heatbox.paper.plan import make_plan
 from heatbox.paper.steps import statuses
 from heatbox.recipes import RECIPES, get_recipe
 
-# Every figure and table that the supplement shows or names: 2, 3, 5, 7, 8, 10 and 12 are the main text's.
+# Every figure and table that the supplement shows or names: 2, 3, 5, 7, 8, 10, 12 are the main text's.
 PAPER = {
     "Fig. 2", "Fig. 3", "Fig. 5", "Fig. 7", "Fig. 8", "Fig. 10a", "Fig. 10b", "Fig. 12", "Fig. 13 left",
     "Fig. 13 right", "Fig. 14", "Fig. 15", "Fig. 16", "Fig. 17", "Fig. 18", "Fig. 19", "Fig. 20", "Table 3",
 }  # fmt: skip
-# What it describes without a number that is known here: receptive fields as pictures, CAM by sign, thresholds.
+# What it describes without a number known here: receptive fields as pictures, CAM by sign, thresholds.
 UNNUMBERED = {"erf-heatmaps", "signed-cam-scores", "signed-cam-areas", "thresholds", "all-scores"}
 
 
@@ -197,7 +198,7 @@ def test_the_checkpoint_of_the_best_cam_is_taken(tmp_path):
     (tmp_path / "training.json").write_text(json.dumps({"best": best, "last": {"epoch": 100}}))
     assert best_checkpoint(tmp_path).name == "epoch-0050-ema.safetensors"
     (tmp_path / "training.json").write_text(json.dumps({"best": {}, "last": {"epoch": 7, "weights": {}}}))
-    with pytest.raises(Exception, match="epoch-0007.safetensors: is missing"):
+    with pytest.raises(InputError, match=r"epoch-0007.*: is missing"):
         best_checkpoint(tmp_path)
-    with pytest.raises(Exception, match="holds no finished training"):
+    with pytest.raises(InputError, match="holds no finished training"):
         best_checkpoint(tmp_path / "nowhere")

@@ -161,7 +161,8 @@ def chosen_categories(bias: ShapeBias, wanted: Sequence[str]) -> list[str]:
             if name not in (*bias.categories, EVERY_CATEGORY):
                 known = ", ".join(bias.categories)
                 raise InputError(
-                    f"there is no shape category {name!r}, expected one of {known}, {EVERY_CATEGORY}, auto, none"
+                    f"there is no shape category {name!r}, expected one of {known}, {EVERY_CATEGORY}, auto, "
+                    "none"
                 )
             names.append(name)
         elif PREFERRED in bias.categories:

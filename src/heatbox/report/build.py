@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -110,10 +110,7 @@ def _shown(figure: PageFigure) -> dict[str, str]:
 def told_of_masks(scored: Sequence[Folder], notes: list[str]) -> None:
     """Say what a page cannot show of runs that were scored against masks."""
     if names := [folder.name for folder in scored if folder.has_masks]:
-        notes.append(
-            f"{', '.join(names)}: scored against masks, so there are no boxes for the explorer and the figures "
-            "of box scores to show"
-        )
+        notes.append(f"{', '.join(names)}: scored against masks, so there are no boxes for the explorer")
 
 
 def comparison_figures(folders: Sequence[Folder], notes: list[str]) -> list[dict[str, str]]:

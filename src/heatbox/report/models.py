@@ -15,7 +15,7 @@ from heatbox.store import CONFIG, METRICS
 
 
 def model_scores(folders: Sequence[Folder]) -> list[ModelScore]:
-    """A model for each folder that holds scores of boxes, with what its training and any analysis beside it tell."""
+    """A model for each folder with scores of boxes, with what its training and analyses beside it tell."""
     areas = dict(_areas(folders))
     found = []
     for folder in folders:
@@ -55,7 +55,7 @@ def describe(model: str, training: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _pretraining(name: str, weights: str) -> str:
-    """What a training starts from: "scratch", "in1k", "in22k", or the training or file its weights are from."""
+    """What a training starts from: "scratch", "in1k", "in22k", or the training or file of its weights."""
     if weights in ("", SCRATCH):
         return weights
     words = f"{name} {weights}"

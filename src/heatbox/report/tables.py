@@ -203,7 +203,7 @@ def recipe_table(rows: Sequence[tuple[TrainConfig, Mapping[str, tuple[float, flo
 
 
 def plan_table(steps: Sequence[Mapping[str, Any]]) -> Table:
-    """The steps of a plan: what each makes of the paper, where it stands, what it costs and what is missing."""
+    """The steps of a plan: what each makes of the paper, where it stands, its cost and what is missing."""
     bases = "; ".join(dict.fromkeys(one["basis"] for one in steps if one["seconds"]))
     table = Table(caption=_text(f"time: {bases}" if bases else ""))
     for heading in ("step", "makes", "state", "time", "missing"):

@@ -27,7 +27,8 @@ class ModelScore:
         scores: map → the entry of metrics.json's "methods".
         family: models of one share a colour and a mark.
         resolution: side of its training images in pixels, or None where it is not known.
-        pretraining: what its weights come from, such as "scratch", "in1k" or "in22k"; "" where it is not known.
+        pretraining: what its weights come from, such as "scratch", "in1k" or "in22k"; "" where it is not
+            known.
         variant: what else tells models of a family apart, such as "31B"; arrows join equal ones.
         augmented: whether it was trained with augmentation.
         auc: area under r(t) of its effective receptive field, or None.
