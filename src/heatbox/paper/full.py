@@ -184,10 +184,8 @@ def cost(network: Network, kind: str, tflops: float = TFLOPS) -> Cost:
         "shape-bias": 60,  # two groups of 30 images
     }
     options = tuple(sorted(config.model_options.items()))
-    passes = 0.0
-    if kind == "train":
-        passes += 3.0 * config.epochs * TRAIN_IMAGES * macs(config.model, options, config.size)
-    passes += forward.get(kind, 0) * macs(config.model, options, config.size)
-    if kind in fields:
-        passes += 3.0 * fields[kind] * macs(config.model, options, ERF_SIDE)
-    return Cost(2 * passes / (tflops * 1e12), f"counted operations at {tflops:g} TFLOP/s: a lower bound")
+    passes = forward.get(kind, 0) + (3.0 * config.epochs * TRAIN_IMAGES if kind == "train" else 0)
+    # All but the classifier grows with the area, and all sides are multiples of the stride.
+    passes += 3.0 * fields.get(kind, 0) * (ERF_SIDE / config.size) ** 2
+    operations = 2 * passes * macs(config.model, options, config.size)
+    return Cost(operations / (tflops * 1e12), f"counted operations at {tflops:g} TFLOP/s: a lower bound")

@@ -273,10 +273,12 @@ class _Plan:
         self, stem: str, figure: str, runs: dict[str, Path], fields: dict[str, Path], paper: str, title: str
     ) -> Step:
         out = self._figure(stem)
+        starts = {one.name: one.config for one in self.scale.support if not one.trained}
+        folders = list(runs.values()), list(fields.values())
         return Step(
             f"figure-{stem}",
             title,
-            partial(work.draw_scores, list(runs.values()), list(fields.values()), figure, out),
+            partial(work.draw_scores, *folders, starts, figure, out),
             makes=(Made(paper, title, out),),
             after=(*runs, *fields),
         )

@@ -24,7 +24,7 @@ from heatbox.report.build import PageFigure, write_report
 from heatbox.report.figures import score_tables, scores
 from heatbox.report.figures.comparison import comparison
 from heatbox.report.figures.style import Drawn, save_figure
-from heatbox.report.models import model_scores
+from heatbox.report.models import describe, model_scores
 from heatbox.report.overlay import maps_beside
 from heatbox.report.runs import read_folders
 from heatbox.store import METRICS, Run
@@ -106,13 +106,21 @@ def draw_cam_parts(asked: AllConfig, places: Sequence[Place], out: Path, *, tell
 
 
 def draw_scores(
-    runs: Sequence[Path], analyses: Sequence[Path], figure: str, out: Path, *, tell: Tell, anew: bool
+    runs: Sequence[Path],
+    analyses: Sequence[Path],
+    starts: Mapping[str, TrainConfig],
+    figure: str,
+    out: Path,
+    *,
+    tell: Tell,
+    anew: bool,
 ) -> None:
     """A figure or table of the scores of all networks that have been scored so far.
 
     Args:
         runs: folders of evaluations; those that are not finished are left out.
         analyses: folders of analyses, for receptive fields.
+        starts: name of a published network → a training that begins with it, which says what it is.
         figure: "per-model-MAP" (Fig. 13), "against-erf-MAP" (Fig. 14), "pc1-against-cam" (Table 3) or "all".
         out: the picture; its numbers lie beside it.
         tell: is told what was left out.
@@ -122,7 +130,7 @@ def draw_scores(
     if absent := [run.name for run in runs if run not in finished]:
         tell(f"without {', '.join(absent)}")
     folders = read_folders([*finished, *(path for path in analyses if (path / COMPARISON).exists())])
-    models = model_scores(folders)
+    models = [_known(model, starts.get(model.name)) for model in model_scores(folders)]
     drawers: dict[str, Callable[[], Drawn]] = {
         "per-model-cam": lambda: scores.scores_per_model(models, "cam"),
         "per-model-pc1": lambda: scores.scores_per_model(models, "pc1"),
@@ -132,6 +140,13 @@ def draw_scores(
         "all": lambda: score_tables.all_scores(models, _baselines(finished), _printed(models)),
     }
     save_figure(drawers[figure](), out.with_suffix(""))
+
+
+def _known(model: scores.ModelScore, start: TrainConfig | None) -> scores.ModelScore:
+    """A published network lies in no training's folder that would tell of it."""
+    if start is None:
+        return model
+    return dataclasses.replace(model, **describe(start.model, dataclasses.asdict(start)))
 
 
 def _baselines(runs: Sequence[Path]) -> dict[str, Any]:

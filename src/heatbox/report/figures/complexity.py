@@ -39,7 +39,7 @@ def explained_variance(found: Mapping[str, Mapping[str, Any]]) -> Drawn:
             h, w = curve["map"]
             words = f"{label} ({w} x {h}, n = {curve['images']})"
             line(one, number, curve["mean"], look_of(index), words, 0.12, 4)
-            band = {"color": look_of(index)[0], "alpha": 0.18, "linewidth": 0}
+            band: dict[str, Any] = {"color": look_of(index)[0], "alpha": 0.18, "linewidth": 0}
             one.fill_between(number, curve["low"], curve["high"], **band)
             rows += [
                 {"model": label, "maps": kind, "components": int(k), "mean": m, "low": low, "high": high}

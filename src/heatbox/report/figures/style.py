@@ -94,13 +94,13 @@ def line(axes: Axes, x: Any, y: Any, look: Look, label: str, every: Any, size: f
         size: of the mark.
     """
     colour, dash, mark = look
-    ways = {"color": colour, "linestyle": dash, "marker": mark, "markevery": every}
+    ways: dict[str, Any] = {"color": colour, "linestyle": dash, "marker": mark, "markevery": every}
     axes.plot(x, y, **ways, markersize=size, linewidth=1.7, label=label)
 
 
 def point(axes: Axes, x: float, y: float, index: int, **ways: Any) -> None:
     """The mark of the series number `index` at one point."""
-    look = {"color": COLOURS[index % len(COLOURS)], "marker": MARKS[index % len(MARKS)]}
+    look: dict[str, Any] = {"color": COLOURS[index % len(COLOURS)], "marker": MARKS[index % len(MARKS)]}
     axes.plot([x], [y], linestyle="none", **look, **ways)
 
 
