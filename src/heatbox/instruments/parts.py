@@ -67,11 +67,8 @@ def draw_parts(
     rows = [_row(subject, split, split.examples[0], side) for subject in subjects]
     count = (len(rows[0]) - 1 - len(SIGNS)) // 2
     headings = ["image", "channels of highest weight w", *[""] * (count - 1)]
-    headings += [
-        "channels of lowest weight w",
-        *[""] * (count - 1),
-        *(f"CAM: {signs} weights" for signs in SIGNS),
-    ]
+    headings += ["channels of lowest weight w", *[""] * (count - 1)]
+    headings += ["CAM from weights that are", *[""] * (len(SIGNS) - 1)]
     words = "each channel and map over its own range, violet lowest, yellow highest; white: ground truth"
     paste(rows, side, words, headings).save(path)
     return path

@@ -256,7 +256,7 @@ class _Plan:
             self._table("all-scores", "all", runs, {}, "", "Scores of every model and map"),
         ]
         analyses = [step for step in steps if step.work.func is work.analyse]
-        folders = [self._analysis(step.name) for step in analyses]
+        folders = [self._analysis(step.name) for step in analyses if "others" not in step.name]
         headlines = self._figure("headlines")
         return [
             *drawn,

@@ -42,7 +42,7 @@ def maps_compared(models: Sequence[ModelScore], methods: tuple[str, str] = ("cam
         rows.append(row)
     headings = ["model", *(f"{method}\n{words}" for method in methods for words in (*SCORES, "threshold"))]
     headings += [f"{score}\n{methods[1]} − {methods[0]}" for score in SCORES]
-    return _drawn(headings, [_cells(row, methods) for row in rows]), rows
+    return _drawn(headings, [_cells(row, methods) for row in rows], 1), rows
 
 
 def _cells(row: Row, methods: Sequence[str]) -> list[str]:
@@ -83,7 +83,7 @@ def all_scores(
     headings += ["MaxBoxAcc\ntransferred", "MaxBoxAccV2\ntransferred"] if moved else []
     known = any(row["published_MaxBoxAcc"] is not None for row in rows)
     headings += ["published\nMaxBoxAcc", "published\nMaxBoxAccV2"] if known else []
-    return _drawn(headings, [_all_cells(row, moved, known) for row in rows]), rows
+    return _drawn(headings, [_all_cells(row, moved, known) for row in rows], 2), rows
 
 
 def _row(name: str, method: str, found: Mapping[str, Any], published: Mapping[str, Any]) -> Row:
@@ -110,8 +110,8 @@ def _all_cells(row: Row, moved: bool, known: bool) -> list[str]:
     return cells + ([number(f"published_{score}") for score in SCORES] if known else [])
 
 
-def _drawn(headings: Sequence[str], cells: Sequence[Sequence[str]]) -> Figure:
-    """A table as a figure: rules between rows, numbers to the right."""
+def _drawn(headings: Sequence[str], cells: Sequence[Sequence[str]], words: int) -> Figure:
+    """A table as a figure: rules between rows; words, in the first columns, to the left, numbers to the right."""
     figure = new_figure(0.6 + 1.15 * len(headings), 0.6 + 0.3 * (len(cells) + 1))
     axes = figure.subplots()
     axes.axis("off")
@@ -120,6 +120,9 @@ def _drawn(headings: Sequence[str], cells: Sequence[Sequence[str]]) -> Figure:
     table.set_fontsize(8.5)
     table.auto_set_column_width(list(range(len(headings))))
     table.scale(1, 1.35)
-    for column in range(len(headings)):
-        table[0, column].set_height(2.2 * table[0, column].get_height())
+    for (row, column), cell in table.get_celld().items():
+        if column < words:
+            cell.set_text_props(ha="left")
+        if row == 0:
+            cell.set_height(1.8 * cell.get_height())
     return figure

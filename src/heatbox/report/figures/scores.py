@@ -69,17 +69,7 @@ def scores_per_model(models: Sequence[ModelScore], method: str = "cam") -> Drawn
         values = [float(model.scores[method][score]) for model in known]
         for place, (model, value) in enumerate(zip(known, values, strict=True)):
             low, high = model.scores[method][f"{score}_interval"]
-            index = families.index(model.family)
-            axes.errorbar(
-                place,
-                value,
-                _error(value, (low, high)),
-                fmt="*" if model.augmented else MARKS[index % len(MARKS)],
-                markersize=11 if model.augmented else 6,
-                color=COLOURS[index % len(COLOURS)],
-                capsize=2.5,
-                elinewidth=0.8,
-            )
+            _mark(axes, place, value, (low, high), model, families)
             rows.append(
                 {"model": model.name, "family": model.family, "score": score, "value": value}
                 | {"low": low, "high": high, "augmented": model.augmented}
@@ -91,7 +81,7 @@ def scores_per_model(models: Sequence[ModelScore], method: str = "cam") -> Drawn
         plain(axes, score, "", f"{score} of {method}, % of images [95% interval]")
         axes.set_xticks(range(len(known)), [model.name for model in known], rotation=40, ha="right")
         axes.margins(x=0.12, y=0.18)
-    _legend(both[0], known, families, {kind for _, _, kind in arrows})
+    _legend(both[1], _entries(known, families, {kind for _, _, kind in arrows}))
     return figure, rows
 
 
@@ -122,6 +112,23 @@ def _order(value: int | str) -> tuple[bool, int | str]:
     return value != SCRATCH, value
 
 
+def _mark(
+    axes: Any, x: float, value: float, ends: Sequence[float], model: ModelScore, families: Sequence[str]
+) -> None:
+    """A model with its interval: colour and mark of its family, a star where it is augmented."""
+    index = families.index(model.family)
+    axes.errorbar(
+        x,
+        value,
+        [[max(0.0, value - ends[0])], [max(0.0, ends[1] - value)]],
+        fmt="*" if model.augmented else MARKS[index % len(MARKS)],
+        markersize=11 if model.augmented else 6,
+        color=COLOURS[index % len(COLOURS)],
+        capsize=2.5,
+        elinewidth=0.8,
+    )
+
+
 def _arrow(axes: Any, start: tuple[float, float], end: tuple[float, float], kind: str) -> None:
     axes.annotate(
         "",
@@ -139,8 +146,8 @@ def _arrow(axes: Any, start: tuple[float, float], end: tuple[float, float], kind
     )
 
 
-def _legend(axes: Any, models: Sequence[ModelScore], families: Sequence[str], kinds: set[str]) -> None:
-    """Families by colour and mark; arrows and the star where they are drawn."""
+def _entries(models: Sequence[ModelScore], families: Sequence[str], kinds: set[str]) -> list[Any]:
+    """Of the legend: families by colour and mark; arrows and the star where they are drawn."""
     from matplotlib.lines import Line2D
 
     entries = [
@@ -161,8 +168,14 @@ def _legend(axes: Any, models: Sequence[ModelScore], families: Sequence[str], ki
         entries.append(Line2D([], [], color=RESOLUTION, label="→ larger training images"))
     if "pretraining" in kinds:
         entries.append(Line2D([], [], color=PRETRAINING, linestyle="--", label="→ other pre-training"))
+    return entries
+
+
+def _legend(axes: Any, entries: Sequence[Any]) -> None:
+    """Beside the last panel, where it covers no model."""
     if entries:
-        axes.legend(handles=entries, fontsize=7.5, frameon=False, loc="best")
+        place = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.0)}
+        axes.legend(handles=entries, fontsize=7.5, frameon=False, **place)
 
 
 def score_against_erf(
@@ -191,19 +204,10 @@ def score_against_erf(
     rows: list[Row] = []
     for axes, score in zip(both, SCORES, strict=True):
         values = np.array([model.scores[method][score] for model in known], dtype=np.float64)
-        for model, area, value in zip(known, areas, values, strict=True):
-            index = families.index(model.family)
-            low, high = model.scores[method][f"{score}_interval"]
-            axes.errorbar(
-                area,
-                value,
-                _error(value, (low, high)),
-                fmt="*" if model.augmented else MARKS[index % len(MARKS)],
-                color=COLOURS[index % len(COLOURS)],
-                capsize=2.5,
-                elinewidth=0.8,
-            )
-            axes.annotate(model.name, (area, value), xytext=(6, 4), textcoords="offset points", fontsize=7)
+        for number, (model, area, value) in enumerate(zip(known, areas, values, strict=True), 1):
+            _mark(axes, area, value, model.scores[method][f"{score}_interval"], model, families)
+            offset = {"xytext": (5, 3), "textcoords": "offset points"}
+            axes.annotate(str(number), (area, value), fontsize=7.5, **offset)
             rows.append({"model": model.name, "score": score, "auc": area, "value": value})
         found = correlation(areas, values, resamples, seed)
         rows.append({"model": "correlation", "score": score, "value": found[0]} | _ends(found))
@@ -211,8 +215,16 @@ def score_against_erf(
             axes, f"{score}: {_words(found, len(known))}", "receptive field: area under r(t)", f"{score}, %"
         )
         axes.margins(0.22)
-    _legend(both[0], known, families, set())
+    _legend(both[1], [*_entries(known, families, set()), *_numbered(known)])
     return figure, rows
+
+
+def _numbered(models: Sequence[ModelScore]) -> list[Any]:
+    """Entries of the legend that say which number is which model: names would lie on each other."""
+    from matplotlib.lines import Line2D
+
+    names = [f"{number}  {model.name}" for number, model in enumerate(models, 1)]
+    return [Line2D([], [], linestyle="", label=name) for name in names]
 
 
 def correlation(
@@ -261,10 +273,6 @@ def _holding(models: Sequence[ModelScore], method: str) -> list[ModelScore]:
     if not known:
         raise InputError(f"no model holds scores of {method!r}")
     return known
-
-
-def _error(value: float, ends: Sequence[float]) -> list[list[float]]:
-    return [[max(0.0, value - ends[0])], [max(0.0, ends[1] - value)]]
 
 
 def _ends(found: tuple[float, float, float]) -> Row:
