@@ -159,15 +159,15 @@ def test_steps_that_do_not_depend_on_each_other_run_side_by_side(tmp_path):
 def test_the_longest_way_to_the_end_goes_first(tmp_path):
     plan = [
         step("short", tmp_path, seconds=1),
-        step("begins-a-long-way", tmp_path, seconds=2),
+        step("a-long-way", tmp_path, seconds=2),
         step("long", tmp_path, seconds=5),
-        step("end", tmp_path, seconds=4, needs=("begins-a-long-way",)),
+        step("end", tmp_path, seconds=4, needs=("a-long-way",)),
     ]
-    assert priorities(plan) == {"short": 1, "begins-a-long-way": 6, "long": 5, "end": 4}
+    assert priorities(plan) == {"short": 1, "a-long-way": 6, "long": 5, "end": 4}
     said = []
     run_plan(plan, tmp_path, 1, said.append)
     begun = [line.partition(":")[0] for line in said if "begins" in line]
-    assert begun == ["begins-a-long-way", "long", "end", "short"]
+    assert begun == ["a-long-way", "long", "end", "short"]
 
 
 def wait_for(path, seconds=60):

@@ -133,7 +133,7 @@ def groups(found: Mapping[str, Mapping[str, Mapping[str, Any]]], category: str) 
     Args:
         found: label → "shape" and "texture" → numbers as of `heatbox.instruments.fields.numbers_of`; a group
             without images is absent.
-        category: the shape category.
+        category: the shape category, or "all".
     """
     figure, axes = panels(len(found), 3.9, 3.6, share_y=True)
     rows: list[Row] = []
@@ -157,7 +157,8 @@ def groups(found: Mapping[str, Mapping[str, Mapping[str, Any]]], category: str) 
                 }
                 for t, r in zip(curve["t"], curve["r"], strict=True)
             ]
-        plain(one, f"{label}: images of shape {category!r}", "share t of the contribution", "area ratio r(t)")
+        which = "all shapes" if category == "all" else f"shape {category!r}"
+        plain(one, f"{label}: images of {which}", "share t of the contribution", "area ratio r(t)")
         one.set(xlim=(0, 1), ylim=(0, 1.02))
         one.legend(fontsize=7.5, loc="upper left", frameon=False)
     label_first(axes)

@@ -62,7 +62,7 @@ def threshold_curves(found: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> Dr
     return figure, rows
 
 
-_PARTS = {
+_PARTS: dict[str, tuple[str, str, Any, str]] = {
     "cam": ("all channels", COLOURS[4], "-", "o"),
     "cam-positive": ("positive weights only", COLOURS[0], "--", "^"),
     "cam-negative": ("negative weights only", COLOURS[1], "-.", "v"),
@@ -134,7 +134,7 @@ def signed_areas(found: Mapping[str, Mapping[str, Any]]) -> Drawn:
         percent = 100 * np.asarray(numbers["thresholds"])
         for method, (words, *look) in _PARTS.items():
             area = np.asarray(numbers["area"][method])
-            line(one, percent, area, tuple(look), words, 3)
+            line(one, percent, area, (look[0], look[1], look[2]), words, 3)
             rows += [
                 {"model": label, "channels": words, "threshold": t, "area": a, "images": numbers["images"]}
                 for t, a in zip(numbers["thresholds"], area, strict=True)

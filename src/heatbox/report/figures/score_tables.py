@@ -111,7 +111,7 @@ def _all_cells(row: Row, moved: bool, known: bool) -> list[str]:
 
 
 def _drawn(headings: Sequence[str], cells: Sequence[Sequence[str]], words: int) -> Figure:
-    """A table as a figure: rules between rows; words, in the first columns, to the left, numbers to the right."""
+    """A table as a figure: rules between rows; the first columns, which are words, to the left."""
     figure = new_figure(0.6 + 1.15 * len(headings), 0.6 + 0.3 * (len(cells) + 1))
     axes = figure.subplots()
     axes.axis("off")

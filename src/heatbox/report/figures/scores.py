@@ -174,7 +174,7 @@ def _entries(models: Sequence[ModelScore], families: Sequence[str], kinds: set[s
 def _legend(axes: Any, entries: Sequence[Any]) -> None:
     """Beside the last panel, where it covers no model."""
     if entries:
-        place = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.0)}
+        place: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.0)}
         axes.legend(handles=entries, fontsize=7.5, frameon=False, **place)
 
 
@@ -206,7 +206,7 @@ def score_against_erf(
         values = np.array([model.scores[method][score] for model in known], dtype=np.float64)
         for number, (model, area, value) in enumerate(zip(known, areas, values, strict=True), 1):
             _mark(axes, area, value, model.scores[method][f"{score}_interval"], model, families)
-            offset = {"xytext": (5, 3), "textcoords": "offset points"}
+            offset: dict[str, Any] = {"xytext": (5, 3), "textcoords": "offset points"}
             axes.annotate(str(number), (area, value), fontsize=7.5, **offset)
             rows.append({"model": model.name, "score": score, "auc": area, "value": value})
         found = correlation(areas, values, resamples, seed)
