@@ -19,12 +19,12 @@ from __future__ import annotations
 import argparse
 import copy
 import importlib.util
-import time
 from collections.abc import Callable
 
 import timm
 import torch
 from depthwise import machine
+from timing import take_turns
 from timm.utils import reparameterize_model
 from torch import nn
 
@@ -107,21 +107,6 @@ def training_step(model: nn.Module, x: torch.Tensor, dtype: torch.dtype) -> Call
         optimizer.zero_grad()
 
     return call
-
-
-def take_turns(calls: dict[str, Callable[[], object]], turns: int, device: str) -> dict[str, float]:
-    """Minimum milliseconds of each call after one call unmeasured; processor time if there is one thread."""
-    clock = time.process_time if device == "cpu" and torch.get_num_threads() == 1 else time.perf_counter
-    best = dict.fromkeys(calls, float("inf"))
-    for turn in range(turns + 1):
-        for name, call in calls.items():
-            before = clock()
-            call()
-            if device == "cuda":
-                torch.cuda.synchronize()
-            if turn > 0:
-                best[name] = min(best[name], (clock() - before) * 1e3)
-    return best
 
 
 def variants(model: nn.Module, x: torch.Tensor, dtype: torch.dtype, args: argparse.Namespace) -> dict:

@@ -12,30 +12,19 @@ that is not installed is left out, saying so.
 from __future__ import annotations
 
 import argparse
-import platform
-import time
 from collections.abc import Callable
 from functools import partial
 
-import timm
 import torch
+from timing import build, take_turns, where
 from torch import Tensor, nn
 
-import heatbox.models.zoo  # noqa: F401 - registers our models with timm
 from heatbox.maps.cam import cam
 from heatbox.maps.gradients import GRADIENT_METHODS, gradient_map
 from heatbox.maps.pc1 import pc1
 from heatbox.models.view import ClassifierView
 
 Jobs = dict[str, Callable[[], object]]
-
-
-def build(name: str) -> nn.Module:
-    if name == "mobilenetv1_075":  # the network of docs/report.md, which timm has no name for
-        from timm.models import efficientnet
-
-        return efficientnet._gen_mobilenet_v1("mobilenetv1_100", channel_multiplier=0.75, pretrained=False)
-    return timm.create_model(name)
 
 
 def last_layer(view: ClassifierView, images: Tensor) -> nn.Module:
@@ -118,21 +107,6 @@ def torch_cam(view: ClassifierView, images: Tensor, targets: Tensor) -> Jobs:
     return {"torch-cam CAM": plain, "torch-cam GradCAM": gradient}
 
 
-def take_turns(jobs: Jobs, turns: int, device: str) -> dict[str, float]:
-    """Minimum milliseconds of each call after one call unmeasured; processor time if there is one thread."""
-    clock = time.process_time if device == "cpu" and torch.get_num_threads() == 1 else time.perf_counter
-    best = dict.fromkeys(jobs, float("inf"))
-    for turn in range(turns + 1):
-        for name, job in jobs.items():
-            before = clock()
-            job()
-            if device != "cpu":
-                torch.cuda.synchronize()
-            if turn > 0:
-                best[name] = min(best[name], (clock() - before) * 1e3)
-    return best
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -151,8 +125,7 @@ def main() -> None:
     targets = torch.arange(args.batch, device=args.device) % view.num_classes
     jobs = ours(view, images, targets) | grad_cam(view, images, targets) | torch_cam(view, images, targets)
     ms = take_turns(jobs, args.turns, args.device)
-    where = torch.cuda.get_device_name() if args.device == "cuda" else platform.machine()
-    print(f"{where}, {torch.get_num_threads()} threads, torch {torch.__version__},")
+    print(f"{where(args.device)},")
     print(f"{args.model} {args.batch} x {args.size}\n")
     print("| | ms an image | over the plain forward | x heatbox CAM |\n|---|---|---|---|")
     for name, spent in ms.items():

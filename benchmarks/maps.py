@@ -12,32 +12,21 @@ beyond its inputs, on a 28 x 28 grid at batch 64: the most that its tensors take
 from __future__ import annotations
 
 import argparse
-import platform
-import time
 import weakref
 from collections.abc import Callable
 
-import timm
 import torch
+from timing import build, take_turns, where
 from torch import is_tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-import heatbox.models.zoo  # noqa: F401 - registers our models with timm
 from heatbox.maps.cam import cam
 from heatbox.maps.pc1 import pc1
 from heatbox.maps.walk import walk
 from heatbox.models.view import ClassifierView
 
 MEBIBYTE = 2**20
-
-
-def build(name: str) -> torch.nn.Module:
-    if name == "mobilenetv1_075":  # the network of docs/walk.md, which timm has no name for
-        from timm.models import efficientnet
-
-        return efficientnet._gen_mobilenet_v1("mobilenetv1_100", channel_multiplier=0.75, pretrained=False)
-    return timm.create_model(name)
 
 
 def calls(view: ClassifierView, images: torch.Tensor) -> dict[str, Callable[[], object]]:
@@ -62,21 +51,6 @@ def calls(view: ClassifierView, images: torch.Tensor) -> dict[str, Callable[[], 
         "walk: all but the passes": lambda: walk(cam_of(wide), look.middle),
         "walk-one-pass: all but the pass": lambda: walk(one_pass_seed, look.middle),
     }
-
-
-def take_turns(jobs: dict[str, Callable[[], object]], turns: int, device: str) -> dict[str, float]:
-    """Minimum milliseconds of each call after one call unmeasured; processor time if there is one thread."""
-    clock = time.process_time if device == "cpu" and torch.get_num_threads() == 1 else time.perf_counter
-    best = dict.fromkeys(jobs, float("inf"))
-    for turn in range(turns + 1):
-        for name, job in jobs.items():
-            before = clock()
-            job()
-            if device != "cpu":
-                torch.cuda.synchronize()
-            if turn > 0:
-                best[name] = min(best[name], (clock() - before) * 1e3)
-    return best
 
 
 class PeakMemory(TorchDispatchMode):
@@ -131,8 +105,7 @@ def main() -> None:
     view = ClassifierView(build(args.model).eval().to(args.device, dtype))
     images = torch.randn(args.batch, 3, args.size, args.size, device=args.device, dtype=dtype)
     ms = take_turns(calls(view, images), args.turns, args.device)
-    gpu = torch.cuda.get_device_name() if args.device == "cuda" else ""
-    print(f"{gpu or platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__},")
+    print(f"{where(args.device)},")
     print(f"{args.model} {args.batch}x{args.size} {args.dtype}\n")
     print("| | ms | ms/image | x forward |\n|---|---|---|---|")
     for name, spent in ms.items():

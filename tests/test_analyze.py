@@ -266,7 +266,7 @@ def test_a_folder_of_something_else_is_left_alone(scene, capsys):
 
 
 def test_matplotlib_is_an_extra(scene, monkeypatch, capsys):
-    monkeypatch.setitem(__import__("sys").modules, "matplotlib.figure", None)
+    monkeypatch.setitem(__import__("sys").modules, "matplotlib", None)
     assert main(["analyze", "complexity", "-m", "mine.py:blobs", "-d", "set", "--out", "out", *SMALL]) == 2
     assert "pip install 'heatbox[analysis]'" in capsys.readouterr().err
     assert not (scene / "out").exists()

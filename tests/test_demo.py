@@ -40,3 +40,10 @@ def test_a_demo_does_not_take_the_place_of_another_run(tmp_path):
     with pytest.raises(InputError, match="holds a run that is no demo"):
         run_demo(CONFIG, run.folder, test_images=10)
     assert run.config() == {"model": "days of work"}
+
+
+def test_without_the_extra_nothing_is_written(tmp_path, monkeypatch):
+    monkeypatch.setattr("heatbox.extras.find_spec", lambda name: None)
+    with pytest.raises(InputError, match=r"the demo needs lightning_fabric: pip install 'heatbox\[train\]'"):
+        run_demo(CONFIG, tmp_path / "demo")
+    assert not (tmp_path / "demo").exists()

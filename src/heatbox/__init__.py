@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from heatbox.boxes.component_tree import boxes_at as boxes_at
     from heatbox.data.glyphs import cue_conflict as cue_conflict
     from heatbox.data.glyphs import glyphs as glyphs
+    from heatbox.data.open import open_split as open_split
     from heatbox.data.wsol import load_wsol as load_wsol
     from heatbox.errors import InputError as InputError
     from heatbox.localizer import Localizer as Localizer
@@ -28,7 +29,9 @@ if TYPE_CHECKING:
     from heatbox.metrics.bootstrap import bootstrap_interval as bootstrap_interval
     from heatbox.metrics.bootstrap import paired_interval as paired_interval
     from heatbox.metrics.localization import LocalizationAccuracy as LocalizationAccuracy
+    from heatbox.metrics.maxboxacc import V2_IOU as V2_IOU
     from heatbox.metrics.maxboxacc import MaxBoxAcc as MaxBoxAcc
+    from heatbox.metrics.maxboxacc import update_together as update_together
     from heatbox.metrics.pxap import PxAP as PxAP
     from heatbox.metrics.scoring import score_folder as score_folder
     from heatbox.metrics.scoring import score_stream as score_stream
@@ -59,6 +62,7 @@ _HOMES = {
     "LocalizationAccuracy": "heatbox.metrics.localization",
     "Localizer": "heatbox.localizer",
     "MaxBoxAcc": "heatbox.metrics.maxboxacc",
+    "open_split": "heatbox.data.open",
     "paired_interval": "heatbox.metrics.bootstrap",
     "pc1": "heatbox.maps.pc1",
     "Prediction": "heatbox.localizer",
@@ -67,11 +71,13 @@ _HOMES = {
     "score_folder": "heatbox.metrics.scoring",
     "score_stream": "heatbox.metrics.scoring",
     "shape_bias": "heatbox.analysis.shape_bias",
+    "update_together": "heatbox.metrics.maxboxacc",
+    "V2_IOU": "heatbox.metrics.maxboxacc",
     "walk": "heatbox.maps.walk",
 }
 
 __all__ = sorted(_HOMES)
-__version__ = "0.1.0.dev0"
+__version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:

@@ -16,7 +16,7 @@ from heatbox.data.transforms import Preprocess
 from heatbox.maps.methods import Scene, find_method
 from heatbox.maps.prepare import prepare_heatmap
 from heatbox.metrics.distributed import sum_over_processes
-from heatbox.metrics.localization import label_rank
+from heatbox.metrics.localization import classified, label_rank, rank_counts
 from heatbox.metrics.maxboxacc import V2_IOU, MaxBoxAcc, update_together
 from heatbox.models.head import eval_mode
 from heatbox.models.view import ClassifierView
@@ -80,9 +80,8 @@ def assess(
 
 
 def _accuracy(ranks: np.ndarray, fabric: Any) -> dict[str, float]:
-    counts = np.array([len(ranks), (ranks < 1).sum(), (ranks < 5).sum()])
-    total, top1, top5 = (sum_over_processes(counts, fabric) if fabric is not None else counts).tolist()
-    return {"top1": 100 * top1 / max(total, 1), "top5": 100 * top5 / max(total, 1)}
+    counts = rank_counts(ranks)
+    return classified(counts if fabric is None else sum_over_processes(counts, fabric))
 
 
 def _scored(largest: MaxBoxAcc, every: MaxBoxAcc) -> dict[str, float]:

@@ -8,7 +8,7 @@ from typing import Literal
 import tyro
 
 from heatbox.files import folder_name
-from heatbox.terminal import SOME_FAILED, AsJson, print_table, say
+from heatbox.terminal import SOME_FAILED, AsJson, print_json, print_table, say
 
 
 def data_check(
@@ -27,6 +27,10 @@ def data_check(
         out: Folder of the report; by default heatbox-check-NAME.
         jobs: Number of threads; by default one for each core.
         as_json: Print the report as JSON instead of a table.
+
+    Examples:
+        heatbox data check CUB_200_2011.tgz
+        heatbox data check photos/ --json
     """
     from dataclasses import asdict
 
@@ -36,9 +40,7 @@ def data_check(
     out = out or Path(folder_name(f"heatbox-check-{path.resolve().stem}"))
     report = check_data(path, out, on_terminal, jobs)
     if as_json:
-        from heatbox.store import to_json
-
-        print(to_json(asdict(report)))
+        print_json(asdict(report))
     else:
         from heatbox.report.tables import check_table
 
@@ -71,6 +73,9 @@ def data_prepare(
         variant: squash resizes to 512 x 512 (the paper's text), short-side keeps the shape (the released
             code); both then crop the middle 448 pixels.
         jobs: Number of threads; by default one for each core.
+
+    Examples:
+        heatbox data prepare cub CUB_200_2011.tgz --out CUB-448
     """
     from heatbox.dataprepare import prepare_cub
     from heatbox.progress import on_terminal
@@ -82,12 +87,23 @@ def data_prepare(
     return SOME_FAILED if problems else 0
 
 
-def data_list() -> None:
-    """What each data set is, its licence and size, where it is published, and what to put where."""
-    from heatbox.data.catalogue import CATALOGUE
-    from heatbox.report.tables import catalogue_table
+def data_list(as_json: AsJson = False) -> None:
+    """What each data set is, its licence and size, where it is published, and what to put where.
 
-    print_table(catalogue_table(CATALOGUE))
+    Args:
+        as_json: Print JSON instead of a table.
+
+    Examples:
+        heatbox data list
+    """
+    from heatbox.data.catalogue import CATALOGUE
+
+    if as_json:
+        print_json(CATALOGUE)
+    else:
+        from heatbox.report.tables import catalogue_table
+
+        print_table(catalogue_table(CATALOGUE))
 
 
 DATA_COMMANDS = {"check": data_check, "prepare": data_prepare, "list": data_list}

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from heatbox.errors import InputError
-from heatbox.terminal import SOME_FAILED, AsJson, print_table, say
+from heatbox.terminal import SOME_FAILED, AsJson, print_json, print_table, say
 
 if TYPE_CHECKING:
     from heatbox.paper.plan import Scale
@@ -32,11 +32,11 @@ def paper(
     tflops: float | None = None,
     as_json: AsJson = False,
 ) -> int:
-    """Every table and figure of the paper. Interrupted or killed, the same command goes on.
+    """Every table and figure of the paper.
 
-    mini trains small networks of the three families on the embedded data set, on a CPU; full is the paper's
-    36 models on CUB-200-2011. What is done already is skipped; what cannot be made is said, with what is
-    missing, and the exit code is then 1.
+    Interrupted or killed, the same command goes on. mini trains small networks of the three families on the
+    embedded data set, on a CPU; full is the paper's 36 models on CUB-200-2011. What is done already is
+    skipped; what cannot be made is said, with what is missing, and the exit code is then 1.
 
     Args:
         scale: mini or full.
@@ -52,6 +52,11 @@ def paper(
         tflops: What one device sustains, for full's estimates; by default the peak of the paper's own device,
             which makes them lower bounds.
         as_json: Print the plan as JSON.
+
+    Examples:
+        heatbox paper
+        heatbox paper --scale full --list
+        heatbox paper --scale full --data CUB_200_2011 --weights weights --download --jobs 1
     """
     from heatbox.paper.full import TFLOPS, full
     from heatbox.paper.mini import mini
@@ -100,10 +105,9 @@ def _terminated_as_interrupted() -> Iterator[None]:
 
 def _show(plan: Sequence[Step], found: Mapping[str, Status], as_json: bool) -> None:
     from heatbox.report.tables import plan_table
-    from heatbox.store import to_json
 
     if as_json:
-        print(to_json([_described(step, found[step.name]) for step in plan]))
+        print_json([_described(step, found[step.name]) for step in plan])
         return
     print_table(plan_table([_described(step, found[step.name]) for step in plan]))
     _say_remaining(plan, found)

@@ -7,7 +7,7 @@ from pathlib import Path
 import tyro
 
 from heatbox.errors import InputError
-from heatbox.terminal import AsJson, say
+from heatbox.terminal import AsJson, print_json, say
 
 
 def report(
@@ -16,7 +16,7 @@ def report(
     images: int = 500,
     title: str = "",
 ) -> None:
-    """One page about one or more runs: scores, figures, and an explorer of images, maps and thresholds.
+    """One page about one or more runs: scores, figures, an explorer of images and thresholds.
 
     The page is a single file that needs no network. Runs are folders that evaluate, score, analyze or demo
     wrote; of several, the explorer shows the images of the first and every map beside each other.
@@ -26,6 +26,10 @@ def report(
         out: The HTML file.
         images: Most images in the explorer; of more, so many are spread evenly from best to worst.
         title: Heading of the page; by default the names of the runs.
+
+    Examples:
+        heatbox report runs/resnet50-test
+        heatbox report runs/replknet runs/convnext --out comparison.html --title "Two backbones"
     """
     from heatbox.progress import on_terminal
     from heatbox.report.build import write_report
@@ -40,20 +44,24 @@ def report(
 def compare(
     first: tyro.conf.Positional[Path], second: tyro.conf.Positional[Path], as_json: AsJson = False
 ) -> None:
-    """What changed between two runs: settings, scores with paired intervals, and the images that flipped.
+    """What changed between two runs.
+
+    Settings, scores with paired intervals, and the images that flipped from wrong to right or back.
 
     Args:
         first: The folder of a run of heatbox evaluate.
         second: The folder of another on the same images; differences are this one minus the first.
         as_json: Print JSON, with every flipped image, instead of text.
+
+    Examples:
+        heatbox compare runs/resnet50-cam runs/resnet50-walk
     """
     from heatbox.compare import compare_runs, comparison_lines
     from heatbox.progress import on_terminal, printable
-    from heatbox.store import to_json
 
     found = compare_runs(first, second, on_terminal)
     if as_json:
-        print(to_json(found))
+        print_json(found)
     else:
         for line in comparison_lines(found):
             print(printable(line))
@@ -68,7 +76,9 @@ def export(
     threshold: float | None = None,
     limit: int | None = None,
 ) -> None:
-    """What a run found, for other tools: COCO detections, .npy heatmaps, overlay pictures.
+    """What a run found, for other tools.
+
+    COCO detections, .npy heatmaps, overlay pictures: each is written where its option says.
 
     Args:
         run: The folder of a run of heatbox evaluate.
@@ -78,6 +88,10 @@ def export(
         method: The map; by default the run's first.
         threshold: Of the boxes; by default the best one for MaxBoxAcc.
         limit: Only the first so many overlays.
+
+    Examples:
+        heatbox export runs/resnet50-test --coco detections.json
+        heatbox export runs/resnet50-test --method pc1 --npy maps/ --overlays pictures/ --limit 50
     """
     from heatbox.data.open import open_split
     from heatbox.progress import on_terminal

@@ -3,15 +3,49 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import takewhile
 from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
 
 from heatbox.config import TrainConfig, TrainOptions
-from heatbox.recipes import get_recipe
-from heatbox.terminal import INTERRUPTED, AsJson, print_table, say
+from heatbox.errors import InputError
+from heatbox.recipes import RECIPES, get_recipe, published
+from heatbox.terminal import INTERRUPTED, AsJson, print_json, print_table, say
+
+
+def pick_recipe(args: Sequence[str]) -> tuple[Callable[..., int], str, Sequence[str]]:
+    """The function behind `heatbox train RECIPE ...`, the words before its options, and its options.
+
+    Raises:
+        InputError: no recipe stands first, or there is none of that name.
+    """
+    flags = list(takewhile(lambda arg: arg in ("-v", "--verbose"), args))
+    rest = args[len(flags) :]
+    if rest and not rest[0].startswith("-"):
+        return train_command(rest[0]), f"heatbox train {rest[0]}", [*flags, *rest[1:]]
+    if not {"-h", "--help"} & set(args):
+        raise InputError(
+            "no recipe was named; expected heatbox train RECIPE --data PATH, heatbox recipes lists them"
+        )
+    return train, "heatbox train", args
+
+
+def train(recipe: tyro.conf.Positional[str]) -> int:
+    """Train a recipe on labels alone; interrupted or killed, the same command goes on.
+
+    Every setting of the recipe is an option: heatbox train RECIPE --help lists them with their values.
+
+    Args:
+        recipe: One of those that heatbox recipes lists.
+
+    Examples:
+        heatbox train glyphs_resnet --out runs/small
+        heatbox train replknet_31b_in1k_384 --data CUB --pretrained RepLKNet-31B_ImageNet-1K_384.pth
+    """
+    return train_command(recipe)()
 
 
 def train_command(recipe: str) -> Callable[..., int]:
@@ -33,7 +67,7 @@ def train_command(recipe: str) -> Callable[..., int]:
         """Train a recipe on labels alone; interrupted or killed, the same command goes on.
 
         Writes a run folder: checkpoints with their scores, a log, and what is needed to go on. On several
-        devices: torchrun --nproc-per-node 8 -m heatbox train RECIPE ...
+        devices: torchrun --nproc-per-node 8 -m heatbox train RECIPE and the same options.
 
         Args:
             config: What to compute.
@@ -42,6 +76,10 @@ def train_command(recipe: str) -> Callable[..., int]:
             overwrite: Start anew where the folder holds another training.
             accept_changes: Go on although settings differ from those the folder was begun with.
             as_json: Print the scores as JSON instead of a table.
+
+        Examples:
+            heatbox train glyphs_resnet --out runs/small --epochs 3
+            heatbox train replknet_31b_in1k_384 --data CUB --pretrained RepLKNet-31B_ImageNet-1K_384.pth
         """
         return _train(config, options, out, overwrite, accept_changes, as_json)
 
@@ -66,9 +104,7 @@ def _train(
         say(f"heatbox: {stopped}; its state is saved, the same command goes on from there")
         return INTERRUPTED if stopped.number == signal.SIGINT else 128 + stopped.number
     if as_json:
-        from heatbox.store import to_json
-
-        print(to_json(found))
+        print_json(found)
     else:
         from heatbox.report.tables import training_table
 
@@ -89,14 +125,13 @@ def recipes(as_json: AsJson = False) -> None:
 
     Args:
         as_json: Print JSON instead of a table.
-    """
-    from heatbox.recipes import RECIPES, published
 
+    Examples:
+        heatbox recipes
+    """
     rows = [(make(), published(name)) for name, make in RECIPES.items()]
     if as_json:
-        from heatbox.store import to_json
-
-        print(to_json([{"config": config, "published": scores} for config, scores in rows]))
+        print_json([{"config": config, "published": scores} for config, scores in rows])
     else:
         from heatbox.report.tables import recipe_table
 

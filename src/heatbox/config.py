@@ -64,6 +64,32 @@ class EvaluateConfig:
 
 
 @dataclass(frozen=True)
+class LocateConfig:
+    """Find the object in pictures of one's own."""
+
+    model: Annotated[str, tyro.conf.arg(aliases=["-m"])]
+    """A timm model name, or path/to/file.py:function for a model of your own."""
+    checkpoint: str | None = None
+    """A file of weights, or "pretrained" for those that timm publishes."""
+    num_classes: int | None = None
+    """Number of classes; by default the model's own."""
+    method: str = "cam"
+    """The map: cam, pc1, walk, walk-one-pass, walk:pc1, or one of them +centre; as for evaluate."""
+    walk_seed: str = "cam"
+    """Map that a walk of no named seed starts from."""
+    threshold: float = 0.35
+    """Share of the map's maximum above which pixels are the object; evaluate prints a data set's best one."""
+    contours: Literal["largest", "all"] = "largest"
+    """One box a picture, or one for every connected region."""
+    size: int | None = None
+    """Side of the square input in pixels; by default the model's own."""
+    target: int | None = None
+    """Class to look for; by default the predicted one."""
+    device: str = "auto"
+    """cpu, cuda, mps, or auto for the best at hand."""
+
+
+@dataclass(frozen=True)
 class ScoreConfig:
     """Score heatmaps that any tool made."""
 
@@ -93,7 +119,7 @@ class TrainConfig:
 
     recipe: Annotated[str, tyro.conf.Suppress]
     """The recipe's name."""
-    model: str
+    model: Annotated[str, tyro.conf.arg(aliases=["-m"])]
     """A timm model name, or path/to/file.py:function for a model of your own."""
     data: Annotated[str, tyro.conf.arg(aliases=["-d"])] = ""
     """The data set, or PATH:SPLIT for its training split."""

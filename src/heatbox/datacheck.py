@@ -19,7 +19,7 @@ from heatbox.data.catalogue import checksum_problems
 from heatbox.data.example import Example, Split, decode_image
 from heatbox.data.open import open_data_set
 from heatbox.errors import InputError
-from heatbox.files import write_atomically
+from heatbox.files import made_folder, write_atomically
 from heatbox.progress import Track, silent
 from heatbox.report.data_sheet import data_sheet
 
@@ -104,7 +104,7 @@ def check_data(
         splits.append(split)
         report.splits[name] = _counts(split)
     jobs = jobs or os.cpu_count() or 1
-    seen = _open_all(splits, _made(out), track, jobs)
+    seen = _open_all(splits, made_folder(out), track, jobs)
     for split in splits:
         _judge(split, seen[split.name], report)
         _judge_masks(split, report, track, jobs)
@@ -117,14 +117,6 @@ def check_data(
         sheet.save(out / "contact-sheet.png")
     write_atomically(out / "report.json", json.dumps(asdict(report), indent=2).encode())
     return report
-
-
-def _made(folder: Path) -> Path:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{folder}: cannot be made ({error.strerror})") from error
-    return folder
 
 
 def _counts(split: Split) -> dict[str, int]:

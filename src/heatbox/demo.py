@@ -10,6 +10,7 @@ from heatbox.config import EvaluateConfig, TrainConfig, TrainOptions
 from heatbox.data.glyphs import glyphs
 from heatbox.errors import InputError
 from heatbox.evaluation import evaluate
+from heatbox.extras import require
 from heatbox.progress import Track, silent
 from heatbox.report.build import write_report
 from heatbox.report.overlay import contact_sheet
@@ -42,7 +43,8 @@ def run_demo(
         the scores; see `heatbox.evaluation.score`. `write_page` makes the page of it.
 
     Raises:
-        InputError: the folder holds something that is no demo.
+        InputError: the folder holds something that is no demo, or the extra `train` is not installed; nothing
+            is written then.
     """
     run, training = Run(out), out / TRAINING
     if (out / CONFIG).exists() and not training.exists():
@@ -55,6 +57,7 @@ def run_demo(
         method=METHODS,
         limit=test_images,
     )
+    require("train", "the demo", "lightning_fabric")
     run.start(evaluation, config.seed, resume=False)
     options = TrainOptions(cache=True, tensorboard=False)
     model, _ = train(config, training, options, track, report, overwrite=True)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import logging
+
 import torch
 
 from heatbox.errors import InputError
+
+_log = logging.getLogger(__name__)
 
 
 def pick_device(name: str) -> torch.device:
@@ -20,4 +24,8 @@ def pick_device(name: str) -> torch.device:
         torch.zeros((), device=device).item()  # a device that computes, not meta
     except (RuntimeError, AssertionError) as error:
         raise InputError(f"device {name!r} is not at hand ({str(error).splitlines()[0]})") from error
+    known = (
+        torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} threads"
+    )
+    _log.info("computing on %s (%s)", device, known)
     return device

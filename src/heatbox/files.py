@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from collections.abc import Iterator
@@ -11,6 +12,24 @@ from typing import BinaryIO
 
 from heatbox.errors import InputError
 
+_log = logging.getLogger(__name__)
+
+
+@contextmanager
+def named_when_whole(path: Path) -> Iterator[Path]:
+    """A temporary name beside a file's own, to be written to; it becomes the file when all went well.
+
+    Raises:
+        OSError: it could not be renamed. Whatever is raised, the old content is still there.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        temporary.replace(path)
+        _log.info("wrote %s, %d bytes", path, path.stat().st_size)
+    finally:
+        temporary.unlink(missing_ok=True)
+
 
 @contextmanager
 def written_atomically(path: Path) -> Iterator[BinaryIO]:
@@ -19,17 +38,13 @@ def written_atomically(path: Path) -> Iterator[BinaryIO]:
     Raises:
         InputError: the disk is full or the folder cannot be written to; the old content is still there.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with temporary.open("wb") as file:
+        with named_when_whole(path) as temporary, temporary.open("wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        temporary.replace(path)
     except OSError as error:
         raise InputError(f"{path}: could not be written ({error})") from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def write_atomically(path: Path, content: bytes) -> Path:
@@ -41,6 +56,19 @@ def write_atomically(path: Path, content: bytes) -> Path:
     with written_atomically(path) as file:
         file.write(content)
     return path
+
+
+def made_folder(folder: Path) -> Path:
+    """The folder, made with those above it where it is not there yet.
+
+    Raises:
+        InputError: it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{folder}: could not be made ({error.strerror})") from error
+    return folder
 
 
 def folder_name(words: str) -> str:

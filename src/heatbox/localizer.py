@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from heatbox.arguments import check_choice, check_length, check_number, kind_of
 from heatbox.boxes.component_tree import boxes_at
 from heatbox.data.transforms import Preprocess
 from heatbox.errors import InputError
@@ -57,7 +58,9 @@ class Localizer:
         preprocess: how PIL images become input; by default from the model's own timm config.
 
     Raises:
-        InputError: an unknown method, a threshold outside [0, 1), a model that cannot be seen through.
+        InputError: an unknown method, contours or norm, a threshold outside [0, 1), a model that cannot be
+            seen through.
+        TypeError: an argument of a wrong kind.
     """
 
     def __init__(
@@ -69,6 +72,13 @@ class Localizer:
         norm: Literal["fold", "ignore"] = "fold",
         preprocess: Preprocess | None = None,
     ) -> None:
+        check_number(threshold, "threshold", "a share of the maximum in [0, 1)")
+        check_choice(contours, "contours", ("largest", "all"))
+        check_choice(norm, "norm", ("fold", "ignore"))
+        if not isinstance(method, str) and not callable(method):
+            raise TypeError(
+                f"method: {kind_of(method)}, expected a name or a callable (model, images, targets)"
+            )
         if not 0 <= threshold < 1:
             raise InputError(f"threshold is {threshold}, expected a share of the maximum in [0, 1)")
         self.view = ClassifierView(model)
@@ -90,16 +100,15 @@ class Localizer:
             targets: class to localize in each image; by default the predicted one.
 
         Raises:
-            InputError: images or targets of a wrong shape, or no image.
+            InputError: images or targets of a wrong shape, a class that the model does not have, or no image.
+            TypeError: images that are neither a tensor nor PIL images, or targets that are no whole numbers.
         """
         (batch, *more), sizes = self._batch(images)
         with torch.inference_mode():
             look = look_at(self.view, batch, self.needs)
             logits = look.logits
             labels = logits.argmax(1)
-            wanted = labels if targets is None else torch.as_tensor(targets, device=labels.device)
-            if wanted.shape != labels.shape:
-                raise InputError(f"targets have shape {tuple(wanted.shape)}, expected ({len(labels)},)")
+            wanted = labels if targets is None else self._targets(targets, labels)
         # Methods of one's own may need gradients, which tensors made in inference mode refuse.
         with torch.no_grad():
             look = look.cloned()
@@ -111,6 +120,7 @@ class Localizer:
 
     def _batch(self, images: Tensor | Sequence[Image.Image]) -> tuple[list[Tensor], list[tuple[int, int]]]:
         """Input on the model's device, pictures also larger if needed, and each image's (width, height)."""
+        check_length(images, "images", "a tensor (B, 3, H, W) or a sequence of PIL images")
         if len(images) == 0:
             raise InputError("there is no image to localize in")
         if isinstance(images, Tensor):
@@ -119,7 +129,7 @@ class Localizer:
             batches, sizes = [images], [(images.shape[3], images.shape[2])] * len(images)
         else:
             if not all(isinstance(image, Image.Image) for image in images):
-                raise InputError("images are neither a tensor (B, 3, H, W) nor a sequence of PIL images")
+                raise TypeError("images are neither a tensor (B, 3, H, W) nor a sequence of PIL images")
             pictures = [image.convert("RGB") for image in images]
             wanted = [self.preprocess]
             wanted += [self.preprocess.enlarged(ENLARGED)] if self.needs.larger else []
@@ -127,6 +137,21 @@ class Localizer:
             sizes = [image.size for image in images]
         parameter = next(self.view.model.parameters())
         return [batch.to(parameter.device, parameter.dtype) for batch in batches], sizes
+
+    def _targets(self, targets: Tensor | Sequence[int], labels: Tensor) -> Tensor:
+        """(B,) int64 classes, on the device of the labels."""
+        try:
+            wanted = torch.as_tensor(targets, device=labels.device)
+        except (TypeError, ValueError, RuntimeError):
+            raise TypeError(f"targets: {kind_of(targets)}, expected class indices ({len(labels)},)") from None
+        if wanted.is_floating_point() or wanted.is_complex() or wanted.dtype == torch.bool:
+            raise TypeError(f"targets: {wanted.dtype}, expected class indices ({len(labels)},)")
+        if wanted.shape != labels.shape:
+            raise InputError(f"targets have shape {tuple(wanted.shape)}, expected ({len(labels)},)")
+        classes = self.view.num_classes
+        if bool(((wanted < 0) | (wanted >= classes)).any()):
+            raise InputError(f"targets are {wanted.tolist()}, but the model has classes 0 to {classes - 1}")
+        return wanted.long()
 
     def _boxes(self, one: Tensor, size: tuple[int, int]) -> np.ndarray:
         frame = prepare_heatmap(one, BOX_FRAME)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from torch import nn
 
+from heatbox.config import LocateConfig
 from heatbox.data.example import decode_image
 from heatbox.data.transforms import Preprocess
 from heatbox.devices import pick_device
@@ -22,30 +23,14 @@ Line = dict[str, Any]
 
 
 def locate_files(
-    photos: Sequence[Path],
-    model: str,
-    checkpoint: str | None = None,
-    num_classes: int | None = None,
-    method: str = "cam",
-    walk_seed: str = "cam",
-    threshold: float = 0.35,
-    contours: Literal["largest", "all"] = "largest",
-    size: int | None = None,
-    target: int | None = None,
-    out: Path | None = None,
-    device: str = "auto",
+    photos: Sequence[Path], config: LocateConfig, out: Path | None = None
 ) -> Iterator[Line | InputError]:
     """Localize the object of each picture file.
 
     Args:
         photos: picture files.
-        model, checkpoint, num_classes: see `heatbox.build_model`.
-        method, threshold, contours: see `heatbox.Localizer`.
-        walk_seed: map that a walk of no named seed starts from.
-        size: side of the square input; by default the model's own.
-        target: class to look for; by default the predicted one.
+        config: the model, the map and the threshold; see also `heatbox.build_model` and `heatbox.Localizer`.
         out: folder for overlays; None draws none.
-        device: where to compute, see `pick_device`.
 
     Yields:
         for each picture a dictionary that JSON can hold, or the error that says why it was passed over.
@@ -56,15 +41,15 @@ def locate_files(
     """
     if not photos:
         raise InputError("no picture was named, expected one or more picture files")
-    network = build_model(model, num_classes, checkpoint).to(pick_device(device))
-    method = with_seed(method, walk_seed)
-    preprocess = Preprocess.from_config(getattr(network, "pretrained_cfg", None) or {}, size)
-    localizer = Localizer(network, method, threshold, contours, preprocess=preprocess)
+    network = build_model(config.model, config.num_classes, config.checkpoint).to(pick_device(config.device))
+    method, target = with_seed(config.method, config.walk_seed), config.target
+    preprocess = Preprocess.from_config(getattr(network, "pretrained_cfg", None) or {}, config.size)
+    localizer = Localizer(network, method, config.threshold, config.contours, preprocess=preprocess)
     if target is not None and not 0 <= target < localizer.view.num_classes:
         last = localizer.view.num_classes - 1
         raise InputError(f"class {target} is out of range: the model has classes 0 to {last}")
     names = class_names(localizer.view.num_classes, network)
-    settings = {"model": model, "method": method, "threshold": threshold}
+    settings = {"model": config.model, "method": method, "threshold": config.threshold}
     used: set[str] = set()
     pictures = {photo.resolve() for photo in photos}
     for photo in photos:

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import logging
+import os
+import sys
+import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Protocol, TypeVar
 
 Item = TypeVar("Item")
 What = str | Callable[[], str]
+
+SECONDS_A_LINE = 60.0
+"""How often work tells of itself where standard error is no terminal."""
+
+_log = logging.getLogger(__name__)
 
 
 class Track(Protocol):
@@ -53,8 +62,22 @@ def as_callback(track: Track, what: str, total: int) -> Callable[[int], None]:
 def on_terminal(items: Iterable[Item], what: What, total: int | None = None) -> Iterator[Item]:
     """A progress bar with speed and remaining time on standard error.
 
-    Where standard error is not a terminal, one line at the start and one at the end.
+    Where standard error is no terminal, or one that cannot move its cursor, a line at the start and then
+    one a minute: a log file stays short and tells how far the work is.
     """
+
+    def words() -> str:
+        return printable(what() if callable(what) else what)
+
+    if total is None and hasattr(items, "__len__"):
+        total = len(items)  # type: ignore[arg-type]
+    live = sys.stderr.isatty() and os.environ.get("TERM", "") not in ("", "dumb")
+    begin = time.monotonic()
+    yield from (_as_bar if live else _as_lines)(items, words, total)
+    _log.info("%s: done in %.1f s", words(), time.monotonic() - begin)
+
+
+def _as_bar(items: Iterable[Item], words: Callable[[], str], total: int | None) -> Iterator[Item]:
     from rich.console import Console
     from rich.progress import (
         BarColumn,
@@ -65,17 +88,6 @@ def on_terminal(items: Iterable[Item], what: What, total: int | None = None) -> 
         TimeRemainingColumn,
     )
 
-    def words() -> str:
-        return printable(what() if callable(what) else what)
-
-    console = Console(stderr=True)
-    if total is None and hasattr(items, "__len__"):
-        total = len(items)  # type: ignore[arg-type]
-    if not console.is_terminal:
-        line = f"{words()} ({total} to do)" if total is not None else words()
-        console.print(line, highlight=False, markup=False)  # names may hold square brackets
-        yield from items
-        return
     columns = (
         TextColumn("{task.description}", markup=False),
         BarColumn(),
@@ -84,8 +96,31 @@ def on_terminal(items: Iterable[Item], what: What, total: int | None = None) -> 
         TextColumn("left"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console) as progress:
+    with Progress(*columns, console=Console(stderr=True)) as progress:
         task = progress.add_task(words(), total=total)
         for item in items:
             yield item
             progress.update(task, advance=1, description=words())
+
+
+def _as_lines(items: Iterable[Item], words: Callable[[], str], total: int | None) -> Iterator[Item]:
+    begin = last = time.monotonic()
+    _say(f"{words()} ({total} to do)" if total is not None else words())
+    for done, item in enumerate(items, 1):
+        yield item
+        now = time.monotonic()
+        if now - last >= SECONDS_A_LINE:
+            last = now
+            known = (
+                f" of {total}, about {_duration((now - begin) / done * (total - done))} left" if total else ""
+            )
+            _say(f"{words()}: {done}{known}")
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def _duration(seconds: float) -> str:
+    minutes = max(round(seconds / 60), 1)
+    return f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min"

@@ -29,7 +29,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from heatbox.errors import InputError
-from heatbox.files import write_atomically
+from heatbox.files import made_folder, write_atomically, written_atomically
 
 CONFIG, ENVIRONMENT, METRICS, PREDICTIONS = (
     "config.json",
@@ -37,6 +37,8 @@ CONFIG, ENVIRONMENT, METRICS, PREDICTIONS = (
     "metrics.json",
     "predictions.parquet",
 )
+MASK = "mask"
+"""Column of records: the mask in the 224 x 224 frame, 0 background, 1 object, 255 ignored."""
 FOLDERS = ("parts", "records", "records-fullsup", "fullsup")
 _PACKAGES = (
     "heatbox",
@@ -112,11 +114,7 @@ class Run:
     def append(self, records: Sequence[Record]) -> None:
         """Save the records of some images as the next part."""
         if records:
-            parts = self.folder / "parts"
-            try:
-                parts.mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                raise InputError(f"{parts}: could not be made ({error})") from error
+            parts = made_folder(self.folder / "parts")
             number = 1 + max((int(part.stem) for part in self._parts()), default=-1)
             _write_parquet(parts / f"{number:06d}.parquet", [_table(records)])
 
@@ -312,21 +310,12 @@ def _records(table: pa.Table) -> list[Record]:
 
 
 def _write_parquet(path: Path, tables: Iterator[pa.Table] | Sequence[pa.Table]) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     writer: pq.ParquetWriter | None = None
-    try:
-        with temporary.open("wb") as file:
-            for table in tables:
-                if writer is None:
-                    writer = pq.ParquetWriter(file, table.schema, compression="zstd")
-                writer.write_table(table)
+    with written_atomically(path) as file:
+        for table in tables:
             if writer is None:
-                raise InputError(f"{path}: there is no record to write")
-            writer.close()
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        raise InputError(f"{path}: could not be written ({error})") from error
-    finally:
-        temporary.unlink(missing_ok=True)
+                writer = pq.ParquetWriter(file, table.schema, compression="zstd")
+            writer.write_table(table)
+        if writer is None:
+            raise InputError(f"{path}: there is no record to write")
+        writer.close()

@@ -91,6 +91,6 @@ def test_tables_and_words():
 
 
 def test_matplotlib_is_an_extra(monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "matplotlib.figure", None)
+    monkeypatch.setitem(__import__("sys").modules, "matplotlib", None)
     with pytest.raises(InputError, match=r"pip install 'heatbox\[analysis\]'"):
         new_figure(1, 1)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from heatbox.errors import InputError
+from heatbox.extras import require
 from heatbox.maps.pc1 import ChannelNorm
 
 _ROUNDING = 1e-5
@@ -152,12 +153,9 @@ def reconstruction_error(
     Raises:
         InputError: scikit-learn is not installed, or there is too little to learn from.
     """
-    try:
-        from sklearn.decomposition import MiniBatchDictionaryLearning
-    except ImportError as error:
-        raise InputError(
-            "dictionary learning needs more packages: pip install 'heatbox[analysis]'"
-        ) from error
+    require("analysis", "dictionary learning", "sklearn")
+    from sklearn.decomposition import MiniBatchDictionaryLearning
+
     for name, maps in (("learned from", learn), ("to be reconstructed", unseen)):
         if maps.ndim != 3 or not maps.size:
             raise InputError(f"maps {name} have shape {maps.shape}, expected (images, channels, pixels)")

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from heatbox.analysis.gaussian import GaussianFit, fit_gaussian
 from heatbox.analysis.gradients import feature_function, input_gradients, network_of
+from heatbox.arguments import as_numbers, check_length, check_module, check_whole
 from heatbox.data.transforms import Preprocess
 from heatbox.errors import InputError
 from heatbox.models.view import ClassifierView
@@ -88,7 +89,9 @@ def erf(
 
     Raises:
         InputError: no image, images of a wrong shape, or gradients that are finite for none of them.
+        TypeError: no network, images that are neither a tensor nor PIL images, or numbers that are not whole.
     """
+    check_module(network_of(model), "model")
     total: np.ndarray | None = None
     count = skipped = 0
     network, features_of = network_of(model), feature_function(model)
@@ -168,17 +171,21 @@ def _batches(
     size: int | None,
     batch_size: int,
 ) -> Iterator[Tensor]:
-    if batch_size < 1:
-        raise InputError(f"batch_size is {batch_size}, expected 1 or more")
+    check_whole(batch_size, "batch_size")
+    if size is not None:
+        check_whole(size, "size")
+    check_length(images, "images", "a tensor (B, 3, H, W) or PIL images")
     if isinstance(images, Tensor):
         if images.ndim != 4:
             raise InputError(f"images have shape {tuple(images.shape)}, expected (B, 3, H, W)")
-        yield from images.split(batch_size)
+        yield from images.split(batch_size)  # type: ignore[no-untyped-call]
         return
     config = getattr(network, "pretrained_cfg", None) or {}
     preprocess = Preprocess.from_config(config, size or PUBLISHED_SIZE, "bicubic")
     for start in range(0, len(images), batch_size):
         chosen = images[start : start + batch_size]
+        if not all(isinstance(image, Image.Image) for image in chosen):
+            raise TypeError("images are neither a tensor (B, 3, H, W) nor a sequence of PIL images")
         yield torch.stack([preprocess(image.convert("RGB")) for image in chosen])
 
 
@@ -258,7 +265,7 @@ def auc(contribution: np.ndarray, log: bool = True) -> float:
 
 
 def _shares(t: Any) -> np.ndarray:
-    wanted = np.asarray(t, dtype=np.float64)
+    wanted = as_numbers(t, "t", "shares in [0, 1]")
     if not ((wanted >= 0) & (wanted <= 1)).all():
         raise InputError(f"t is {t}, expected shares in [0, 1]")
     return wanted

@@ -19,6 +19,7 @@ from torch import nn
 
 from heatbox.analysis.imagenet_categories import CATEGORIES
 from heatbox.analysis.responses import Response, read_responses
+from heatbox.arguments import check_module, check_whole, kind_of
 from heatbox.data.cue_conflict import shape_and_texture
 from heatbox.data.example import Split
 from heatbox.data.open import open_split
@@ -231,7 +232,12 @@ def shape_bias(
 
     Raises:
         InputError: stimuli that cannot be read, or classes that do not fit them.
+        TypeError: no network, stimuli that are neither a split nor a path, a batch that is no whole number.
     """
+    check_module(model.model if isinstance(model, ClassifierView) else model, "model")
+    check_whole(batch_size, "batch_size")
+    if not isinstance(cue_conflict, Split | str | Path):
+        raise TypeError(f"cue_conflict: {kind_of(cue_conflict)}, expected a split or a path")
     split = cue_conflict if isinstance(cue_conflict, Split) else open_split(str(cue_conflict))
     network = model.model if isinstance(model, ClassifierView) else model
     config = getattr(network, "pretrained_cfg", None) or {}

@@ -13,6 +13,7 @@ from typing import Literal
 
 import numpy as np
 
+from heatbox.arguments import as_numbers, check_choice, check_whole, kind_of
 from heatbox.boxes.kernels import general as kernels
 from heatbox.errors import InputError
 
@@ -25,8 +26,11 @@ def check_heatmap(heatmap: np.ndarray, name: str = "heatmap") -> np.ndarray:
 
     Raises:
         InputError: it is not two-dimensional, is empty, holds NaN or leaves [0, 1].
+        TypeError: it is no array of real numbers.
     """
     array = np.asarray(heatmap)
+    if array.dtype.kind not in "fiub":
+        raise TypeError(f"{name}: {kind_of(heatmap)}, expected real numbers (H, W) in [0, 1]")
     if array.ndim != 2 or 0 in array.shape:
         raise InputError(f"{name}: has shape {array.shape}, expected a non-empty two-dimensional map")
     if array.dtype not in (np.float32, np.float64):
@@ -44,7 +48,9 @@ def threshold_grid(count: int) -> np.ndarray:
 
     Raises:
         InputError: `count` is not positive.
+        TypeError: it is no whole number.
     """
+    check_whole(count, "thresholds", None)
     if count < 1:
         raise InputError(f"thresholds is {count}, expected a positive number of thresholds")
     return np.arange(count) * (1 / count)
@@ -161,9 +167,19 @@ def boxes_at(
         the box (0, 0, 0, 0), as in the reference evaluator.
 
     Raises:
-        InputError: the heatmap is malformed, or a threshold lies outside [0, 1).
+        InputError: the heatmap is malformed, a threshold lies outside [0, 1), or an unknown `contours` or
+            `protocol`.
+        TypeError: no arrays of real numbers.
+
+    Examples:
+        >>> heatmap = np.zeros((8, 8))
+        >>> heatmap[2:5, 3:7] = 1.0
+        >>> boxes_at(heatmap, [0.5], protocol="exact")[0].tolist()  # x1, y1, x2, y2
+        [[3, 2, 7, 5]]
     """
-    cuts = np.asarray(thresholds, dtype=np.float64).reshape(-1)
+    cuts = as_numbers(thresholds, "thresholds", "numbers in [0, 1)").reshape(-1)
+    check_choice(contours, "contours", ("largest", "all"))
+    check_choice(protocol, "protocol", ("reference", "exact"))
     if not ((cuts >= 0) & (cuts < 1)).all():
         raise InputError(f"thresholds: {cuts.tolist()} leave [0, 1)")
     levels = to_levels(check_heatmap(heatmap), protocol)

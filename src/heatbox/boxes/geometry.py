@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from heatbox.arguments import as_numbers
 from heatbox.errors import InputError
 
 REFERENCE_SIDE = 224
@@ -29,9 +30,10 @@ def check_boxes(boxes: np.ndarray, image_size: Sequence[float], name: str = "ima
     Raises:
         InputError: the array has another shape, no row, NaN, a negative coordinate, x1 < x0 or y1 < y0,
             or the image size is not two positive numbers.
+        TypeError: no numbers.
     """
-    array = np.atleast_2d(np.asarray(boxes, dtype=np.float64))
-    size = np.asarray(image_size, dtype=np.float64)
+    array = np.atleast_2d(as_numbers(boxes, f"{name}: boxes", "numbers (K, 4), xyxy"))
+    size = as_numbers(image_size, f"{name}: image size", "(width, height)")
     if size.shape != (2,) or not (np.isfinite(size).all() and (size > 0).all()):
         raise InputError(f"{name}: the image size is {image_size!r}, expected positive (width, height)")
     if array.ndim != 2 or array.shape[1] != 4 or array.shape[0] == 0:

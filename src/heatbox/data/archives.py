@@ -14,6 +14,7 @@ import zlib
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
+from heatbox.arguments import kind_of
 from heatbox.data.decompress import COMPRESSED, MAX_RATIO, UNPACKED, decompressed
 from heatbox.data.trees import FolderTree, Tree, UnionTree
 from heatbox.errors import InputError
@@ -135,7 +136,10 @@ def open_tree(path: str | Path) -> Tree:
     Raises:
         InputError: neither a folder nor an archive, a damaged archive, or one that unpacks to more than
             `MAX_RATIO` times its size.
+        TypeError: no path.
     """
+    if not isinstance(path, str | Path):
+        raise TypeError(f"path: {kind_of(path)}, expected a folder or an archive")
     path = Path(path)
     if path.is_dir():
         return FolderTree(path)

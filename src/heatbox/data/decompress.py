@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import IO, cast
 
 from heatbox.errors import InputError
+from heatbox.files import named_when_whole
 
 COMPRESSED = (".tgz", ".tar.gz", ".tar.bz2", ".tar.xz")
 MAX_RATIO = 200  # decompressed size over compressed size
@@ -34,16 +35,13 @@ def decompressed(path: Path) -> Path:
             return place
     target = places[0] if os.access(path.resolve().parent, os.W_OK) else places[1]
     target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
-        with _opened(path, suffix) as source, temporary.open("wb") as file:
-            _copy(source, file, max(path.stat().st_size, 2**16) * MAX_RATIO, path)
-        os.utime(temporary, ns=(made, made))
-        temporary.replace(target)
+        with named_when_whole(target) as temporary:
+            with _opened(path, suffix) as source, temporary.open("wb") as file:
+                _copy(source, file, max(path.stat().st_size, 2**16) * MAX_RATIO, path)
+            os.utime(temporary, ns=(made, made))
     except (EOFError, zlib.error, lzma.LZMAError, OSError) as error:
         raise InputError(f"{path}: cannot be decompressed into {target.parent} ({error})") from error
-    finally:
-        temporary.unlink(missing_ok=True)
     return target
 
 

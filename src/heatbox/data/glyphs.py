@@ -17,6 +17,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from heatbox.arguments import check_number, check_whole
 from heatbox.data.example import Example, Split
 from heatbox.errors import InputError
 
@@ -92,9 +93,19 @@ def glyphs(
 
     Raises:
         InputError: an unknown split, or a size or number that makes no sense.
+        TypeError: a size, number or seed that is not whole.
+
+    Examples:
+        >>> split = glyphs("test", count=10)
+        >>> len(split), split.examples[0].size
+        (10, (64, 64))
+        >>> split.open_image(split.examples[0]).size
+        (64, 64)
     """
     if split not in SPLITS:
         raise InputError(f"glyphs has no split {split!r}, expected one of {', '.join(SPLITS)}")
+    _check(SPLITS[split] if count is None else count, size, seed)
+    check_number(texture_match, "texture_match", "a probability")
     if not 0 <= texture_match <= 1:
         raise InputError(f"texture_match is {texture_match}, expected a probability")
     number = SPLITS[split] if count is None else count
@@ -120,7 +131,12 @@ def cue_conflict(count: int = 1280, size: int = 64, seed: int = 0) -> Split:
     Returns:
         a split labelled by shape; ids are ``SHAPE/SHAPEn-TEXTUREm.png`` with class names for both, as in
         the cue-conflict stimuli of Geirhos et al. (ICLR 2019).
+
+    Raises:
+        InputError: a size or number that makes no sense.
+        TypeError: a size, number or seed that is not whole.
     """
+    _check(count, size, seed)
     classes = len(SHAPES)
     pairs = [(shape, (shape + step) % classes) for step in range(1, classes) for shape in range(classes)]
     drawn = {}
@@ -133,11 +149,17 @@ def cue_conflict(count: int = 1280, size: int = 64, seed: int = 0) -> Split:
     return _split("cue-conflict", drawn, size, seed)
 
 
-def _split(name: str, drawn: dict[str, Glyph], size: int, seed: int) -> Split:
+def _check(count: int, size: int, seed: int) -> None:
+    check_whole(count, "count", None)
+    check_whole(size, "size", None)
+    check_whole(seed, "seed", 0)
     if size < 32:
         raise InputError(f"glyphs of {size} pixels are too small to tell apart, expected at least 32")
-    if not drawn:
-        raise InputError("a split of glyphs needs at least one image")
+    if count < 1:
+        raise InputError(f"a split of {count} glyphs is empty, expected at least one image")
+
+
+def _split(name: str, drawn: dict[str, Glyph], size: int, seed: int) -> Split:
     order = {key: index for index, key in enumerate(drawn)}
     examples = [
         Example(key, glyph.shape, (size, size), _box(_mask(glyph, size))) for key, glyph in drawn.items()

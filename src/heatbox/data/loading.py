@@ -128,11 +128,6 @@ def resized_crop(pixels: np.ndarray, crop: Crop, size: tuple[int, int], side: in
     return _bytes_of(picture)
 
 
-def to_tensor(image: Image.Image, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
-    """RGB picture → (3, H, W) float32, normalised."""
-    return normalised(_bytes_of(image), mean, std)
-
-
 def _bytes_of(image: Image.Image) -> Tensor:
     return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()  # cheaper while still bytes
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,8 @@ from heatbox.data.rows import Complain, refuse
 from heatbox.data.trees import FolderTree, Tree, below, find_folders
 from heatbox.data.wsol import load_wsol
 from heatbox.errors import InputError
+
+_log = logging.getLogger(__name__)
 
 # Asked in this order: a folder of classes is what remains when nothing more definite is seen.
 _LAYOUTS: Sequence[ModuleType] = (
@@ -103,6 +106,12 @@ def open_split(data: str, metadata: Path | None = None, num_classes: int | None 
     Raises:
         InputError: the path is not recognised, has no such split, or what the reader of its layout raises.
     """
+    found = _open_split(data, metadata, num_classes)
+    _log.info("read %s: %s, %d images of %d classes", data, found.name, len(found), found.num_classes)
+    return found
+
+
+def _open_split(data: str, metadata: Path | None, num_classes: int | None) -> Split:
     name, _, split = data.partition(":")
     if name == "glyphs" and not Path(data).exists():
         return glyphs(split or "test")
@@ -165,6 +174,9 @@ def open_training(data: str, test: str | None = None, limit: int | None = None) 
             f"{test or own}: has labels up to {found.num_classes - 1}, but only {train.num_classes} classes "
             f"are learned from {data}"
         )
+    _log.info(
+        "learning from %s: %s, %d images of %d classes", data, train.name, len(train), train.num_classes
+    )
     return TrainingSplits(train.take(limit), found)
 
 

@@ -7,9 +7,9 @@ in image_sizes.txt). The format is that of the reference evaluator (Choe et al.,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -124,7 +124,7 @@ def _load(
     return Split(name, examples, (), TreeImages(tree, image_folder(tree, folder, ids[0] if ids else "")))
 
 
-def has_row(name: str, table: dict, metadata: Tree, file: str, complain: Complain) -> bool:
+def has_row(name: str, table: Mapping[str, Any], metadata: Tree, file: str, complain: Complain) -> bool:
     """Whether a table has an id; complains where it has not."""
     if name not in table:
         complain(f"{metadata.describe(file)}: has no row for image {name!r}")

@@ -10,6 +10,7 @@ from typing import Any
 from heatbox.data.example import Split
 from heatbox.data.open import open_split
 from heatbox.errors import InputError
+from heatbox.extras import require
 from heatbox.files import write_atomically
 from heatbox.instruments import channels, complexity, erf, maps, shape_bias
 from heatbox.instruments.config import (
@@ -26,7 +27,7 @@ from heatbox.instruments.subjects import Subject, check_labels, images_of, subje
 from heatbox.progress import Track, silent
 from heatbox.report.figures.comparison import comparison
 from heatbox.report.figures.scores import ModelScore, score_against_erf
-from heatbox.report.figures.style import new_figure, save_figure
+from heatbox.report.figures.style import save_figure
 from heatbox.store import ENVIRONMENT, environment, to_json
 
 ANALYSIS, COMPARISON = "analysis.json", "comparison.json"
@@ -53,7 +54,9 @@ class Analysis:
     def __init__(
         self, config: ModelsConfig, out: Path, track: Track = silent, overwrite: bool = False
     ) -> None:
-        new_figure(1, 1)  # says so at once where matplotlib is missing
+        require(
+            "analysis", "heatbox analyze", *(() if isinstance(config, ComplexityConfig) else ["matplotlib"])
+        )
         self.config, self.out, self.track, self.overwrite = config, out, track, overwrite
         self.subjects = subjects_of(config, out)
         self.rows: list[Numbers] = [{"model": subject.label} for subject in self.subjects]

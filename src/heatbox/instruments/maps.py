@@ -28,7 +28,6 @@ SIGNED = ("cam", "cam-positive", "cam-negative")
 METHODS = (*SIGNED, "pc1")
 AREA_THRESHOLDS = np.arange(20) / 20
 _HALF = 10  # index of .5
-AREAS = "areas.parquet"
 
 
 def measure(

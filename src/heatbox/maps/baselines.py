@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import numpy as np
+
+from heatbox.arguments import check_number, check_whole
+from heatbox.errors import InputError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -20,7 +24,20 @@ def centre_gaussian(height: int = 224, width: int = 224, sigma: float = 0.25) ->
 
     Returns:
         (height, width) float32, 0 in the corners and 1 in the middle; all 1 where it has one pixel.
+
+    Raises:
+        InputError: a side below 1, or a deviation that is not above 0.
+        TypeError: no numbers.
+
+    Examples:
+        >>> (100 * centre_gaussian(3, 3)).round().astype(int).tolist()
+        [[0, 29, 0], [29, 100, 29], [0, 29, 0]]
     """
+    check_whole(height, "height")
+    check_whole(width, "width")
+    check_number(sigma, "sigma", "a share of each side above 0")
+    if not 0 < sigma < math.inf:
+        raise InputError(f"sigma is {sigma}, expected a share of each side above 0")
     out = _gaussian(height, width, sigma)
     if out.max() == out.min():
         return np.ones((height, width), np.float32)
@@ -32,7 +49,13 @@ def full_image(height: int = 224, width: int = 224) -> np.ndarray:
 
     Returns:
         (height, width) float32.
+
+    Raises:
+        InputError: a side below 1.
+        TypeError: no whole numbers.
     """
+    check_whole(height, "height")
+    check_whole(width, "width")
     return np.ones((height, width), np.float32)
 
 

@@ -6,6 +6,7 @@ from typing import Literal
 
 from torch import Tensor
 
+from heatbox.arguments import check_choice, check_tensor
 from heatbox.errors import InputError
 
 Signs = Literal["all", "positive", "negative"]
@@ -28,7 +29,18 @@ def cam(features: Tensor, class_weights: Tensor, signs: Signs = "all") -> Tensor
 
     Raises:
         InputError: shapes that do not match, or an unknown `signs`.
+        TypeError: no tensors of real numbers.
+
+    Examples:
+        >>> features = torch.tensor([[[[1.0, 2.0]], [[3.0, 0.0]]]])  # one image, two channels, 1 x 2 pixels
+        >>> cam(features, torch.tensor([2.0, -1.0]))
+        tensor([[[-1.,  4.]]])
+        >>> cam(features, torch.tensor([2.0, -1.0]), signs="positive")
+        tensor([[[2., 4.]]])
     """
+    check_tensor(features, "features", "(B, C, H, W)")
+    check_tensor(class_weights, "class_weights", "(B, C) or (C,)")
+    check_choice(signs, "signs", ("all", "positive", "negative"))
     if features.ndim != 4:
         raise InputError(f"features have shape {tuple(features.shape)}, expected (B, C, H, W)")
     if class_weights.shape not in (features.shape[:2], (features.shape[1],)):
@@ -41,8 +53,6 @@ def cam(features: Tensor, class_weights: Tensor, signs: Signs = "all") -> Tensor
         weights = weights.clamp(min=0)
     elif signs == "negative":
         weights = weights.clamp(max=0)
-    elif signs != "all":
-        raise InputError(f"signs is {signs!r}, expected 'all', 'positive' or 'negative'")
     weights = weights.expand(features.shape[:2])
     batch, channels, height, width = features.shape
     return (weights[:, None] @ features.float().reshape(batch, channels, -1)).view(batch, height, width)

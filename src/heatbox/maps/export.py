@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from heatbox.errors import InputError
+from heatbox.extras import require
 from heatbox.maps.cam import cam
 from heatbox.models.view import ClassifierView
 
@@ -74,10 +74,7 @@ def export_onnx(model: nn.Module, path: str | Path, side: int) -> None:
     Raises:
         InputError: the extra is not installed, or the model cannot be seen through.
     """
-    try:
-        import onnxscript  # noqa: F401
-    except ImportError as error:
-        raise InputError("ONNX export needs more packages: pip install 'heatbox[onnx]'") from error
+    require("onnx", "ONNX export", "onnx", "onnxscript")
     program = export_program(model, side)
     onnx_program = torch.onnx.export(
         program, input_names=["images"], output_names=list(OUTPUTS), dynamo=True, verbose=False

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from heatbox.errors import InputError
+from heatbox.extras import require
 from heatbox.models.head import eval_mode
 
 if TYPE_CHECKING:
@@ -82,12 +83,8 @@ def tool_class(name: str) -> Any:
     """
     if name not in GRADIENT_METHODS:
         raise InputError(f"there is no map method {name!r}, expected one of {', '.join(GRADIENT_METHODS)}")
-    try:
-        return getattr(import_module("pytorch_grad_cam"), GRADIENT_METHODS[name])
-    except ImportError as error:
-        raise InputError(
-            f"the map method {name!r} needs one more package: pip install 'heatbox[gradcam]'"
-        ) from error
+    require("gradcam", f"the map method {name!r}")
+    return getattr(import_module("pytorch_grad_cam"), GRADIENT_METHODS[name])
 
 
 class _Leaf(nn.Module):

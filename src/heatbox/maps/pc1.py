@@ -7,6 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from heatbox.arguments import check_choice, check_tensor
 from heatbox.errors import InputError
 
 ChannelNorm = Literal["minmax"] | None
@@ -46,6 +47,14 @@ def pc1(
     Raises:
         InputError: not four dimensions, an empty axis, values that are not finite; for the released
             variant a constant channel, or a map with nothing to decompose.
+        TypeError: no tensor of real numbers.
+
+    Examples:
+        >>> features = torch.zeros(1, 2, 5, 5)
+        >>> features[:, 0, 1:3, 1:3] = 1.0  # one channel on the object
+        >>> features[:, 1] = 1 - features[:, 0]  # and one on everything else
+        >>> pc1(features)[0].int().tolist()
+        [[0, 0, 0, 0, 0], [0, 1, 1, 0, 0], [0, 1, 1, 0, 0], [0, 0, 0, 0, 0], [0, 0, 0, 0, 0]]
     """
     _check(features, variant, channel_norm)
     # Gram matrices square the condition number: they are formed in double precision (MPS has none).
@@ -65,14 +74,13 @@ def pc1(
 
 
 def _check(features: Tensor, variant: str, channel_norm: str | None) -> None:
+    check_tensor(features, "features", "(B, C, H, W)")
     if features.ndim != 4 or 0 in features.shape[1:]:
         raise InputError(
             f"features have shape {tuple(features.shape)}, expected (B, C, H, W), none of them 0"
         )
-    if variant not in ("paper", "released"):
-        raise InputError(f"variant is {variant!r}, expected 'paper' or 'released'")
-    if channel_norm not in ("minmax", None):
-        raise InputError(f"channel_norm is {channel_norm!r}, expected 'minmax' or None")
+    check_choice(variant, "variant", ("paper", "released"))
+    check_choice(channel_norm, "channel_norm", ("minmax", None))
     if variant == "released" and channel_norm is None:
         raise InputError("the released PC1 always scales its channels: channel_norm has to be 'minmax'")
     finite = torch.isfinite(features).flatten(2).all(2)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from heatbox.arguments import check_number, check_tensor, check_whole, kind_of
 from heatbox.errors import InputError
 
 AFFINITY_BYTES = 64 * 2**20
@@ -48,6 +50,7 @@ def walk(seed: Tensor, features: Sequence[Tensor], steps: int = 2, damping: floa
     Raises:
         InputError: shapes that do not match, no feature map, values that are not finite, negative steps
             or damping.
+        TypeError: no tensors of real numbers, or a single one for the list of feature maps.
     """
     _check(seed, features, steps, damping)
     batch, height, width = seed.shape
@@ -125,6 +128,13 @@ def _on_grid(features: Tensor, grid: tuple[int, int]) -> Tensor:
 
 
 def _check(seed: Tensor, features: Sequence[Tensor], steps: int, damping: float) -> None:
+    check_tensor(seed, "seed", "(B, h, w)")
+    if isinstance(features, Tensor) or not isinstance(features, Sequence):
+        raise TypeError(f"features: {kind_of(features)}, expected a list of tensors (B, C, h, w)")
+    for index, one in enumerate(features):
+        check_tensor(one, f"feature map {index}", "(B, C, h, w)")
+    check_whole(steps, "steps", 0)
+    check_number(damping, "damping", "a number of 0 or more")
     if seed.ndim != 3:
         raise InputError(f"the seed has shape {tuple(seed.shape)}, expected (B, h, w)")
     if not features:
@@ -135,8 +145,8 @@ def _check(seed: Tensor, features: Sequence[Tensor], steps: int, damping: float)
                 f"feature map {index} has shape {tuple(one.shape)}, expected ({seed.shape[0]}, C, h, w) "
                 "to match the seed"
             )
-    if steps < 0 or damping < 0:
-        raise InputError(f"steps is {steps} and damping {damping}, expected 0 or more")
+    if not 0 <= damping < math.inf:
+        raise InputError(f"damping is {damping}, expected a number of 0 or more")
 
 
 def _check_finite(out: Tensor, seed: Tensor, features: Sequence[Tensor]) -> None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from heatbox.arguments import as_numbers, check_number, check_whole
 from heatbox.boxes.batch import available_cores
 from heatbox.errors import InputError
 
@@ -56,10 +57,17 @@ def bootstrap_interval(
 
     Raises:
         InputError: no image, a value that is not finite, or an argument out of range.
+        TypeError: no numbers.
+
+    Examples:
+        >>> interval = bootstrap_interval(np.array([1, 1, 1, 0]))
+        >>> interval.estimate, interval.low, interval.high
+        (75.0, 25.0, 100.0)
     """
-    scores = np.asarray(correct, dtype=np.float64)
+    scores = as_numbers(correct, "correct", "(N,) or (N, I) numbers or booleans")
+    fits = scores.ndim in (1, 2) and 0 not in scores.shape[1:] and bool(np.isfinite(scores).all())
+    _check(fits, len(scores) if scores.ndim else 0, resamples, level, seed)
     scores = scores.mean(1) if scores.ndim == 2 else scores
-    _check(scores.ndim == 1 and bool(np.isfinite(scores).all()), len(scores), resamples, level)
     rng = np.random.default_rng(seed)
     values, counts = np.unique(scores, return_counts=True)
     if len(values) <= FEW_VALUES:
@@ -91,7 +99,8 @@ def paired_interval(
     Raises:
         InputError: shapes differ, or as `bootstrap_interval`.
     """
-    first, second = np.asarray(correct, dtype=np.float64), np.asarray(other, dtype=np.float64)
+    expected = "(N,) or (N, I) numbers or booleans"
+    first, second = as_numbers(correct, "correct", expected), as_numbers(other, "other", expected)
     if first.shape != second.shape:
         raise InputError(f"compared scores have shapes {first.shape} and {second.shape}, expected the same")
     return bootstrap_interval(first - second, resamples, level, seed)
@@ -122,7 +131,7 @@ def best_threshold_interval(
     from heatbox.boxes.kernels.resample import best_of_resamples
 
     bits = np.asarray(correct, dtype=bool)
-    _check(bits.ndim == 3, len(bits), resamples, level)
+    _check(bits.ndim == 3, len(bits), resamples, level, seed)
     images, _, thresholds = bits.shape
     # As the threshold rises an image's correctness changes a few times only: keep the changes, by place.
     rising, falling = _changes(bits, 1), _changes(bits, -1)
@@ -157,9 +166,12 @@ def _changes(bits: np.ndarray, sign: int) -> tuple[np.ndarray, np.ndarray]:
     return image[order].astype(np.uint32), start.astype(np.int64)
 
 
-def _check(well_formed: bool, images: int, resamples: int, level: float) -> None:
+def _check(well_formed: bool, images: int, resamples: int, level: float, seed: int) -> None:
+    check_whole(resamples, "resamples", None)
+    check_number(level, "level", "a share in (0, 1)")
+    check_whole(seed, "seed", 0)
     if not well_formed:
-        raise InputError("per-image correctness must be a finite array with images along its first axis")
+        raise InputError("per-image correctness is not finite or of a wrong shape, expected (N,) or (N, I)")
     if images == 0:
         raise InputError("no image to resample, expected at least one")
     if resamples < 1 or not 0 < level < 1:

@@ -7,17 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from heatbox.arguments import as_array, check_length
 from heatbox.errors import InputError
-
-
-def as_array(value: Any) -> np.ndarray:
-    """An array of an array or of a tensor on any device (bfloat16 becomes float32)."""
-    if hasattr(value, "detach"):
-        value = value.detach().cpu()
-        if str(value.dtype) == "torch.bfloat16":
-            value = value.float()
-        return value.numpy()
-    return np.asarray(value)
 
 
 def as_maps(heatmaps: Any) -> np.ndarray | Sequence[np.ndarray]:
@@ -26,6 +17,7 @@ def as_maps(heatmaps: Any) -> np.ndarray | Sequence[np.ndarray]:
     Raises:
         InputError: a single map or something else with other than three dimensions.
     """
+    check_length(heatmaps, "heatmaps", "(N, H, W) or N maps")
     if isinstance(heatmaps, (list, tuple)):
         return [as_array(one) for one in heatmaps]
     maps = as_array(heatmaps)

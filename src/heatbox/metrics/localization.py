@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
+from heatbox.arguments import as_array, kind_of
 from heatbox.boxes.component_tree import Contours, Protocol
 from heatbox.errors import InputError
-from heatbox.metrics.inputs import as_array
-from heatbox.metrics.maxboxacc import MaxBoxAcc, update_together
+from heatbox.metrics.maxboxacc import MaxBoxAcc, in_range, update_together
 from heatbox.metrics.state import Accumulator
 
 
@@ -46,7 +46,7 @@ class LocalizationScore:
 
     def at(self, threshold: float) -> np.ndarray:
         """(3,) percent right at one given threshold: GT-known, Top-1, Top-5."""
-        at = int(np.searchsorted(self.thresholds, threshold, side="right")) - 1
+        at = int(np.searchsorted(self.thresholds, in_range(threshold), side="right")) - 1
         return self.correct[:, at] * 100.0 / self.images
 
 
@@ -62,8 +62,12 @@ def label_rank(logits: Any, labels: Any) -> np.ndarray:
 
     Raises:
         InputError: shapes do not agree, a label is out of range, or a logit is NaN.
+        TypeError: labels that are no whole numbers.
     """
-    scores, index = as_array(logits), as_array(labels).astype(np.int64)
+    scores, index = as_array(logits), as_array(labels)
+    if index.dtype.kind not in "iu" and len(index):
+        raise TypeError(f"labels: {kind_of(labels)} of {index.dtype}, expected class indices (N,)")
+    index = index.astype(np.int64)
     if scores.ndim != 2 or index.shape != scores.shape[:1]:
         raise InputError(f"logits {scores.shape} and labels {index.shape}, expected (N, C) and (N,)")
     bad = (index < 0) | (index >= scores.shape[1])
@@ -74,6 +78,17 @@ def label_rank(logits: Any, labels: Any) -> np.ndarray:
     own = np.take_along_axis(scores, index[:, None], 1)
     earlier = np.arange(scores.shape[1])[None] < index[:, None]
     return ((scores > own) | ((scores == own) & earlier)).sum(1)
+
+
+def rank_counts(ranks: np.ndarray) -> np.ndarray:
+    """(3,) int64 of the (N,) ranks of `label_rank`: images, label the best class, among the five best."""
+    return np.array([len(ranks), (ranks < 1).sum(), (ranks < 5).sum()], dtype=np.int64)
+
+
+def classified(counts: np.ndarray) -> dict[str, float]:
+    """Percent of the images of `rank_counts` (a sum over processes, perhaps) as "top1" and "top5"."""
+    images, top1, top5 = counts.tolist()
+    return {"top1": 100 * top1 / max(images, 1), "top5": 100 * top5 / max(images, 1)}
 
 
 class LocalizationAccuracy(Accumulator):
@@ -101,7 +116,7 @@ class LocalizationAccuracy(Accumulator):
         self.thresholds = self._boxes.thresholds
         self.reset()
 
-    def settings(self) -> tuple:
+    def settings(self) -> tuple[Any, ...]:
         """What two scores must share to be merged."""
         return self._boxes.settings()
 

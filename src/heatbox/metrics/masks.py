@@ -20,6 +20,7 @@ from heatbox.boxes.geometry import REFERENCE_SIDE
 from heatbox.errors import InputError
 from heatbox.maps.baselines import BASELINES, CENTRE
 from heatbox.metrics.bootstrap import Interval
+from heatbox.metrics.localization import classified, rank_counts
 from heatbox.metrics.pxap import PixelScore, average_precision, pixel_histogram, pixel_score
 
 RESAMPLES = 1000
@@ -139,7 +140,7 @@ def mask_table_of(
     centre = found[CENTRE]
     table: dict[str, Any] = {"images": centre.score.images, "truth": "masks"}
     if ranks is not None:
-        table |= {"top1": 100 * float((ranks < 1).mean()), "top5": 100 * float((ranks < 5).mean())}
+        table |= classified(rank_counts(ranks))
     table["methods"] = {
         name: _summary(one, fullsup.get(name), None if one is centre else centre)
         for name, one in found.items()

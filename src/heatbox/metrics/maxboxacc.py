@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from heatbox.arguments import as_numbers, check_choice, check_length, check_whole
 from heatbox.boxes.batch import score_batch
 from heatbox.boxes.component_tree import Contours, Protocol, check_heatmap, threshold_grid, to_levels
 from heatbox.boxes.geometry import REFERENCE_SIDE, scaled_truth, stack_truth
@@ -54,10 +55,21 @@ class BoxScore:
         """(I,) percent correct at given thresholds, one for all IoUs or one each: the transferred policy.
 
         A threshold between two of the grid counts as the one below it.
+
+        Raises:
+            InputError: a threshold outside [0, 1).
         """
-        wanted = np.broadcast_to(np.asarray(threshold, dtype=np.float64), self.iou.shape)
+        wanted = np.broadcast_to(in_range(threshold), self.iou.shape)
         at = np.searchsorted(self.thresholds, wanted, side="right") - 1
         return self.correct[np.arange(len(self.iou)), at] * 100.0 / self.images
+
+
+def in_range(threshold: float | np.ndarray) -> np.ndarray:
+    """A threshold, or several, as float64; an InputError where one is outside [0, 1)."""
+    wanted = as_numbers(threshold, "threshold", "numbers in [0, 1)")
+    if not ((wanted >= 0) & (wanted < 1)).all():
+        raise InputError(f"threshold is {threshold}, expected values in [0, 1)")
+    return wanted
 
 
 def oracle_and_transferred(scored: BoxScore, fullsup: BoxScore | None = None) -> dict[str, float]:
@@ -122,6 +134,15 @@ class MaxBoxAcc(Accumulator):
 
     Raises:
         InputError: an argument is out of its range.
+        TypeError: an argument is no number where one is expected.
+
+    Examples:
+        >>> heatmap = np.zeros((1, 224, 224))
+        >>> heatmap[0, 50:150, 60:160] = 1.0
+        >>> score = MaxBoxAcc()
+        >>> score.update(heatmap, boxes=[np.array([[60.0, 50.0, 160.0, 150.0]])], image_sizes=[(224, 224)])
+        >>> score.compute().accuracy
+        100.0
     """
 
     SUMMED = ("correct", "images")
@@ -135,13 +156,13 @@ class MaxBoxAcc(Accumulator):
         thresholds: int = 1000,
         threads: int | None = None,
     ) -> None:
-        self.iou = np.asarray(iou, dtype=np.float64).reshape(-1)
+        self.iou = as_numbers(iou, "iou", "one or more numbers in (0, 1]").reshape(-1)
         if not len(self.iou) or not ((self.iou > 0) & (self.iou <= 1)).all():
             raise InputError(f"iou is {iou!r}, expected one or more values in (0, 1]")
-        if contours not in ("largest", "all"):
-            raise InputError(f"contours is {contours!r}, expected 'largest' or 'all'")
-        if protocol not in ("reference", "exact"):
-            raise InputError(f"protocol is {protocol!r}, expected 'reference' or 'exact'")
+        check_choice(contours, "contours", ("largest", "all"))
+        check_choice(protocol, "protocol", ("reference", "exact"))
+        if threads is not None:
+            check_whole(threads, "threads")
         self.contours = contours
         self.protocol = protocol
         self.thresholds = threshold_grid(thresholds)
@@ -192,7 +213,7 @@ class MaxBoxAcc(Accumulator):
             images=self.images,
         )
 
-    def settings(self) -> tuple:
+    def settings(self) -> tuple[Any, ...]:
         """What two scores must share to be merged."""
         return tuple(self.iou.tolist()), self.contours, self.protocol, len(self.thresholds)
 
@@ -222,6 +243,8 @@ def update_together(
         InputError: something is malformed, and nothing was added; or the scores do not go together.
     """
     maps = as_maps(heatmaps)
+    check_length(boxes, "boxes", "a (K, 4) array for each image")
+    check_length(image_sizes, "image_sizes", "(width, height) for each image")
     if not len(maps) == len(boxes) == len(image_sizes):
         raise InputError(
             f"update got {len(maps)} heatmaps, {len(boxes)} box arrays and {len(image_sizes)} sizes, "

@@ -15,10 +15,11 @@ from typing import Any
 import cv2
 import numpy as np
 
+from heatbox.arguments import as_array, check_length, check_whole
 from heatbox.boxes.batch import available_cores
 from heatbox.boxes.component_tree import check_heatmap, threshold_grid
 from heatbox.errors import InputError
-from heatbox.metrics.inputs import as_array, as_maps
+from heatbox.metrics.inputs import as_maps
 from heatbox.metrics.state import Accumulator
 
 IGNORE = 255
@@ -119,10 +120,12 @@ class PxAP(Accumulator):
 
     def __init__(self, thresholds: int = 1000, threads: int | None = None) -> None:
         self.thresholds = threshold_grid(thresholds)
+        if threads is not None:
+            check_whole(threads, "threads")
         self.threads = threads
         self.reset()
 
-    def settings(self) -> tuple:
+    def settings(self) -> tuple[Any, ...]:
         """What two scores must share to be merged."""
         return (len(self.thresholds),)
 
@@ -142,6 +145,7 @@ class PxAP(Accumulator):
             InputError: something is malformed; then no image of this call is counted.
         """
         maps = as_maps(heatmaps)
+        check_length(masks, "masks", "an (H, W) mask for each image")
         if len(maps) != len(masks):
             raise InputError(f"update got {len(maps)} heatmaps and {len(masks)} masks, expected as many")
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from heatbox.arguments import check_choice, check_length, kind_of
 from heatbox.boxes.component_tree import Protocol, check_heatmap
 from heatbox.boxes.geometry import REFERENCE_SIDE, check_boxes
 from heatbox.data.example import Example
@@ -138,14 +139,16 @@ def score_stream(
     Raises:
         InputError: no image could be scored, ground truth is malformed, or the records folder was made
             with other settings. What was recorded before stays.
+        TypeError: an item that is no (id, heatmap, boxes, image size).
     """
+    check_choice(protocol, "protocol", ("reference", "exact"))
     scorer = BoxScorer(protocol, thresholds, threads=threads)
     folder, done = _open_records(records, scorer, fingerprint)
     resumed = len(done)
     malformed: list[tuple[str, str]] = []
     kept: list[tuple[list[str], dict[str, np.ndarray]]] = []
     count = resumed
-    for batch in in_batches((item for item in items if item[0] not in done), MAPS_AT_A_TIME):
+    for batch in in_batches((item for item in _items(items) if item[0] not in done), MAPS_AT_A_TIME):
         good = []
         for item in batch:
             check_boxes(item[2], item[3], item[0])
@@ -176,6 +179,15 @@ def _joined(kept: Sequence[tuple[list[str], dict[str, np.ndarray]]], thresholds:
     return Records(
         ids, {name: np.concatenate([bits[name] for _, bits in kept]) for name in kept[0][1]}, thresholds
     )
+
+
+def _items(items: Iterable[Item]) -> Iterator[Item]:
+    if not isinstance(items, Iterable) or isinstance(items, str):
+        raise TypeError(f"items: {kind_of(items)}, expected (id, heatmap, boxes, image size) of each image")
+    for item in items:
+        if not isinstance(item, tuple | list) or len(item) != 4:
+            raise TypeError(f"an item is {kind_of(item)}, expected (id, heatmap, boxes, image size)")
+        yield item[0], item[1], item[2], item[3]
 
 
 def _checked(heatmap: Any) -> np.ndarray:
@@ -244,7 +256,13 @@ def score_folder(
     Raises:
         InputError: an image id leads out of the folder, an image has no box, a map is newer than the
             record of it, or as `score_stream`.
+        TypeError: a folder that is no path, or examples that are none.
     """
+    if not isinstance(heatmaps, str | Path):
+        raise TypeError(f"heatmaps: {kind_of(heatmaps)}, expected a folder")
+    check_length(examples, "examples", "the examples of a split")
+    if strange := [one for one in examples if not isinstance(one, Example)]:
+        raise TypeError(f"examples: one is {kind_of(strange[0])}, expected the examples of a split")
     maps = open_maps(heatmaps, [example.id for example in examples])
     if records is not None:
         _refuse_changed(maps, Path(records))

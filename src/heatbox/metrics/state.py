@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 
+from heatbox.arguments import kind_of
 from heatbox.errors import InputError
 from heatbox.metrics.distributed import concatenate_over_processes, sum_over_processes
 
@@ -22,7 +24,7 @@ class Accumulator:
     SUMMED: ClassVar[tuple[str, ...]] = ()
     JOINED: ClassVar[tuple[str, ...]] = ()
 
-    def settings(self) -> tuple:
+    def settings(self) -> tuple[Any, ...]:
         """What two metrics must share for their states to be merged."""
         raise NotImplementedError
 
@@ -40,6 +42,8 @@ class Accumulator:
         Raises:
             InputError: an array is missing or has another shape.
         """
+        if not isinstance(state, Mapping):
+            raise TypeError(f"state: {kind_of(state)}, expected what state_dict() returned")
         for name in (*self.SUMMED, *self.JOINED):
             now = np.asarray(getattr(self, name))
             value = np.asarray(state[name]) if name in state else None
@@ -58,6 +62,8 @@ class Accumulator:
             InputError: another was set up differently.
         """
         for other in others:
+            if not isinstance(other, type(self)):
+                raise TypeError(f"cannot merge {kind_of(other)} into a {type(self).__name__}")
             if self.settings() != other.settings():
                 raise InputError(f"cannot merge metrics set up as {self.settings()} and {other.settings()}")
         for other in others:

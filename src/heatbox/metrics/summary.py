@@ -16,6 +16,7 @@ from heatbox.metrics.bootstrap import (
     bootstrap_interval,
     paired_interval,
 )
+from heatbox.metrics.localization import classified, rank_counts
 from heatbox.metrics.maxboxacc import BoxScore
 from heatbox.metrics.records import Records
 
@@ -55,7 +56,7 @@ def table_of(
     centre = found[CENTRE]
     table: dict[str, Any] = {"images": centre.largest.images}
     if ranks is not None:
-        table |= {"top1": 100 * float((ranks < 1).mean()), "top5": 100 * float((ranks < 5).mean())}
+        table |= classified(rank_counts(ranks))
     table["methods"] = {
         name: summarise(one, fullsup.get(name), None if one is centre else centre, ranks)
         for name, one in found.items()

@@ -15,6 +15,7 @@ from typing import Any
 import timm
 from torch import nn
 
+from heatbox.arguments import check_whole, kind_of
 from heatbox.errors import InputError
 from heatbox.models import zoo  # noqa: F401 - registers our models with timm
 from heatbox.models.checkpoints import classes_in, load_checkpoint, read_checkpoint
@@ -44,7 +45,17 @@ def build_model(
 
     Raises:
         InputError: unknown name, a file without that function, a checkpoint that does not fit.
+        TypeError: a name or checkpoint that is no text or path, a number of classes that is no whole number.
+
+    Examples:
+        >>> model = build_model("test_resnet", num_classes=10)
+        >>> model(torch.zeros(1, 3, 64, 64)).shape
+        torch.Size([1, 10])
     """
+    if not isinstance(name, str):
+        raise TypeError(f"name: {kind_of(name)}, expected a timm model name or path/to/file.py:function")
+    if num_classes is not None:
+        check_whole(num_classes, "num_classes", 0)
     if checkpoint == PRETRAINED and name in shipped():
         checkpoint = shipped()[name]
     weights = None if checkpoint in (None, PRETRAINED) else read_checkpoint(checkpoint)
@@ -66,7 +77,7 @@ def shipped() -> dict[str, Path]:
     return {file.stem: file for file in sorted(WEIGHTS.glob("*.safetensors"))}
 
 
-def _from_timm(name: str, num_classes: int | None, pretrained: bool, options: dict) -> nn.Module:
+def _from_timm(name: str, num_classes: int | None, pretrained: bool, options: dict[str, Any]) -> nn.Module:
     architecture = name.split(".")[0]
     if not timm.is_model(architecture):
         near = difflib.get_close_matches(architecture, timm.list_models(), 3)
@@ -100,7 +111,7 @@ def function_of(name: str) -> Callable[..., Any]:
     return function
 
 
-def _from_file(name: str, num_classes: int | None, options: dict) -> nn.Module:
+def _from_file(name: str, num_classes: int | None, options: dict[str, Any]) -> nn.Module:
     function = function_of(name)
     parameters = inspect.signature(function).parameters
     takes_any = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())

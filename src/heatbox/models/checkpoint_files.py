@@ -18,7 +18,9 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from heatbox.arguments import kind_of
 from heatbox.errors import InputError
+from heatbox.files import named_when_whole
 
 StateDict = dict[str, Tensor]
 
@@ -74,7 +76,10 @@ def read_checkpoint(path: str | Path, entry: str | None = None) -> Checkpoint:
 
     Raises:
         InputError: no such file, not a checkpoint, damaged, or a pickle that would run code.
+        TypeError: a path that is none.
     """
+    if not isinstance(path, str | Path):
+        raise TypeError(f"path: {kind_of(path)}, expected a checkpoint file or hf-hub:owner/name")
     if isinstance(path, str) and path.startswith(HUB_PREFIXES):
         return read_hub(path)
     path = Path(path)
@@ -182,14 +187,11 @@ def named_as_ours(checkpoint: Checkpoint) -> Checkpoint:
 def write_safetensors(path: str | Path, state: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
     """Write tensors and text fields as safetensors; a file of this name is replaced only by a whole one."""
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()}
     try:
-        safetensors.torch.save_file(tensors, temporary, metadata={"format": "pt", **metadata})
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        with named_when_whole(path) as temporary:
+            safetensors.torch.save_file(tensors, temporary, metadata={"format": "pt", **metadata})
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
     except (OSError, safetensors.SafetensorError) as error:
         raise InputError(f"{path}: cannot be written ({error})") from error
-    finally:
-        temporary.unlink(missing_ok=True)

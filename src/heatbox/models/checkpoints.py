@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from heatbox.arguments import check_module, kind_of
 from heatbox.errors import InputError
 from heatbox.models.checkpoint_files import (
     Checkpoint,
@@ -93,7 +94,9 @@ def load_checkpoint(
     Raises:
         InputError: the file cannot be read, or is of another model: the message names the first missing and
             unexpected keys and the model the file looks like. The model is then as it was.
+        TypeError: no network, or a path that is none.
     """
+    check_module(model, "model")
     checkpoint = path if isinstance(path, Checkpoint) else read_checkpoint(path, entry)
     trial = without_numbers(model)
     state = fitted(trial, checkpoint.state)
@@ -172,7 +175,10 @@ def convert(
 
     Raises:
         InputError: the source cannot be read or the target not be written.
+        TypeError: a source or target that is no path.
     """
+    if not isinstance(target, str | Path):
+        raise TypeError(f"target: {kind_of(target)}, expected the safetensors file to write")
     checkpoint = read_checkpoint(source, entry)
     zoo_model, score = identify(checkpoint.state)
     fits = score == 1.0

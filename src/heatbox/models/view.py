@@ -18,6 +18,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from heatbox.arguments import check_choice, check_module, check_tensor, check_whole
 from heatbox.errors import InputError
 from heatbox.models.folding import apply_step, bias_of, fold_step, matrix_of
 from heatbox.models.head import eval_mode, find_head, replaced, tapped
@@ -61,9 +62,11 @@ class ClassifierView:
 
     Raises:
         InputError: the model cannot be seen through; the message says why.
+        TypeError: it is no `nn.Module`.
     """
 
     def __init__(self, model: nn.Module) -> None:
+        check_module(model, "model")
         self.model = model
         self._late: dict[tuple[int, int], Late] = {}
         with eval_mode(model), torch.no_grad():
@@ -87,7 +90,12 @@ class ClassifierView:
 
         Returns:
             features (B, C, h, w), the map that the head reads, and logits (B, K).
+
+        Raises:
+            InputError: images of another number of dimensions.
+            TypeError: no tensor.
         """
+        _check_images(images)
         caught: list[Tensor] = []
         with eval_mode(self.model), tapped(self._tap, caught):
             logits = self.model(images)
@@ -130,8 +138,12 @@ class ClassifierView:
                 `heatbox.models.middle`. Features and logits stay what they are.
 
         Raises:
-            InputError: a sharp map of a model whose last stage cannot be run alone.
+            InputError: a sharp map of a model whose last stage cannot be run alone, images of another
+                number of dimensions, or negative `layers`.
+            TypeError: no tensor, or no whole number.
         """
+        _check_images(images)
+        check_whole(layers, "layers", 0)
         spots = self.stages[-layers:] if layers else []
         shift = self.shift if sharp else None
         late = self.late(images.shape[2:]) if sharp else (False, False)
@@ -179,8 +191,11 @@ class ClassifierView:
 
         Raises:
             InputError: a target outside 0..K-1; or "ignore" on a head with a hidden layer, whose rows
-                do not match the channels of the feature map.
+                do not match the channels of the feature map; or an unknown `norm`.
+            TypeError: no tensors, or targets that are no whole numbers.
         """
+        check_tensor(features, "features", "(B, C, h, w)")
+        check_choice(norm, "norm", ("fold", "ignore"))
         self._check_targets(targets)
         weights = matrix_of(self.classifier).float()[targets]  # (B, C_last)
         bias = bias_of(self.classifier, weights)[targets]
@@ -199,6 +214,9 @@ class ClassifierView:
         return weights, bias
 
     def _check_targets(self, targets: Tensor) -> None:
+        check_tensor(targets, "targets", "(B,) of class indices")
+        if targets.is_floating_point() or targets.dtype == torch.bool:
+            raise TypeError(f"targets: a tensor of {targets.dtype}, expected class indices in torch.int64")
         if torch.compiler.is_compiling():
             return  # a graph that is being recorded has no values to look at
         if targets.numel() and (int(targets.min()) < 0 or int(targets.max()) >= self.num_classes):
@@ -206,3 +224,9 @@ class ClassifierView:
             raise InputError(
                 f"class {bad} is out of range: the model has classes 0 to {self.num_classes - 1}"
             )
+
+
+def _check_images(images: Tensor) -> None:
+    check_tensor(images, "images", "(B, 3, H, W)")
+    if images.ndim != 4:
+        raise InputError(f"images have shape {tuple(images.shape)}, expected (B, 3, H, W)")

@@ -12,6 +12,7 @@ from timm.utils.model import reparameterize_model
 from torch import nn
 
 # Importing the families registers their models with timm.
+from heatbox.arguments import check_whole
 from heatbox.models import replknet, slak, small  # noqa: F401
 from heatbox.models.counts import count
 from heatbox.models.layers import Reparameterizable
@@ -185,7 +186,12 @@ def list_models(num_classes: int = 1000) -> list[ModelRow]:
 
     Args:
         num_classes: outputs of the classifiers that are counted.
+
+    Raises:
+        InputError: fewer than one class.
+        TypeError: no whole number.
     """
+    check_whole(num_classes, "num_classes")
     return [describe(entry, num_classes) for entry in ZOO]
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from heatbox.arguments import check_module
 from heatbox.ops.depthwise import SMALLEST_KERNEL
 from heatbox.ops.module import DepthwiseConv2d, why_not
 
@@ -60,7 +61,18 @@ def accelerate(model: nn.Module, *, verbose: bool = True) -> Acceleration:
 
     Returns:
         The record of it, whose `restore()` undoes it. `restore(model)` does so without the record.
+
+    Raises:
+        TypeError: no `nn.Module`.
+
+    Examples:
+        >>> model = nn.Sequential(nn.Conv2d(8, 8, 31, padding=15, groups=8), nn.Conv2d(8, 8, 3, groups=8))
+        >>> record = accelerate(model)
+        depthwise convolutions: 1 accelerated, 1 left as they are
+          31 x 31: 1 accelerated
+          1: left, PyTorch is good at 3 x 3
     """
+    check_module(model, "model")
     swapped: dict[str, tuple[int, int]] = {}
     left: dict[str, str] = {}
     for name, module in model.named_modules():

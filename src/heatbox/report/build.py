@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from heatbox.errors import InputError
+from heatbox.extras import require
 from heatbox.files import write_atomically
 from heatbox.progress import Track, silent
 from heatbox.report.explorer import explorer_data
@@ -71,8 +72,9 @@ def write_report(
         what the reader should know, a sentence each.
 
     Raises:
-        InputError: a folder holds no results, or the page cannot be written.
+        InputError: a folder holds no results, the extra `report` is missing, or the page cannot be written.
     """
+    require("report", "the report page", "jinja2")
     folders = read_folders(paths)
     notes = list(told)
     shown = [folder for folder in folders if explored is None or folder.path in explored]

@@ -15,12 +15,11 @@ from heatbox.boxes.component_tree import boxes_at, largest_contours, to_levels
 from heatbox.boxes.geometry import REFERENCE_SIDE
 from heatbox.data.example import Split
 from heatbox.errors import InputError
-from heatbox.files import write_atomically
+from heatbox.files import made_folder, write_atomically
 from heatbox.maps.prepare import prepare_heatmap
-from heatbox.maskscoring import MASK
 from heatbox.progress import Track, silent
 from heatbox.report.overlay import FOUND_COLOUR, TRUTH_COLOUR, draw_boxes, draw_mask, overlay
-from heatbox.store import Record, Run, to_json
+from heatbox.store import MASK, Record, Run, to_json
 
 OVERLAY_SIDE = 512
 
@@ -138,7 +137,7 @@ def write_coco(found: Found, path: Path, class_names: Sequence[str] = (), track:
         for index in range(max(classes, len(class_names)))
     ]
     annotations = path.with_name(f"{path.stem}-truth.json")
-    _make(path.parent)
+    made_folder(path.parent)
     write_atomically(path, to_json(detections).encode())
     content = {"info": {}, "images": images, "annotations": truth, "categories": categories}
     return write_atomically(annotations, to_json(content).encode())
@@ -208,12 +207,5 @@ def _inside(folder: Path, name: str) -> Path:
     path = folder / name
     if not path.resolve().is_relative_to(folder.resolve()):
         raise InputError(f"image id {name!r} leads out of {folder}, expected a path inside it")
-    _make(path.parent)
+    made_folder(path.parent)
     return path
-
-
-def _make(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{folder}: could not be made ({error})") from error

@@ -21,19 +21,10 @@ def score_table(metrics: dict[str, Any], title: str) -> Table:
     rows = metrics["methods"]
     transferred = any("transferred" in found for found in rows.values())
     localization = any("localization" in found for found in rows.values())
-    caption = f"{metrics['images']} images"
-    if "top1" in metrics:
-        caption += f", classification top-1 {metrics['top1']:.1f}%, top-5 {metrics['top5']:.1f}%"
-    caption += "; [95% bootstrap interval]; oracle: threshold best on these images"
-    if transferred:
-        caption += "; transferred: best on the fully supervised split"
-    table = Table(title=_text(title), caption=_text(caption))
     headings = ["MaxBoxAcc oracle", "at", "MaxBoxAccV2 oracle"]
     headings += ["MaxBoxAcc transferred", "at", "MaxBoxAccV2 transferred"] if transferred else []
     headings += ["Top-1 loc", "Top-5 loc"] if localization else []
-    table.add_column("map", no_wrap=True)
-    for heading in (*headings, "V2 minus centre"):
-        table.add_column(heading, justify="right")
+    table = _of_maps(metrics, title, "oracle: threshold best on these images", headings, "V2", transferred)
     for name, found in rows.items():
         cells = [_cell(found["MaxBoxAcc"], found["MaxBoxAcc_interval"]), f"{found['threshold']:.3f}"]
         cells.append(_cell(found["MaxBoxAccV2"], found["MaxBoxAccV2_interval"]))
@@ -42,9 +33,7 @@ def score_table(metrics: dict[str, Any], title: str) -> Table:
             cells += [_cell(**other["MaxBoxAcc"]), f"{other['threshold']:.3f}", _cell(**other["MaxBoxAccV2"])]
         if localization:
             cells += [f"{found['localization'][place]:.2f}" for place in ("top1", "top5")]
-        minus = found.get("minus_baseline")
-        cells.append(_cell(**minus["MaxBoxAccV2"], form="+.2f") if minus else "")
-        table.add_row(_text(name), *map(_text, cells), style="dim" if name in metrics["baselines"] else "")
+        _add_map(table, metrics, name, cells, "MaxBoxAccV2")
     return table
 
 
@@ -52,28 +41,43 @@ def mask_table(metrics: dict[str, Any], title: str) -> Table:
     """Methods and baselines: PxAP in percent with 95% bootstrap intervals, and the best overlap of pixels."""
     rows = metrics["methods"]
     transferred = any("transferred" in found for found in rows.values())
-    caption = f"{metrics['images']} images"
-    if "top1" in metrics:
-        caption += f", classification top-1 {metrics['top1']:.1f}%, top-5 {metrics['top5']:.1f}%"
-    caption += "; [95% bootstrap interval]; pixel IoU over all pixels, oracle: at the threshold best for it"
-    if transferred:
-        caption += "; transferred: best on the fully supervised split"
-    table = Table(title=_text(title), caption=_text(caption))
-    table.add_column("map", no_wrap=True)
     headings = ["PxAP", "pixel IoU oracle", "at"]
     headings += ["pixel IoU transferred", "at"] if transferred else []
-    for heading in (*headings, "PxAP minus centre"):
-        table.add_column(heading, justify="right")
+    words = "pixel IoU over all pixels, oracle: at the threshold best for it"
+    table = _of_maps(metrics, title, words, headings, "PxAP", transferred)
     for name, found in rows.items():
         cells = [_cell(found["PxAP"], found["PxAP_interval"])]
         cells += [f"{found['pixel_iou']:.2f}", f"{found['threshold']:.3f}"]
         if transferred:
             other = found["transferred"]
             cells += [f"{other['pixel_iou']:.2f}", f"{other['threshold']:.3f}"]
-        minus = found.get("minus_baseline")
-        cells.append(_cell(**minus["PxAP"], form="+.2f") if minus else "")
-        table.add_row(_text(name), *map(_text, cells), style="dim" if name in metrics["baselines"] else "")
+        _add_map(table, metrics, name, cells, "PxAP")
     return table
+
+
+def _of_maps(
+    metrics: dict[str, Any], title: str, words: str, headings: Sequence[str], compared: str, transferred: bool
+) -> Table:
+    """An empty table of maps, its caption telling what the numbers are."""
+    caption = f"{metrics['images']} images"
+    if "top1" in metrics:
+        caption += f", classification top-1 {metrics['top1']:.1f}%, top-5 {metrics['top5']:.1f}%"
+    caption += f"; [95% bootstrap interval]; {words}"
+    if transferred:
+        caption += "; transferred: best on the fully supervised split"
+    table = Table(title=_text(title), caption=_text(caption))
+    table.add_column("map", no_wrap=True)
+    for heading in (*headings, f"{compared} minus centre"):
+        table.add_column(heading, justify="right")
+    return table
+
+
+def _add_map(table: Table, metrics: dict[str, Any], name: str, cells: Sequence[str], compared: str) -> None:
+    """The row of a map, its difference to the centre baseline last."""
+    minus = metrics["methods"][name].get("minus_baseline")
+    last = _cell(**minus[compared], form="+.2f") if minus else ""
+    style = "dim" if name in metrics["baselines"] else ""
+    table.add_row(_text(name), *map(_text, [*cells, last]), style=style)
 
 
 def difference_lines(metrics: dict[str, Any]) -> list[str]:
@@ -112,7 +116,7 @@ def _cell(value: float, interval: Sequence[float], form: str = ".2f") -> str:
 
 def check_table(splits: Mapping[str, Mapping[str, int]], title: str) -> Table:
     """Images, labels and boxes of each split of a data set."""
-    table = Table(title=title)
+    table = Table(title=_text(title))
     for heading in ("split", "images", "labels", "boxes", "images without box"):
         table.add_column(heading, justify="left" if heading == "split" else "right")
     for name, counts in splits.items():

@@ -7,7 +7,7 @@ import io
 from pathlib import Path
 from typing import Any
 
-from heatbox.errors import InputError
+from heatbox.extras import require
 from heatbox.files import write_atomically
 from heatbox.store import to_json
 
@@ -77,12 +77,8 @@ def flat(row: Row, prefix: str = "") -> Row:
 
 
 def _board(folder: Path) -> Any:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError as error:
-        raise InputError(
-            "the TensorBoard log needs the package tensorboard: pip install 'heatbox[train]', or pass "
-            "--no-tensorboard"
-        ) from error
+    require("train", "a TensorBoard log (--no-tensorboard does without)", "tensorboard")
+    from torch.utils.tensorboard import SummaryWriter
+
     # Points of an earlier process beyond the step it goes on from are hidden by those written again.
     return SummaryWriter(str(folder / BOARD), purge_step=0)

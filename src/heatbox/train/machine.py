@@ -8,7 +8,7 @@ from typing import Any
 
 from heatbox.config import TrainConfig, TrainOptions
 from heatbox.devices import pick_device
-from heatbox.errors import InputError
+from heatbox.extras import require
 
 
 def make_fabric(config: TrainConfig, options: TrainOptions) -> Any:
@@ -17,11 +17,10 @@ def make_fabric(config: TrainConfig, options: TrainOptions) -> Any:
     Raises:
         InputError: Lightning Fabric is not installed, or the device is not at hand.
     """
-    try:
-        from lightning_fabric import Fabric
-        from lightning_fabric.strategies import DDPStrategy
-    except ImportError as error:
-        raise InputError("training needs Lightning Fabric: pip install 'heatbox[train]'") from error
+    require("train", "training", "lightning_fabric")
+    from lightning_fabric import Fabric
+    from lightning_fabric.strategies import DDPStrategy
+
     device = pick_device(options.device)
     local, nodes = _layout(options)
     fabric = Fabric(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from heatbox.errors import InputError
+from heatbox.extras import require
 from heatbox.files import write_atomically
 
 if TYPE_CHECKING:
@@ -49,10 +49,9 @@ def new_figure(width: float, height: float) -> Figure:
     Raises:
         InputError: matplotlib is not installed.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise InputError("figures need more packages: pip install 'heatbox[analysis]'") from error
+    require("analysis", "a figure", "matplotlib")
+    from matplotlib.figure import Figure
+
     return Figure(figsize=(width, height), layout="constrained")
 
 

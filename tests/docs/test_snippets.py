@@ -1,0 +1,142 @@
+"""Every command and every snippet of the documentation is run, or at least goes through the real parser."""
+
+from __future__ import annotations
+
+import functools
+import glob
+import re
+import tomllib
+from fnmatch import fnmatch
+from pathlib import Path
+
+import pytest
+import stand_ins
+from blocks import LANGUAGES, PAGES, ROOT, blocks, commands, heatbox_arguments
+
+import heatbox.cli_parsing
+import heatbox.recipes
+from heatbox.cli import main
+
+ALL = [block for page in PAGES for block in blocks(page)]
+SNIPPETS = sorted({block.page for block in ALL if block.language == "python"})
+COMMANDS = [
+    (block.place, words) for block in ALL if block.language == "bash" for words in commands(block.text)
+]
+OURS = sorted({" ".join(found) for _, words in COMMANDS if (found := heatbox_arguments(words)) is not None})
+OTHERS = sorted({" ".join(words) for _, words in COMMANDS if heatbox_arguments(words) is None})
+
+PARSED_ONLY = {  # commands that only go through the parser, and why
+    "demo": "takes three minutes; tests/test_demo.py runs it cut short, .ci/run whole",
+    "train *": "takes minutes to days; tests/train and tests/test_recipes.py train",
+    "* pretrained *": "downloads weights",
+    "analyze all *": "downloads weights; tests/test_analyze.py analyses",
+    "report runs/a runs/b runs/analyze-all-a": "wants an analysis, which takes minutes",
+    "paper *": "takes minutes to days",
+}
+PROGRAMS = {"pip", "uv", "python", ".ci/run", "git"}
+
+
+@pytest.fixture(scope="module")
+def laid(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("reader")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        stand_ins.lay_out(folder)
+    return folder
+
+
+@pytest.fixture
+def reader(laid, monkeypatch) -> Path:
+    monkeypatch.chdir(laid)
+    return laid
+
+
+def test_every_block_says_what_it_is():
+    unknown = [
+        f"{block.place} ({block.language or 'indented'})" for block in ALL if block.language not in LANGUAGES
+    ]
+    assert not unknown, "blocks that no test looks at: " + ", ".join(unknown)
+    assert len(SNIPPETS) >= 8
+    assert len(OURS) >= 20
+
+
+def only_parsed(command: str) -> bool:
+    return "--help" in command or any(fnmatch(command + " ", pattern + "*") for pattern in PARSED_ONLY)
+
+
+def test_no_reason_is_left_over():
+    parsed = [command for command in OURS if only_parsed(command)]
+    unused = [p for p in PARSED_ONLY if not any(fnmatch(c + " ", p + "*") for c in parsed)]
+    assert set(unused) <= {"paper *"}
+
+
+def expanded(command: str) -> list[str]:
+    return [file for word in command.split() for file in (sorted(glob.glob(word)) if "*" in word else [word])]
+
+
+@pytest.mark.parametrize("command", [c for c in OURS if only_parsed(c)])
+def test_command_is_one(command, reader, monkeypatch):
+    parse = heatbox.cli_parsing.parse
+
+    def parsed(function, args, prog):
+        parse(function, args, prog)
+        return (lambda: 0), False
+
+    monkeypatch.setattr(heatbox.cli_parsing, "parse", parsed)
+    if "--help" not in command:
+        assert main(expanded(command)) == 0
+        return
+    with pytest.raises(SystemExit) as ended:
+        main(expanded(command))
+    assert ended.value.code == 0
+
+
+@pytest.mark.parametrize("command", [c for c in OURS if not only_parsed(c)])
+def test_command_runs(command, reader, capsys):
+    try:
+        code = main([*expanded(command), *small(command)])
+    except SystemExit as ended:  # how the completion's script ends
+        code = ended.code or 0
+    assert code == 0, capsys.readouterr().err
+
+
+def small(command: str) -> list[str]:
+    """What is added to make a command quick, or to keep it from another's run folder."""
+    if command.startswith(("evaluate --model", "locate")):
+        return ["--size", "64", "--out", f"out/{abs(hash(command))}"]
+    return []
+
+
+def test_a_wrong_flag_would_be_caught(reader, monkeypatch):
+    with pytest.raises(SystemExit) as ended:
+        main(["evaluate", "--modell", "mine.py:build", "--data", "birds.tar"])
+    assert ended.value.code == 2
+
+
+@pytest.mark.parametrize("command", OTHERS)
+def test_other_command_names_what_is_there(command):
+    words = command.split()
+    assert words[0] in PROGRAMS, f"{command}: neither ours nor a program that the documentation may assume"
+    for extra in re.findall(r"heatbox\[([\w,]+)\]", command):
+        known = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+        assert set(extra.split(",")) <= set(known)
+    for word in words:
+        if word.endswith((".py", "/run")):
+            assert (ROOT / word).is_file(), f"{command}: there is no {word}"
+    scripts = [word for word in words if word.startswith("benchmarks/")]
+    for script in scripts:
+        text = (ROOT / script).read_text() + (ROOT / "benchmarks/timing.py").read_text()
+        flags = [word for word in words if word.startswith("--")]
+        assert all(f'"{flag}"' in text for flag in flags), f"{command}: {script} has no such option"
+
+
+@pytest.mark.parametrize("page", SNIPPETS)
+def test_snippets_run(page, reader, monkeypatch):
+    monkeypatch.setattr(heatbox.recipes, "get_recipe", functools.cache(stand_ins.small_recipe))
+    names = stand_ins.names_for(page)
+    for block in ALL:
+        if (block.page, block.language) == (page, "python"):
+            text = block.text
+            for large, little in stand_ins.SMALLER.items():
+                text = text.replace(large, little)
+            exec(compile(text, block.place, "exec"), names)
