@@ -10,6 +10,7 @@ import numpy as np
 
 from heatbox.errors import InputError
 from heatbox.evaluation import score_maps
+from heatbox.maskscoring import has_masks
 from heatbox.metrics.bootstrap import Interval, paired_interval
 from heatbox.metrics.records import Records
 from heatbox.metrics.summary import EVERY, LARGEST, MapScore
@@ -44,6 +45,10 @@ def compare_runs(first: Path, second: Path, track: Track = silent) -> dict[str, 
         if not run.finished:
             raise InputError(
                 f"{run.folder}: holds no finished predictions, expected a run of heatbox evaluate"
+            )
+        if has_masks(run):
+            raise InputError(
+                f"{run.folder}: was scored against masks; expected a run on a data set with boxes"
             )
     methods = [_methods(run) for run in runs]
     shared = [name for name in methods[0] if name in methods[1]]

@@ -37,6 +37,8 @@ CONFIG, ENVIRONMENT, METRICS, PREDICTIONS = (
     "metrics.json",
     "predictions.parquet",
 )
+MASK = "mask"
+"""Column of records: the mask in the 224 x 224 frame, 0 background, 1 object, 255 ignored."""
 FOLDERS = ("parts", "records", "records-fullsup", "fullsup")
 _PACKAGES = (
     "heatbox",

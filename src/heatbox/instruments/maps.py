@@ -141,6 +141,7 @@ def headline(numbers: Numbers) -> dict[str, Any]:
     methods = numbers["scores"]["methods"]
     return {
         "cam_MaxBoxAcc": methods["cam"]["MaxBoxAcc"],
+        "cam_MaxBoxAcc_interval": methods["cam"]["MaxBoxAcc_interval"],
         "cam_MaxBoxAccV2": methods["cam"]["MaxBoxAccV2"],
         "cam_MaxBoxAccV2_interval": methods["cam"]["MaxBoxAccV2_interval"],
         "pc1_MaxBoxAccV2": methods["pc1"]["MaxBoxAccV2"],

@@ -9,19 +9,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from heatbox.report.figures.scores import ModelScore
-from heatbox.report.runs import ANALYSIS, Folder
-from heatbox.store import CONFIG
-
-COMPARISON = "comparison.json"
+from heatbox.report.figures.scores import SCRATCH, ModelScore
+from heatbox.report.runs import Folder, analysed
+from heatbox.store import CONFIG, METRICS
 
 
 def model_scores(folders: Sequence[Folder]) -> list[ModelScore]:
-    """A model for each folder that holds scores, with what its training and any analysis beside it tell."""
+    """A model for each folder with scores of boxes, with what its training and analyses beside it tell."""
     areas = dict(_areas(folders))
     found = []
     for folder in folders:
-        if folder.metrics is None:
+        if folder.metrics is None or folder.has_masks:
             continue
         config = _json(folder.path / CONFIG)
         training = _training_of(config)
@@ -45,17 +43,28 @@ def describe(model: str, training: Mapping[str, Any]) -> dict[str, Any]:
         training: config of its training; empty where it is not known.
     """
     name = model.rpartition(":")[2]
-    words = f"{name} {training.get('pretrained', '')}"
-    many = re.search(r"in22|ImageNet-22K", words, re.IGNORECASE)
-    one = re.search(r"in1k|ImageNet-1K|published|_224|_384", words, re.IGNORECASE)
-    scratch = training.get("pretrained") == "scratch"
+    kernel = (training.get("model_options") or {}).get("kernel_size", "")
+    variant = re.sub(r"_(224|384)|[_.]in22(ft1)?k?(_in22ft1k)?|_in22ft1k|[_.]in1k", "", name)
     return {
         "family": "" if ".py:" in model else re.split(r"[_\d]", name)[0],
-        "variant": re.sub(r"_(224|384)|[_.]in22(ft1)?k?(_in22ft1k)?|_in22ft1k|[_.]in1k", "", name),
-        "pretraining": "" if scratch else "in22k" if many else "in1k" if one and training else "",
+        "variant": f"{variant} {kernel}".strip(),
+        "pretraining": _pretraining(name, str(training.get("pretrained", ""))),
         "resolution": int(training["size"]) if "size" in training else None,
         "augmented": bool(training.get("auto")),
     }
+
+
+def _pretraining(name: str, weights: str) -> str:
+    """What a training starts from: "scratch", "in1k", "in22k", or the training or file of its weights."""
+    if weights in ("", SCRATCH):
+        return weights
+    words = f"{name} {weights}"
+    if re.search(r"in22|ImageNet-22K", words, re.IGNORECASE):
+        return "in22k"
+    if re.search(r"in1k|ImageNet-1K|published|_224|_384", words, re.IGNORECASE):
+        return "in1k"
+    file = Path(weights)
+    return str(_json(file.parent.parent / CONFIG).get("recipe") or file.stem)
 
 
 def _training_of(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -70,13 +79,12 @@ def _training_of(config: Mapping[str, Any]) -> dict[str, Any]:
 def _areas(folders: Iterable[Folder]) -> Iterable[tuple[tuple[str, str], float]]:
     """(model, checkpoint) → area under r(t), from the analyses in the folders."""
     for folder in folders:
-        for note in sorted({*folder.path.glob(ANALYSIS), *folder.path.glob(f"*/{ANALYSIS}")}):
-            asked = _json(note)
-            rows = _json(note.with_name(COMPARISON)).get("models", [])
-            names, checkpoints = asked.get("model", []), asked.get("checkpoint", [])
-            for place, (name, row) in enumerate(zip(names, rows, strict=False)):
-                if row.get("erf_auc") is not None:
-                    yield _key(name, checkpoints[place] if place < len(checkpoints) else None), row["erf_auc"]
+        for config in analysed(folder.path, "erf", CONFIG):
+            asked, numbers = _json(config), _json(config.with_name(METRICS))
+            area = numbers.get("log", {}).get("auc")
+            if area is not None:
+                weights = str(asked.get("weights") or "").partition(" sha256:")[0]
+                yield _key(asked.get("model"), weights), area
 
 
 def _key(model: Any, checkpoint: Any) -> tuple[str, str]:
@@ -86,7 +94,7 @@ def _key(model: Any, checkpoint: Any) -> tuple[str, str]:
 
 def _renamed(models: Sequence[ModelScore], folders: Sequence[Folder]) -> list[ModelScore]:
     """Models of one recipe are called by their folders."""
-    names = [folder.name for folder in folders if folder.metrics is not None]
+    names = [folder.name for folder in folders if folder.metrics is not None and not folder.has_masks]
     return [dataclasses.replace(model, name=name) for model, name in zip(models, names, strict=True)]
 
 

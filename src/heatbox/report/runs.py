@@ -49,6 +49,11 @@ class Folder:
         """The folder as a run."""
         return Run(self.path)
 
+    @property
+    def has_masks(self) -> bool:
+        """Whether its maps were scored against masks in place of boxes."""
+        return self.metrics is not None and self.metrics.get("truth") == "masks"
+
 
 def read_folders(paths: Sequence[Path]) -> list[Folder]:
     """Recognise folders of results.
@@ -88,16 +93,26 @@ def _folder(path: Path, name: str) -> Folder:
     return Folder(path, name, metrics, figures)
 
 
+def analysed(path: Path, instrument: str, name: str) -> list[Path]:
+    """The file `name` of every network that the analyses in a folder measured with an instrument."""
+    notes = sorted({*path.glob(ANALYSIS), *path.glob(f"*/{ANALYSIS}")})
+    return [file for note in notes for file in sorted(note.parent.glob(f"models/*/{instrument}/{name}"))]
+
+
 def figures_in(path: Path) -> list[tuple[str, Path]]:
     """Title and file of each figure of the analyses in a folder: its own, and those of folders inside."""
     found: list[tuple[str, Path]] = []
     for note in sorted({*path.glob(ANALYSIS), *path.glob(f"*/{ANALYSIS}")}):
         folder = note.parent / "figures"
         for png in sorted(folder.glob("*.png")):
-            svg = png.with_suffix(".svg")
-            small = svg.is_file() and svg.stat().st_size <= LARGEST_SVG
-            found.append((png.stem.replace("-", " "), svg if small else png))
+            found.append((png.stem.replace("-", " "), lighter(png)))
     return found
+
+
+def lighter(png: Path) -> Path:
+    """The SVG of a figure where there is one that is not large, which stays sharp; otherwise its PNG."""
+    svg = png.with_suffix(".svg")
+    return svg if svg.is_file() and svg.stat().st_size <= LARGEST_SVG else png
 
 
 def figure_source(file: Path) -> str:
@@ -123,7 +138,7 @@ def source_of(folder: Folder, notes: list[str]) -> Source | None:
         folder: a finished run.
         notes: is told, in a sentence, where the pictures are not at hand.
     """
-    if folder.metrics is None or not (folder.path / PREDICTIONS).exists():
+    if folder.metrics is None or folder.has_masks or not (folder.path / PREDICTIONS).exists():
         return None
     config = folder.run.config()
     split: Split | None = None

@@ -26,6 +26,8 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#E69F00", "#5
 DASHES: tuple[Any, ...] = ("-", "--", "-.", ":", (0, (6, 1, 1, 1, 1, 1)), (0, (1, 1)), (0, (8, 3)))
 MARKS = ("o", "s", "^", "D", "v", "P", "X")
 GREY = "#666666"
+Look = tuple[str, Any, str]
+"""Colour, dash and mark of a curve."""
 DENSITY = "viridis_r"
 """A scale whose lightness falls evenly: pale is little, also in grey."""
 
@@ -33,6 +35,12 @@ DENSITY = "viridis_r"
 def style(index: int) -> dict[str, Any]:
     """Colour and dash of the series number `index`."""
     return {"color": COLOURS[index % len(COLOURS)], "linestyle": DASHES[index % len(DASHES)]}
+
+
+def look_of(index: int) -> Look:
+    """Colour, dash and mark of the series number `index`."""
+    places = index % len(COLOURS), index % len(DASHES), index % len(MARKS)
+    return COLOURS[places[0]], DASHES[places[1]], MARKS[places[2]]
 
 
 def new_figure(width: float, height: float) -> Figure:
@@ -71,6 +79,34 @@ def plain(axes: Axes, title: str = "", x: str = "", y: str = "") -> None:
     axes.set_axisbelow(True)
     for name in ("top", "right"):
         axes.spines[name].set_visible(False)
+
+
+def line(axes: Axes, x: Any, y: Any, look: Look, label: str, every: Any, size: float = 4.5) -> None:
+    """A curve with its mark at some of its points.
+
+    Args:
+        axes: to draw into.
+        x, y: (N,) points.
+        look: colour, dash and mark.
+        label: for the legend.
+        every: which points bear the mark, as matplotlib's markevery.
+        size: of the mark.
+    """
+    colour, dash, mark = look
+    ways: dict[str, Any] = {"color": colour, "linestyle": dash, "marker": mark, "markevery": every}
+    axes.plot(x, y, **ways, markersize=size, linewidth=1.7, label=label)
+
+
+def point(axes: Axes, x: float, y: float, index: int, **ways: Any) -> None:
+    """The mark of the series number `index` at one point."""
+    look: dict[str, Any] = {"color": COLOURS[index % len(COLOURS)], "marker": MARKS[index % len(MARKS)]}
+    axes.plot([x], [y], linestyle="none", **look, **ways)
+
+
+def label_first(axes: Sequence[Axes]) -> None:
+    """Panels in a row that share an axis say what it is once."""
+    for one in axes[1:]:
+        one.set_ylabel("")
 
 
 def save_figure(drawn: Drawn, stem: Path) -> list[Path]:
