@@ -17,6 +17,7 @@ from heatbox.cli_train import recipes, tell_epoch, train_command
 from heatbox.config import EvaluateConfig, ScoreConfig
 from heatbox.errors import InputError
 from heatbox.files import folder_name
+from heatbox.progress import printable
 from heatbox.recipes import get_recipe
 from heatbox.terminal import INTERRUPTED, SOME_FAILED, USER_ERROR, AsJson, print_table, say
 
@@ -351,7 +352,7 @@ def _show_scores(metrics: dict[str, Any], title: str, as_json: bool) -> None:
 
         print_table((mask_table if metrics.get("truth") == "masks" else score_table)(metrics, title))
         for line in difference_lines(metrics):
-            print(line)
+            print(printable(line))
 
 
 def _warn_of_random_weights(model: str, checkpoint: str | None) -> None:

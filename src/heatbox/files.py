@@ -2,14 +2,48 @@
 
 from __future__ import annotations
 
+import glob
 import os
+import platform
 import re
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
 from heatbox.errors import InputError
+
+
+LONGEST = 220
+"""Bytes of a file name that leave room for what a temporary name adds; file systems allow 255."""
+
+
+def temporary_beside(path: Path) -> Path:
+    """The name under which a file is written before it gets its own.
+
+    What killed processes of this machine left of earlier attempts at this file is removed; a name that another
+    process is still writing under stays.
+    """
+    machine = f"{zlib.crc32(platform.node().encode()):08x}"  # process ids say nothing about another machine's
+    name = path.name if len(os.fsencode(path.name)) < LONGEST else f"{zlib.crc32(os.fsencode(path.name)):08x}"
+    beginning = f".{name}.{machine}-"
+    for left in path.parent.glob(f"{glob.escape(beginning)}*.tmp"):
+        process = left.name.removeprefix(beginning).removesuffix(".tmp")
+        if process.isdecimal() and not _is_running(int(process)):
+            left.unlink(missing_ok=True)
+    return path.with_name(f"{beginning}{os.getpid()}.tmp")
+
+
+def _is_running(process: int) -> bool:
+    """Whether another process than this one has this number."""
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):  # another user's; no number of a process
+        return True
+    return process != os.getpid()
 
 
 @contextmanager
@@ -19,7 +53,7 @@ def written_atomically(path: Path) -> Iterator[BinaryIO]:
     Raises:
         InputError: the disk is full or the folder cannot be written to; the old content is still there.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = temporary_beside(path)
     try:
         with temporary.open("wb") as file:
             yield file

@@ -29,7 +29,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from heatbox.errors import InputError
-from heatbox.files import write_atomically
+from heatbox.files import write_atomically, written_atomically
+from heatbox.saved import SavedRecord, check_record, checked_scores, checked_settings
 
 CONFIG, ENVIRONMENT, METRICS, PREDICTIONS = (
     "config.json",
@@ -177,8 +178,16 @@ class Run:
         return self._read_json(CONFIG)
 
     def metrics(self) -> dict[str, Any]:
-        """The scores of the run."""
+        """The content of metrics.json, whatever it is."""
         return self._read_json(METRICS)
+
+    def scores(self) -> dict[str, Any]:
+        """The scores of maps that `evaluate` or `score` wrote, checked; see `heatbox.saved`."""
+        return checked_scores(self.metrics(), self.folder / METRICS)
+
+    def settings(self) -> dict[str, Any]:
+        """The config of a run of `evaluate`, what readers of its maps need checked and filled in."""
+        return checked_settings(self.config(), self.folder / CONFIG)
 
     def _read_json(self, name: str) -> dict[str, Any]:
         path = self.folder / name
@@ -210,7 +219,7 @@ class Run:
             try:
                 with pq.ParquetFile(path) as file:
                     for batch in file.iter_batches(batch_size):
-                        yield _records(pa.Table.from_batches([batch]))
+                        yield _records(pa.Table.from_batches([batch]), str(path))
             except (pa.ArrowException, OSError) as error:
                 raise InputError(f"{path}: is not a readable Parquet file ({error})") from error
 
@@ -294,8 +303,8 @@ def _table(records: Sequence[Record]) -> pa.Table:
     return pa.table(columns)
 
 
-def _records(table: pa.Table) -> list[Record]:
-    records: list[Record] = [{} for _ in range(table.num_rows)]
+def _records(table: pa.Table, where: str) -> list[Record]:
+    records = [SavedRecord(where) for _ in range(table.num_rows)]
     for name in table.column_names:
         if name.endswith(_SHAPE):
             continue
@@ -303,30 +312,26 @@ def _records(table: pa.Table) -> list[Record]:
         lists = pa.types.is_list(column.type)
         shapes = table[name + _SHAPE].to_pylist() if name + _SHAPE in table.column_names else None
         for index, value in enumerate(column):
-            if lists:
+            if lists and value.is_valid:
                 array = value.values.to_numpy(zero_copy_only=False)
-                records[index][name] = array.reshape(shapes[index]) if shapes else array
+                try:
+                    records[index][name] = array.reshape(shapes[index]) if shapes else array
+                except (TypeError, ValueError) as error:
+                    raise InputError(f"{where}: column {name!r} does not have the shape it tells") from error
             else:
                 records[index][name] = value.as_py()
-    return records
+    for record in records:
+        check_record(record)
+    return list(records)
 
 
 def _write_parquet(path: Path, tables: Iterator[pa.Table] | Sequence[pa.Table]) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     writer: pq.ParquetWriter | None = None
-    try:
-        with temporary.open("wb") as file:
-            for table in tables:
-                if writer is None:
-                    writer = pq.ParquetWriter(file, table.schema, compression="zstd")
-                writer.write_table(table)
+    with written_atomically(path) as file:
+        for table in tables:
             if writer is None:
-                raise InputError(f"{path}: there is no record to write")
-            writer.close()
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        raise InputError(f"{path}: could not be written ({error})") from error
-    finally:
-        temporary.unlink(missing_ok=True)
+                writer = pq.ParquetWriter(file, table.schema, compression="zstd")
+            writer.write_table(table)
+        if writer is None:
+            raise InputError(f"{path}: there is no record to write")
+        writer.close()

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import IO, cast
 
 from heatbox.errors import InputError
+from heatbox.files import temporary_beside
 
 COMPRESSED = (".tgz", ".tar.gz", ".tar.bz2", ".tar.xz")
 MAX_RATIO = 200  # decompressed size over compressed size
@@ -34,7 +35,7 @@ def decompressed(path: Path) -> Path:
             return place
     target = places[0] if os.access(path.resolve().parent, os.W_OK) else places[1]
     target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    temporary = temporary_beside(target)
     try:
         with _opened(path, suffix) as source, temporary.open("wb") as file:
             _copy(source, file, max(path.stat().st_size, 2**16) * MAX_RATIO, path)

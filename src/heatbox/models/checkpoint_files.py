@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from heatbox.errors import InputError
+from heatbox.files import temporary_beside
 
 StateDict = dict[str, Tensor]
 
@@ -182,7 +183,7 @@ def named_as_ours(checkpoint: Checkpoint) -> Checkpoint:
 def write_safetensors(path: str | Path, state: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
     """Write tensors and text fields as safetensors; a file of this name is replaced only by a whole one."""
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = temporary_beside(path)
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()}
     try:
         safetensors.torch.save_file(tensors, temporary, metadata={"format": "pt", **metadata})

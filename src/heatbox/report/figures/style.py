@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 
 from heatbox.errors import InputError
 from heatbox.files import write_atomically
+from heatbox.progress import printable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -74,6 +75,28 @@ def plain(axes: Axes, title: str = "", x: str = "", y: str = "") -> None:
         axes.spines[name].set_visible(False)
 
 
+LONGEST_WORDS = 80
+"""Characters of a text of a figure; longer ones, which only names of the user's own can be, are shortened."""
+
+
+def as_plain_text(figure: Figure) -> Figure:
+    """The figure with every text as it is: no dollar sign begins a formula, and no name is endless.
+
+    Names of models and classes come from outside; matplotlib would read ``$`` as the beginning of mathematics.
+    """
+    from matplotlib.text import Text
+
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)
+        words = printable(text.get_text())
+        lines = (
+            line if len(line) <= LONGEST_WORDS else f"{line[: LONGEST_WORDS - 1]}…"
+            for line in words.split("\n")
+        )
+        text.set_text("\n".join(lines))
+    return figure
+
+
 def save_figure(drawn: Drawn, stem: Path) -> list[Path]:
     """Write STEM.png, STEM.svg and the numbers as STEM.parquet; returns the paths.
 
@@ -82,7 +105,7 @@ def save_figure(drawn: Drawn, stem: Path) -> list[Path]:
     """
     from matplotlib import rc_context
 
-    figure, rows = drawn
+    figure, rows = as_plain_text(drawn[0]), drawn[1]
     stem.parent.mkdir(parents=True, exist_ok=True)
     written = []
     # Text stays text, and two runs give the same file.

@@ -1,0 +1,314 @@
+"""Run folders, as the commands that read them do: report, compare, export, evaluate, score, analyze."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import data_trees as trees
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from fuzz.mutate import AWARE, Case, any_value, damaged
+from fuzz.target import Target, files_of, one_sentence, written
+from heatbox.cli import rescore
+from heatbox.compare import compare_runs, comparison_lines
+from heatbox.config import EvaluateConfig
+from heatbox.data.open import open_split
+from heatbox.errors import InputError
+from heatbox.evaluation import evaluate
+from heatbox.instruments.config import ModelsConfig
+from heatbox.instruments.subjects import subjects_of
+from heatbox.metrics.scoring import score_folder
+from heatbox.models.build import build_model
+from heatbox.report.build import write_report
+from heatbox.report.export import found_of, write_coco, write_heatmaps, write_overlays
+from heatbox.report.tables import difference_lines, mask_table, score_table
+from heatbox.store import Run
+from scenes import write_model, write_split
+
+SET = "work/set"  # the data set's path as seen from where an input is run
+
+
+def parquet_changed(data: bytes, random: Random) -> bytes | None:
+    """A column of a Parquet file missing, renamed, of another type, with other values, or other rows."""
+    try:
+        table = pq.read_table(io.BytesIO(data))
+    except Exception:
+        return None
+    if not table.num_columns:
+        return None
+    place = random.randrange(table.num_columns)
+    name, count = table.column_names[place], table.num_rows
+    kind = random.randrange(8)
+    if kind == 0:
+        table = table.remove_column(place)
+    elif kind == 1:
+        names = list(table.column_names)
+        names[place] = random.choice(
+            (name + "x", "", "id", "boxes", "map_cam", "map_<b>", random.choice(names))
+        )
+        table = table.rename_columns(names)
+    elif kind == 2:
+        rows = (
+            [random.randrange(count) for _ in range(random.choice((0, 1, count, count + 1)))] if count else []
+        )
+        table = table.take(pa.array(rows, pa.int64()))
+    else:
+        try:
+            table = table.set_column(place, name, _column(table[name].to_pylist(), kind, random))
+        except (pa.ArrowException, OverflowError, TypeError, ValueError):
+            return None
+    out = io.BytesIO()
+    try:
+        pq.write_table(table, out)
+    except (pa.ArrowException, OSError):
+        return None
+    return out.getvalue()
+
+
+def _column(values: list[Any], kind: int, random: Random) -> pa.Array:
+    if not values:
+        return pa.array([], pa.null())
+    at = random.randrange(len(values))
+    if kind == 3:
+        return pa.array([str(value) for value in values])
+    if kind == 4:
+        values[at] = None
+    elif kind == 5:
+        return pa.array([random.choice((None, 0, 1, -1, 2**31))] * len(values))
+    elif isinstance(values[at], list):
+        inner = random.choice((0, -1, 1e300, float("nan"), float("inf"), None, 3))
+        values[at] = random.choice(([], values[at][:-1], values[at] * 2, [inner] * len(values[at]), [inner]))
+    elif isinstance(values[at], str):
+        values[at] = random.choice(("", "../x", "/x", "a\0b", "<script>", "x" * 5000, values[0], "\x1b[2J"))
+    else:
+        values[at] = random.choice((0, -1, 2**31, 2**62, 10, 1.5, float("nan"), float("inf"), -1e300))
+    return pa.array(values)
+
+
+AWARE[".parquet"] = parquet_changed
+
+
+def _config(root: Path, **changes: Any) -> EvaluateConfig:
+    return EvaluateConfig(
+        write_model(root), SET, **{"size": 32, "batch_size": 4, "thresholds": 50, "device": "cpu", **changes}
+    )
+
+
+@cache
+def _split(folder: str) -> Any:
+    return open_split(folder)
+
+
+def _finished(root: Path) -> list[Case]:
+    """A finished run of boxes, the same with thresholds chosen elsewhere, and one of masks."""
+    cases = []
+    for name, masks, fullsup in (("boxes", False, None), ("fullsup", False, SET), ("masks", True, None)):
+        folder = root / name
+        data = trees.openimages(folder / SET) if masks else write_split(folder / SET, 4)
+        model = build_model(write_model(root), 10)
+        config = _config(root, fullsup=fullsup)
+        cases.append(_evaluated(folder, config, model, data))
+    return cases
+
+
+def _evaluated(folder: Path, config: EvaluateConfig, model: Any, data: Path) -> Case:
+    import os
+
+    here = Path.cwd()
+    os.chdir(folder)
+    try:
+        evaluate(config, Run(folder / "work/run"), model=model)
+    finally:
+        os.chdir(here)
+    return files_of(folder / "work")
+
+
+def damage_run(case: Case, others: Sequence[Case], random: Random) -> Case:
+    """Files of the run damaged, sometimes missing; the data set stays whole."""
+    names = [name for name in case if name.startswith("run/")]
+    if random.random() < 0.05:
+        case = dict(case)
+        del case[random.choice(names)]
+        return case
+    return damaged(case, others, random, names)
+
+
+def _run_report(case: Case, folder: Path) -> None:
+    written(case, folder)
+    for note in write_report([folder / "run"], folder / "page.html"):
+        assert note.strip()
+    assert (folder / "page.html").read_text().rstrip().endswith("</html>")
+
+
+def _run_compare(case: Case, folder: Path) -> None:
+    written(case, folder)
+    written({name: data for name, data in _whole().items()}, folder / "other")
+    for pair in ((folder / "run", folder / "other/run"), (folder / "other/run", folder / "run")):
+        try:
+            comparison_lines(compare_runs(*pair))
+        except InputError as error:
+            one_sentence(str(error))
+
+
+_WHOLE: dict[str, bytes] = {}
+
+
+def _whole() -> Case:
+    return _WHOLE
+
+
+def _finished_with_other(root: Path) -> list[Case]:
+    """As `_finished`; the first case goes along with each as "other/", whole."""
+    cases = _finished(root)
+    other = {f"other/{name}": data for name, data in cases[0].items()}
+    return [case | other for case in cases]
+
+
+def _run_compare_with(case: Case, folder: Path) -> None:
+    written(case, folder)
+    for pair in (("run", "other/run"), ("other/run", "run")):
+        try:
+            comparison_lines(compare_runs(folder / pair[0], folder / pair[1]))
+        except InputError as error:
+            one_sentence(str(error))
+
+
+def _run_export(case: Case, folder: Path) -> None:
+    written(case, folder)
+    found = found_of(folder / "run")
+    for work in (
+        lambda: write_coco(found, folder / "out/boxes.json"),
+        lambda: write_heatmaps(found, folder / "out/maps"),
+        lambda: write_overlays(found, folder / "out/overlays", open_split(str(folder / "set")), limit=2),
+    ):
+        try:
+            work()
+        except InputError as error:
+            one_sentence(str(error))
+
+
+def _run_rescore(case: Case, folder: Path) -> None:
+    written(case, folder)
+    rescore(folder / "run", thresholds=20, as_json=True)
+
+
+def _run_metrics(case: Case, folder: Path) -> None:
+    """Scores alone, as tables show them."""
+    written({"run/metrics.json": case["run/metrics.json"]}, folder)
+    metrics = Run(folder / "run").scores()
+    table = mask_table if metrics.get("truth") == "masks" else score_table
+    assert table(metrics, "title").row_count == len(metrics["methods"])
+    difference_lines(metrics)
+
+
+def _unfinished(root: Path) -> list[Case]:
+    cases = []
+    for case in _finished(root):
+        records = case.pop("run/predictions.parquet")
+        table = pq.read_table(io.BytesIO(records))
+        table = table.select([name for name in table.column_names if not name.startswith(("box_", "iou_"))])
+        out = io.BytesIO()
+        pq.write_table(table.slice(0, 2), out)
+        case["run/parts/000000.parquet"] = out.getvalue()
+        del case["run/metrics.json"]
+        cases.append(case)
+    return cases
+
+
+def _run_resume(case: Case, folder: Path) -> None:
+    written(case, folder)
+    config = json.loads(_text(case.get("run/config.json", b"{}")) or "{}")
+    model = _model()
+    base = EvaluateConfig("x.py:blobs", SET, size=32, batch_size=4, thresholds=50, device="cpu")
+    asked = (
+        EvaluateConfig(
+            **{**base.__dict__, "model": str(config.get("model", "")), "fullsup": config.get("fullsup")}
+        )
+        if isinstance(config, dict)
+        else base
+    )
+    evaluate(asked, Run(folder / "run"), model=model)
+
+
+def _text(data: bytes) -> str:
+    try:
+        json.loads(data)
+    except (ValueError, RecursionError):
+        return ""
+    return data.decode("utf-8", "replace") if not data.startswith((b"\xff\xfe", b"\xfe\xff")) else ""
+
+
+@cache
+def _model() -> Any:
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        return build_model(write_model(Path(folder)), 10)
+
+
+def _recorded(root: Path) -> list[Case]:
+    """Heatmaps, a data set, and the records of an earlier scoring."""
+    data = write_split(root / "set", 4)
+    split = open_split(str(data))
+    for index, example in enumerate(split):
+        path = root / "maps" / f"{example.id}.npy"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        np.save(path, np.random.default_rng(index).random((224, 224)).astype(np.float32))
+    score_folder(root / "maps", split.examples, thresholds=20, threads=1, records=root / "records")
+    return [files_of(root)]
+
+
+def _damage_records(case: Case, others: Sequence[Case], random: Random) -> Case:
+    names = [name for name in case if name.startswith("records/")]
+    return damaged(case, others, random, names)
+
+
+def _run_records(case: Case, folder: Path) -> None:
+    written({name: data for name, data in case.items() if not name.startswith("set/images")}, folder)
+    split = open_split(str(folder / "set"))
+    score_folder(folder / "maps", split.examples, thresholds=20, threads=1, records=folder / "records")
+
+
+def _trained(root: Path) -> list[Case]:
+    content = {
+        "run/config.json": {
+            "recipe": "glyphs_resnet",
+            "model": "resnet10_small",
+            "size": 64,
+            "mean": [0.5] * 3,
+            "std": [0.2] * 3,
+            "model_options": {},
+        },
+        "run/training.json": {
+            "recipe": "x",
+            "epochs": 3,
+            "last": {"epoch": 3, "weights": {"top1": 1.0}, "ema": {"top1": 2}},
+        },
+        "run/log.json": [{"epoch": 1, "loss": 0.5}],
+    }
+    return [{name: json.dumps(value).encode() for name, value in content.items()}]
+
+
+def _run_subjects(case: Case, folder: Path) -> None:
+    written(case, folder)
+    for subject in subjects_of(ModelsConfig(model=(str(folder / "run"),)), folder / "out"):
+        subject.evaluate_config()
+
+
+TARGETS = [
+    Target("runs-report", _finished, _run_report, 6_000, damage_run),
+    Target("runs-compare", _finished_with_other, _run_compare_with, 4_000, damage_run),
+    Target("runs-export", _finished, _run_export, 6_000, damage_run),
+    Target("runs-score-again", _finished, _run_rescore, 4_000, damage_run),
+    Target("runs-resume", _unfinished, _run_resume, 4_000, damage_run),
+    Target("runs-records", _recorded, _run_records, 6_000, _damage_records),
+    Target("runs-subjects", _trained, _run_subjects, 10_000, damage_run),
+]
+assert any_value
