@@ -14,7 +14,6 @@ from typing import BinaryIO
 
 from heatbox.errors import InputError
 
-
 LONGEST = 220
 """Bytes of a file name that leave room for what a temporary name adds; file systems allow 255."""
 
@@ -22,8 +21,8 @@ LONGEST = 220
 def temporary_beside(path: Path) -> Path:
     """The name under which a file is written before it gets its own.
 
-    What killed processes of this machine left of earlier attempts at this file is removed; a name that another
-    process is still writing under stays.
+    What killed processes of this machine left of earlier attempts at this file is removed; a name under which
+    another process is still writing stays.
     """
     machine = f"{zlib.crc32(platform.node().encode()):08x}"  # process ids say nothing about another machine's
     name = path.name if len(os.fsencode(path.name)) < LONGEST else f"{zlib.crc32(os.fsencode(path.name)):08x}"

@@ -1,7 +1,7 @@
 """What a saved run must hold before other commands rely on it: scores, settings, and each image's record.
 
-Files of a run may come from another version, another tool or a failing disk. What is missing or of another kind
-is said in one sentence here, so that report, compare and export need not look again.
+Files of a run may come from another version, another tool or a failing disk. What is missing or of another
+kind is said in one sentence here, so that report, compare and export need not look again.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ import numpy as np
 from heatbox.errors import InputError
 
 Form = Any
-"""What a value has to be: a type, a set of values, a function that tells, ``[form]`` for a list of any length,
-``(form, form)`` for one of this length, a dictionary of named forms (a name ending in "?" may be missing), or
-``{...: form}`` for any names."""
+"""What a value has to be: a type, a set of values, a function that tells, ``[form]`` for a list of any
+length, ``(form, form)`` for one of this length, a dictionary of named forms (a name ending in "?" may be
+missing), or ``{...: form}`` for any names."""
 
 
 def a_number(value: Any) -> bool:
@@ -37,7 +37,27 @@ def a_count(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 < value <= 10**9
 
 
-a_number.words, a_share.words, a_count.words = "a number", "a number from 0 to 1", "a whole number above 0"  # type: ignore[attr-defined]
+def a_grid(value: Any) -> bool:
+    """Whether a value is a number of thresholds that a computer can hold: 1 to a million."""
+    return a_count(value) and value <= 10**6
+
+
+def a_triple(value: Any) -> bool:
+    """Whether a value is None or three finite numbers, one for each of red, green and blue."""
+    return value is None or (
+        isinstance(value, list)
+        and len(value) == 3
+        and all(one is not None and a_number(one) for one in value)
+    )
+
+
+_WORDS = {
+    a_number: "a number",
+    a_share: "a number from 0 to 1",
+    a_count: "a whole number above 0",
+    a_grid: "a whole number from 1 to a million",
+    a_triple: "three numbers",
+}
 
 _PAIR = (a_number, a_number)
 _ESTIMATE = {"value": a_number, "interval": _PAIR}
@@ -108,13 +128,36 @@ def checked_settings(content: Mapping[str, Any], where: object) -> dict[str, Any
     """
     form = {
         "protocol?": {"reference", "exact"},
-        "thresholds?": a_count,
+        "thresholds?": a_grid,
         "data?": str,
         "model?": str,
         "metadata?": {None, str},
         "checkpoint?": {None, str},
     }
     return {"protocol": "reference", "thresholds": 1000, **checked(content, form, str(where))}
+
+
+def checked_network(content: Mapping[str, Any], where: object) -> dict[str, Any]:
+    """The part of a run's config.json that says of which network it is; other keys stay as they are.
+
+    Raises:
+        InputError: naming the key at which it is something else.
+    """
+    form = {
+        "model": str,
+        "checkpoint?": {None, str},
+        "num_classes?": {None, int},
+        "size?": {None, int},
+        "interpolation?": {None, str},
+        "mean?": a_triple,
+        "std?": a_triple,
+        "model_options?": {None, dict},
+    }
+    found = checked(content, form, str(where))
+    for name in ("num_classes", "size"):
+        if found.get(name) is not None and not a_count(found[name]):
+            raise InputError(f"{where}: {name!r} is not {_WORDS[a_count]}")
+    return found
 
 
 def checked(value: Any, form: Form, where: str, key: str = "") -> Any:
@@ -142,8 +185,8 @@ def checked(value: Any, form: Form, where: str, key: str = "") -> Any:
     if isinstance(form, type):
         _require(isinstance(value, form), where, key, f"a {form.__name__}")
         return value
-    _require(form(value), where, key, form.words)
-    return math.nan if value is None else value
+    _require(form(value), where, key, _WORDS[form])
+    return math.nan if value is None and form is a_number else value
 
 
 def _checked_names(value: Any, form: Mapping[Any, Form], where: str, key: str) -> dict[str, Any]:
@@ -179,7 +222,7 @@ _ARRAYS = {  # column → kinds of numbers, shape (None for any length)
     "channel_weight": (_REAL, (None,)),
     "channel_maps": (_WHOLE, (None, None, None)),
 }
-_PREFIXED = {"map_": (_REAL, (None, None)), "box_": (_REAL, (4,))}
+_PREFIXED = {"map_": (_REAL, (None, None)), "box_": (_REAL, (None, 4))}
 
 
 class SavedRecord(dict[str, Any]):
@@ -216,7 +259,7 @@ def check_record(record: SavedRecord) -> None:
             if name in record and record[name] >= len(record["logits"]):
                 raise _wrong(record, name, f"below {len(record['logits'])}, the number of classes")
     boxes = record.get("boxes")
-    if boxes is not None and len(boxes):
+    if boxes is not None and (len(boxes) or "mask" not in record):
         if not np.isfinite(boxes).all():
             raise _wrong(record, "boxes", "finite")
         if min(record["width"], record["height"]) < 1:

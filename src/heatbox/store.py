@@ -131,7 +131,7 @@ class Run:
         for part in self._parts():
             try:
                 ids.update(pq.read_table(part)["id"].to_pylist())  # all columns: each is checked
-            except (pa.ArrowException, OSError, KeyError):
+            except (pa.ArrowException, OSError, KeyError, ValueError):
                 part.replace(part.with_suffix(".damaged"))
         return ids
 
@@ -193,13 +193,7 @@ class Run:
         path = self.folder / name
         if not path.is_file():
             raise InputError(f"{path}: missing; expected the folder of a run")
-        try:
-            content = json.loads(path.read_text())
-        except (ValueError, OSError) as error:
-            raise InputError(f"{path}: is not valid JSON ({error})") from error
-        if not isinstance(content, dict):
-            raise InputError(f"{path}: holds a {type(content).__name__}, expected a JSON object")
-        return content
+        return read_json(path)
 
     def records(self, batch_size: int = RECORDS_AT_ONCE) -> Iterator[list[Record]]:
         """All records in batches, from the finished run or from the parts of an unfinished one.
@@ -212,12 +206,19 @@ class Run:
         files = [self.folder / PREDICTIONS] if self.finished else self._parts()
         if not files:
             raise InputError(f"{self.folder}: holds no predictions; expected the folder of a run")
-        yield from self._read(files, batch_size)
+        empty = True
+        for batch in self._read(files, batch_size):
+            empty = False
+            yield batch
+        if empty:
+            raise InputError(f"{files[0]}: holds the prediction of no image")
 
     def _read(self, files: Sequence[Path], batch_size: int) -> Iterator[list[Record]]:
         for path in files:
             try:
                 with pq.ParquetFile(path) as file:
+                    if len(set(file.schema_arrow.names)) < len(file.schema_arrow.names):
+                        raise InputError(f"{path}: has two columns of one name")
                     for batch in file.iter_batches(batch_size):
                         yield _records(pa.Table.from_batches([batch]), str(path))
             except (pa.ArrowException, OSError) as error:
@@ -260,6 +261,21 @@ def _git_commit() -> str | None:
 
 
 # --------------------------------------------------------------------------------- JSON and Parquet forms
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object in a file.
+
+    Raises:
+        InputError: it cannot be read, or holds something else.
+    """
+    try:
+        content = json.loads(path.read_text())
+    except (ValueError, OSError, RecursionError) as error:
+        raise InputError(f"{path}: is not valid JSON ({error})") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: holds a {type(content).__name__}, expected a JSON object")
+    return content
 
 
 def to_json(content: object) -> str:
@@ -322,6 +338,8 @@ def _records(table: pa.Table, where: str) -> list[Record]:
                 records[index][name] = value.as_py()
     for record in records:
         check_record(record)
+    if len({len(record["logits"]) for record in records if "logits" in record}) > 1:
+        raise InputError(f"{where}: column 'logits' differs in length from image to image")
     return list(records)
 
 
@@ -331,7 +349,12 @@ def _write_parquet(path: Path, tables: Iterator[pa.Table] | Sequence[pa.Table]) 
         for table in tables:
             if writer is None:
                 writer = pq.ParquetWriter(file, table.schema, compression="zstd")
-            writer.write_table(table)
+            try:
+                writer.write_table(table)
+            except (pa.ArrowException, ValueError) as error:
+                raise InputError(
+                    f"{path}: the records of the run differ in their columns ({error})"
+                ) from error
         if writer is None:
             raise InputError(f"{path}: there is no record to write")
         writer.close()

@@ -2,10 +2,10 @@
 
     uv run python tests/fuzz/kills.py --kills 10 --seed 0 --log kills.jsonl     # 10 of each kind of work
 
-Each trial begins real commands in processes of their own, kills them one to three times, lets the last one end,
-and compares all that is left with an undisturbed run. After every kill each file with a final name must be whole.
-A third of the kills come at a random moment, a third while a file is being written (its temporary name is there),
-a third just after a file has got its name.
+Each trial begins real commands in processes of their own, kills them one to three times, lets the last one
+end, and compares all that is left with an undisturbed run. After every kill each file with a final name must
+be whole. A third of the kills come at a random moment, a third while a file is being written (its temporary
+name is there), a third just after a file has got its name.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ import pyarrow.parquet as pq
 import torch
 from PIL import Image
 from safetensors.torch import load_file
+
 from scenes import write_model, write_split
 from train.conftest import RECIPE, write_small_data
 
@@ -67,19 +68,8 @@ def kinds(root: Path) -> list[Kind]:
         path.parent.mkdir(parents=True, exist_ok=True)
         y, x = np.mgrid[:224, :224]
         np.save(path, np.exp(-((x - 80 - index) ** 2 + (y - 100) ** 2) / 3000).astype(np.float32))
-    evaluate = (
-        "evaluate",
-        "-m",
-        model,
-        "-d",
-        str(data),
-        "--size",
-        "64",
-        "--batch-size",
-        "4",
-        "--device",
-        "cpu",
-    )
+    forward = ("--size", "64", "--batch-size", "4", "--device", "cpu")
+    evaluate = ("evaluate", "-m", model, "-d", str(data), *forward)
     run = root / "run"
     finish([*evaluate, "--out", str(run)])
     return [
@@ -95,8 +85,7 @@ def kinds(root: Path) -> list[Kind]:
         ),
         Kind(
             "analyze",
-            ("analyze", "erf", "--model", model, "--data", str(data), "--size", "64", "--batch-size", "4")
-            + ("--device", "cpu", "--out", "OUT"),
+            ("analyze", "erf", "--model", model, "--data", str(data), *forward, "--out", "OUT"),
         ),
     ]
 

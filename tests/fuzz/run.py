@@ -33,10 +33,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 for library in ("OMP", "NUMBA", "OPENBLAS"):
     os.environ[f"{library}_NUM_THREADS"] = "1"
 
-from fuzz.guard import Escape, Hang, limit_memory, only_within, within
-from fuzz.mutate import Case
-from fuzz.target import Target, written
-from fuzz.targets import TARGETS
+from fuzz.guard import Escape, Hang, limit_memory, only_within, within  # noqa: E402
+from fuzz.mutate import Case  # noqa: E402
+from fuzz.seeds import minimised, save  # noqa: E402
+from fuzz.target import Target, written  # noqa: E402
+from fuzz.targets import TARGETS  # noqa: E402
 
 SECONDS = 10.0  # of computing, for one input
 PATIENCE = 300.0  # seconds by the clock, after which a process that stands still is ended
@@ -262,11 +263,26 @@ def again(args: argparse.Namespace) -> None:
     """Make one input again, keep its files, and run it with its traceback."""
     (target,) = chosen(args.target)
     base, case = target.case(valid_cases(target), args.seed, args.number)
+    if args.seed_name:
+        cases = valid_cases(target)
+        what = tried(target, case)[0]
+        case = minimised(case, cases[base], lambda trial: tried(target, trial)[0] == what)
+        print(save(target, base, cases, case, args.seed_name))
     if args.keep:
         written({name.replace("\0", "_"): data for name, data in case.items()}, Path(args.keep))
-    with tempfile.TemporaryDirectory() as folder:
-        result, trace = outcome(target, case, Path(folder) / "work")
+    result, trace = tried(target, case)
     print(trace, f"{target.name}, input {args.number} (from case {base}): {result}", sep="\n")
+
+
+def tried(target: Target, case: Case) -> tuple[str, str]:
+    """`outcome` in a folder that is gone afterwards, which is the working folder meanwhile."""
+    here = Path.cwd()
+    with tempfile.TemporaryDirectory() as folder:
+        os.chdir(folder)
+        try:
+            return outcome(target, case, Path(folder) / "work")
+        finally:
+            os.chdir(here)
 
 
 def main() -> None:
@@ -279,6 +295,7 @@ def main() -> None:
     parser.add_argument("--target", nargs="*", help="only these targets")
     parser.add_argument("--number", type=int, help="run this one input of one target")
     parser.add_argument("--keep", help="folder for the files of that input")
+    parser.add_argument("--seed-name", help="make the input smaller, and keep it in tests/data/fuzz")
     parser.add_argument("--log", default="fuzz.jsonl")
     parser.add_argument("--summary", action="store_true", help="only print what a log says")
     args = parser.parse_args()

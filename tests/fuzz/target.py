@@ -21,7 +21,7 @@ class Target:
     Attributes:
         name: as the command line calls it.
         build: makes the valid cases, with a folder to work in.
-        run: is given a case and an empty folder, its working folder; whatever it raises but `refusals` is a find.
+        run: is given a case and an empty folder; whatever it raises but `refusals` is a find.
         share: inputs of a million.
         damage: makes a case of a valid one, all valid ones, and a generator.
         refusals: what the code under test may raise.

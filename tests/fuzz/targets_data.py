@@ -241,12 +241,17 @@ def _run_names(case: Case, _: Path) -> None:
     text = data.decode("utf-8", "replace")
     try:
         read_responses(list(csv.DictReader(text.splitlines())))
-    except (csv.Error, ValueError) as error:
-        assert isinstance(error, InputError | csv.Error) or "csv" in str(error), error
+    except InputError as error:
+        one_sentence(str(error))
+    except csv.Error:  # of Python's own reader
+        pass
 
 
 _RESPONSES = b"image,shape,texture,response,model\ncat1-dog2.png,cat,dog,cat,a\ndog1-cat2.png,dog,cat,na,b\n"
-_RAW = b'subj,session,trial,rt,object_response,category,condition,imagename\ns1,1,1,0.5,cat,bird,0,"0_a_bird_00_bird3-bird2.png"\n'
+_RAW = (
+    b"subj,session,trial,rt,object_response,category,condition,imagename\n"
+    b's1,1,1,0.5,cat,bird,0,"0_a_bird_00_bird3-bird2.png"\n'
+)
 _BOXES = (
     b'image,x1,y1,x2,y2\ncat/cat 0.png,1,2.5,10,20\n"a, b.png",3,3,4,4\n',
     b"File\tx\ty\tw\th\timage_width\timage_height\tlabel\na.png\t1\t2\t3\t4\t40\t30\tcat\n",

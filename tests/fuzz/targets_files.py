@@ -48,14 +48,16 @@ def pictures(_: Path) -> list[Case]:
     turned = Image.Exif()
     turned[0x0112] = 6
     made = [
-        (colour, "JPEG", {"quality": 80}), (colour, "JPEG", {"progressive": True}), (colour, "JPEG", {"exif": turned}),
+        (colour, "JPEG", {}), (colour, "JPEG", {"progressive": True}), (colour, "JPEG", {"exif": turned}),
         (colour.convert("L"), "JPEG", {}), (colour.convert("CMYK"), "JPEG", {}),
-        (colour, "PNG", {}), (colour.convert("RGBA"), "PNG", {}), (colour.convert("P"), "PNG", {"transparency": 3}),
+        (colour, "PNG", {}), (colour.convert("RGBA"), "PNG", {}),
+        (colour.convert("P"), "PNG", {"transparency": 3}),
         (colour.convert("1"), "PNG", {}), (colour.convert("LA"), "PNG", {}),
         (Image.fromarray(rng.integers(0, 65536, (24, 33)).astype(np.uint16)), "PNG", {}),
         (colour.convert("P"), "GIF", {"save_all": True, "append_images": [colour.convert("P")]}),
         (colour, "WEBP", {}), (colour.convert("RGBA"), "WEBP", {"lossless": True}), (colour, "BMP", {}),
-        (colour, "TIFF", {}), (colour, "TIFF", {"compression": "tiff_lzw"}), (colour, "TIFF", {"compression": "jpeg"}),
+        (colour, "TIFF", {}), (colour, "TIFF", {"compression": "tiff_lzw"}),
+        (colour, "TIFF", {"compression": "jpeg"}),
         (Image.fromarray(rng.random((24, 33)).astype(np.float32)), "TIFF", {}), (colour, "PPM", {}),
     ]  # fmt: skip
     cases = []
@@ -101,8 +103,10 @@ def _run_training_picture(case: Case, _: Path) -> None:
 # ----------------------------------------------------------------------------------------------- archives
 
 _NAMES = (
-    "cat/0.png", "../x.png", "/etc/x.png", "cat/../../x.png", "./cat/1.png", "cat//2.png", "C:\\x.png", "..\\x.png",
-    "cat/\x00.png", "cat/é.png", "cat/\udce9.png", "a/" * 200 + "x.png", "", ".", "..", "cat", "cat/", "x" * 300 + ".png",
+    "cat/0.png", "../x.png", "/etc/x.png", "cat/../../x.png", "./cat/1.png", "cat//2.png", "C:\\x.png",
+    "..\\x.png",
+    "cat/\x00.png", "cat/é.png", "cat/\udce9.png", "a/" * 200 + "x.png", "", ".", "..", "cat", "cat/",
+    "x" * 300 + ".png",
     "boxes.csv", "dog/3.png", "cat/0.png", "\u202egnp.exe/1.png", "con/1.png", "cat/ .png",
 )  # fmt: skip
 _TABLE = b"image,x1,y1,x2,y2\ncat/0.png,1,2,10,20\n"
@@ -217,8 +221,10 @@ def _heatmaps(_: Path) -> list[Case]:
     rng = np.random.default_rng(0)
     whole = rng.random((224, 224)).astype(np.float32)
     arrays = [
-        whole, whole.astype(np.float64), whole.astype(np.float16), (whole * 255).astype(np.uint8), whole > 0.5,
-        rng.random((7, 9)), np.asfortranarray(rng.random((7, 9))), rng.random((3, 4)).astype(">f4"), np.zeros((0, 3)),
+        whole, whole.astype(np.float64), whole.astype(np.float16), (whole * 255).astype(np.uint8),
+        whole > 0.5,
+        rng.random((7, 9)), np.asfortranarray(rng.random((7, 9))), rng.random((3, 4)).astype(">f4"),
+        np.zeros((0, 3)),
         np.float32(1), np.array([["a", "b"]]), np.zeros((2, 2), complex), np.zeros((2, 2), [("a", "f4")]),
         np.full((5, 5), np.nan), np.array([[1e308, -1e308]]), np.array([[2**63]], np.uint64),
         np.array([["2020"]], "datetime64[Y]"), rng.random((4, 4)).astype(np.longdouble),
@@ -273,7 +279,7 @@ def _saved(content: object, **options: object) -> bytes:
 def _checkpoints(root: Path) -> list[Case]:
     torch.manual_seed(0)
     state = _network().state_dict()
-    few = {name: tensor for name, tensor in list(state.items())[:6]}
+    few = dict(list(state.items())[:6])
     few |= {"h": torch.ones(2, 3).half(), "i": torch.arange(3), "b": torch.tensor([True])}
     save_file(
         few,

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import tempfile
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from random import Random
 from typing import Any
 
-import data_trees as trees
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from fuzz.mutate import AWARE, Case, any_value, damaged
+
+import data_trees as trees
+from fuzz.mutate import AWARE, Case, damaged
 from fuzz.target import Target, files_of, one_sentence, written
 from heatbox.cli import rescore
 from heatbox.compare import compare_runs, comparison_lines
@@ -28,7 +31,6 @@ from heatbox.metrics.scoring import score_folder
 from heatbox.models.build import build_model
 from heatbox.report.build import write_report
 from heatbox.report.export import found_of, write_coco, write_heatmaps, write_overlays
-from heatbox.report.tables import difference_lines, mask_table, score_table
 from heatbox.store import Run
 from scenes import write_model, write_split
 
@@ -95,15 +97,16 @@ def _column(values: list[Any], kind: int, random: Random) -> pa.Array:
 AWARE[".parquet"] = parquet_changed
 
 
-def _config(root: Path, **changes: Any) -> EvaluateConfig:
-    return EvaluateConfig(
-        write_model(root), SET, **{"size": 32, "batch_size": 4, "thresholds": 50, "device": "cpu", **changes}
-    )
+def _config(**changes: Any) -> EvaluateConfig:
+    """What all runs here were asked, but for some settings."""
+    asked = {"size": 32, "batch_size": 4, "thresholds": 50, "device": "cpu", **changes}
+    return EvaluateConfig("mine.py:blobs", SET, **asked)
 
 
 @cache
-def _split(folder: str) -> Any:
-    return open_split(folder)
+def _model() -> Any:
+    with tempfile.TemporaryDirectory() as folder:
+        return build_model(write_model(Path(folder)), 10)
 
 
 def _finished(root: Path) -> list[Case]:
@@ -111,16 +114,15 @@ def _finished(root: Path) -> list[Case]:
     cases = []
     for name, masks, fullsup in (("boxes", False, None), ("fullsup", False, SET), ("masks", True, None)):
         folder = root / name
-        data = trees.openimages(folder / SET) if masks else write_split(folder / SET, 4)
-        model = build_model(write_model(root), 10)
-        config = _config(root, fullsup=fullsup)
-        cases.append(_evaluated(folder, config, model, data))
+        if masks:
+            trees.openimages(folder / SET)
+        else:
+            write_split(folder / SET, 4)
+        cases.append(_evaluated(folder, _config(fullsup=fullsup), _model()))
     return cases
 
 
-def _evaluated(folder: Path, config: EvaluateConfig, model: Any, data: Path) -> Case:
-    import os
-
+def _evaluated(folder: Path, config: EvaluateConfig, model: Any) -> Case:
     here = Path.cwd()
     os.chdir(folder)
     try:
@@ -147,23 +149,6 @@ def _run_report(case: Case, folder: Path) -> None:
     assert (folder / "page.html").read_text().rstrip().endswith("</html>")
 
 
-def _run_compare(case: Case, folder: Path) -> None:
-    written(case, folder)
-    written({name: data for name, data in _whole().items()}, folder / "other")
-    for pair in ((folder / "run", folder / "other/run"), (folder / "other/run", folder / "run")):
-        try:
-            comparison_lines(compare_runs(*pair))
-        except InputError as error:
-            one_sentence(str(error))
-
-
-_WHOLE: dict[str, bytes] = {}
-
-
-def _whole() -> Case:
-    return _WHOLE
-
-
 def _finished_with_other(root: Path) -> list[Case]:
     """As `_finished`; the first case goes along with each as "other/", whole."""
     cases = _finished(root)
@@ -171,7 +156,7 @@ def _finished_with_other(root: Path) -> list[Case]:
     return [case | other for case in cases]
 
 
-def _run_compare_with(case: Case, folder: Path) -> None:
+def _run_compare(case: Case, folder: Path) -> None:
     written(case, folder)
     for pair in (("run", "other/run"), ("other/run", "run")):
         try:
@@ -199,15 +184,6 @@ def _run_rescore(case: Case, folder: Path) -> None:
     rescore(folder / "run", thresholds=20, as_json=True)
 
 
-def _run_metrics(case: Case, folder: Path) -> None:
-    """Scores alone, as tables show them."""
-    written({"run/metrics.json": case["run/metrics.json"]}, folder)
-    metrics = Run(folder / "run").scores()
-    table = mask_table if metrics.get("truth") == "masks" else score_table
-    assert table(metrics, "title").row_count == len(metrics["methods"])
-    difference_lines(metrics)
-
-
 def _unfinished(root: Path) -> list[Case]:
     cases = []
     for case in _finished(root):
@@ -223,34 +199,10 @@ def _unfinished(root: Path) -> list[Case]:
 
 
 def _run_resume(case: Case, folder: Path) -> None:
+    """The command that began the run is given again, with thresholds chosen elsewhere where it had them."""
     written(case, folder)
-    config = json.loads(_text(case.get("run/config.json", b"{}")) or "{}")
-    model = _model()
-    base = EvaluateConfig("x.py:blobs", SET, size=32, batch_size=4, thresholds=50, device="cpu")
-    asked = (
-        EvaluateConfig(
-            **{**base.__dict__, "model": str(config.get("model", "")), "fullsup": config.get("fullsup")}
-        )
-        if isinstance(config, dict)
-        else base
-    )
-    evaluate(asked, Run(folder / "run"), model=model)
-
-
-def _text(data: bytes) -> str:
-    try:
-        json.loads(data)
-    except (ValueError, RecursionError):
-        return ""
-    return data.decode("utf-8", "replace") if not data.startswith((b"\xff\xfe", b"\xfe\xff")) else ""
-
-
-@cache
-def _model() -> Any:
-    import tempfile
-
-    with tempfile.TemporaryDirectory() as folder:
-        return build_model(write_model(Path(folder)), 10)
+    fullsup = SET if b'work/set",\n  "fullsup_' in case.get("run/config.json", b"") else None
+    evaluate(_config(fullsup=fullsup), Run(folder / "run"), model=_model())
 
 
 def _recorded(root: Path) -> list[Case]:
@@ -304,11 +256,10 @@ def _run_subjects(case: Case, folder: Path) -> None:
 
 TARGETS = [
     Target("runs-report", _finished, _run_report, 6_000, damage_run),
-    Target("runs-compare", _finished_with_other, _run_compare_with, 4_000, damage_run),
+    Target("runs-compare", _finished_with_other, _run_compare, 4_000, damage_run),
     Target("runs-export", _finished, _run_export, 6_000, damage_run),
     Target("runs-score-again", _finished, _run_rescore, 4_000, damage_run),
     Target("runs-resume", _unfinished, _run_resume, 4_000, damage_run),
     Target("runs-records", _recorded, _run_records, 6_000, _damage_records),
     Target("runs-subjects", _trained, _run_subjects, 10_000, damage_run),
 ]
-assert any_value

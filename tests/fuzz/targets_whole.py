@@ -14,6 +14,8 @@ from random import Random
 from unittest import mock
 
 import torch
+from PIL import Image
+
 from fuzz.mutate import NUMBERS, WORDS, Case, damaged
 from fuzz.target import Target, written
 from fuzz.targets_files import pictures
@@ -22,7 +24,6 @@ from heatbox import locate as locating
 from heatbox.cli import main
 from heatbox.errors import InputError
 from heatbox.models.build import build_model
-from PIL import Image
 
 _METHODS = ("cam", "pc1", "cam", "walk-one-pass", "cam+centre")
 _MODELS = ("test_replknet", "resnet10_small")
@@ -42,10 +43,10 @@ def _run_locate(case: Case, folder: Path) -> None:
     model, method = _MODELS[choice % 2], _METHODS[choice // 2 % 5]
     contours = ("largest", "all")[choice // 10 % 2]
     threshold, target = (0.0, 0.35, 0.999)[choice // 20 % 3], (None, 0, 4)[choice // 60 % 3]
-    with mock.patch.object(locating, "build_model", lambda *_: _model(model)):
+    with mock.patch.object(locating, "build_model", return_value=_model(model)):
         (line,) = locating.locate_files(
-            [folder / name], model, method=method, threshold=threshold, contours=contours, size=32, target=target,
-            out=folder / "out", device="cpu",
+            [folder / name], model, method=method, threshold=threshold, contours=contours, size=32,
+            target=target, out=folder / "out", device="cpu",
         )  # fmt: skip
     if isinstance(line, InputError):
         raise line
@@ -62,11 +63,11 @@ _COMMANDS = (
     "compare run run --json",
     "export run --coco out/c.json --npy out/maps --overlays out/o --method cam --threshold 0.5 --limit 1",
     "evaluate --from-run run --thresholds 10 --protocol exact --json",
-    "evaluate -m {model} -d set --method cam pc1 --size 32 --batch-size 2 --limit 2 --thresholds 10 --out out/r --device cpu",
-    "evaluate -m {model} -d set --mean 0.5 0.5 0.5 --std 0.2 0.2 0.2 --channels 2 --target predicted --norm ignore --out out/r --device cpu",
+    "evaluate -m {model} -d set --method cam pc1 --size 32 --batch-size 2 --limit 2 --thresholds 9 --out r",
+    "evaluate -m {model} -d set --mean 0.5 0.5 0.5 --std 0.2 0.2 0.2 --channels 2 --target predicted --out r",
     "score maps -d set --thresholds 10 --resize --out out/s --json",
     "score maps -d set --fullsup set --fullsup-heatmaps maps --protocol exact --thresholds 10 --out out/s",
-    "locate set/images/0.png picture.png -m {model} --method cam --threshold 0.3 --contours all --size 32 --target 1 --out out/l --device cpu",
+    "locate no.png picture.png -m {model} --method cam --threshold 0.3 --contours all --size 32 --out l",
     "data check set --out out/check --jobs 1 --json",
     "convert weights.safetensors out/w.safetensors --half",
     "analyze thresholds --model {model} --data set --limit 1 --out out/a",
@@ -102,7 +103,8 @@ _MODEL = """
 from torch import nn
 
 def blobs(num_classes=10):
-    return nn.Sequential(nn.Conv2d(3, 4, 5, 4, 2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, num_classes))
+    layers = nn.Conv2d(3, 4, 5, 4, 2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+    return nn.Sequential(*layers, nn.Linear(4, num_classes))
 """
 
 _PLACES = (

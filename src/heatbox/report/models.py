@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from heatbox.errors import InputError
 from heatbox.report.figures.scores import ModelScore
 from heatbox.report.runs import ANALYSIS, Folder
-from heatbox.store import CONFIG
+from heatbox.store import CONFIG, read_json
 
 COMPARISON = "comparison.json"
 
@@ -23,7 +23,7 @@ def model_scores(folders: Sequence[Folder]) -> list[ModelScore]:
     for folder in folders:
         if folder.metrics is None:
             continue
-        config = _json(folder.path / CONFIG)
+        config = folder.run.settings() if (folder.path / CONFIG).is_file() else {}
         training = _training_of(config)
         scores = {
             name: one
@@ -53,7 +53,7 @@ def describe(model: str, training: Mapping[str, Any]) -> dict[str, Any]:
         "family": "" if ".py:" in model else re.split(r"[_\d]", name)[0],
         "variant": re.sub(r"_(224|384)|[_.]in22(ft1)?k?(_in22ft1k)?|_in22ft1k|[_.]in1k", "", name),
         "pretraining": "" if scratch else "in22k" if many else "in1k" if one and training else "",
-        "resolution": int(training["size"]) if "size" in training else None,
+        "resolution": size if isinstance(size := training.get("size"), int) else None,
         "augmented": bool(training.get("auto")),
     }
 
@@ -72,16 +72,22 @@ def _areas(folders: Iterable[Folder]) -> Iterable[tuple[tuple[str, str], float]]
     for folder in folders:
         for note in sorted({*folder.path.glob(ANALYSIS), *folder.path.glob(f"*/{ANALYSIS}")}):
             asked = _json(note)
-            rows = _json(note.with_name(COMPARISON)).get("models", [])
-            names, checkpoints = asked.get("model", []), asked.get("checkpoint", [])
+            rows = _list(_json(note.with_name(COMPARISON)).get("models"))
+            names, checkpoints = _list(asked.get("model")), _list(asked.get("checkpoint"))
             for place, (name, row) in enumerate(zip(names, rows, strict=False)):
-                if row.get("erf_auc") is not None:
-                    yield _key(name, checkpoints[place] if place < len(checkpoints) else None), row["erf_auc"]
+                area = row.get("erf_auc") if isinstance(row, dict) else None
+                if isinstance(area, float):
+                    yield _key(name, checkpoints[place] if place < len(checkpoints) else None), area
 
 
 def _key(model: Any, checkpoint: Any) -> tuple[str, str]:
     """What tells two networks apart: weights by their file, a network in a file by its function's name."""
-    return str(model or "").rpartition(":")[2], str(Path(checkpoint).resolve()) if checkpoint else ""
+    file = Path(checkpoint).resolve() if isinstance(checkpoint, str) and checkpoint else ""
+    return str(model or "").rpartition(":")[2], str(file)
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
 
 
 def _renamed(models: Sequence[ModelScore], folders: Sequence[Folder]) -> list[ModelScore]:
@@ -92,7 +98,6 @@ def _renamed(models: Sequence[ModelScore], folders: Sequence[Folder]) -> list[Mo
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text())
-    except (OSError, ValueError):
+        return read_json(path)
+    except InputError:
         return {}
-    return content if isinstance(content, dict) else {}

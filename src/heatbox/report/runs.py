@@ -19,7 +19,7 @@ from heatbox.data.open import open_split
 from heatbox.errors import InputError
 from heatbox.report.explorer import Source
 from heatbox.report.figures.style import as_plain_text
-from heatbox.store import CONFIG, ENVIRONMENT, METRICS, PREDICTIONS, Run
+from heatbox.store import CONFIG, ENVIRONMENT, METRICS, PREDICTIONS, Run, read_json
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -84,6 +84,11 @@ def _folder(path: Path, name: str) -> Folder:
             if unfinished
             else f"{path}: holds neither scores ({METRICS}) nor the figures of an analysis"
         )
+    if metrics is not None and metrics.get("truth") == "masks":
+        raise InputError(
+            f"{path}: was scored against masks, and the page is about boxes; "
+            f"heatbox evaluate --from-run {path} prints its scores"
+        )
     return Folder(path, name, metrics, figures)
 
 
@@ -140,7 +145,7 @@ def settings_of(folder: Folder) -> str:
     for name in (CONFIG, ANALYSIS, ENVIRONMENT):
         file = folder.path / name
         if file.is_file():
-            found[name] = json.loads(file.read_text())
+            found[name] = read_json(file)
     return json.dumps(found, indent=2, ensure_ascii=False)
 
 

@@ -82,7 +82,7 @@ LONGEST_WORDS = 80
 def as_plain_text(figure: Figure) -> Figure:
     """The figure with every text as it is: no dollar sign begins a formula, and no name is endless.
 
-    Names of models and classes come from outside; matplotlib would read ``$`` as the beginning of mathematics.
+    Names of models come from outside, and matplotlib would read ``$`` as the beginning of mathematics.
     """
     from matplotlib.text import Text
 
