@@ -262,8 +262,9 @@ def check_record(record: SavedRecord) -> None:
     if boxes is not None and (len(boxes) or "mask" not in record):
         if not np.isfinite(boxes).all():
             raise _wrong(record, "boxes", "finite")
-        if min(record["width"], record["height"]) < 1:
-            raise _wrong(record, "width" if record["width"] < 1 else "height", "1 or more")
+        for name in ("width", "height"):
+            if name in record and record[name] < 1:
+                raise _wrong(record, name, "1 or more")
 
 
 def _wrong(record: SavedRecord, name: str, words: str) -> InputError:

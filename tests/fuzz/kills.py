@@ -17,35 +17,39 @@ import io
 import json
 import os
 import shutil
-import subprocess
+import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+import traceback
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from random import Random
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+for library in ("OMP", "NUMBA", "OPENBLAS"):
+    os.environ[f"{library}_NUM_THREADS"] = "1"
 
+import lightning_fabric  # noqa: F401 - imported once for all the processes to come
+import matplotlib  # noqa: F401
 import numpy as np
 import pyarrow.parquet as pq
 import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+import heatbox.collect
+import heatbox.evaluation
+import heatbox.instruments.compare
+import heatbox.metrics.scoring
+import heatbox.report.build
+import heatbox.scoring
+import heatbox.training
+from heatbox.cli import main as main_of_heatbox
 from scenes import write_model, write_split
 from train.conftest import RECIPE, write_small_data
 
-# Small parts, so that there is something to lose and to go on from.
-PROGRAM = """
-import sys
-import heatbox.collect, heatbox.metrics.scoring
-heatbox.collect.RECORDS_A_PART = 4
-heatbox.metrics.scoring.MAPS_AT_A_TIME = 8
-from heatbox.cli import main
-sys.exit(main(sys.argv[1:]))
-"""
 IGNORED = ("environment.json",)  # versions and the like
 OF_TIME = ("images_per_second", "ms_")
 
@@ -58,64 +62,99 @@ class Kind:
     command: tuple[str, ...]
 
 
-def kinds(root: Path) -> list[Kind]:
-    """Prepare small data in a folder, and tell what is done with it."""
-    model, data = write_model(root), write_split(root / "set", 32)
-    fullsup = write_split(root / "fullsup", 12)
+def prepare(root: Path) -> None:
+    """Small data in a folder: pictures, heatmaps, a network and a finished run."""
+    write_model(root)
+    data = write_split(root / "set", 32)
+    write_split(root / "fullsup", 12)
     write_small_data(root / "glyphs")
     for index, name in enumerate((data / "image_ids.txt").read_text().split("\n")[:-1]):
         path = root / "maps" / f"{name}.npy"
         path.parent.mkdir(parents=True, exist_ok=True)
         y, x = np.mgrid[:224, :224]
         np.save(path, np.exp(-((x - 80 - index) ** 2 + (y - 100) ** 2) / 3000).astype(np.float32))
+
+
+def kinds(root: Path) -> list[Kind]:
+    """What is done with the data of `prepare`; the first makes the run that others read."""
+    model, data, run = f"{root / 'mine.py'}:blobs", str(root / "set"), str(root / "run")
     forward = ("--size", "64", "--batch-size", "4", "--device", "cpu")
-    evaluate = ("evaluate", "-m", model, "-d", str(data), *forward)
-    run = root / "run"
-    finish([*evaluate, "--out", str(run)])
+    evaluate = ("evaluate", "-m", model, "-d", data, *forward)
+    train = ("train", *RECIPE, "--data", str(root / "glyphs"), "--save-minutes", "0")
+    files = ("--coco", "OUT/c.json", "--npy", "OUT/maps", "--overlays", "OUT/pictures")
     return [
-        Kind(
-            "train", ("train", *RECIPE, "--data", str(root / "glyphs"), "--save-minutes", "0", "--out", "OUT")
-        ),
-        Kind("evaluate", (*evaluate, "--fullsup", str(fullsup), "--out", "OUT")),
-        Kind("score", ("score", str(root / "maps"), "-d", str(data), "--out", "OUT")),
-        Kind("report", ("report", str(run), "--out", "OUT/page.html")),
-        Kind(
-            "export",
-            ("export", str(run), "--coco", "OUT/c.json", "--npy", "OUT/maps", "--overlays", "OUT/pictures"),
-        ),
-        Kind(
-            "analyze",
-            ("analyze", "erf", "--model", model, "--data", str(data), *forward, "--out", "OUT"),
-        ),
+        Kind("run", (*evaluate, "--out", run)),
+        Kind("train", (*train, "--out", "OUT")),
+        Kind("evaluate", (*evaluate, "--fullsup", str(root / "fullsup"), "--out", "OUT")),
+        Kind("score", ("score", str(root / "maps"), "-d", data, "--out", "OUT")),
+        Kind("report", ("report", run, "--out", "OUT/page.html")),
+        Kind("export", ("export", run, *files)),
+        Kind("analyze", ("analyze", "erf", "--model", model, "--data", data, *forward, "--out", "OUT")),
     ]
 
 
-def begin(command: list[str]) -> subprocess.Popen[bytes]:
-    """`heatbox ...` in a process of its own."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        [sys.executable, "-c", PROGRAM, *command],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        env=environment,
-    )
+class Work:
+    """A command in a process of its own: a copy of this one, in which everything is imported already.
+
+    Kills then fall into the work and not into the seconds that imports take.
+    """
+
+    def __init__(self, work: Callable[[], Any], said: Path) -> None:
+        self.said, self.status = said, -1
+        self.process = os.fork()
+        if self.process == 0:
+            code = 1
+            try:
+                nowhere = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+                os.dup2(nowhere, 1)
+                os.dup2(nowhere, 2)
+                code = work() or 0
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                sys.stdout.flush()
+                os._exit(code)
+
+    def ended(self, wait: bool = False) -> bool:
+        """Whether it has ended."""
+        if self.status < 0:
+            found, status = os.waitpid(self.process, 0 if wait else os.WNOHANG)
+            self.status = status if found else -1
+        return self.status >= 0
+
+    def kill(self) -> bool:
+        """kill -9; whether that is what ended it."""
+        if not self.ended():
+            os.kill(self.process, signal.SIGKILL)
+        self.ended(wait=True)
+        return os.WIFSIGNALED(self.status) and os.WTERMSIG(self.status) == signal.SIGKILL
 
 
-def finish(command: list[str]) -> None:
+def command_of(words: Sequence[str]) -> Callable[[], int]:
+    """What `heatbox WORDS` does, with small parts, so that there is something to lose and to go on from."""
+
+    def run() -> int:
+        heatbox.collect.RECORDS_A_PART = 4
+        heatbox.metrics.scoring.MAPS_AT_A_TIME = 8
+        return main_of_heatbox(list(words))
+
+    return run
+
+
+def finish(work: Callable[[], Any], said: Path) -> None:
     """The same, to its end."""
-    process = begin(command)
-    _, said = process.communicate()
-    if process.returncode != 0:
-        raise SystemExit(f"{command[0]} ended with {process.returncode}: {said.decode()[-2000:]}")
+    process = Work(work, said)
+    process.ended(wait=True)
+    if process.status != 0:
+        raise SystemExit(f"ended with status {process.status}: {said.read_text()[-2000:]}")
 
 
-def kill(command: list[str], out: Path, how: str, random: Random, usual: float) -> bool:
+def kill(work: Callable[[], Any], out: Path, how: str, random: Random, usual: float) -> bool:
     """Begin a command and kill it; False where it had already ended."""
     before = names(out)
-    process = begin(command)
-    assert process.stderr is not None
+    process = Work(work, out.with_suffix(".said"))
     began, delay = time.monotonic(), random.random()
-    while process.poll() is None:
+    while not process.ended():
         if how == "any moment" and time.monotonic() - began > usual * delay:
             break
         if how == "while writing" and any(name.endswith(".tmp") for name in names(out) - before):
@@ -127,9 +166,7 @@ def kill(command: list[str], out: Path, how: str, random: Random, usual: float) 
             time.sleep(0.02 * random.random())
             break
         time.sleep(0.0005)
-    process.kill()
-    process.communicate()
-    return process.returncode == -9
+    return process.kill()
 
 
 def names(folder: Path) -> set[str]:
@@ -227,18 +264,17 @@ def same(reference: Path, out: Path) -> None:
 
 def trials(kind: Kind, root: Path, wanted: int, random: Random) -> Iterator[dict[str, Any]]:
     """Kill and go on until there were enough kills; a line of the log for each trial."""
-    reference = root / "reference" / kind.name
+    reference, said = root / "reference" / kind.name, root / "said"
     reference.mkdir(parents=True)
     began = time.monotonic()
-    finish([word.replace("OUT", str(reference)) for word in kind.command])
+    finish(command_of([word.replace("OUT", str(reference)) for word in kind.command]), said)
     usual = time.monotonic() - began
     kills = attempt = 0
     while kills < wanted:
         attempt += 1
         out = root / "trials" / f"{kind.name}-{attempt}"
-        if kind.name in ("report", "export"):
-            out.mkdir(parents=True)
-        command = [word.replace("OUT", str(out)) for word in kind.command]
+        (out if kind.name in ("report", "export") else out.parent).mkdir(parents=True, exist_ok=True)
+        command = command_of([word.replace("OUT", str(out)) for word in kind.command])
         moments, whole = [], []
         for _ in range(random.choice((1, 2, 3))):
             how = random.choice(("any moment", "while writing", "after a file"))
@@ -247,7 +283,7 @@ def trials(kind: Kind, root: Path, wanted: int, random: Random) -> Iterator[dict
                 moments.append(how)
             whole.append(check_whole(out) if out.exists() else 0)
         left = sum(name.endswith(".tmp") for name in names(out))
-        finish(command)
+        finish(command, said)
         check_whole(out)
         same(reference, out)
         shutil.rmtree(out)
@@ -269,7 +305,10 @@ def main() -> None:
     parser.add_argument("--log", default="kills.jsonl")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, Path(args.log).open("a") as log:
-        for kind in kinds(Path(folder)):
+        finish(lambda: prepare(Path(folder)), Path(folder) / "said")
+        first, *others = kinds(Path(folder))
+        finish(command_of(first.command), Path(folder) / "said")
+        for kind in others:
             if args.kind and kind.name not in args.kind:
                 continue
             for line in trials(kind, Path(folder), args.kills, Random(f"{args.seed} {kind.name}")):

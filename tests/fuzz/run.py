@@ -12,6 +12,7 @@ be made again from (seed, target, number).
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import mmap
 import os
@@ -33,11 +34,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 for library in ("OMP", "NUMBA", "OPENBLAS"):
     os.environ[f"{library}_NUM_THREADS"] = "1"
 
-from fuzz.guard import Escape, Hang, limit_memory, only_within, within  # noqa: E402
-from fuzz.mutate import Case  # noqa: E402
-from fuzz.seeds import minimised, save  # noqa: E402
-from fuzz.target import Target, written  # noqa: E402
-from fuzz.targets import TARGETS  # noqa: E402
+from fuzz.guard import Escape, Hang, limit_memory, only_within, within
+from fuzz.mutate import Case
+from fuzz.seeds import minimised, save
+from fuzz.target import Target, written
+from fuzz.targets import TARGETS
 
 SECONDS = 10.0  # of computing, for one input
 PATIENCE = 300.0  # seconds by the clock, after which a process that stands still is ended
@@ -87,6 +88,7 @@ def batch(target: Target, cases: Sequence[Case], seed: int, numbers: range, plac
     folder = Path(tempfile.mkdtemp(prefix="fuzz-", dir="/dev/shm" if Path("/dev/shm").is_dir() else None))
     os.chdir(folder)
     began = time.process_time()
+    warm_up(target, cases[:3], folder / "work")
     try:
         for number in numbers:
             place[:16] = struct.pack("qd", number, time.time())
@@ -101,6 +103,15 @@ def batch(target: Target, cases: Sequence[Case], seed: int, numbers: range, plac
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     seconds = time.process_time() - began
     return {"counts": counts, "finds": finds, "seconds": round(seconds, 2), "peak_mb": memory // 10**6}
+
+
+def warm_up(target: Target, cases: Sequence[Case], folder: Path) -> None:
+    """Run some valid inputs without limits: the first call compiles kernels, which is no input's fault."""
+    for case in cases:
+        folder.mkdir(exist_ok=True)
+        with contextlib.suppress(Exception):
+            target.run(case, folder)
+        empty(folder)
 
 
 def in_process(target: Target, cases: Sequence[Case], seed: int, numbers: range) -> dict[str, Any]:
