@@ -1,4 +1,4 @@
-"""What killed processes left is removed by the next writer of the same file, and by nobody else's."""
+"""What killed processes left is removed by the next that writes into a folder; what others write stays."""
 
 import os
 import subprocess
@@ -19,22 +19,16 @@ def ended_process():
 
 
 def test_leftovers_of_killed_processes_are_removed(tmp_path):
-    path = tmp_path / "[a] metrics.json"
-    mine = temporary_beside(path).name
-    left = tmp_path / mine.replace(f"-{os.getpid()}.", f"-{ended_process()}.")
-    running = tmp_path / mine.replace(f"-{os.getpid()}.", f"-{os.getppid()}.")
-    elsewhere = tmp_path / f".{path.name}.00000000-{ended_process()}.tmp"
-    another = tmp_path / left.name.replace("metrics", "config")
-    for file in (left, running, elsewhere, another):
-        file.write_text("half")
+    path, ended = tmp_path / "[a] metrics.json", ended_process()
+    mine = temporary_beside(tmp_path / "another folder" / path.name).name
+    left = mine.replace(f"-{os.getpid()}.", f"-{ended}.")
+    running = mine.replace(f"-{os.getpid()}.", f"-{os.getppid()}.")
+    elsewhere = f".{path.name}.00000000-{ended}.tmp"
+    for name in (left, left.replace("metrics", "config"), running, elsewhere):
+        (tmp_path / name).write_text("half")
     write_atomically(path, b"whole")
     assert path.read_bytes() == b"whole"
-    assert {file.name for file in tmp_path.iterdir()} == {
-        path.name,
-        running.name,
-        elsewhere.name,
-        another.name,
-    }
+    assert {file.name for file in tmp_path.iterdir()} == {path.name, running, elsewhere}
 
 
 @pytest.mark.parametrize("name", ["x" * 255, "é" * 127, "." + "y" * 230, "a b\n$.png"])

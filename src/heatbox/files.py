@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import glob
 import os
 import platform
 import re
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import BinaryIO
 
@@ -17,32 +17,48 @@ from heatbox.errors import InputError
 LONGEST = 220
 """Bytes of a file name that leave room for what a temporary name adds; file systems allow 255."""
 
+_tidied: set[Path] = set()
+
 
 def temporary_beside(path: Path) -> Path:
     """The name under which a file is written before it gets its own.
 
-    What killed processes of this machine left of earlier attempts at this file is removed; a name under which
-    another process is still writing stays.
+    The first time that a process writes into a folder, what killed processes of this machine left there is
+    removed; names under which others are still writing stay.
     """
-    machine = f"{zlib.crc32(platform.node().encode()):08x}"  # process ids say nothing about another machine's
+    if path.parent not in _tidied:
+        _tidied.add(path.parent)  # once: folders of many files are slow to list
+        _remove_leftovers(path.parent)
     name = path.name if len(os.fsencode(path.name)) < LONGEST else f"{zlib.crc32(os.fsencode(path.name)):08x}"
-    beginning = f".{name}.{machine}-"
-    for left in path.parent.glob(f"{glob.escape(beginning)}*.tmp"):
-        process = left.name.removeprefix(beginning).removesuffix(".tmp")
+    return path.with_name(f".{name}.{_machine()}-{os.getpid()}.tmp")
+
+
+def _remove_leftovers(folder: Path) -> None:
+    for left in folder.glob(f".*.{_machine()}-*.tmp"):
+        process = left.name.removesuffix(".tmp").rpartition("-")[2]
         if process.isdecimal() and not _is_running(int(process)):
             left.unlink(missing_ok=True)
-    return path.with_name(f"{beginning}{os.getpid()}.tmp")
+
+
+@cache
+def _machine() -> str:
+    """Tells apart machines and containers, whose numbers of processes say nothing about each other's."""
+    try:
+        space = os.stat("/proc/self/ns/pid").st_ino
+    except OSError:  # not Linux
+        space = 0
+    return f"{zlib.crc32(f'{platform.node()} {space}'.encode()):08x}"
 
 
 def _is_running(process: int) -> bool:
-    """Whether another process than this one has this number."""
+    """Whether a process has this number."""
     try:
         os.kill(process, 0)
     except ProcessLookupError:
         return False
-    except (OSError, OverflowError):  # another user's; no number of a process
-        return True
-    return process != os.getpid()
+    except (OSError, OverflowError):  # it is another user's, or no number of a process
+        pass
+    return True
 
 
 @contextmanager
