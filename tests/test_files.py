@@ -8,6 +8,7 @@ import pytest
 
 from heatbox.errors import InputError
 from heatbox.files import temporary_beside, write_atomically
+from heatbox.store import Run
 
 
 def ended_process():
@@ -37,6 +38,23 @@ def test_any_name_that_a_file_can_have(tmp_path, name):
     write_atomically(tmp_path / name, b"2")
     assert (tmp_path / name).read_bytes() == b"2"
     assert len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.parametrize(
+    "left", [[], [".environment.json.0a-1.tmp"], ["environment.json", ".config.json.0a-1.tmp"]]
+)
+def test_a_run_that_was_killed_as_it_began_begins_again(tmp_path, left):
+    for name in left:
+        (tmp_path / name).write_text("{}")
+    Run(tmp_path).start({"x": 1})
+    assert Run(tmp_path).config() == {"x": 1}
+
+
+def test_a_folder_of_others_is_no_run(tmp_path):
+    (tmp_path / "environment.json").write_text("{}")
+    (tmp_path / "thesis.txt").write_text("mine")
+    with pytest.raises(InputError, match="is not empty and holds no run"):
+        Run(tmp_path).start({"x": 1})
 
 
 def test_a_message_is_one_line():

@@ -61,6 +61,14 @@ def _is_running(process: int) -> bool:
     return True
 
 
+def holds_only(folder: Path, *names: str) -> bool:
+    """Whether a folder holds nothing but some names, and temporary files: work killed as it began leaves those."""
+    return all(
+        entry.name in names or (entry.name.startswith(".") and entry.name.endswith(".tmp"))
+        for entry in folder.iterdir()
+    )
+
+
 @contextmanager
 def written_atomically(path: Path) -> Iterator[BinaryIO]:
     """A file to write into, which gets its name when it is whole and on the disk.

@@ -29,7 +29,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from heatbox.errors import InputError
-from heatbox.files import write_atomically, written_atomically
+from heatbox.files import holds_only, write_atomically, written_atomically
 from heatbox.saved import SavedRecord, check_record, checked_scores, checked_settings
 
 CONFIG, ENVIRONMENT, METRICS, PREDICTIONS = (
@@ -97,7 +97,7 @@ class Run:
                     f"{self.folder}: holds a run of another configuration (another {', '.join(keys)}); "
                     "choose another --out or pass --overwrite"
                 )
-        elif self.folder.is_dir() and any(self.folder.iterdir()) and not (self.folder / CONFIG).exists():
+        elif self._is_of_others():
             raise InputError(f"{self.folder}: is not empty and holds no run; choose another --out")
         else:
             self._drop()
@@ -105,6 +105,11 @@ class Run:
             self.folder.mkdir(parents=True, exist_ok=True)
             self.write_json(ENVIRONMENT, environment(seed))
             self.write_json(CONFIG, wanted)
+
+    def _is_of_others(self) -> bool:
+        """Whether the folder holds something that no run has put there; a killed one may lack its config."""
+        there = self.folder.is_dir() and not (self.folder / CONFIG).exists()
+        return there and not holds_only(self.folder, ENVIRONMENT)
 
     def write_json(self, name: str, content: object) -> Path:
         """Write a JSON file of the run atomically; NaN and infinity become null."""
