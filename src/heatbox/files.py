@@ -62,7 +62,7 @@ def _is_running(process: int) -> bool:
 
 
 def holds_only(folder: Path, *names: str) -> bool:
-    """Whether a folder holds only some names and temporary files, as work that was soon killed leaves them."""
+    """Whether a folder holds only some names and temporary files, as work that was soon killed leaves."""
     return all(
         entry.name in names or (entry.name.startswith(".") and entry.name.endswith(".tmp"))
         for entry in folder.iterdir()

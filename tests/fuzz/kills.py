@@ -86,7 +86,7 @@ def kinds(root: Path) -> list[Kind]:
         Kind("run", (*evaluate, "--out", run)),
         Kind("train", (*train, "--out", "OUT")),
         Kind("evaluate", (*evaluate, "--fullsup", str(root / "fullsup"), "--out", "OUT")),
-        Kind("score", ("score", str(root / "maps"), "-d", data, "--out", "OUT")),
+        Kind("score", ("score", "--heatmaps", str(root / "maps"), "-d", data, "--out", "OUT")),
         Kind("report", ("report", run, "--out", "OUT/page.html")),
         Kind("export", ("export", run, *files)),
         Kind("analyze", ("analyze", "erf", "--model", model, "--data", data, *forward, "--out", "OUT")),
