@@ -66,7 +66,7 @@ _COMMANDS = (
     "evaluate -m {model} -d set --method cam pc1 --size 32 --batch-size 2 --limit 2 --thresholds 9 --out r",
     "evaluate -m {model} -d set --mean 0.5 0.5 0.5 --std 0.2 0.2 0.2 --channels 2 --target predicted --out r",
     "score --heatmaps maps -d set --thresholds 10 --resize --out out/s --json",
-    "score --heatmaps maps -d set --fullsup set --fullsup-heatmaps maps --protocol exact --thresholds 10 --out out/s",
+    "score --heatmaps maps -d set --fullsup set --fullsup-heatmaps maps --protocol exact --out s",
     "locate no.png picture.png -m {model} --method cam --threshold 0.3 --contours all --size 32 --out l",
     "data check set --out out/check --jobs 1 --json",
     "convert weights.safetensors out/w.safetensors --half",

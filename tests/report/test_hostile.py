@@ -172,7 +172,7 @@ def test_files_stay_where_they_belong_and_say_the_names(root, monkeypatch):
     assert (
         main(["export", RUN, "--coco", "out/c.json", "--npy", "out/maps", "--overlays", "out/pictures"]) == 0
     )
-    assert {str(path.relative_to("out/maps")) for path in (root / "out/maps").rglob("*.npy")} == {
+    assert {str(path.relative_to(root / "out/maps")) for path in (root / "out/maps").rglob("*.npy")} == {
         f"{i}.npy" for i in IDS
     }
     assert len([path for path in (root / "out/pictures").rglob("*") if path.is_file()]) == len(IDS)

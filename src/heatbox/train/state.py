@@ -123,8 +123,9 @@ def _refuse_other_shapes(optimizer: torch.optim.Optimizer) -> None:
     """Raise where moments do not belong to their parameters, which torch finds only at the next step."""
     for parameter, moments in optimizer.state.items():
         for name, value in moments.items():
-            if isinstance(value, Tensor) and value.ndim and value.shape != parameter.shape:
-                raise ValueError(f"{name} of the optimizer is of another shape than its parameter")
+            known = not isinstance(value, Tensor) or value.is_floating_point()
+            if not known or (isinstance(value, Tensor) and value.ndim and value.shape != parameter.shape):
+                raise ValueError(f"{name} of the optimizer is of another shape or kind than its parameter")
 
 
 def remove_leftovers(folder: Path) -> None:

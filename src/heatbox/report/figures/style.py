@@ -85,16 +85,25 @@ def as_plain_text(figure: Figure) -> Figure:
     Names of models come from outside, and matplotlib would read ``$`` as the beginning of mathematics.
     """
     from matplotlib.text import Text
+    from matplotlib.ticker import FixedFormatter
 
     for text in figure.findobj(Text):
         text.set_parse_math(False)
-        words = printable(text.get_text())
-        lines = (
-            line if len(line) <= LONGEST_WORDS else f"{line[: LONGEST_WORDS - 1]}…"
-            for line in words.split("\n")
-        )
-        text.set_text("\n".join(lines))
+        text.set_text(_shown(text.get_text()))
+    for axes in figure.axes:
+        for axis in (axes.xaxis, axes.yaxis):  # their labels are made anew at each drawing
+            formatter = axis.get_major_formatter()
+            if isinstance(formatter, FixedFormatter):
+                formatter.seq = [_shown(str(label)) for label in formatter.seq]
     return figure
+
+
+def _shown(words: str) -> str:
+    """Words without control characters, each line of at most `LONGEST_WORDS`."""
+    lines = printable(words).split("\n")
+    return "\n".join(
+        line if len(line) <= LONGEST_WORDS else f"{line[: LONGEST_WORDS - 1]}…" for line in lines
+    )
 
 
 def save_figure(drawn: Drawn, stem: Path) -> list[Path]:
