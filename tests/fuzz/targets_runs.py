@@ -251,7 +251,7 @@ def _trained(root: Path) -> list[Case]:
 def _run_subjects(case: Case, folder: Path) -> None:
     written(case, folder)
     for subject in subjects_of(ModelsConfig(model=(str(folder / "run"),)), folder / "out"):
-        subject.evaluate_config()
+        subject.evaluate_config(data=SET)
 
 
 TARGETS = [

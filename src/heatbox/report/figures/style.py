@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -75,8 +76,8 @@ def plain(axes: Axes, title: str = "", x: str = "", y: str = "") -> None:
         axes.spines[name].set_visible(False)
 
 
-LONGEST_WORDS = 80
-"""Characters of a text of a figure; longer ones, which only names of the user's own can be, are shortened."""
+LONGEST_WORDS, LONGEST_LABEL = 100, 48
+"""Characters of a line of text in a figure, and of a label at a tick; longer names are shortened."""
 
 
 def as_plain_text(figure: Figure) -> Figure:
@@ -85,25 +86,26 @@ def as_plain_text(figure: Figure) -> Figure:
     Names of models come from outside, and matplotlib would read ``$`` as the beginning of mathematics.
     """
     from matplotlib.text import Text
-    from matplotlib.ticker import FixedFormatter
+    from matplotlib.ticker import FuncFormatter
 
     for text in figure.findobj(Text):
         text.set_parse_math(False)
         text.set_text(_shown(text.get_text()))
-    for axes in figure.axes:
-        for axis in (axes.xaxis, axes.yaxis):  # their labels are made anew at each drawing
-            formatter = axis.get_major_formatter()
-            if isinstance(formatter, FixedFormatter):
-                formatter.seq = [_shown(str(label)) for label in formatter.seq]
+    for axis in (axis for axes in figure.axes for axis in (axes.xaxis, axes.yaxis)):
+        formatter = axis.get_major_formatter()
+        if isinstance(formatter, FuncFormatter):  # names at ticks, which are made anew at each drawing
+            formatter.func = partial(_label, formatter.func)
     return figure
 
 
-def _shown(words: str) -> str:
-    """Words without control characters, each line of at most `LONGEST_WORDS`."""
+def _label(name: Callable[..., str], value: float, place: int | None = None) -> str:
+    return _shown(name(value, place), LONGEST_LABEL)
+
+
+def _shown(words: str, most: int = LONGEST_WORDS) -> str:
+    """Words without control characters, each line of at most so many characters."""
     lines = printable(words).split("\n")
-    return "\n".join(
-        line if len(line) <= LONGEST_WORDS else f"{line[: LONGEST_WORDS - 1]}…" for line in lines
-    )
+    return "\n".join(line if len(line) <= most else f"{line[: most - 1]}…" for line in lines)
 
 
 def save_figure(drawn: Drawn, stem: Path) -> list[Path]:
