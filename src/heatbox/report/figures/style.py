@@ -76,8 +76,8 @@ def plain(axes: Axes, title: str = "", x: str = "", y: str = "") -> None:
         axes.spines[name].set_visible(False)
 
 
-LONGEST_WORDS, LONGEST_LABEL = 100, 48
-"""Characters of a line of text in a figure, and of a label at a tick; longer names are shortened."""
+LONGEST_WORDS, LONGEST_LABEL = 100, 36
+"""Characters of a line of text in a figure, and of a name at a tick or in a legend; longer are shortened."""
 
 
 def as_plain_text(figure: Figure) -> Figure:
@@ -91,6 +91,9 @@ def as_plain_text(figure: Figure) -> Figure:
     for text in figure.findobj(Text):
         text.set_parse_math(False)
         text.set_text(_shown(text.get_text()))
+    for legend in (axes.get_legend() for axes in figure.axes):
+        for text in legend.get_texts() if legend is not None else ():
+            text.set_text(_shown(text.get_text(), LONGEST_LABEL))
     for axis in (axis for axes in figure.axes for axis in (axes.xaxis, axes.yaxis)):
         formatter = axis.get_major_formatter()
         if isinstance(formatter, FuncFormatter):  # names at ticks, which are made anew at each drawing
