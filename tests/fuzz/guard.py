@@ -17,7 +17,7 @@ _PATHS = {
     "os.symlink": (1,), "os.truncate": (0,), "os.chmod": (0,), "shutil.rmtree": (0,), "os.utime": (0,),
 }  # fmt: skip
 _FORBIDDEN = ("os.system", "os.exec", "os.posix_spawn", "socket.connect", "socket.getaddrinfo")
-_MAY_START = ["git", "rev-parse"]  # which environment.json tells of
+_MAY_START = (["git", "rev-parse"], ["uname", "-p"])  # which environment.json tells of
 _allowed: list[str] = []
 
 
@@ -40,7 +40,9 @@ def _audit(event: str, args: tuple[Any, ...]) -> None:
         for place in _PATHS[event]:
             if isinstance(args[place], str | bytes | os.PathLike):
                 _check(event, args[place])
-    elif event.startswith(_FORBIDDEN) or (event == "subprocess.Popen" and list(args[1])[:2] != _MAY_START):
+    elif event.startswith(_FORBIDDEN) or (
+        event == "subprocess.Popen" and list(args[1])[:2] not in _MAY_START
+    ):
         raise Escape(f"{event} {args!r:.200}")
 
 
