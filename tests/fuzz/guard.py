@@ -36,7 +36,7 @@ def _audit(event: str, args: tuple[Any, ...]) -> None:
         path, _, flags = args
         if isinstance(path, str | bytes) and isinstance(flags, int) and flags & _WRITES:
             _check(event, path)
-    elif event in _PATHS:
+    elif event in _PATHS and not _is_relative_to_a_folder(args):
         for place in _PATHS[event]:
             if isinstance(args[place], str | bytes | os.PathLike):
                 _check(event, args[place])
@@ -44,6 +44,11 @@ def _audit(event: str, args: tuple[Any, ...]) -> None:
         event == "subprocess.Popen" and list(args[1])[:2] not in _MAY_START
     ):
         raise Escape(f"{event} {args!r:.200}")
+
+
+def _is_relative_to_a_folder(args: tuple[Any, ...]) -> bool:
+    """Whether names are told within an open folder, as `shutil.rmtree` does below the one it was given."""
+    return isinstance(args[-1], int) and args[-1] >= 0
 
 
 def _check(event: str, path: Any) -> None:

@@ -283,8 +283,8 @@ TARGETS = [
     Target("layouts", LAYOUTS, read_all, 40_000, damage_names),
     Target("voc-xml", _single("a.xml", *_XML), _run_xml, 100_000),
     Target("coco-json", _single("boxes.json", _COCO), _run_coco, 80_000),
-    Target("csv-boxes", _single("boxes.csv", *_BOXES), _run_csv, 100_000),
-    Target("rows", _single("a.txt", *_ROWS, *WORDS[:6]), _run_rows, 100_000),
+    Target("csv-boxes", _single("boxes.csv", *_BOXES), _run_csv, 110_000),
+    Target("rows", _single("a.txt", *_ROWS, *WORDS[:6]), _run_rows, 120_000),
     Target("matlab", _matlab, _run_matlab, 80_000, refusals=(ValueError,)),
     Target("responses", _single("r.csv", _RESPONSES, _RAW), _run_names, 60_000),
 ]

@@ -255,11 +255,11 @@ def _run_subjects(case: Case, folder: Path) -> None:
 
 
 TARGETS = [
-    Target("runs-report", _finished, _run_report, 6_000, damage_run),
-    Target("runs-compare", _finished_with_other, _run_compare, 4_000, damage_run),
-    Target("runs-export", _finished, _run_export, 6_000, damage_run),
-    Target("runs-score-again", _finished, _run_rescore, 4_000, damage_run),
-    Target("runs-resume", _unfinished, _run_resume, 4_000, damage_run),
-    Target("runs-records", _recorded, _run_records, 6_000, _damage_records),
+    Target("runs-report", _finished, _run_report, 3_000, damage_run),
+    Target("runs-compare", _finished_with_other, _run_compare, 3_000, damage_run),
+    Target("runs-export", _finished, _run_export, 3_000, damage_run),
+    Target("runs-score-again", _finished, _run_rescore, 3_000, damage_run),
+    Target("runs-resume", _unfinished, _run_resume, 3_000, damage_run),
+    Target("runs-records", _recorded, _run_records, 4_000, _damage_records),
     Target("runs-subjects", _trained, _run_subjects, 10_000, damage_run),
 ]

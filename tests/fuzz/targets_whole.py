@@ -207,6 +207,6 @@ def _run_arguments(case: Case, folder: Path) -> None:
 
 
 TARGETS = [
-    Target("locate", pictures, _run_locate, 12_000, damaged),
-    Target("command-line", _commands, _run_arguments, 4_000, _damage_arguments),
+    Target("locate", pictures, _run_locate, 10_500, damaged),
+    Target("command-line", _commands, _run_arguments, 3_000, _damage_arguments),
 ]
