@@ -36,7 +36,7 @@ def _audit(event: str, args: tuple[Any, ...]) -> None:
         path, _, flags = args
         if isinstance(path, str | bytes) and isinstance(flags, int) and flags & _WRITES:
             _check(event, path)
-    elif event in _PATHS and not _is_relative_to_a_folder(args):
+    elif event in _PATHS and (event == "os.truncate" or not _is_relative_to_a_folder(args)):
         for place in _PATHS[event]:
             if isinstance(args[place], str | bytes | os.PathLike):
                 _check(event, args[place])
