@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -13,6 +15,7 @@ from PIL import Image, ImageDraw, ImageFont
 from heatbox.boxes.geometry import REFERENCE_SIDE
 from heatbox.data.example import Split
 from heatbox.errors import InputError
+from heatbox.files import write_atomically
 from heatbox.maps.prepare import prepare_heatmap
 from heatbox.store import Record, Run
 
@@ -57,6 +60,17 @@ def draw_mask(image: Image.Image, mask: np.ndarray, colour: tuple[int, int, int]
     pixels = np.array(image)
     pixels[rim == 1], pixels[line == 1] = _OUTLINE, colour
     return Image.fromarray(pixels)
+
+
+def save_png(image: Image.Image, path: Path) -> Path:
+    """Write a picture as PNG, whole or not at all.
+
+    Raises:
+        InputError: it cannot be written.
+    """
+    stream = io.BytesIO()
+    image.save(stream, "PNG")
+    return write_atomically(path, stream.getvalue())
 
 
 @dataclass(frozen=True)
