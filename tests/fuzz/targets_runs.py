@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 import data_trees as trees
 from fuzz.mutate import AWARE, Case, damaged
 from fuzz.target import Target, files_of, one_sentence, written
-from heatbox.cli import rescore
+from heatbox.cli_scores import rescore
 from heatbox.compare import compare_runs, comparison_lines
 from heatbox.config import EvaluateConfig
 from heatbox.data.open import open_split
