@@ -22,9 +22,19 @@ LAYERS = (
     ("localizer", "maskscoring", "datacheck", "dataprepare", "assess"),
     ("evaluation", "scoring", "locate", "training"),
     ("compare", "instruments", "demo"),
+    ("paper",),
     ("terminal",),
     ("cli", "cli_parsing", "cli_train"),
-    ("cli_analyze", "cli_data", "cli_locate", "cli_models", "cli_report", "cli_scores", "cli_completion"),
+    (
+        "cli_analyze",
+        "cli_data",
+        "cli_locate",
+        "cli_models",
+        "cli_paper",
+        "cli_report",
+        "cli_scores",
+        "cli_completion",
+    ),
     ("__main__",),
 )
 BESIDE = {

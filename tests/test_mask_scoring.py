@@ -15,7 +15,7 @@ from heatbox.maps.prepare import prepare_heatmap
 from heatbox.metrics.bootstrap import Interval
 from heatbox.metrics.masks import MaskScorer, in_frame, pxap_interval
 from heatbox.store import Run
-from scenes import write_model
+from scenes import write_model, write_split
 
 
 def reference_mask(split, example):
@@ -189,3 +189,63 @@ def test_intervals_are_those_of_drawing_images():
     assert interval.low == pytest.approx(low, abs=width / 4)
     assert interval.high == pytest.approx(high, abs=width / 4)
     assert pxap_interval(found, found) == Interval(0.0, 0.0, 0.0, 0.95)
+
+
+@pytest.fixture
+def mask_run(scene, capsys):
+    """A finished run against masks."""
+    assert run_evaluate(scene, "--json", "--method", "cam", "pc1") == 0
+    capsys.readouterr()
+    return scene / "run"
+
+
+def test_a_page_has_the_table_of_masks_and_says_what_it_lacks(scene, mask_run, capsys):
+    page = scene / "page.html"
+    assert main(["report", str(mask_run), "--out", str(page)]) == 0
+    said = capsys.readouterr().err
+    assert "run: scored against masks, so there are no boxes for the explorer" in said
+    text = page.read_text()
+    found = json.loads((mask_run / "metrics.json").read_text())["methods"]
+    assert "PxAP minus centre-Gaussian" in text
+    for name in ("cam", "pc1", "centre-gaussian"):
+        assert f"<td>{found[name]['PxAP']:.1f}<small>" in text
+        assert f"<td>{found[name]['pixel_iou']:.1f}</td>" in text
+    best = max(found[name]["PxAP"] for name in ("cam", "pc1"))
+    assert f"with {best:.1f}%" in text
+    assert 'id="explorer-data"' not in text
+
+
+def test_two_runs_one_of_them_against_masks(scene, mask_run, capsys, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("boxes")
+    data = str(write_split(folder / "set", 4))
+    model = ["--model", write_model(folder), "--size", "64", "--data", data, "--out", str(folder / "boxes")]
+    assert main(["evaluate", *model]) == 0
+    page = scene / "page.html"
+    assert main(["report", str(mask_run), str(folder / "boxes"), "--out", str(page)]) == 0
+    text = page.read_text()
+    assert "Best map by MaxBoxAccV2" in text
+    assert "PxAP minus centre-Gaussian" in text
+    assert 'id="explorer-data"' in text
+    assert main(["compare", str(mask_run), str(folder / "boxes")]) == 2
+    assert f"{mask_run}: was scored against masks; expected a run" in capsys.readouterr().err
+
+
+def test_export_of_masks(scene, mask_run, capsys):
+    assert main(["export", str(mask_run), "--coco", str(scene / "boxes.json")]) == 2
+    assert "--npy and --overlays work" in capsys.readouterr().err
+    assert not (scene / "boxes.json").exists()
+    assert main(["export", str(mask_run), "--npy", str(scene / "npy"), "--overlays", str(scene / "png")]) == 0
+    folders = ["--heatmaps", scene / "npy", "--data", scene / "set", "--out", scene / "again", "--json"]
+    capsys.readouterr()
+    assert main(["score", *map(str, folders)]) == 0
+    again = json.loads(capsys.readouterr().out)["methods"]["npy"]["PxAP"]
+    assert again == json.loads((mask_run / "metrics.json").read_text())["methods"]["cam"]["PxAP"]
+    records = next(iter(Run(mask_run).records()))
+    for record in records:
+        with Image.open(scene / "png" / f"{record['id']}.png") as picture:
+            pixels = np.asarray(picture)
+        height, width = pixels.shape[:2]
+        mask = cv2.resize((record["mask"] == 1).astype(np.uint8), (width, height), interpolation=0)
+        edge = mask - cv2.erode(mask, np.ones((3, 3), np.uint8), borderValue=0)
+        white = (pixels[edge == 1] == 255).all(1)
+        assert white.mean() > 0.5  # the truth's outline; the map's own box covers some of it

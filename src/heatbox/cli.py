@@ -68,6 +68,7 @@ COMMANDS: dict[str, dict[str, Command]] = {
             "heatbox.cli_analyze:ANALYZE_COMMANDS",
             resumes=True,
         ),
+        "paper": Command("Every table and figure of the paper.", "heatbox.cli_paper:paper", resumes=True),
     },
     "data and models": {
         "data": Command(

@@ -115,16 +115,9 @@ def _train(
 
 def tell_epoch(row: dict[str, Any]) -> None:
     """One line about an epoch that is done."""
-    words = [f"epoch {row['epoch']}", f"loss {row['loss']:.4f}", f"{row['images_per_second']:.0f} images/s"]
-    for name in ("weights", "ema"):
-        found = row.get(name, {})
-        average = " of the average" if name == "ema" else ""
-        if "top1" in found:
-            words.append(f"top-1{average} {found['top1']:.1f}%")
-        for method, scores in found.items():
-            if isinstance(scores, dict):
-                words.append(f"{method}{average} {scores['MaxBoxAcc']:.1f} / {scores['MaxBoxAccV2']:.1f}")
-    say(", ".join(words))
+    from heatbox.train.log import epoch_line
+
+    say(epoch_line(row))
 
 
 def recipes(as_json: AsJson = False) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 
 from heatbox.errors import InputError
 from heatbox.evaluation import score_maps
+from heatbox.maskscoring import has_masks
 from heatbox.metrics.bootstrap import Interval, paired_interval
 from heatbox.metrics.records import Records
 from heatbox.metrics.summary import EVERY, LARGEST, MapScore
@@ -39,11 +40,15 @@ def compare_runs(first: Path, second: Path, track: Track = silent) -> dict[str, 
             boxes in the other run.
     """
     runs = Run(first), Run(second)
-    configs = [run.config() for run in runs]
+    configs = [run.settings() for run in runs]
     for run in runs:
         if not run.finished:
             raise InputError(
                 f"{run.folder}: holds no finished predictions, expected a run of heatbox evaluate"
+            )
+        if has_masks(run):
+            raise InputError(
+                f"{run.folder}: was scored against masks; expected a run on a data set with boxes"
             )
     methods = [_methods(run) for run in runs]
     shared = [name for name in methods[0] if name in methods[1]]
@@ -70,7 +75,7 @@ def compare_runs(first: Path, second: Path, track: Track = silent) -> dict[str, 
             name: [one for one in some if one not in shared]
             for name, some in zip(names, methods, strict=True)
         },
-        "config": config_differences(*configs),
+        "config": config_differences(*(run.config() for run in runs)),
         "scores": {name: _scores(found[0][name], found[1][name], ids) for name in shared},
         "flipped": {name: _flipped(found[0][name], found[1][name], ids) for name in shared},
     }
@@ -83,7 +88,7 @@ def config_differences(first: Mapping[str, Any], second: Mapping[str, Any]) -> d
 
 
 def _methods(run: Run) -> list[str]:
-    metrics = run.metrics()
+    metrics = run.scores()
     return [name for name in metrics["methods"] if name not in metrics["baselines"]]
 
 

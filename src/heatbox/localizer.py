@@ -100,8 +100,9 @@ class Localizer:
             targets: class to localize in each image; by default the predicted one.
 
         Raises:
-            InputError: images or targets of a wrong shape, a class that the model does not have, or no image.
-            TypeError: images that are neither a tensor nor PIL images, or targets that are no whole numbers.
+            InputError: images or targets of a wrong shape, a class that the model does not have, no image, or
+                something else among the PIL images.
+            TypeError: images that are no sequence at all, or targets that are no whole numbers.
         """
         (batch, *more), sizes = self._batch(images)
         with torch.inference_mode():
@@ -129,7 +130,7 @@ class Localizer:
             batches, sizes = [images], [(images.shape[3], images.shape[2])] * len(images)
         else:
             if not all(isinstance(image, Image.Image) for image in images):
-                raise TypeError("images are neither a tensor (B, 3, H, W) nor a sequence of PIL images")
+                raise InputError("images are neither a tensor (B, 3, H, W) nor a sequence of PIL images")
             pictures = [image.convert("RGB") for image in images]
             wanted = [self.preprocess]
             wanted += [self.preprocess.enlarged(ENLARGED)] if self.needs.larger else []

@@ -20,10 +20,7 @@ from heatbox.metrics.folder import in_batches, open_maps, problems_of
 from heatbox.metrics.localization import label_rank
 from heatbox.metrics.masks import MaskScore, MaskScorer, in_frame, mask_table_of
 from heatbox.progress import Track, silent
-from heatbox.store import Record, Run
-
-MASK = "mask"
-"""Column of a run's records: the mask in the 224 x 224 frame, 0 background, 1 object, 255 ignored."""
+from heatbox.store import MASK, Record, Run
 
 AT_ONCE = 64
 

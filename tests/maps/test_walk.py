@@ -187,7 +187,7 @@ def test_no_image_and_no_gradient():
         ),
         ({"features": [torch.zeros(2, 0, 4, 5)]}, "feature map 0 has shape"),
         ({"steps": -1}, "steps is -1"),
-        ({"damping": -0.1}, "damping -0.1"),
+        ({"damping": -0.1}, "damping is -0.1"),
     ],
 )
 def test_wrong_arguments(change, says):

@@ -33,6 +33,9 @@ Aggregation = Literal["mean", "sum", "max"]
 Mapped = Mapping[str, Sequence[int]]
 """Category → indices of the classes that belong to it."""
 
+EVERY_CATEGORY = "all"
+"""In place of a category: the images of all."""
+
 PUBLISHED = {
     "humans": 0.959,
     "AlexNet": 0.429,
@@ -266,12 +269,18 @@ def answers(
 def groups_of(bias: ShapeBias, category: str) -> dict[str, list[str]]:
     """Images of a shape category by what decided: {"shape": ids, "texture": ids} (supplement 10, Fig. 17).
 
+    Args:
+        bias: of the network.
+        category: the shape's, or `EVERY_CATEGORY` for the images of all.
+
     Raises:
         InputError: there is no such category.
     """
-    if category not in bias.categories:
+    if category not in (*bias.categories, EVERY_CATEGORY):
         raise InputError(f"there is no category {category!r}, expected one of {', '.join(bias.categories)}")
-    chosen = [one for one in bias.responses if one.shape == category and one.texture != category]
+    chosen = [
+        one for one in bias.responses if one.shape != one.texture and category in (one.shape, EVERY_CATEGORY)
+    ]
     return {
         cue: [one.image for one in chosen if one.response == getattr(one, cue)]
         for cue in ("shape", "texture")

@@ -11,7 +11,7 @@ from heatbox.data.example import Split
 from heatbox.data.open import open_split
 from heatbox.errors import InputError
 from heatbox.extras import require
-from heatbox.files import write_atomically
+from heatbox.files import holds_only, write_atomically
 from heatbox.instruments import channels, complexity, erf, maps, shape_bias
 from heatbox.instruments.config import (
     AllConfig,
@@ -26,7 +26,7 @@ from heatbox.instruments.config import (
 from heatbox.instruments.subjects import Subject, check_labels, images_of, subjects_of
 from heatbox.progress import Track, silent
 from heatbox.report.figures.comparison import comparison
-from heatbox.report.figures.erf import score_against_auc
+from heatbox.report.figures.scores import ModelScore, score_against_erf
 from heatbox.report.figures.style import save_figure
 from heatbox.store import ENVIRONMENT, environment, to_json
 
@@ -84,7 +84,8 @@ class Analysis:
     def _begin(self) -> None:
         """Write what was asked."""
         try:
-            if self.out.is_dir() and any(self.out.iterdir()) and not (self.out / ANALYSIS).exists():
+            begun = (self.out / ANALYSIS).exists() or not self.out.is_dir()
+            if not begun and not holds_only(self.out, self.figures.name):
                 raise InputError(f"{self.out}: is not empty and holds no analysis; choose another --out")
             self.figures.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -172,17 +173,18 @@ class Analysis:
         if len(rows) > 1:
             save_figure(comparison(rows), self.figures / "comparison")
         if all("erf_auc" in row and "cam_MaxBoxAccV2" in row for row in rows):
-            points = [
-                {
-                    "model": row["model"],
-                    "auc": row["erf_auc"],
-                    "MaxBoxAccV2": row["cam_MaxBoxAccV2"],
-                    "interval": row["cam_MaxBoxAccV2_interval"],
-                }
+            models = [
+                ModelScore(row["model"], {"cam": _scores_of(row, "cam")}, row["model"], auc=row["erf_auc"])
                 for row in rows
             ]
-            save_figure(score_against_auc(points, "MaxBoxAccV2"), self.figures / "score-against-erf")
+            save_figure(score_against_erf(models), self.figures / "score-against-erf")
         return rows
+
+
+def _scores_of(row: Numbers, method: str) -> Numbers:
+    """The scores of a map among the headline numbers, under the names of metrics.json."""
+    start = f"{method}_"
+    return {key.removeprefix(start): value for key, value in row.items() if key.startswith(start)}
 
 
 def as_rows(rows: Sequence[Numbers]) -> list[Numbers]:

@@ -82,7 +82,8 @@ class ShapeBiasConfig(FieldConfig):
     stimuli: str
     """Cue-conflict images, a folder or archive; or glyphs for pairs drawn from the embedded data set."""
     group: tuple[str, ...] = ("auto",)
-    """Shape categories whose receptive fields are compared; auto takes clock or the most even one; none."""
+    """Shape categories whose receptive fields are compared; auto takes clock or the most even one; all pools
+    them; none."""
     group_images: int = 30
     """At most so many images for each of a category's two groups."""
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from heatbox.analysis.imagenet_categories import CATEGORIES
 from heatbox.analysis.responses import Response
 from heatbox.analysis.shape_bias import (
+    EVERY_CATEGORY,
     PUBLISHED,
     ShapeBias,
     answers,
@@ -146,8 +147,8 @@ def chosen_categories(bias: ShapeBias, wanted: Sequence[str]) -> list[str]:
 
     Args:
         bias: of the network.
-        wanted: names; "none" for none; "auto" for clock, or where there is no such category the one with
-            most images in its smaller group.
+        wanted: names; "all" for the images of all categories; "none" for none; "auto" for clock, or where
+            there is no such category the one with most images in its smaller group.
 
     Raises:
         InputError: a category that there is not.
@@ -157,9 +158,12 @@ def chosen_categories(bias: ShapeBias, wanted: Sequence[str]) -> list[str]:
     names = []
     for name in wanted:
         if name != "auto":
-            if name not in bias.categories:
+            if name not in (*bias.categories, EVERY_CATEGORY):
                 known = ", ".join(bias.categories)
-                raise InputError(f"there is no shape category {name!r}, expected one of {known}, auto, none")
+                raise InputError(
+                    f"there is no shape category {name!r}, expected one of {known}, {EVERY_CATEGORY}, auto, "
+                    "none"
+                )
             names.append(name)
         elif PREFERRED in bias.categories:
             names.append(PREFERRED)

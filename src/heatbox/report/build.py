@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,26 +12,49 @@ from heatbox.extras import require
 from heatbox.files import write_atomically
 from heatbox.progress import Track, silent
 from heatbox.report.explorer import explorer_data
-from heatbox.report.figures.scores import maps_compared, score_against_erf, scores_per_model
+from heatbox.report.figures.score_tables import maps_compared
+from heatbox.report.figures.scores import score_against_erf, scores_per_model
 from heatbox.report.figures.style import Drawn
+from heatbox.report.instruments import instrument_figures
 from heatbox.report.models import model_scores
 from heatbox.report.page import render
 from heatbox.report.runs import (
     Folder,
     figure_source,
-    milliseconds,
+    lighter,
     read_folders,
     settings_of,
     source_of,
     svg_source,
 )
+from heatbox.report.score_rows import lead, score_rows
 
 PAGE_BYTES = 20_000_000
 """Above this a browser on a phone becomes slow; the command says so."""
 
 
+@dataclass(frozen=True)
+class PageFigure:
+    """A figure of a page.
+
+    Attributes:
+        title: above it.
+        file: an SVG or PNG.
+    """
+
+    title: str
+    file: Path
+
+
 def write_report(
-    paths: Sequence[Path], out: Path, images: int = 500, title: str = "", track: Track = silent
+    paths: Sequence[Path],
+    out: Path,
+    images: int = 500,
+    title: str = "",
+    track: Track = silent,
+    figures: Sequence[PageFigure] | None = None,
+    explored: Sequence[Path] | None = None,
+    told: Sequence[str] = (),
 ) -> list[str]:
     """Write a page about folders of results.
 
@@ -40,6 +64,9 @@ def write_report(
         images: most images in the explorer.
         title: heading of the page; by default the names of the runs.
         track: how to show progress.
+        figures: what the page shows in place of the folders' own figures and comparisons.
+        explored: those of the folders whose images the explorer shows; by default all.
+        told: what the page tells the reader beside what comes up here, a sentence each.
 
     Returns:
         what the reader should know, a sentence each.
@@ -49,26 +76,43 @@ def write_report(
     """
     require("report", "the report page", "jinja2")
     folders = read_folders(paths)
-    notes: list[str] = []
-    explorer, sources = None, [source_of(folder, notes) for folder in folders]
+    notes = list(told)
+    shown = [folder for folder in folders if explored is None or folder.path in explored]
+    explorer, sources = None, [source_of(folder, notes) for folder in shown]
     known = [source for source in sources if source is not None]
     if known:
         explorer = explorer_data(known, images, track)
     scored = [folder for folder in folders if folder.metrics is not None]
+    told_of_masks(scored, notes)
     content: dict[str, Any] = {
         "title": title or ", ".join(folder.name for folder in folders),
         "lead": lead(scored),
         "tables": [score_rows(folder) for folder in scored],
-        "figures": [*comparison_figures(folders, notes), *_figures(folders)],
+        "figures": _page_figures(folders, notes) if figures is None else [_shown(one) for one in figures],
         "notes": notes,
         "settings": [{"name": folder.name, "text": settings_of(folder)} for folder in folders],
         "explorer": explorer,
     }
-    page = render(content).encode()
+    page = render(content).encode("utf-8", "replace")  # names of files need not be Unicode
     write_atomically(out, page)
     if len(page) > PAGE_BYTES:
         notes.append(f"{out}: has {len(page) / 1e6:.0f} MB; fewer --images make it lighter")
     return notes
+
+
+def _page_figures(folders: Sequence[Folder], notes: list[str]) -> list[dict[str, str]]:
+    """What compares the folders, and their own figures."""
+    return [*comparison_figures(folders, notes), *instrument_figures(folders, notes), *_figures(folders)]
+
+
+def _shown(figure: PageFigure) -> dict[str, str]:
+    return {"title": figure.title, "source": figure_source(lighter(figure.file))}
+
+
+def told_of_masks(scored: Sequence[Folder], notes: list[str]) -> None:
+    """Say what a page cannot show of runs that were scored against masks."""
+    if names := [folder.name for folder in scored if folder.has_masks]:
+        notes.append(f"{', '.join(names)}: scored against masks, so there are no boxes for the explorer")
 
 
 def comparison_figures(folders: Sequence[Folder], notes: list[str]) -> list[dict[str, str]]:
@@ -110,89 +154,3 @@ def _figures(folders: Sequence[Folder]) -> list[dict[str, str]]:
         for folder in folders
         for title, file in folder.figures
     ]
-
-
-def lead(scored: Sequence[Folder]) -> str:
-    """One sentence: which map is best, and by how much it beats the best baseline."""
-    if not scored:
-        return "Figures of instruments."
-    best: tuple[float, str, Folder] | None = None
-    for folder in scored:
-        assert folder.metrics is not None
-        for name, found in folder.metrics["methods"].items():
-            if name not in folder.metrics["baselines"] and (best is None or found["MaxBoxAccV2"] > best[0]):
-                best = found["MaxBoxAccV2"], name, folder
-    assert best is not None
-    score, name, folder = best
-    metrics = folder.metrics or {}
-    baselines = {one: metrics["methods"][one]["MaxBoxAccV2"] for one in metrics["baselines"]}
-    baseline, other = max(baselines.items(), key=lambda item: item[1])
-    where = f" ({folder.name})" if len(scored) > 1 else ""
-    return (
-        f"Best map by MaxBoxAccV2: {name}{where} with {score:.1f}%, {abs(score - other):.1f} points "
-        f"{'above' if score >= other else 'below'} the best baseline ({baseline}, {other:.1f}%)."
-    )
-
-
-def score_rows(folder: Folder) -> dict[str, Any]:
-    """The table of one run: maps and baselines in rows, scores with intervals in columns."""
-    metrics = folder.metrics
-    assert metrics is not None
-    rows = metrics["methods"]
-    transferred = any("transferred" in found for found in rows.values())
-    localization = any("localization" in found for found in rows.values())
-    speed = milliseconds(folder)
-    headings = ["map", "MaxBoxAcc, oracle", "best threshold", "MaxBoxAccV2, oracle"]
-    if transferred:
-        headings += ["MaxBoxAcc, transferred", "threshold", "MaxBoxAccV2, transferred"]
-    headings += ["Top-1 loc", "Top-5 loc"] if localization else []
-    headings += ["V2 minus centre-Gaussian"] + (["ms an image"] if speed else [])
-    cells_of = [
-        {
-            "name": name,
-            "faint": name in metrics["baselines"],
-            "cells": _cells(found, transferred, localization) + ([_speed(name, speed)] if speed else []),
-        }
-        for name, found in rows.items()
-    ]
-    return {"title": folder.name, "headings": headings, "rows": cells_of, "caption": _caption(metrics, speed)}
-
-
-def _cells(found: Mapping[str, Any], transferred: bool, localization: bool) -> list[dict[str, str]]:
-    cells = [
-        _cell(found["MaxBoxAcc"], found["MaxBoxAcc_interval"]),
-        {"value": f"{found['threshold']:.3f}", "range": ""},
-        _cell(found["MaxBoxAccV2"], found["MaxBoxAccV2_interval"]),
-    ]
-    if transferred:
-        other = found["transferred"]
-        threshold = {"value": f"{other['threshold']:.3f}", "range": ""}
-        cells += [_cell(**other["MaxBoxAcc"]), threshold, _cell(**other["MaxBoxAccV2"])]
-    if localization:
-        where = found["localization"]
-        cells += [{"value": f"{where[place]:.1f}", "range": ""} for place in ("top1", "top5")]
-    minus = found.get("minus_baseline")
-    return [*cells, _cell(**minus["MaxBoxAccV2"], form="+.1f") if minus else {"value": "", "range": ""}]
-
-
-def _cell(value: float, interval: Sequence[float], form: str = ".1f") -> dict[str, str]:
-    return {"value": f"{value:{form}}", "range": f"{interval[0]:{form}} to {interval[1]:{form}}"}
-
-
-def _speed(name: str, speed: Mapping[str, float]) -> dict[str, str]:
-    return {"value": f"{speed[name]:.2f}" if name in speed else "", "range": ""}
-
-
-def _caption(metrics: Mapping[str, Any], speed: Mapping[str, float]) -> str:
-    words = f"Percent of {metrics['images']} images, with 95% bootstrap intervals."
-    if "top1" in metrics:
-        words += f" Classification: top-1 {metrics['top1']:.1f}%, top-5 {metrics['top5']:.1f}%."
-    words += " Oracle: the threshold best on these images"
-    transferred = any("transferred" in found for found in metrics["methods"].values())
-    words += "; transferred: the one best on the supervised split." if transferred else "."
-    if speed:
-        words += (
-            " Milliseconds are the median over batches, on top of a forward pass of "
-            f"{speed['forward']:.2f} ms an image."
-        )
-    return words + " Baselines, which have not looked at the images, are in grey."

@@ -18,8 +18,8 @@ from heatbox.errors import InputError
 from heatbox.files import made_folder, write_atomically
 from heatbox.maps.prepare import prepare_heatmap
 from heatbox.progress import Track, silent
-from heatbox.report.overlay import FOUND_COLOUR, TRUTH_COLOUR, draw_boxes, overlay
-from heatbox.store import Record, Run, to_json
+from heatbox.report.overlay import FOUND_COLOUR, TRUTH_COLOUR, draw_boxes, draw_mask, overlay, save_png
+from heatbox.store import MASK, Record, Run, to_json
 
 OVERLAY_SIDE = 512
 
@@ -48,8 +48,13 @@ class Found:
         """(224, 224) float32 in [0, 1], as it is scored."""
         return prepare_heatmap(record[f"map_{self.method}"], REFERENCE_SIDE)
 
-    def box(self, record: Record) -> np.ndarray:
-        """(4,) float64 xyxy in pixels of the image; x2 and y2 are past the last pixel."""
+    def box(self, record: Record, size: Sequence[int] | None = None) -> np.ndarray:
+        """(4,) float64 xyxy in pixels of the image; x2 and y2 are past the last pixel.
+
+        Args:
+            record: of the image.
+            size: (width, height) of the image, by default as the record has it.
+        """
         heatmap = self.heatmap(record)
         if self.protocol == "exact":
             box = boxes_at(heatmap, [self.threshold], protocol="exact")[0][0]
@@ -58,7 +63,7 @@ class Found:
             if levels.top == 0:
                 return np.zeros(4)
             box = largest_contours(levels)[levels.at(np.array([self.threshold]))[0]] + [0, 0, 1, 1]
-        return box * np.tile([record["width"], record["height"]], 2) / REFERENCE_SIDE
+        return box * np.tile(size or (record["width"], record["height"]), 2) / REFERENCE_SIDE
 
 
 def found_of(folder: Path, method: str | None = None, threshold: float | None = None) -> Found:
@@ -73,7 +78,7 @@ def found_of(folder: Path, method: str | None = None, threshold: float | None = 
         InputError: no finished run, no such map, or a threshold out of range.
     """
     run = Run(folder)
-    config, metrics = run.config(), run.metrics()
+    config, metrics = run.settings(), run.scores()
     if not run.finished:
         raise InputError(f"{folder}: holds no finished predictions, expected a run of heatbox evaluate")
     methods = [name for name in metrics["methods"] if name not in metrics["baselines"]]
@@ -83,7 +88,7 @@ def found_of(folder: Path, method: str | None = None, threshold: float | None = 
     if threshold is not None and not 0 <= threshold < 1:
         raise InputError(f"threshold is {threshold}, expected a share of the maximum in [0, 1)")
     best = metrics["methods"][name]["threshold"]
-    return Found(run, name, best if threshold is None else threshold, config.get("protocol", "reference"))
+    return Found(run, name, best if threshold is None else threshold, config["protocol"])
 
 
 def write_coco(found: Found, path: Path, class_names: Sequence[str] = (), track: Track = silent) -> Path:
@@ -103,8 +108,13 @@ def write_coco(found: Found, path: Path, class_names: Sequence[str] = (), track:
         the file of the ground truth.
 
     Raises:
-        InputError: a file cannot be written.
+        InputError: a file cannot be written, or the run has masks in place of boxes.
     """
+    if MASK in next(found.records()):
+        raise InputError(
+            f"{found.run.folder}: was scored against masks, and COCO's ground truth would have no box; "
+            "--npy and --overlays work"
+        )
     detections: list[dict[str, Any]] = []
     images: list[dict[str, Any]] = []
     truth: list[dict[str, Any]] = []
@@ -166,16 +176,18 @@ def write_overlays(
     for record in track(itertools.islice(found.records(), count), "overlays", count):
         if record["id"] not in examples:
             raise InputError(f"{split.name}: has no image {record['id']!r}, which the run holds")
-        size = np.array([record["width"], record["height"]])
-        sides = np.maximum(1, (size * min(1, OVERLAY_SIDE / size.max())).round().astype(int))
-        picture = split.open_image(examples[record["id"]]).resize((int(sides[0]), int(sides[1])))
+        picture = split.open_image(examples[record["id"]])
+        # Data sets with masks in place of boxes do not say how large their pictures are.
+        size = np.array([record["width"], record["height"]] if record["width"] else picture.size)
+        sides = np.maximum(1, (size * min(1, OVERLAY_SIDE / size.max())).round().astype(int)).tolist()
+        picture = picture.resize(sides)
         scale = np.tile(sides / size, 2)
         drawn = overlay(picture, found.heatmap(record))
         drawn = draw_boxes(drawn, record["boxes"] * scale, TRUTH_COLOUR)
-        drawn = draw_boxes(drawn, found.box(record)[None] * scale, FOUND_COLOUR)
-        stream = io.BytesIO()
-        drawn.save(stream, "PNG")
-        write_atomically(_inside(folder, record["id"] + ".png"), stream.getvalue())
+        if MASK in record:
+            drawn = draw_mask(drawn, record[MASK], TRUTH_COLOUR)
+        drawn = draw_boxes(drawn, found.box(record, sides)[None], FOUND_COLOUR)
+        save_png(drawn, _inside(folder, record["id"] + ".png"))
 
 
 def _probability(logits: np.ndarray, target: int) -> float:

@@ -3,27 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from heatbox.report.figures.scores import ModelScore
-from heatbox.report.runs import ANALYSIS, Folder
-from heatbox.store import CONFIG
-
-COMPARISON = "comparison.json"
+from heatbox.errors import InputError
+from heatbox.report.figures.scores import SCRATCH, ModelScore
+from heatbox.report.runs import Folder, analysed
+from heatbox.store import CONFIG, METRICS, read_json
 
 
 def model_scores(folders: Sequence[Folder]) -> list[ModelScore]:
-    """A model for each folder that holds scores, with what its training and any analysis beside it tell."""
+    """A model for each folder with scores of boxes, with what its training and analyses beside it tell."""
     areas = dict(_areas(folders))
     found = []
     for folder in folders:
-        if folder.metrics is None:
+        if folder.metrics is None or folder.has_masks:
             continue
-        config = _json(folder.path / CONFIG)
+        config = folder.run.settings() if (folder.path / CONFIG).is_file() else {}
         training = _training_of(config)
         scores = {
             name: one
@@ -45,17 +43,29 @@ def describe(model: str, training: Mapping[str, Any]) -> dict[str, Any]:
         training: config of its training; empty where it is not known.
     """
     name = model.rpartition(":")[2]
-    words = f"{name} {training.get('pretrained', '')}"
-    many = re.search(r"in22|ImageNet-22K", words, re.IGNORECASE)
-    one = re.search(r"in1k|ImageNet-1K|published|_224|_384", words, re.IGNORECASE)
-    scratch = training.get("pretrained") == "scratch"
+    options = training.get("model_options")
+    kernel = options.get("kernel_size", "") if isinstance(options, dict) else ""
+    variant = re.sub(r"_(224|384)|[_.]in22(ft1)?k?(_in22ft1k)?|_in22ft1k|[_.]in1k", "", name)
     return {
         "family": "" if ".py:" in model else re.split(r"[_\d]", name)[0],
-        "variant": re.sub(r"_(224|384)|[_.]in22(ft1)?k?(_in22ft1k)?|_in22ft1k|[_.]in1k", "", name),
-        "pretraining": "" if scratch else "in22k" if many else "in1k" if one and training else "",
-        "resolution": int(training["size"]) if "size" in training else None,
+        "variant": f"{variant} {kernel}".strip(),
+        "pretraining": _pretraining(name, str(training.get("pretrained", ""))),
+        "resolution": size if isinstance(size := training.get("size"), int) else None,
         "augmented": bool(training.get("auto")),
     }
+
+
+def _pretraining(name: str, weights: str) -> str:
+    """What a training starts from: "scratch", "in1k", "in22k", or the training or file of its weights."""
+    if weights in ("", SCRATCH):
+        return weights
+    words = f"{name} {weights}"
+    if re.search(r"in22|ImageNet-22K", words, re.IGNORECASE):
+        return "in22k"
+    if re.search(r"in1k|ImageNet-1K|published|_224|_384", words, re.IGNORECASE):
+        return "in1k"
+    file = Path(weights)
+    return str(_json(file.parent.parent / CONFIG).get("recipe") or file.stem)
 
 
 def _training_of(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -70,29 +80,28 @@ def _training_of(config: Mapping[str, Any]) -> dict[str, Any]:
 def _areas(folders: Iterable[Folder]) -> Iterable[tuple[tuple[str, str], float]]:
     """(model, checkpoint) → area under r(t), from the analyses in the folders."""
     for folder in folders:
-        for note in sorted({*folder.path.glob(ANALYSIS), *folder.path.glob(f"*/{ANALYSIS}")}):
-            asked = _json(note)
-            rows = _json(note.with_name(COMPARISON)).get("models", [])
-            names, checkpoints = asked.get("model", []), asked.get("checkpoint", [])
-            for place, (name, row) in enumerate(zip(names, rows, strict=False)):
-                if row.get("erf_auc") is not None:
-                    yield _key(name, checkpoints[place] if place < len(checkpoints) else None), row["erf_auc"]
+        for config in analysed(folder.path, "erf", CONFIG):
+            asked, logarithmic = _json(config), _json(config.with_name(METRICS)).get("log")
+            area = logarithmic.get("auc") if isinstance(logarithmic, dict) else None
+            if isinstance(area, float):
+                weights = str(asked.get("weights") or "").partition(" sha256:")[0]
+                yield _key(asked.get("model"), weights), area
 
 
 def _key(model: Any, checkpoint: Any) -> tuple[str, str]:
     """What tells two networks apart: weights by their file, a network in a file by its function's name."""
-    return str(model or "").rpartition(":")[2], str(Path(checkpoint).resolve()) if checkpoint else ""
+    file = Path(checkpoint).resolve() if isinstance(checkpoint, str) and checkpoint else ""
+    return str(model or "").rpartition(":")[2], str(file)
 
 
 def _renamed(models: Sequence[ModelScore], folders: Sequence[Folder]) -> list[ModelScore]:
     """Models of one recipe are called by their folders."""
-    names = [folder.name for folder in folders if folder.metrics is not None]
+    names = [folder.name for folder in folders if folder.metrics is not None and not folder.has_masks]
     return [dataclasses.replace(model, name=name) for model, name in zip(models, names, strict=True)]
 
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text())
-    except (OSError, ValueError):
+        return read_json(path)
+    except InputError:
         return {}
-    return content if isinstance(content, dict) else {}

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -12,6 +14,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 from heatbox.boxes.geometry import REFERENCE_SIDE
 from heatbox.data.example import Split
+from heatbox.errors import InputError
+from heatbox.files import write_atomically
 from heatbox.maps.prepare import prepare_heatmap
 from heatbox.store import Record, Run
 
@@ -58,6 +62,17 @@ def draw_mask(image: Image.Image, mask: np.ndarray, colour: tuple[int, int, int]
     return Image.fromarray(pixels)
 
 
+def save_png(image: Image.Image, path: Path) -> Path:
+    """Write a picture as PNG, whole or not at all.
+
+    Raises:
+        InputError: it cannot be written.
+    """
+    stream = io.BytesIO()
+    image.save(stream, "PNG")
+    return write_atomically(path, stream.getvalue())
+
+
 @dataclass(frozen=True)
 class Cell:
     """One picture of a sheet and the words under it."""
@@ -96,6 +111,42 @@ def contact_sheet(
     return paste(groups, side, words)
 
 
+def maps_beside(
+    runs: Mapping[str, Run], split: Split, methods: Sequence[str], count: int = 8, side: int = 112
+) -> Image.Image:
+    """The same images in several runs: a row an image, its ground truth, then each run's maps and boxes.
+
+    The images are spread evenly over the order of the first run's first map by IoU, from best to worst.
+
+    Args:
+        runs: label → finished run.
+        split: where the pictures are.
+        methods: whose maps to show.
+        count: number of images.
+        side: pixels of each square picture.
+
+    Raises:
+        InputError: a run lacks an image that the first one holds.
+    """
+    tables = {label: {r["id"]: r for r in itertools.chain(*run.records())} for label, run in runs.items()}
+    first = sorted(next(iter(tables.values())).values(), key=lambda record: -record[f"iou_{methods[0]}"])
+    picks = np.unique(np.linspace(0, len(first) - 1, min(count, len(first))).round().astype(int))
+    by_id = {example.id: example for example in split}
+    groups = []
+    for index in picks.tolist():
+        name = first[index]["id"]
+        picture = split.open_image(by_id[name]).resize((side, side), Image.Resampling.BILINEAR)
+        cells = [_truth_cell(first[index], picture, split)]
+        for label, table in tables.items():
+            if name not in table:
+                raise InputError(f"{label}: holds no image {name!r}, which another run holds")
+            cells += [_map_cell(table[name], picture, method) for method in methods]
+        groups.append(cells)
+    headings = ["", *(label if number == 0 else "" for label in runs for number in range(len(methods)))]
+    words = "white: ground truth, orange: box at the map's best threshold; best images first, worst last"
+    return paste(groups, side, words, headings)
+
+
 def _truth_cell(record: Record, picture: Image.Image, split: Split) -> Cell:
     label = record["label"]
     name = split.class_names[label] if label < len(split.class_names) else f"class {label}"
@@ -113,27 +164,35 @@ def _scaled_truth(record: Record, picture: Image.Image) -> np.ndarray:
     return record["boxes"] * np.tile([picture.width / record["width"], picture.height / record["height"]], 2)
 
 
-def paste(groups: Sequence[Sequence[Cell]], side: int, words: str) -> Image.Image:
+def paste(
+    groups: Sequence[Sequence[Cell]], side: int, words: str, headings: Sequence[str] = ()
+) -> Image.Image:
     """Groups of cells in a grid, as near to square as can be, each group in one row of its own.
 
     Args:
         groups: of cells, whose pictures are squares of `side` pixels.
         side: of the pictures.
         words: what is said of them all at the foot of the sheet.
+        headings: of the columns of cells, which then stand one group below the other; an empty one leaves its
+            place to the one before.
     """
     margin, caption = 6, 18
     wide, high = side * len(groups[0]) + 3 * margin, side + caption + margin
-    columns = max(1, round((len(groups) * high / wide) ** 0.5))
+    columns = 1 if headings else max(1, round((len(groups) * high / wide) ** 0.5))
     rows = -(-len(groups) // columns)
-    sheet = Image.new("RGB", (columns * wide + margin, rows * high + margin + caption), (250, 250, 250))
+    head = caption if headings else 0
+    size = (columns * wide + margin, head + rows * high + margin + caption)
+    sheet = Image.new("RGB", size, (250, 250, 250))
     pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=12)
+    for place, heading in enumerate(headings):
+        pen.text((margin + place * side + 3, 3), heading, fill=_OUTLINE, font=font)
     for number, group in enumerate(groups):
-        left, top = margin + number % columns * wide, margin + number // columns * high
+        left, top = margin + number % columns * wide, head + margin + number // columns * high
         for place, cell in enumerate(group):
             sheet.paste(cell.picture, (left + place * side, top))
             text = _fitted(cell.words, side - 6, font)
             pen.text((left + place * side + 3, top + side + 1), text, fill=_OUTLINE, font=font)
-    pen.text((margin + 3, rows * high + margin), words, fill=_OUTLINE, font=font)
+    pen.text((margin + 3, head + rows * high + margin), words, fill=_OUTLINE, font=font)
     return sheet
 
 

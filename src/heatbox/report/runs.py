@@ -18,7 +18,8 @@ from heatbox.data.example import Split
 from heatbox.data.open import open_split
 from heatbox.errors import InputError
 from heatbox.report.explorer import Source
-from heatbox.store import CONFIG, ENVIRONMENT, METRICS, PREDICTIONS, Run
+from heatbox.report.figures.style import as_plain_text
+from heatbox.store import CONFIG, ENVIRONMENT, METRICS, PREDICTIONS, Run, read_json
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -49,6 +50,11 @@ class Folder:
         """The folder as a run."""
         return Run(self.path)
 
+    @property
+    def has_masks(self) -> bool:
+        """Whether its maps were scored against masks in place of boxes."""
+        return self.metrics is not None and self.metrics.get("truth") == "masks"
+
 
 def read_folders(paths: Sequence[Path]) -> list[Folder]:
     """Recognise folders of results.
@@ -75,7 +81,7 @@ def _folder(path: Path, name: str) -> Folder:
             f"{path}: is not a folder, expected one that heatbox evaluate, score or analyze wrote"
         )
     figures = figures_in(path)
-    metrics = Run(path).metrics() if (path / METRICS).exists() else None
+    metrics = Run(path).scores() if (path / METRICS).exists() else None
     if metrics is None and not figures:
         unfinished = (path / CONFIG).exists()
         raise InputError(
@@ -83,9 +89,18 @@ def _folder(path: Path, name: str) -> Folder:
             if unfinished
             else f"{path}: holds neither scores ({METRICS}) nor the figures of an analysis"
         )
-    if metrics is not None and not {"methods", "baselines", "images"} <= set(metrics):
-        raise InputError(f"{path / METRICS}: holds no scores of maps, expected what heatbox evaluate writes")
+    if metrics is not None and metrics.get("truth") == "masks":
+        raise InputError(
+            f"{path}: was scored against masks, and the page is about boxes; "
+            f"heatbox evaluate --from-run {path} prints its scores"
+        )
     return Folder(path, name, metrics, figures)
+
+
+def analysed(path: Path, instrument: str, name: str) -> list[Path]:
+    """The file `name` of every network that the analyses in a folder measured with an instrument."""
+    notes = sorted({*path.glob(ANALYSIS), *path.glob(f"*/{ANALYSIS}")})
+    return [file for note in notes for file in sorted(note.parent.glob(f"models/*/{instrument}/{name}"))]
 
 
 def figures_in(path: Path) -> list[tuple[str, Path]]:
@@ -94,10 +109,14 @@ def figures_in(path: Path) -> list[tuple[str, Path]]:
     for note in sorted({*path.glob(ANALYSIS), *path.glob(f"*/{ANALYSIS}")}):
         folder = note.parent / "figures"
         for png in sorted(folder.glob("*.png")):
-            svg = png.with_suffix(".svg")
-            small = svg.is_file() and svg.stat().st_size <= LARGEST_SVG
-            found.append((png.stem.replace("-", " "), svg if small else png))
+            found.append((png.stem.replace("-", " "), lighter(png)))
     return found
+
+
+def lighter(png: Path) -> Path:
+    """The SVG of a figure where there is one that is not large, which stays sharp; otherwise its PNG."""
+    svg = png.with_suffix(".svg")
+    return svg if svg.is_file() and svg.stat().st_size <= LARGEST_SVG else png
 
 
 def figure_source(file: Path) -> str:
@@ -112,7 +131,7 @@ def svg_source(figure: Figure) -> str:
 
     stream = io.BytesIO()
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": "heatbox"}):
-        figure.savefig(stream, format="svg", metadata={"Date": None})
+        as_plain_text(figure).savefig(stream, format="svg", metadata={"Date": None})
     return f"data:image/svg+xml;base64,{base64.b64encode(stream.getvalue()).decode()}"
 
 
@@ -123,9 +142,9 @@ def source_of(folder: Folder, notes: list[str]) -> Source | None:
         folder: a finished run.
         notes: is told, in a sentence, where the pictures are not at hand.
     """
-    if folder.metrics is None or not (folder.path / PREDICTIONS).exists():
+    if folder.metrics is None or folder.has_masks or not (folder.path / PREDICTIONS).exists():
         return None
-    config = folder.run.config()
+    config = folder.run.settings()
     split: Split | None = None
     try:
         metadata = config.get("metadata")
@@ -141,7 +160,7 @@ def settings_of(folder: Folder) -> str:
     for name in (CONFIG, ANALYSIS, ENVIRONMENT):
         file = folder.path / name
         if file.is_file():
-            found[name] = json.loads(file.read_text())
+            found[name] = read_json(file)
     return json.dumps(found, indent=2, ensure_ascii=False)
 
 

@@ -120,7 +120,9 @@ def check_table(splits: Mapping[str, Mapping[str, int]], title: str) -> Table:
     for heading in ("split", "images", "labels", "boxes", "images without box"):
         table.add_column(heading, justify="left" if heading == "split" else "right")
     for name, counts in splits.items():
-        table.add_row(name, *(f"{counts[key]:,}" for key in ("images", "labels", "boxes", "without_boxes")))
+        table.add_row(
+            _text(name), *(f"{counts[key]:,}" for key in ("images", "labels", "boxes", "without_boxes"))
+        )
     return table
 
 
@@ -204,3 +206,22 @@ def recipe_table(rows: Sequence[tuple[TrainConfig, Mapping[str, tuple[float, flo
         ]
         table.add_row(*map(_text, cells))
     return table
+
+
+def plan_table(steps: Sequence[Mapping[str, Any]]) -> Table:
+    """The steps of a plan: what each makes of the paper, where it stands, its cost and what is missing."""
+    bases = "; ".join(dict.fromkeys(one["basis"] for one in steps if one["seconds"]))
+    table = Table(caption=_text(f"time: {bases}" if bases else ""))
+    for heading in ("step", "makes", "state", "time", "missing"):
+        table.add_column(heading, no_wrap=heading in ("state", "time"), overflow="fold")
+    for one in steps:
+        makes = ", ".join(made["paper"] or made["title"] for made in one["makes"])
+        time = "" if one["seconds"] is None else _duration(one["seconds"])
+        table.add_row(*map(_text, (one["step"], makes, one["state"], time, "; ".join(one["why"]))))
+    return table
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

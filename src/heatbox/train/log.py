@@ -16,6 +16,20 @@ LOGS = ("log.csv", "log.json")
 BOARD = "tensorboard"
 
 
+def epoch_line(row: Row) -> str:
+    """What is said of an epoch in one line."""
+    words = [f"epoch {row['epoch']}", f"loss {row['loss']:.4f}", f"{row['images_per_second']:.0f} images/s"]
+    for name in ("weights", "ema"):
+        found = row.get(name, {})
+        average = " of the average" if name == "ema" else ""
+        if "top1" in found:
+            words.append(f"top-1{average} {found['top1']:.1f}%")
+        for method, scores in found.items():
+            if isinstance(scores, dict):
+                words.append(f"{method}{average} {scores['MaxBoxAcc']:.1f} / {scores['MaxBoxAccV2']:.1f}")
+    return ", ".join(words)
+
+
 class Log:
     """Writes the history of a training; always all of it, so that a resumed one leaves no row twice.
 

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from heatbox.report.figures.style import COLOURS, GREY, MARKS, Drawn, Row, new_figure, panels, plain
+from heatbox.report.figures.style import (
+    GREY,
+    Drawn,
+    Row,
+    new_figure,
+    panels,
+    plain,
+    point,
+)
 
 COLUMNS = {
     "erf_auc": "receptive field: area under r(t)",
@@ -50,14 +58,7 @@ def comparison(rows: list[Row], columns: Mapping[str, str] = COLUMNS) -> Drawn:
                     transform=one.get_yaxis_transform(),
                 )
                 continue
-            one.plot(
-                [value],
-                [index],
-                marker=MARKS[index % len(MARKS)],
-                markersize=7,
-                linestyle="none",
-                color=COLOURS[index % len(COLOURS)],
-            )
+            point(one, value, index, index, markersize=7)
             one.annotate(
                 f"{value:.3g}",
                 (value, index),

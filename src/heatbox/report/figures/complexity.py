@@ -7,7 +7,18 @@ from typing import Any
 
 import numpy as np
 
-from heatbox.report.figures.style import COLOURS, MARKS, Drawn, Row, panels, plain, style
+from heatbox.report.figures.style import (
+    COLOURS,
+    MARKS,
+    Drawn,
+    Row,
+    label_first,
+    line,
+    look_of,
+    panels,
+    plain,
+    style,
+)
 
 
 def explained_variance(found: Mapping[str, Mapping[str, Any]]) -> Drawn:
@@ -27,24 +38,9 @@ def explained_variance(found: Mapping[str, Mapping[str, Any]]) -> Drawn:
             number = np.arange(1, len(curve["mean"]) + 1)
             h, w = curve["map"]
             words = f"{label} ({w} x {h}, n = {curve['images']})"
-            one.plot(
-                number,
-                curve["mean"],
-                marker=MARKS[index % len(MARKS)],
-                markersize=4,
-                markevery=0.12,
-                linewidth=1.7,
-                label=words,
-                **style(index),
-            )
-            one.fill_between(
-                number,
-                curve["low"],
-                curve["high"],
-                color=COLOURS[index % len(COLOURS)],
-                alpha=0.18,
-                linewidth=0,
-            )
+            line(one, number, curve["mean"], look_of(index), words, 0.12, 4)
+            band: dict[str, Any] = {"color": look_of(index)[0], "alpha": 0.18, "linewidth": 0}
+            one.fill_between(number, curve["low"], curve["high"], **band)
             rows += [
                 {"model": label, "maps": kind, "components": int(k), "mean": m, "low": low, "high": high}
                 for k, m, low, high in zip(number, curve["mean"], curve["low"], curve["high"], strict=True)
@@ -62,8 +58,7 @@ def explained_variance(found: Mapping[str, Mapping[str, Any]]) -> Drawn:
             title="mean; band: middle 80% of images",
             title_fontsize=7.5,
         )
-    for one in axes[1:]:
-        one.set_ylabel("")
+    label_first(axes)
     return figure, rows
 
 

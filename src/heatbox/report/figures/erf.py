@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from heatbox.report.figures.style import COLOURS, GREY, MARKS, Drawn, Row, new_figure, panels, plain, style
+from heatbox.report.figures.style import (
+    COLOURS,
+    GREY,
+    Drawn,
+    Row,
+    label_first,
+    line,
+    look_of,
+    panels,
+    plain,
+)
 
 _GOOD_FIT = 0.5  # share of the sum of squares below which a Gaussian says little
 _SQUARES = ("0.2", "0.3", "0.5", "0.99")
@@ -96,16 +106,7 @@ def curves(fields: Mapping[str, Mapping[str, Any]]) -> Drawn:
         for index, (label, numbers) in enumerate(fields.items()):
             found = numbers[scale]
             words = f"{label}: AUC {found['auc']:.3f} (n = {numbers['images']})"
-            one.plot(
-                found["t"],
-                found["r"],
-                label=words,
-                linewidth=1.8,
-                markersize=4.5,
-                markevery=(5 + 3 * index, 20),
-                marker=MARKS[index % len(MARKS)],
-                **style(index),
-            )
+            line(one, found["t"], found["r"], look_of(index), words, (5 + 3 * index, 20))
             rows += [
                 {
                     "model": label,
@@ -122,7 +123,7 @@ def curves(fields: Mapping[str, Mapping[str, Any]]) -> Drawn:
         one.text(0.72, 0.735, "even over the input", fontsize=7, color=GREY, ha="center", rotation=39)
         one.set(xlim=(0, 1), ylim=(0, 1.02))
         one.legend(fontsize=7.5, loc="upper left", frameon=False)
-    axes[1].set_ylabel("")
+    label_first(axes)
     return figure, rows
 
 
@@ -132,28 +133,18 @@ def groups(found: Mapping[str, Mapping[str, Mapping[str, Any]]], category: str) 
     Args:
         found: label → "shape" and "texture" → numbers as of `heatbox.instruments.fields.numbers_of`; a group
             without images is absent.
-        category: the shape category.
+        category: the shape category, or "all".
     """
     figure, axes = panels(len(found), 3.9, 3.6, share_y=True)
     rows: list[Row] = []
     looks = {"shape": (COLOURS[0], "-", "o"), "texture": (COLOURS[1], "--", "s")}
     for one, (label, both) in zip(axes, found.items(), strict=True):
-        for cue, (colour, dash, mark) in looks.items():
+        for cue, look in looks.items():
             if cue not in both:
                 continue
             curve = both[cue]["log"]
             words = f"decided by {cue}: AUC {curve['auc']:.3f} (n = {both[cue]['images']})"
-            one.plot(
-                curve["t"],
-                curve["r"],
-                color=colour,
-                linestyle=dash,
-                marker=mark,
-                markevery=16,
-                markersize=4,
-                linewidth=1.6,
-                label=words,
-            )
+            line(one, curve["t"], curve["r"], look, words, 16)
             rows += [
                 {
                     "model": label,
@@ -166,11 +157,11 @@ def groups(found: Mapping[str, Mapping[str, Mapping[str, Any]]], category: str) 
                 }
                 for t, r in zip(curve["t"], curve["r"], strict=True)
             ]
-        plain(one, f"{label}: images of shape {category!r}", "share t of the contribution", "area ratio r(t)")
+        which = "all shapes" if category == "all" else f"shape {category!r}"
+        plain(one, f"{label}: images of {which}", "share t of the contribution", "area ratio r(t)")
         one.set(xlim=(0, 1), ylim=(0, 1.02))
         one.legend(fontsize=7.5, loc="upper left", frameon=False)
-    for one in axes[1:]:
-        one.set_ylabel("")
+    label_first(axes)
     return figure, rows
 
 
@@ -214,41 +205,4 @@ def positions(found: Mapping[str, Mapping[str, Any]]) -> Drawn:
         bar = figure.colorbar(image, ax=one, shrink=0.75)
         bar.set_label("Gaussian radius, pixels (poor fits in brackets)", fontsize=8)
         bar.ax.tick_params(labelsize=7)
-    return figure, rows
-
-
-def score_against_auc(points: Sequence[Mapping[str, Any]], score: str) -> Drawn:
-    """Localization score against the area under r(t) (Fig. 14).
-
-    Args:
-        points: each with "model", "auc" and the score in percent, and where known its "interval".
-        score: the key of the score, also the axis label.
-    """
-    figure = new_figure(4.6, 3.8)
-    axes = figure.subplots()
-    rows: list[Row] = []
-    for index, point in enumerate(points):
-        ends = point.get("interval") or [point[score], point[score]]
-        error = [[max(0.0, point[score] - ends[0])], [max(0.0, ends[1] - point[score])]]
-        axes.errorbar(
-            point["auc"],
-            point[score],
-            error,
-            fmt=MARKS[index % len(MARKS)],
-            capsize=3,
-            color=COLOURS[index % len(COLOURS)],
-            label=point["model"],
-        )
-        rows.append(
-            {
-                "model": point["model"],
-                "auc": point["auc"],
-                score: point[score],
-                "low": ends[0],
-                "high": ends[1],
-            }
-        )
-    plain(axes, "", "receptive field: area under r(t)", f"{score}, % of images [95% interval]")
-    axes.margins(0.15)
-    axes.legend(fontsize=8, frameon=False)
     return figure, rows

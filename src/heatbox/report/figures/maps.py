@@ -10,12 +10,15 @@ import numpy as np
 from heatbox.report.figures.style import (
     COLOURS,
     GREY,
-    MARKS,
     Drawn,
     Row,
     interval,
+    label_first,
+    line,
+    look_of,
     panels,
     plain,
+    point,
     style,
 )
 
@@ -35,18 +38,8 @@ def threshold_curves(found: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> Dr
             top = float(np.max(curve["score"]))
             words = f"{label}: best {top:.1f} at {best:.1f}% (n = {curve['images']})"
             one.plot(percent, curve["score"], linewidth=1.7, label=words, **style(index))
-            one.plot(
-                [best],
-                [top],
-                marker=MARKS[index % len(MARKS)],
-                markersize=8,
-                markeredgecolor="black",
-                color=COLOURS[index % len(COLOURS)],
-                linestyle="none",
-            )
-            one.vlines(
-                best, 0, top, color=COLOURS[index % len(COLOURS)], linewidth=0.7, linestyle=(0, (2, 2))
-            )
+            point(one, best, top, index, markersize=8, markeredgecolor="black")
+            one.vlines(best, 0, top, color=look_of(index)[0], linewidth=0.7, linestyle=(0, (2, 2)))
             rows += [
                 {
                     "model": label,
@@ -65,12 +58,11 @@ def threshold_curves(found: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> Dr
     axes[0].set_ylim(
         0, 1.25 * max(float(np.max(c["score"])) for curves in found.values() for c in curves.values())
     )
-    for one in axes[1:]:
-        one.set_ylabel("")
+    label_first(axes)
     return figure, rows
 
 
-_PARTS = {
+_PARTS: dict[str, tuple[str, str, Any, str]] = {
     "cam": ("all channels", COLOURS[4], "-", "o"),
     "cam-positive": ("positive weights only", COLOURS[0], "--", "^"),
     "cam-negative": ("negative weights only", COLOURS[1], "-.", "v"),
@@ -140,19 +132,9 @@ def signed_areas(found: Mapping[str, Mapping[str, Any]]) -> Drawn:
     rows: list[Row] = []
     for one, (label, numbers) in zip(axes, found.items(), strict=True):
         percent = 100 * np.asarray(numbers["thresholds"])
-        for method, (words, colour, dash, mark) in _PARTS.items():
+        for method, (words, *look) in _PARTS.items():
             area = np.asarray(numbers["area"][method])
-            one.plot(
-                percent,
-                area,
-                color=colour,
-                linestyle=dash,
-                marker=mark,
-                markevery=3,
-                markersize=4.5,
-                linewidth=1.7,
-                label=words,
-            )
+            line(one, percent, area, (look[0], look[1], look[2]), words, 3)
             rows += [
                 {"model": label, "channels": words, "threshold": t, "area": a, "images": numbers["images"]}
                 for t, a in zip(numbers["thresholds"], area, strict=True)
@@ -167,7 +149,6 @@ def signed_areas(found: Mapping[str, Mapping[str, Any]]) -> Drawn:
             "activated share of the image, mean",
         )
         one.set(xlim=(0, 100), ylim=(0, 1.02))
-    for one in axes[1:]:
-        one.set_ylabel("")
+    label_first(axes)
     axes[0].legend(fontsize=7.5, frameon=False)
     return figure, rows

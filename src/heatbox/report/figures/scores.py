@@ -1,4 +1,4 @@
-"""Localization scores of several models: Fig. 13, Fig. 14 and Table 3 of the paper, from saved results."""
+"""Localization scores of several models: Fig. 13 and Fig. 14 of the paper, from saved results."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 
 from heatbox.errors import InputError
-from heatbox.report.figures.style import COLOURS, GREY, MARKS, Drawn, Row, new_figure, panels, plain
+from heatbox.report.figures.style import COLOURS, GREY, MARKS, Drawn, Row, panels, plain
 
+SCRATCH = "scratch"
+"""Pre-training of a network that starts from random weights."""
 SCORES = ("MaxBoxAcc", "MaxBoxAccV2")
 RESOLUTION, PRETRAINING = "#009E73", "#D55E00"  # the paper's green and red, as colour-blind readers see them
 
@@ -25,7 +27,8 @@ class ModelScore:
         scores: map → the entry of metrics.json's "methods".
         family: models of one share a colour and a mark.
         resolution: side of its training images in pixels, or None where it is not known.
-        pretraining: what its weights come from, such as "in1k" or "in22k"; "" where it is not known.
+        pretraining: what its weights come from, such as "scratch", "in1k" or "in22k"; "" where it is not
+            known.
         variant: what else tells models of a family apart, such as "31B"; arrows join equal ones.
         augmented: whether it was trained with augmentation.
         auc: area under r(t) of its effective receptive field, or None.
@@ -66,17 +69,7 @@ def scores_per_model(models: Sequence[ModelScore], method: str = "cam") -> Drawn
         values = [float(model.scores[method][score]) for model in known]
         for place, (model, value) in enumerate(zip(known, values, strict=True)):
             low, high = model.scores[method][f"{score}_interval"]
-            index = families.index(model.family)
-            axes.errorbar(
-                place,
-                value,
-                _error(value, (low, high)),
-                fmt="*" if model.augmented else MARKS[index % len(MARKS)],
-                markersize=11 if model.augmented else 6,
-                color=COLOURS[index % len(COLOURS)],
-                capsize=2.5,
-                elinewidth=0.8,
-            )
+            _mark(axes, place, value, (low, high), model, families)
             rows.append(
                 {"model": model.name, "family": model.family, "score": score, "value": value}
                 | {"low": low, "high": high, "augmented": model.augmented}
@@ -88,7 +81,7 @@ def scores_per_model(models: Sequence[ModelScore], method: str = "cam") -> Drawn
         plain(axes, score, "", f"{score} of {method}, % of images [95% interval]")
         axes.set_xticks(range(len(known)), [model.name for model in known], rotation=40, ha="right")
         axes.margins(x=0.12, y=0.18)
-    _legend(both[0], known, families, {kind for _, _, kind in arrows})
+    _legend(both[1], _entries(known, families, {kind for _, _, kind in arrows}))
     return figure, rows
 
 
@@ -105,13 +98,35 @@ def arrows_between(models: Sequence[ModelScore]) -> list[tuple[int, int, str]]:
                 key = (model.family, model.variant, model.augmented, getattr(model, same))
                 groups.setdefault(key, []).append(place)
         for places in groups.values():
-            places.sort(key=lambda place: getattr(models[place], kind))
+            places.sort(key=lambda place: _order(getattr(models[place], kind)))
             found += [
                 (start, end, kind)
                 for start, end in itertools.pairwise(places)
                 if getattr(models[start], kind) != getattr(models[end], kind)
             ]
     return found
+
+
+def _order(value: int | str) -> tuple[bool, int | str]:
+    """Random weights come before any pre-training."""
+    return value != SCRATCH, value
+
+
+def _mark(
+    axes: Any, x: float, value: float, ends: Sequence[float], model: ModelScore, families: Sequence[str]
+) -> None:
+    """A model with its interval: colour and mark of its family, a star where it is augmented."""
+    index = families.index(model.family)
+    axes.errorbar(
+        x,
+        value,
+        [[max(0.0, value - ends[0])], [max(0.0, ends[1] - value)]],
+        fmt="*" if model.augmented else MARKS[index % len(MARKS)],
+        markersize=11 if model.augmented else 6,
+        color=COLOURS[index % len(COLOURS)],
+        capsize=2.5,
+        elinewidth=0.8,
+    )
 
 
 def _arrow(axes: Any, start: tuple[float, float], end: tuple[float, float], kind: str) -> None:
@@ -131,8 +146,8 @@ def _arrow(axes: Any, start: tuple[float, float], end: tuple[float, float], kind
     )
 
 
-def _legend(axes: Any, models: Sequence[ModelScore], families: Sequence[str], kinds: set[str]) -> None:
-    """Families by colour and mark; arrows and the star where they are drawn."""
+def _entries(models: Sequence[ModelScore], families: Sequence[str], kinds: set[str]) -> list[Any]:
+    """Of the legend: families by colour and mark; arrows and the star where they are drawn."""
     from matplotlib.lines import Line2D
 
     entries = [
@@ -153,8 +168,14 @@ def _legend(axes: Any, models: Sequence[ModelScore], families: Sequence[str], ki
         entries.append(Line2D([], [], color=RESOLUTION, label="→ larger training images"))
     if "pretraining" in kinds:
         entries.append(Line2D([], [], color=PRETRAINING, linestyle="--", label="→ other pre-training"))
+    return entries
+
+
+def _legend(axes: Any, entries: Sequence[Any]) -> None:
+    """Beside the last panel, where it covers no model."""
     if entries:
-        axes.legend(handles=entries, fontsize=7.5, frameon=False, loc="best")
+        place: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.0)}
+        axes.legend(handles=entries, fontsize=7.5, frameon=False, **place)
 
 
 def score_against_erf(
@@ -183,19 +204,10 @@ def score_against_erf(
     rows: list[Row] = []
     for axes, score in zip(both, SCORES, strict=True):
         values = np.array([model.scores[method][score] for model in known], dtype=np.float64)
-        for model, area, value in zip(known, areas, values, strict=True):
-            index = families.index(model.family)
-            low, high = model.scores[method][f"{score}_interval"]
-            axes.errorbar(
-                area,
-                value,
-                _error(value, (low, high)),
-                fmt="*" if model.augmented else MARKS[index % len(MARKS)],
-                color=COLOURS[index % len(COLOURS)],
-                capsize=2.5,
-                elinewidth=0.8,
-            )
-            axes.annotate(model.name, (area, value), xytext=(6, 4), textcoords="offset points", fontsize=7)
+        for number, (model, area, value) in enumerate(zip(known, areas, values, strict=True), 1):
+            _mark(axes, area, value, model.scores[method][f"{score}_interval"], model, families)
+            offset: dict[str, Any] = {"xytext": (5, 3), "textcoords": "offset points"}
+            axes.annotate(str(number), (area, value), fontsize=7.5, **offset)
             rows.append({"model": model.name, "score": score, "auc": area, "value": value})
         found = correlation(areas, values, resamples, seed)
         rows.append({"model": "correlation", "score": score, "value": found[0]} | _ends(found))
@@ -203,8 +215,16 @@ def score_against_erf(
             axes, f"{score}: {_words(found, len(known))}", "receptive field: area under r(t)", f"{score}, %"
         )
         axes.margins(0.22)
-    _legend(both[0], known, families, set())
+    _legend(both[1], [*_entries(known, families, set()), *_numbered(known)])
     return figure, rows
+
+
+def _numbered(models: Sequence[ModelScore]) -> list[Any]:
+    """Entries of the legend that say which number is which model: names would lie on each other."""
+    from matplotlib.lines import Line2D
+
+    names = [f"{number}  {model.name}" for number, model in enumerate(models, 1)]
+    return [Line2D([], [], linestyle="", label=name) for name in names]
 
 
 def correlation(
@@ -248,64 +268,11 @@ def _words(found: tuple[float, float, float], count: int) -> str:
     return f"r = {value:.2f} [{low:.2f}, {high:.2f}]"
 
 
-def maps_compared(models: Sequence[ModelScore], methods: tuple[str, str] = ("cam", "pc1")) -> Drawn:
-    """Two maps of each model, with their best thresholds (Table 3).
-
-    Returns:
-        the table as a figure, and a row a model: both scores and the threshold of each map, and differences.
-
-    Raises:
-        InputError: no model holds both maps.
-    """
-    known = [model for model in models if all(method in model.scores for method in methods)]
-    if not known:
-        raise InputError(f"no model holds maps of both {methods[0]} and {methods[1]}")
-    rows: list[Row] = []
-    for model in known:
-        row: Row = {"model": model.name}
-        for method in methods:
-            found = model.scores[method]
-            row |= {f"{method}_{score}": found[score] for score in SCORES}
-            row[f"{method}_threshold"] = found["threshold"]
-        row |= {
-            f"{score}_difference": row[f"{methods[1]}_{score}"] - row[f"{methods[0]}_{score}"]
-            for score in SCORES
-        }
-        rows.append(row)
-    figure = new_figure(8.4, 0.6 + 0.34 * (len(rows) + 1))
-    axes = figure.subplots()
-    axes.axis("off")
-    headings = ["model", *(f"{method}\n{words}" for method in methods for words in (*SCORES, "threshold"))]
-    headings += [f"{score}\n{methods[1]} − {methods[0]}" for score in SCORES]
-    cells = [_cells(row, methods) for row in rows]
-    table = axes.table(cells, colLabels=headings, loc="center", cellLoc="right", edges="horizontal")
-    table.auto_set_font_size(False)
-    table.set_fontsize(8.5)
-    table.auto_set_column_width(list(range(len(headings))))
-    table.scale(1, 1.5)
-    for column in range(len(headings)):
-        table[0, column].set_height(2.2 * table[0, column].get_height())
-    return figure, rows
-
-
-def _cells(row: Row, methods: Sequence[str]) -> list[str]:
-    """One row of the table as text."""
-    cells = [row["model"]]
-    for method in methods:
-        cells += [f"{row[f'{method}_{score}']:.1f}" for score in SCORES]
-        cells.append(f"{row[f'{method}_threshold']:.3f}")
-    return cells + [f"{row[f'{score}_difference']:+.1f}" for score in SCORES]
-
-
 def _holding(models: Sequence[ModelScore], method: str) -> list[ModelScore]:
     known = [model for model in models if method in model.scores]
     if not known:
         raise InputError(f"no model holds scores of {method!r}")
     return known
-
-
-def _error(value: float, ends: Sequence[float]) -> list[list[float]]:
-    return [[max(0.0, value - ends[0])], [max(0.0, ends[1] - value)]]
 
 
 def _ends(found: tuple[float, float, float]) -> Row:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ import pyarrow.parquet as pq
 
 from heatbox.extras import require
 from heatbox.files import write_atomically
+from heatbox.progress import printable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -26,6 +28,8 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#E69F00", "#5
 DASHES: tuple[Any, ...] = ("-", "--", "-.", ":", (0, (6, 1, 1, 1, 1, 1)), (0, (1, 1)), (0, (8, 3)))
 MARKS = ("o", "s", "^", "D", "v", "P", "X")
 GREY = "#666666"
+Look = tuple[str, Any, str]
+"""Colour, dash and mark of a curve."""
 DENSITY = "viridis_r"
 """A scale whose lightness falls evenly: pale is little, also in grey."""
 
@@ -33,6 +37,12 @@ DENSITY = "viridis_r"
 def style(index: int) -> dict[str, Any]:
     """Colour and dash of the series number `index`."""
     return {"color": COLOURS[index % len(COLOURS)], "linestyle": DASHES[index % len(DASHES)]}
+
+
+def look_of(index: int) -> Look:
+    """Colour, dash and mark of the series number `index`."""
+    places = index % len(COLOURS), index % len(DASHES), index % len(MARKS)
+    return COLOURS[places[0]], DASHES[places[1]], MARKS[places[2]]
 
 
 def new_figure(width: float, height: float) -> Figure:
@@ -73,6 +83,69 @@ def plain(axes: Axes, title: str = "", x: str = "", y: str = "") -> None:
         axes.spines[name].set_visible(False)
 
 
+def line(axes: Axes, x: Any, y: Any, look: Look, label: str, every: Any, size: float = 4.5) -> None:
+    """A curve with its mark at some of its points.
+
+    Args:
+        axes: to draw into.
+        x, y: (N,) points.
+        look: colour, dash and mark.
+        label: for the legend.
+        every: which points bear the mark, as matplotlib's markevery.
+        size: of the mark.
+    """
+    colour, dash, mark = look
+    ways: dict[str, Any] = {"color": colour, "linestyle": dash, "marker": mark, "markevery": every}
+    axes.plot(x, y, **ways, markersize=size, linewidth=1.7, label=label)
+
+
+def point(axes: Axes, x: float, y: float, index: int, **ways: Any) -> None:
+    """The mark of the series number `index` at one point."""
+    look: dict[str, Any] = {"color": COLOURS[index % len(COLOURS)], "marker": MARKS[index % len(MARKS)]}
+    axes.plot([x], [y], linestyle="none", **look, **ways)
+
+
+def label_first(axes: Sequence[Axes]) -> None:
+    """Panels in a row that share an axis say what it is once."""
+    for one in axes[1:]:
+        one.set_ylabel("")
+
+
+LONGEST_WORDS, LONGEST_LABEL = 100, 36
+"""Characters of a line of text in a figure, and of a name at a tick or in a legend; longer are shortened."""
+
+
+def as_plain_text(figure: Figure) -> Figure:
+    """The figure with every text as it is: no dollar sign begins a formula, and no name is endless.
+
+    Names of models come from outside, and matplotlib would read ``$`` as the beginning of mathematics.
+    """
+    from matplotlib.text import Text
+    from matplotlib.ticker import FuncFormatter
+
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)
+        text.set_text(_shown(text.get_text()))
+    for legend in (axes.get_legend() for axes in figure.axes):
+        for text in legend.get_texts() if legend is not None else ():
+            text.set_text(_shown(text.get_text(), LONGEST_LABEL))
+    for axis in (axis for axes in figure.axes for axis in (axes.xaxis, axes.yaxis)):
+        formatter = axis.get_major_formatter()
+        if isinstance(formatter, FuncFormatter):  # names at ticks, which are made anew at each drawing
+            formatter.func = partial(_label, formatter.func)
+    return figure
+
+
+def _label(name: Callable[..., str], value: float, place: int | None = None) -> str:
+    return _shown(name(value, place), LONGEST_LABEL)
+
+
+def _shown(words: str, most: int = LONGEST_WORDS) -> str:
+    """Words without control characters, each line of at most so many characters."""
+    lines = printable(words).split("\n")
+    return "\n".join(line if len(line) <= most else f"{line[: most - 1]}…" for line in lines)
+
+
 def save_figure(drawn: Drawn, stem: Path) -> list[Path]:
     """Write STEM.png, STEM.svg and the numbers as STEM.parquet; returns the paths.
 
@@ -81,7 +154,7 @@ def save_figure(drawn: Drawn, stem: Path) -> list[Path]:
     """
     from matplotlib import rc_context
 
-    figure, rows = drawn
+    figure, rows = as_plain_text(drawn[0]), drawn[1]
     stem.parent.mkdir(parents=True, exist_ok=True)
     written = []
     # Text stays text, and two runs give the same file.

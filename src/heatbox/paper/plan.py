@@ -1,0 +1,343 @@
+"""One plan for any scale: trainings, evaluations, instruments, then every table and figure, then the page."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from heatbox.config import EvaluateConfig, TrainOptions
+from heatbox.instruments.config import AllConfig
+from heatbox.paper import work
+from heatbox.paper.networks import Network, Place
+from heatbox.paper.steps import Cost, Input, Made, Step
+from heatbox.report.build import PageFigure
+
+Pass = Callable[[Network, str], Cost]
+"""(network, what is done with it) → cost: "train", "evaluate", "second", or the name of an instrument."""
+
+
+@dataclass(frozen=True)
+class Scale:
+    """What differs between one plan and another.
+
+    Attributes:
+        name: of the scale.
+        networks: those whose scores are compared (Fig. 13 left, Fig. 14), in the order of the figures.
+        support: networks that others start from, or that are shown in Fig. 13 right; trained or published.
+        main: names of the three that the paper's instruments look at: its best of each family.
+        others: names of the three with which it repeats two of the instruments (Fig. 18, 19).
+        second: names of networks scored on the second data set (Fig. 13 right).
+        biased: names of networks whose shape bias is measured (Fig. 16, 17).
+        evaluation: data and options of the evaluations; model and checkpoint are filled in.
+        second_evaluation: the same for the second data set.
+        analysis: data and options of the instruments.
+        options: of the trainings.
+        preparation: steps that make the data, before everything that looks at it.
+        data, second_data, stimuli: what evaluations and instruments need.
+        cost: of each piece of work.
+        title: of the page.
+        shown: most images in the page's explorer.
+    """
+
+    name: str
+    networks: tuple[Network, ...]
+    support: tuple[Network, ...]
+    main: tuple[str, ...]
+    others: tuple[str, ...]
+    second: tuple[str, ...]
+    biased: tuple[str, ...]
+    evaluation: EvaluateConfig
+    second_evaluation: EvaluateConfig
+    analysis: AllConfig
+    options: TrainOptions
+    cost: Pass
+    title: str
+    preparation: tuple[Step, ...] = ()
+    data: tuple[Input, ...] = ()
+    second_data: tuple[Input, ...] = ()
+    stimuli: tuple[Input, ...] = ()
+    shown: int = 40
+
+    def network(self, name: str) -> Network:
+        """One of its networks."""
+        return next(one for one in (*self.networks, *self.support) if one.name == name)
+
+
+def make_plan(scale: Scale, out: Path) -> list[Step]:
+    """The steps of a scale, each after those it depends on.
+
+    Args:
+        scale: what to make.
+        out: folder of everything.
+    """
+    plan = _Plan(scale, out)
+    steps = [*scale.preparation, *plan.trainings(), *plan.evaluations(), *plan.instruments()]
+    steps += [*plan.pictures(), *plan.tables(steps)]
+    return [*steps, plan.page(steps)]
+
+
+@dataclass(frozen=True)
+class _Plan:
+    scale: Scale
+    out: Path
+
+    # ------------------------------------------------------------------------------- where things are
+
+    def _training(self, name: str) -> Path:
+        return self.out / "training" / name
+
+    def _run(self, name: str) -> Path:
+        return self.out / "runs" / name
+
+    def _second(self, name: str) -> Path:
+        return self.out / "second" / name
+
+    def _analysis(self, name: str) -> Path:
+        return self.out / "analysis" / name
+
+    def _figure(self, stem: str) -> Path:
+        return self.out / "figures" / f"{stem}.png"
+
+    def _place(self, name: str) -> Place:
+        network = self.scale.network(name)
+        options = dict(network.config.model_options)
+        if network.trained:
+            return Place(name, network.config.model, options, self._training(name))
+        weights = network.config.pretrained
+        weights = "pretrained" if weights == "published" else weights
+        return Place(name, network.config.model, options, None, weights)
+
+    def _needs(self, *names: str) -> tuple[str, ...]:
+        """Steps that networks need before they can be looked at, and those that make the data."""
+        trained = tuple(f"train-{name}" for name in names if self.scale.network(name).trained)
+        return (*(step.name for step in self.scale.preparation), *trained)
+
+    def _inputs(self, *names: str) -> tuple[Input, ...]:
+        """What published networks among these need."""
+        networks = [self.scale.network(name) for name in names]
+        return tuple(one for network in networks if not network.trained for one in network.inputs)
+
+    def _cost(self, kind: str, *names: str) -> Cost:
+        """The cost of one piece of work with each of some networks."""
+        costs = [self.scale.cost(self.scale.network(name), kind) for name in names]
+        known = all(cost.seconds is not None for cost in costs)
+        return Cost(sum(cost.seconds or 0 for cost in costs) if known else None, costs[0].basis)
+
+    # ------------------------------------------------------------------------------------------ steps
+
+    def trainings(self) -> list[Step]:
+        """A step for each network that is trained; those first that others start from."""
+        return [
+            Step(
+                f"train-{network.name}",
+                f"train {network.name}" + (f" from {network.start}" if network.start else ""),
+                partial(
+                    work.train_network,
+                    network.config,
+                    self._training(network.name),
+                    self._training(network.start) if network.start else None,
+                    self.scale.options,
+                ),
+                outputs=(self._training(network.name) / "training.json",),
+                needs=(*self._needs(), *((f"train-{network.start}",) if network.start else ())),
+                inputs=network.inputs,
+                cost=self._cost("train", network.name),
+            )
+            for network in (*self.scale.support, *self.scale.networks)
+            if network.trained
+        ]
+
+    def evaluations(self) -> list[Step]:
+        """Maps and scores of every network on the test images, and of some on the second data set."""
+        kinds = [
+            ("evaluate", self._run, self.scale.evaluation, self.scale.data, self._own()),
+            ("second", self._second, self.scale.second_evaluation, self.scale.second_data, self.scale.second),
+        ]
+        return [
+            Step(
+                f"{kind}-{name}",
+                f"maps and scores of {name} on {asked.data or 'the second data set'}",
+                partial(work.evaluate_network, self._place(name), asked, folder(name)),
+                outputs=(folder(name) / "metrics.json",),
+                needs=self._needs(name),
+                inputs=(*data, *self._inputs(name)),
+                cost=self._cost(kind, name),
+            )
+            for kind, folder, asked, data, names in kinds
+            for name in names
+        ]
+
+    def _own(self) -> tuple[str, ...]:
+        return tuple(network.name for network in self.scale.networks)
+
+    def instruments(self) -> list[Step]:
+        """Every instrument over the networks it is shown for."""
+        main, others = self.scale.main, self.scale.others
+        rest = tuple(name for name in self._own() if name not in main)
+        data = self.scale.data
+        return [
+            self._instrument("erf", "erf", main, data, _FIELDS),
+            self._instrument("erf-others", "erf", rest, data, ()),
+            self._instrument("channels", "channels", main, data, _CHANNELS),
+            self._instrument("channels-others", "channels", others, data, _CHANNELS_OTHERS),
+            self._instrument("maps", "maps", main, data, _SIGNED),
+            self._instrument("complexity", "complexity", main, data, _COMPLEXITY),
+            self._instrument("shape-bias", "shape_bias", self.scale.biased, self.scale.stimuli, _BIAS),
+        ]
+
+    def _instrument(
+        self,
+        name: str,
+        instrument: str,
+        names: tuple[str, ...],
+        inputs: tuple[Input, ...],
+        made: tuple[tuple[str, str, str], ...],
+    ) -> Step:
+        out = self._analysis(name)
+        asked = self.scale.analysis
+        if instrument != "shape_bias":
+            asked = dataclasses.replace(asked, stimuli="")
+        return Step(
+            name,
+            f"{name} of {', '.join(names)}",
+            partial(work.analyse, instrument, asked, [self._place(one) for one in names], out),
+            makes=tuple(
+                Made(paper, title, out / "figures" / f"{stem.format(self.scale.analysis.group[0])}.png")
+                for paper, stem, title in made
+            ),
+            outputs=(out / "comparison.json",),
+            needs=self._needs(*names),
+            inputs=(*inputs, *self._inputs(*names)),
+            cost=self._cost(name, *names),
+        )
+
+    def pictures(self) -> list[Step]:
+        """Sheets of maps, and what a CAM is made of."""
+        main = self.scale.main
+        places = [self._place(name) for name in main]
+        runs = {name: self._run(name) for name in main}
+        sheet, parts = self._figure("maps"), self._figure("cam-parts")
+        asked = dataclasses.replace(self.scale.analysis, stimuli="")
+        return [
+            Step(
+                "pictures",
+                "CAM and PC1 of the same images by the main networks",
+                partial(work.draw_pictures, runs, self.scale.evaluation.data, sheet),
+                makes=(Made("Fig. 3 and 7", "CAM and PC1 of the same images", sheet),),
+                needs=tuple(f"evaluate-{name}" for name in main),
+            ),
+            Step(
+                "cam-parts",
+                "channels of high and low weight, and what CAM makes of them",
+                partial(work.draw_cam_parts, asked, places, parts),
+                makes=(Made("Fig. 2 and 15", "How CAM is made, and its two problems", parts),),
+                needs=self._needs(*main),
+                inputs=(*self.scale.data, *self._inputs(*main)),
+            ),
+        ]
+
+    def tables(self, steps: list[Step]) -> list[Step]:
+        """What puts the scores of all networks side by side."""
+        runs = {f"evaluate-{name}": self._run(name) for name in self._own()}
+        seconds = {f"second-{name}": self._second(name) for name in self.scale.second}
+        fields = {name: self._analysis(name) for name in ("erf", "erf-others")}
+        drawn = [
+            self._table("scores-cam", "per-model-cam", runs, {}, "Fig. 13 left", "Scores per model, CAM"),
+            self._table("scores-pc1", "per-model-pc1", runs, {}, "", "Scores per model, PC1"),
+            self._table("scores-second", "per-model-cam", seconds, {}, "Fig. 13 right", _SECOND),
+            self._table(
+                "erf-cam", "against-erf-cam", runs, fields, "Fig. 10b and 14", _AGAINST.format("CAM")
+            ),
+            self._table("erf-pc1", "against-erf-pc1", runs, fields, "", _AGAINST.format("PC1")),
+            self._table("pc1-against-cam", "pc1-against-cam", runs, {}, "Table 3", _COMPARED),
+            self._table("all-scores", "all", runs, {}, "", "Scores of every model and map"),
+        ]
+        analyses = [step for step in steps if step.work.func is work.analyse]
+        folders = [self._analysis(step.name) for step in analyses if "others" not in step.name]
+        headlines = self._figure("headlines")
+        return [
+            *drawn,
+            Step(
+                "headlines",
+                "headline numbers of all instruments",
+                partial(work.draw_headlines, folders, headlines),
+                makes=(Made("", "Headline numbers of all instruments", headlines),),
+                after=tuple(step.name for step in analyses),
+            ),
+        ]
+
+    def _table(
+        self, stem: str, figure: str, runs: dict[str, Path], fields: dict[str, Path], paper: str, title: str
+    ) -> Step:
+        out = self._figure(stem)
+        starts = {one.name: one.config for one in self.scale.support if not one.trained}
+        folders = list(runs.values()), list(fields.values())
+        return Step(
+            f"figure-{stem}",
+            title,
+            partial(work.draw_scores, *folders, starts, figure, out),
+            makes=(Made(paper, title, out),),
+            after=(*runs, *fields),
+        )
+
+    def page(self, steps: list[Step]) -> Step:
+        """The page, whatever could be made."""
+        made = sorted(
+            (one for step in steps for one in step.makes), key=lambda one: _place_in_paper(one.paper)
+        )
+        figures = [
+            PageFigure(f"{one.paper}: {one.title}" if one.paper else one.title, one.file) for one in made
+        ]
+        out = self.out / "paper.html"
+        runs = [self._run(name) for name in self._own()]
+        explored = [self._run(name) for name in self.scale.main]
+        return Step(
+            "page",
+            "one page with every table and figure",
+            partial(work.write_page, runs, explored, figures, out, self.scale.title, self.scale.shown),
+            outputs=(out,),
+            after=tuple(step.name for step in steps if step.makes or step.name.startswith("evaluate-")),
+        )
+
+
+def _place_in_paper(paper: str) -> tuple[bool, str, float]:
+    """Figures by number, then tables, then what has no number in the paper."""
+    digits = "".join(sign for sign in paper.split(" and ")[0] if sign.isdigit())
+    return paper == "", paper[:3], float(digits or 0)
+
+
+# (number in the paper, stem of the instrument's figure, title)
+_FIELDS = (
+    ("Fig. 10a", "erf-curves", "Effective receptive fields: area ratio r(t)"),
+    ("", "erf-heatmaps", "Effective receptive fields: contribution of every pixel"),
+    ("", "erf-positions", "Effective receptive fields of positions away from the centre"),
+)
+_CHANNELS = (
+    ("Fig. 5", "area-weight", "Activation area and class weight, main networks"),
+    ("Fig. 12", "gap-weight", "Spatial mean and class weight, trained and random head, main networks"),
+    ("", "area-weight-classes", "Activation area and class weight within each class"),
+    ("", "gap-weight-control", "Spatial mean and class weight: the random head as control"),
+)
+_CHANNELS_OTHERS = (
+    ("Fig. 18", "area-weight", "Activation area and class weight, other networks"),
+    ("Fig. 19", "gap-weight", "Spatial mean and class weight, trained and random head, other networks"),
+)
+_SIGNED = (
+    ("", "signed-cam-scores", "CAM from positive, from negative and from all weights: scores"),
+    ("", "signed-cam-areas", "CAM from positive, from negative and from all weights: areas"),
+    ("", "thresholds", "Score at every threshold, CAM and PC1"),
+)
+_COMPLEXITY = (
+    ("Fig. 8", "explained-variance", "Complexity of feature maps: explained variance"),
+    ("Fig. 20", "reconstruction", "Complexity of feature maps: reconstruction error of dictionaries"),
+)
+_BIAS = (
+    ("Fig. 16", "shape-bias", "Shape bias"),
+    ("Fig. 17", "erf-groups-{}", "Receptive fields of images that shape or texture decided"),
+)
+_SECOND = "Scores per model on the data of the pre-training, CAM"
+_AGAINST = "Score of {} against the area under r(t)"
+_COMPARED = "PC1 against CAM, with thresholds"
