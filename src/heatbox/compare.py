@@ -40,7 +40,7 @@ def compare_runs(first: Path, second: Path, track: Track = silent) -> dict[str, 
             boxes in the other run.
     """
     runs = Run(first), Run(second)
-    configs = [run.config() for run in runs]
+    configs = [run.settings() for run in runs]
     for run in runs:
         if not run.finished:
             raise InputError(
@@ -75,7 +75,7 @@ def compare_runs(first: Path, second: Path, track: Track = silent) -> dict[str, 
             name: [one for one in some if one not in shared]
             for name, some in zip(names, methods, strict=True)
         },
-        "config": config_differences(*configs),
+        "config": config_differences(*(run.config() for run in runs)),
         "scores": {name: _scores(found[0][name], found[1][name], ids) for name in shared},
         "flipped": {name: _flipped(found[0][name], found[1][name], ids) for name in shared},
     }
@@ -88,7 +88,7 @@ def config_differences(first: Mapping[str, Any], second: Mapping[str, Any]) -> d
 
 
 def _methods(run: Run) -> list[str]:
-    metrics = run.metrics()
+    metrics = run.scores()
     return [name for name in metrics["methods"] if name not in metrics["baselines"]]
 
 

@@ -22,6 +22,7 @@ from heatbox.errors import InputError
 from heatbox.files import made_folder, write_atomically
 from heatbox.progress import Track, silent
 from heatbox.report.data_sheet import data_sheet
+from heatbox.report.overlay import save_png
 
 _HELD_OUT = ("test", "val", "valid", "validation", "fullsup")
 _BATCH = 256
@@ -114,7 +115,7 @@ def check_data(
         for split in splits
     }
     if sheet := data_sheet(splits, readable, sheet_images):
-        sheet.save(out / "contact-sheet.png")
+        save_png(sheet, out / "contact-sheet.png")
     write_atomically(out / "report.json", json.dumps(asdict(report), indent=2).encode())
     return report
 

@@ -13,7 +13,7 @@ from heatbox.evaluation import evaluate
 from heatbox.extras import require
 from heatbox.progress import Track, silent
 from heatbox.report.build import write_report
-from heatbox.report.overlay import contact_sheet
+from heatbox.report.overlay import contact_sheet, save_png
 from heatbox.store import CONFIG, Run
 from heatbox.train.weights import checkpoint_path
 from heatbox.training import train
@@ -62,7 +62,7 @@ def run_demo(
     options = TrainOptions(cache=True, tensorboard=False)
     model, _ = train(config, training, options, track, report, overwrite=True)
     metrics = evaluate(evaluation, run, track, model=model)
-    contact_sheet(run, glyphs("test", test_images), METHODS).save(out / "contact-sheet.png")
+    save_png(contact_sheet(run, glyphs("test", test_images), METHODS), out / "contact-sheet.png")
     return metrics
 
 

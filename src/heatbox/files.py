@@ -4,15 +4,72 @@ from __future__ import annotations
 
 import logging
 import os
+import platform
 import re
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import BinaryIO
 
 from heatbox.errors import InputError
 
 _log = logging.getLogger(__name__)
+
+LONGEST = 220
+"""Bytes of a file name that leave room for what a temporary name adds; file systems allow 255."""
+
+_tidied: set[Path] = set()
+
+
+def temporary_beside(path: Path) -> Path:
+    """The name under which a file is written before it gets its own.
+
+    The first time that a process writes into a folder, what killed processes of this machine left there is
+    removed; names under which others are still writing stay.
+    """
+    if path.parent not in _tidied:
+        _tidied.add(path.parent)  # once: folders of many files are slow to list
+        _remove_leftovers(path.parent)
+    name = path.name if len(os.fsencode(path.name)) < LONGEST else f"{zlib.crc32(os.fsencode(path.name)):08x}"
+    return path.with_name(f".{name}.{_machine()}-{os.getpid()}.tmp")
+
+
+def _remove_leftovers(folder: Path) -> None:
+    for left in folder.glob(f".*.{_machine()}-*.tmp"):
+        process = left.name.removesuffix(".tmp").rpartition("-")[2]
+        if process.isdecimal() and not _is_running(int(process)):
+            left.unlink(missing_ok=True)
+
+
+@cache
+def _machine() -> str:
+    """Tells apart machines and containers, whose numbers of processes say nothing about each other's."""
+    try:
+        space = os.stat("/proc/self/ns/pid").st_ino
+    except OSError:  # not Linux
+        space = 0
+    return f"{zlib.crc32(f'{platform.node()} {space}'.encode()):08x}"
+
+
+def _is_running(process: int) -> bool:
+    """Whether a process has this number."""
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):  # it is another user's, or no number of a process
+        pass
+    return True
+
+
+def holds_only(folder: Path, *names: str) -> bool:
+    """Whether a folder holds only some names and temporary files, as work that was soon killed leaves."""
+    return all(
+        entry.name in names or (entry.name.startswith(".") and entry.name.endswith(".tmp"))
+        for entry in folder.iterdir()
+    )
 
 
 @contextmanager
@@ -22,7 +79,7 @@ def named_when_whole(path: Path) -> Iterator[Path]:
     Raises:
         OSError: it could not be renamed. Whatever is raised, the old content is still there.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = temporary_beside(path)
     try:
         yield temporary
         temporary.replace(path)

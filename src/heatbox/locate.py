@@ -17,7 +17,7 @@ from heatbox.errors import InputError
 from heatbox.localizer import Localizer, Prediction
 from heatbox.maps.methods import with_seed
 from heatbox.models.build import build_model
-from heatbox.report.overlay import FOUND_COLOUR, draw_boxes, overlay
+from heatbox.report.overlay import FOUND_COLOUR, draw_boxes, overlay, save_png
 
 Line = dict[str, Any]
 
@@ -71,10 +71,9 @@ def locate_files(
             path = _free_name(out, photo, used, pictures)
             try:
                 out.mkdir(parents=True, exist_ok=True)
-                heat.save(path)
             except OSError as error:
                 raise InputError(f"{path}: the overlay could not be written ({error})") from error
-            line["overlay"] = str(path)
+            line["overlay"] = str(save_png(heat, path))
         yield line
 
 

@@ -29,7 +29,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from heatbox.errors import InputError
-from heatbox.files import made_folder, write_atomically, written_atomically
+from heatbox.files import holds_only, made_folder, write_atomically, written_atomically
+from heatbox.saved import SavedRecord, check_record, checked_scores, checked_settings
 
 CONFIG, ENVIRONMENT, METRICS, PREDICTIONS = (
     "config.json",
@@ -98,7 +99,7 @@ class Run:
                     f"{self.folder}: holds a run of another configuration (another {', '.join(keys)}); "
                     "choose another --out or pass --overwrite"
                 )
-        elif self.folder.is_dir() and any(self.folder.iterdir()) and not (self.folder / CONFIG).exists():
+        elif self._is_of_others():
             raise InputError(f"{self.folder}: is not empty and holds no run; choose another --out")
         else:
             self._drop()
@@ -106,6 +107,11 @@ class Run:
             self.folder.mkdir(parents=True, exist_ok=True)
             self.write_json(ENVIRONMENT, environment(seed))
             self.write_json(CONFIG, wanted)
+
+    def _is_of_others(self) -> bool:
+        """Whether the folder holds something that no run has put there; a killed one may lack its config."""
+        there = self.folder.is_dir() and not (self.folder / CONFIG).exists()
+        return there and not holds_only(self.folder, ENVIRONMENT)
 
     def write_json(self, name: str, content: object) -> Path:
         """Write a JSON file of the run atomically; NaN and infinity become null."""
@@ -128,7 +134,7 @@ class Run:
         for part in self._parts():
             try:
                 ids.update(pq.read_table(part)["id"].to_pylist())  # all columns: each is checked
-            except (pa.ArrowException, OSError, KeyError):
+            except (pa.ArrowException, OSError, KeyError, ValueError):
                 part.replace(part.with_suffix(".damaged"))
         return ids
 
@@ -175,20 +181,22 @@ class Run:
         return self._read_json(CONFIG)
 
     def metrics(self) -> dict[str, Any]:
-        """The scores of the run."""
+        """The content of metrics.json, whatever it is."""
         return self._read_json(METRICS)
+
+    def scores(self) -> dict[str, Any]:
+        """The scores of maps that `evaluate` or `score` wrote, checked; see `heatbox.saved`."""
+        return checked_scores(self.metrics(), self.folder / METRICS)
+
+    def settings(self) -> dict[str, Any]:
+        """The config of a run of `evaluate`, what readers of its maps need checked and filled in."""
+        return checked_settings(self.config(), self.folder / CONFIG)
 
     def _read_json(self, name: str) -> dict[str, Any]:
         path = self.folder / name
         if not path.is_file():
             raise InputError(f"{path}: missing; expected the folder of a run")
-        try:
-            content = json.loads(path.read_text())
-        except (ValueError, OSError) as error:
-            raise InputError(f"{path}: is not valid JSON ({error})") from error
-        if not isinstance(content, dict):
-            raise InputError(f"{path}: holds a {type(content).__name__}, expected a JSON object")
-        return content
+        return read_json(path)
 
     def records(self, batch_size: int = RECORDS_AT_ONCE) -> Iterator[list[Record]]:
         """All records in batches, from the finished run or from the parts of an unfinished one.
@@ -201,14 +209,21 @@ class Run:
         files = [self.folder / PREDICTIONS] if self.finished else self._parts()
         if not files:
             raise InputError(f"{self.folder}: holds no predictions; expected the folder of a run")
-        yield from self._read(files, batch_size)
+        empty = True
+        for batch in self._read(files, batch_size):
+            empty = False
+            yield batch
+        if empty:
+            raise InputError(f"{files[0]}: holds the prediction of no image")
 
     def _read(self, files: Sequence[Path], batch_size: int) -> Iterator[list[Record]]:
         for path in files:
             try:
                 with pq.ParquetFile(path) as file:
+                    if len(set(file.schema_arrow.names)) < len(file.schema_arrow.names):
+                        raise InputError(f"{path}: has two columns of one name")
                     for batch in file.iter_batches(batch_size):
-                        yield _records(pa.Table.from_batches([batch]))
+                        yield _records(pa.Table.from_batches([batch]), str(path))
             except (pa.ArrowException, OSError) as error:
                 raise InputError(f"{path}: is not a readable Parquet file ({error})") from error
 
@@ -249,6 +264,21 @@ def _git_commit() -> str | None:
 
 
 # --------------------------------------------------------------------------------- JSON and Parquet forms
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object in a file.
+
+    Raises:
+        InputError: it cannot be read, or holds something else.
+    """
+    try:
+        content = json.loads(path.read_text())
+    except (ValueError, OSError, RecursionError) as error:
+        raise InputError(f"{path}: is not valid JSON ({error})") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: holds a {type(content).__name__}, expected a JSON object")
+    return content
 
 
 def to_json(content: object) -> str:
@@ -292,8 +322,8 @@ def _table(records: Sequence[Record]) -> pa.Table:
     return pa.table(columns)
 
 
-def _records(table: pa.Table) -> list[Record]:
-    records: list[Record] = [{} for _ in range(table.num_rows)]
+def _records(table: pa.Table, where: str) -> list[Record]:
+    records = [SavedRecord(where) for _ in range(table.num_rows)]
     for name in table.column_names:
         if name.endswith(_SHAPE):
             continue
@@ -301,12 +331,19 @@ def _records(table: pa.Table) -> list[Record]:
         lists = pa.types.is_list(column.type)
         shapes = table[name + _SHAPE].to_pylist() if name + _SHAPE in table.column_names else None
         for index, value in enumerate(column):
-            if lists:
+            if lists and value.is_valid:
                 array = value.values.to_numpy(zero_copy_only=False)
-                records[index][name] = array.reshape(shapes[index]) if shapes else array
+                try:
+                    records[index][name] = array.reshape(shapes[index]) if shapes else array
+                except (TypeError, ValueError) as error:
+                    raise InputError(f"{where}: column {name!r} does not have the shape it tells") from error
             else:
                 records[index][name] = value.as_py()
-    return records
+    for record in records:
+        check_record(record)
+    if len({len(record["logits"]) for record in records if "logits" in record}) > 1:
+        raise InputError(f"{where}: column 'logits' differs in length from image to image")
+    return list(records)
 
 
 def _write_parquet(path: Path, tables: Iterator[pa.Table] | Sequence[pa.Table]) -> None:
@@ -315,7 +352,12 @@ def _write_parquet(path: Path, tables: Iterator[pa.Table] | Sequence[pa.Table]) 
         for table in tables:
             if writer is None:
                 writer = pq.ParquetWriter(file, table.schema, compression="zstd")
-            writer.write_table(table)
+            try:
+                writer.write_table(table)
+            except (pa.ArrowException, ValueError) as error:
+                raise InputError(
+                    f"{path}: the records of the run differ in their columns ({error})"
+                ) from error
         if writer is None:
             raise InputError(f"{path}: there is no record to write")
         writer.close()

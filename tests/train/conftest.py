@@ -26,7 +26,10 @@ RECIPE = (
 @pytest.fixture(scope="session")
 def small_data(tmp_path_factory):
     """48 glyphs to learn from and 10 to look at, in the metadata layout."""
-    root = tmp_path_factory.mktemp("glyphs")
+    return write_small_data(tmp_path_factory.mktemp("glyphs"))
+
+
+def write_small_data(root):
     for name, count in (("train", 48), ("test", 10)):
         split = glyphs(name, count)
         folder = root / name

@@ -14,12 +14,14 @@ from typing import Any
 import numpy as np
 
 from heatbox.data.example import Example, Split
-from heatbox.data.images import TreeImages, is_image
+from heatbox.data.images import TreeImages, image_size, is_image
 from heatbox.data.rows import Box, Complain, checked_box, decode_text, refuse, safe_id
 from heatbox.data.trees import Tree, find_folders
 from heatbox.errors import InputError
 
 LAYOUT = "COCO"
+SLACK = 0.02  # pixels: published boxes are rounded to hundredths and may overshoot by as much
+LARGEST = 2**31  # pixels of a side: above it is no image
 
 
 @dataclass
@@ -101,6 +103,8 @@ def _add_image(
         key, file = image["id"], str(image["file_name"])
         boxed = Boxed((int(image.get("width") or 0), int(image.get("height") or 0)), where)
         again = key in by_id
+        if max(boxed.size) >= LARGEST:
+            raise ValueError
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
         complain(f"{where}: expected id, file_name, width and height")
         return
@@ -127,9 +131,8 @@ def _add_box(
     if boxed is None or category is None:
         complain(f"{where}: its image_id or category_id is not in the lists of images and categories")
         return
-    size = boxed.size if min(boxed.size) > 0 else (2**31, 2**31)
-    # Published boxes are rounded to hundredths of a pixel and may overshoot by as much.
-    box = checked_box((x, y, x + width, y + height), size, where, complain, slack=0.02)
+    size = boxed.size if min(boxed.size) > 0 else (LARGEST, LARGEST)
+    box = checked_box((x, y, x + width, y + height), size, where, complain, SLACK)
     if box is not None:
         boxed.boxes.append((category, box))
 
@@ -150,8 +153,16 @@ def load_split(tree: Tree, name: str, complain: Complain = refuse) -> Split:
             what = "no box, so no class" if not kinds else f"objects of {len(kinds)} classes, expected one"
             complain(f"{boxed.where}: {file!r} has {what}")
             continue
-        examples.append(Example(file, labels[kinds.pop()], boxed.size, as_array(b for _, b in boxed.boxes)))
+        size = image_size_of(boxed, tree, f"{folder}/{file}".lstrip("/"), complain)
+        if size is not None:
+            checked = (checked_box(box, size, boxed.where, complain, SLACK) for _, box in boxed.boxes)
+            examples.append(Example(file, labels[kinds.pop()], size, as_array(box for box in checked if box)))
     return Split(name, examples, categories, TreeImages(tree, folder))
+
+
+def image_size_of(boxed: Boxed, tree: Tree, name: str, complain: Complain) -> tuple[int, int] | None:
+    """(width, height) as the table says it, or else the image's header; None after complaining."""
+    return boxed.size if min(boxed.size) > 0 else image_size(tree, name, complain)
 
 
 def as_array(boxes: Iterable[Box]) -> np.ndarray:

@@ -57,6 +57,17 @@ class Split:
     open_image: Callable[[Example], Image.Image]
     open_mask: Callable[[Example], np.ndarray] | None = None
 
+    def __post_init__(self) -> None:
+        """Refuse names that are no text, which nothing that is written could hold.
+
+        Raises:
+            InputError: naming the image or the class.
+        """
+        for what, names in (("image id", (e.id for e in self.examples)), ("class name", self.class_names)):
+            for name in names:
+                if not _is_text(str(name)):
+                    raise InputError(f"{self.name}: the {what} {name!r} is not UTF-8 text; rename it")
+
     def __len__(self) -> int:
         return len(self.examples)
 
@@ -94,6 +105,15 @@ class Split:
     def take(self, limit: int | None) -> Split:
         """The first `limit` examples (all of them for None)."""
         return dataclasses.replace(self, examples=self.examples[:limit])
+
+
+def _is_text(name: str) -> bool:
+    """Whether a name is Unicode; names of files may be any bytes, those of JSON half a character."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def decode_image(data: bytes | Path, name: str) -> Image.Image:

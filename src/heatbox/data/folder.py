@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import csv
 
-from heatbox.data.coco import Boxed, as_array, read_coco
+from heatbox.data.coco import LARGEST, SLACK, Boxed, as_array, image_size_of, read_coco
 from heatbox.data.example import Example, Split
-from heatbox.data.images import TreeImages, image_size, is_image
+from heatbox.data.images import TreeImages, is_image
 from heatbox.data.rows import Complain, Row, checked_box, numbers, refuse, rows, safe_id
 from heatbox.data.trees import Tree, below
 from heatbox.errors import InputError
@@ -82,7 +82,7 @@ def _keys(root: str, file: str) -> tuple[str, ...]:
 def _boxed(
     tree: Tree, file: str, label: int, class_name: str, boxed: Boxed, names: list[str], complain: Complain
 ) -> Example | None:
-    size = boxed.size if min(boxed.size) > 0 else image_size(tree, file, complain)
+    size = image_size_of(boxed, tree, file, complain)
     if size is None:
         return None
     # Categories that are classes tell which boxes count; a single one such as "object" says nothing.
@@ -90,7 +90,7 @@ def _boxed(
     if boxed.boxes and not mine:
         others = ", ".join(sorted({category for category, _ in boxed.boxes}))
         complain(f"{boxed.where}: {file!r} lies in class {class_name!r}, its boxes are of {others}")
-    checked = (checked_box(box, size, boxed.where, complain, slack=0.02) for box in mine)
+    checked = (checked_box(box, size, boxed.where, complain, SLACK) for box in mine)
     return Example(file, label, size, as_array(box for box in checked if box))
 
 
@@ -162,8 +162,11 @@ def _add_row(
     x1, y1, x2, y2 = values
     if box in _EXTENTS:
         x2, y2 = x1 + x2, y1 + y2
+    if max(size) >= LARGEST:
+        complain(f"{row.where}: size {size[0]:g} x {size[1]:g} of {name!r} is too large for an image")
+        return
     whole_size = (int(size[0]), int(size[1]))
-    limit = whole_size if min(whole_size) > 0 else (2**31, 2**31)
+    limit = whole_size if min(whole_size) > 0 else (LARGEST, LARGEST)
     checked = checked_box((x1, y1, x2, y2), limit, row.where, complain)
     boxed = found.setdefault(name, Boxed(whole_size, row.where))
     if checked is not None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -22,7 +21,8 @@ from heatbox.instruments.subjects import Subject, spread
 from heatbox.progress import Track, silent
 from heatbox.report.figures import channels as figures
 from heatbox.report.figures.style import save_figure
-from heatbox.store import METRICS, Record, Run
+from heatbox.saved import a_number, checked
+from heatbox.store import METRICS, Record, Run, read_json
 
 Numbers = dict[str, Any]
 THRESHOLD = "threshold.json"
@@ -79,7 +79,8 @@ def _threshold(subject: Subject, split: Split, config: ChannelsConfig, run: Run)
 
 
 def _saved_threshold(run: Run) -> float:
-    return float(json.loads((run.folder / THRESHOLD).read_text())["threshold"])
+    path = run.folder / THRESHOLD
+    return float(checked(read_json(path), {"threshold": a_number}, str(path))["threshold"])
 
 
 def _records(

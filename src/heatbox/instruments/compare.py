@@ -11,7 +11,7 @@ from heatbox.data.example import Split
 from heatbox.data.open import open_split
 from heatbox.errors import InputError
 from heatbox.extras import require
-from heatbox.files import write_atomically
+from heatbox.files import holds_only, write_atomically
 from heatbox.instruments import channels, complexity, erf, maps, shape_bias
 from heatbox.instruments.config import (
     AllConfig,
@@ -84,7 +84,8 @@ class Analysis:
     def _begin(self) -> None:
         """Write what was asked."""
         try:
-            if self.out.is_dir() and any(self.out.iterdir()) and not (self.out / ANALYSIS).exists():
+            begun = (self.out / ANALYSIS).exists() or not self.out.is_dir()
+            if not begun and not holds_only(self.out, self.figures.name):
                 raise InputError(f"{self.out}: is not empty and holds no analysis; choose another --out")
             self.figures.mkdir(parents=True, exist_ok=True)
         except OSError as error:

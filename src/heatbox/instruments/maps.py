@@ -20,7 +20,7 @@ from heatbox.maps.prepare import prepare_heatmap
 from heatbox.progress import Track, silent
 from heatbox.report.figures import maps as figures
 from heatbox.report.figures.style import save_figure
-from heatbox.report.overlay import contact_sheet
+from heatbox.report.overlay import contact_sheet, save_png
 from heatbox.store import METRICS, Record, Run
 
 Numbers = dict[str, Any]
@@ -122,8 +122,8 @@ def draw_signed(
     written += save_figure(figures.signed_areas(areas), out / "signed-cam-areas")
     for subject in subjects:
         path = out / f"signed-cam-{subject.folder.name}.png"
-        contact_sheet(Run(subject.folder / "maps"), split, SIGNED, examples, 160).save(path)
-        written.append(path)
+        sheet = contact_sheet(Run(subject.folder / "maps"), split, SIGNED, examples, 160)
+        written.append(save_png(sheet, path))
     return written
 
 

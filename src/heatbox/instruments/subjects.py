@@ -21,7 +21,8 @@ from heatbox.files import folder_name
 from heatbox.instruments.config import DataConfig, ModelsConfig
 from heatbox.models.build import build_model
 from heatbox.models.view import ClassifierView
-from heatbox.store import CONFIG, Run, to_json
+from heatbox.saved import a_count, checked, checked_network
+from heatbox.store import CONFIG, Run, read_json, to_json
 from heatbox.train.weights import checkpoint_path
 from heatbox.training import TRAINING
 
@@ -149,10 +150,8 @@ def _named(model: str, checkpoint: str | None, config: ModelsConfig) -> Subject:
         label = model.rpartition(":")[2] if ".py:" in model else model
         return Subject(label, model, checkpoint, settings, config.device, Path())
     folder = _run_folder(Path(model))
-    saved = Run(folder).config()
-    name = saved.get("model")
-    if not isinstance(name, str):
-        raise InputError(f"{folder / CONFIG}: names no model; expected the folder of a run of one network")
+    saved = checked_network(Run(folder).config(), folder / CONFIG)
+    name = saved["model"]
     settings = {key: saved.get(key) if value is None else value for key, value in settings.items()}
     settings["model_options"] = saved.get("model_options") or {}
     file = checkpoint or _trained(folder) or saved.get("checkpoint")
@@ -173,7 +172,8 @@ def _trained(folder: Path) -> str | None:
         return str(folder / _WEIGHTS)
     if not (folder / TRAINING).is_file():
         return None
-    last = json.loads((folder / TRAINING).read_text())["last"]
+    form = {"last": {"epoch": a_count}}
+    last = checked(read_json(folder / TRAINING), form, str(folder / TRAINING))["last"]
     return str(checkpoint_path(folder, last["epoch"], "ema" if "ema" in last else "weights"))
 
 

@@ -98,7 +98,8 @@ def load_map(path: Path, resize: bool, side: int | None) -> np.ndarray | InputEr
     try:
         one = np.load(path, allow_pickle=False)
     except Exception as error:  # a damaged header can make the reader raise anything
-        return InputError(f"{path} is not a readable .npy file ({error})")
+        reason = str(error).partition("\n")[0]
+        return InputError(f"{path} is not a readable .npy file ({reason})")
     if not isinstance(one, np.ndarray) or one.ndim != 2 or one.size == 0 or one.dtype.kind not in "fiub":
         return InputError(f"{path} has shape {np.shape(one)}, expected a two-dimensional array of numbers")
     if resize:

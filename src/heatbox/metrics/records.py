@@ -50,7 +50,7 @@ def recorded_at(folder: Path) -> dict[str, float]:
             ids = pq.read_table(part, columns=["id"])["id"].to_pylist()
         except (pa.ArrowException, KeyError, OSError):
             continue  # damaged: `RecordFolder` deals with it
-        times |= dict.fromkeys(ids, part.stat().st_mtime)
+        times |= dict.fromkeys((name for name in ids if isinstance(name, str)), part.stat().st_mtime)
     return times
 
 
@@ -78,7 +78,7 @@ class RecordFolder:
         if note.exists():
             try:
                 found = json.loads(note.read_text())
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise InputError(f"{note}: is not JSON; remove the folder to score anew") from error
             if found != self.settings:
                 raise InputError(
@@ -115,13 +115,15 @@ class RecordFolder:
             try:
                 table = pq.read_table(part)
                 ids = table["id"].to_pylist()
+                if not all(isinstance(name, str) for name in ids):
+                    raise TypeError
                 correct = {
                     name: np.frombuffer(b"".join(table[name].to_pylist()), np.uint8).reshape(
                         len(ids), ious, -(-thresholds // 8)
                     )
                     for name, (ious, thresholds) in self.shapes.items()
                 }
-            except (pa.ArrowException, KeyError, ValueError, OSError):
+            except (pa.ArrowException, KeyError, TypeError, ValueError, OSError):
                 part.replace(part.with_suffix(".damaged"))  # its images are scored again
                 continue
             yield ids, correct

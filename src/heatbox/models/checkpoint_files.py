@@ -90,14 +90,20 @@ def read_checkpoint(path: str | Path, entry: str | None = None) -> Checkpoint:
         content, metadata = read_safetensors(path)
     else:
         content = read_pickle(path)
-    state, found = unwrap(content, entry, str(path))
+    try:
+        state, found = unwrap(content, entry, str(path))
+    except RecursionError as error:
+        raise InputError(f"{path}: its entries lie in each other without end") from error
     return named_as_ours(Checkpoint(str(path), strip_prefixes(state), found, metadata))
 
 
 def is_safetensors(path: Path) -> bool:
     """Whether the file starts as safetensors do: the length of a JSON header, then the header."""
-    with path.open("rb") as file:
-        start = file.read(9)
+    try:
+        with path.open("rb") as file:
+            start = file.read(9)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
     return len(start) == 9 and start[8:] == b"{"
 
 
@@ -106,7 +112,7 @@ def read_safetensors(path: Path) -> tuple[StateDict, dict[str, str]]:
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
-    except (safetensors.SafetensorError, OSError, ValueError) as error:
+    except Exception as error:  # a damaged header can make the reader raise anything
         raise InputError(f"{path}: the safetensors file is damaged ({quoted(error)})") from error
 
 
@@ -187,11 +193,11 @@ def named_as_ours(checkpoint: Checkpoint) -> Checkpoint:
 def write_safetensors(path: str | Path, state: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
     """Write tensors and text fields as safetensors; a file of this name is replaced only by a whole one."""
     path = Path(path)
-    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()}
     try:
+        tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()}
         with named_when_whole(path) as temporary:
             safetensors.torch.save_file(tensors, temporary, metadata={"format": "pt", **metadata})
             with temporary.open("rb") as file:
                 os.fsync(file.fileno())
-    except (OSError, safetensors.SafetensorError) as error:
-        raise InputError(f"{path}: cannot be written ({error})") from error
+    except (OSError, safetensors.SafetensorError, ValueError, KeyError, RuntimeError) as error:
+        raise InputError(f"{path}: cannot be written ({quoted(error)})") from error

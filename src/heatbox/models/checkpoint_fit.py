@@ -66,7 +66,7 @@ def renamed_by_timm(model: nn.Module, state: StateDict) -> StateDict:
         return state
     try:
         renamed = rename(dict(state), model)
-    except (KeyError, RuntimeError, ValueError, AttributeError):  # the file is of another family
+    except Exception:  # the file is of another family, or of none
         return state
     return renamed if len(renamed.keys() & names) > len(state.keys() & names) else state
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,22 @@ __all__ = [
     "write_safetensors",
 ]
 
+
+def _numbers(value: Any, least: float = -1e9) -> bool:
+    """Whether a value is a list of three numbers."""
+    return (
+        isinstance(value, list)
+        and len(value) == 3
+        and all(isinstance(one, int | float) and least <= one < 1e9 for one in value)
+    )
+
+
+_PREPROCESSING: dict[str, Callable[[Any], bool]] = {
+    "mean": _numbers,
+    "std": partial(_numbers, least=1e-9),
+    "input_size": lambda value: _numbers(value, 1) and all(isinstance(side, int) for side in value),
+    "interpolation": lambda value: isinstance(value, str),
+}
 HEAD_NORM = ("head.norm.weight", "head.norm.bias")
 
 
@@ -147,8 +164,13 @@ def preprocessing_of(checkpoint: Checkpoint) -> dict[str, Any]:
     if "preprocessing" in checkpoint.metadata:
         try:
             fields = json.loads(checkpoint.metadata["preprocessing"])
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise InputError(f"{checkpoint.source}: metadata field 'preprocessing' is not JSON") from error
+        for name, form in _PREPROCESSING.items():
+            if not isinstance(fields, dict) or (name in fields and not form(fields[name])):
+                raise InputError(
+                    f"{checkpoint.source}: metadata field 'preprocessing' has no usable {name!r}"
+                )
         return {key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()}
     if checkpoint.wrapped:
         return Weights("", 384, "", "", CUB).config

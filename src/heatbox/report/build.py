@@ -93,7 +93,7 @@ def write_report(
         "settings": [{"name": folder.name, "text": settings_of(folder)} for folder in folders],
         "explorer": explorer,
     }
-    page = render(content).encode()
+    page = render(content).encode("utf-8", "replace")  # names of files need not be Unicode
     write_atomically(out, page)
     if len(page) > PAGE_BYTES:
         notes.append(f"{out}: has {len(page) / 1e6:.0f} MB; fewer --images make it lighter")

@@ -18,7 +18,7 @@ from heatbox.errors import InputError
 from heatbox.files import made_folder, write_atomically
 from heatbox.maps.prepare import prepare_heatmap
 from heatbox.progress import Track, silent
-from heatbox.report.overlay import FOUND_COLOUR, TRUTH_COLOUR, draw_boxes, draw_mask, overlay
+from heatbox.report.overlay import FOUND_COLOUR, TRUTH_COLOUR, draw_boxes, draw_mask, overlay, save_png
 from heatbox.store import MASK, Record, Run, to_json
 
 OVERLAY_SIDE = 512
@@ -78,7 +78,7 @@ def found_of(folder: Path, method: str | None = None, threshold: float | None = 
         InputError: no finished run, no such map, or a threshold out of range.
     """
     run = Run(folder)
-    config, metrics = run.config(), run.metrics()
+    config, metrics = run.settings(), run.scores()
     if not run.finished:
         raise InputError(f"{folder}: holds no finished predictions, expected a run of heatbox evaluate")
     methods = [name for name in metrics["methods"] if name not in metrics["baselines"]]
@@ -88,7 +88,7 @@ def found_of(folder: Path, method: str | None = None, threshold: float | None = 
     if threshold is not None and not 0 <= threshold < 1:
         raise InputError(f"threshold is {threshold}, expected a share of the maximum in [0, 1)")
     best = metrics["methods"][name]["threshold"]
-    return Found(run, name, best if threshold is None else threshold, config.get("protocol", "reference"))
+    return Found(run, name, best if threshold is None else threshold, config["protocol"])
 
 
 def write_coco(found: Found, path: Path, class_names: Sequence[str] = (), track: Track = silent) -> Path:
@@ -187,9 +187,7 @@ def write_overlays(
         if MASK in record:
             drawn = draw_mask(drawn, record[MASK], TRUTH_COLOUR)
         drawn = draw_boxes(drawn, found.box(record, sides)[None], FOUND_COLOUR)
-        stream = io.BytesIO()
-        drawn.save(stream, "PNG")
-        write_atomically(_inside(folder, record["id"] + ".png"), stream.getvalue())
+        save_png(drawn, _inside(folder, record["id"] + ".png"))
 
 
 def _probability(logits: np.ndarray, target: int) -> float:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from heatbox.errors import InputError
 from heatbox.report.figures.scores import SCRATCH, ModelScore
 from heatbox.report.runs import Folder, analysed
-from heatbox.store import CONFIG, METRICS
+from heatbox.store import CONFIG, METRICS, read_json
 
 
 def model_scores(folders: Sequence[Folder]) -> list[ModelScore]:
@@ -21,7 +21,7 @@ def model_scores(folders: Sequence[Folder]) -> list[ModelScore]:
     for folder in folders:
         if folder.metrics is None or folder.has_masks:
             continue
-        config = _json(folder.path / CONFIG)
+        config = folder.run.settings() if (folder.path / CONFIG).is_file() else {}
         training = _training_of(config)
         scores = {
             name: one
@@ -43,13 +43,14 @@ def describe(model: str, training: Mapping[str, Any]) -> dict[str, Any]:
         training: config of its training; empty where it is not known.
     """
     name = model.rpartition(":")[2]
-    kernel = (training.get("model_options") or {}).get("kernel_size", "")
+    options = training.get("model_options")
+    kernel = options.get("kernel_size", "") if isinstance(options, dict) else ""
     variant = re.sub(r"_(224|384)|[_.]in22(ft1)?k?(_in22ft1k)?|_in22ft1k|[_.]in1k", "", name)
     return {
         "family": "" if ".py:" in model else re.split(r"[_\d]", name)[0],
         "variant": f"{variant} {kernel}".strip(),
         "pretraining": _pretraining(name, str(training.get("pretrained", ""))),
-        "resolution": int(training["size"]) if "size" in training else None,
+        "resolution": size if isinstance(size := training.get("size"), int) else None,
         "augmented": bool(training.get("auto")),
     }
 
@@ -80,16 +81,17 @@ def _areas(folders: Iterable[Folder]) -> Iterable[tuple[tuple[str, str], float]]
     """(model, checkpoint) → area under r(t), from the analyses in the folders."""
     for folder in folders:
         for config in analysed(folder.path, "erf", CONFIG):
-            asked, numbers = _json(config), _json(config.with_name(METRICS))
-            area = numbers.get("log", {}).get("auc")
-            if area is not None:
+            asked, logarithmic = _json(config), _json(config.with_name(METRICS)).get("log")
+            area = logarithmic.get("auc") if isinstance(logarithmic, dict) else None
+            if isinstance(area, float):
                 weights = str(asked.get("weights") or "").partition(" sha256:")[0]
                 yield _key(asked.get("model"), weights), area
 
 
 def _key(model: Any, checkpoint: Any) -> tuple[str, str]:
     """What tells two networks apart: weights by their file, a network in a file by its function's name."""
-    return str(model or "").rpartition(":")[2], str(Path(checkpoint).resolve()) if checkpoint else ""
+    file = Path(checkpoint).resolve() if isinstance(checkpoint, str) and checkpoint else ""
+    return str(model or "").rpartition(":")[2], str(file)
 
 
 def _renamed(models: Sequence[ModelScore], folders: Sequence[Folder]) -> list[ModelScore]:
@@ -100,7 +102,6 @@ def _renamed(models: Sequence[ModelScore], folders: Sequence[Folder]) -> list[Mo
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text())
-    except (OSError, ValueError):
+        return read_json(path)
+    except InputError:
         return {}
-    return content if isinstance(content, dict) else {}

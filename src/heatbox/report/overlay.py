@@ -62,6 +62,17 @@ def draw_mask(image: Image.Image, mask: np.ndarray, colour: tuple[int, int, int]
     return Image.fromarray(pixels)
 
 
+def save_png(image: Image.Image, path: Path) -> Path:
+    """Write a picture as PNG, whole or not at all.
+
+    Raises:
+        InputError: it cannot be written.
+    """
+    stream = io.BytesIO()
+    image.save(stream, "PNG")
+    return write_atomically(path, stream.getvalue())
+
+
 @dataclass(frozen=True)
 class Cell:
     """One picture of a sheet and the words under it."""

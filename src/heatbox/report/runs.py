@@ -18,7 +18,8 @@ from heatbox.data.example import Split
 from heatbox.data.open import open_split
 from heatbox.errors import InputError
 from heatbox.report.explorer import Source
-from heatbox.store import CONFIG, ENVIRONMENT, METRICS, PREDICTIONS, Run
+from heatbox.report.figures.style import as_plain_text
+from heatbox.store import CONFIG, ENVIRONMENT, METRICS, PREDICTIONS, Run, read_json
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -80,7 +81,7 @@ def _folder(path: Path, name: str) -> Folder:
             f"{path}: is not a folder, expected one that heatbox evaluate, score or analyze wrote"
         )
     figures = figures_in(path)
-    metrics = Run(path).metrics() if (path / METRICS).exists() else None
+    metrics = Run(path).scores() if (path / METRICS).exists() else None
     if metrics is None and not figures:
         unfinished = (path / CONFIG).exists()
         raise InputError(
@@ -88,8 +89,11 @@ def _folder(path: Path, name: str) -> Folder:
             if unfinished
             else f"{path}: holds neither scores ({METRICS}) nor the figures of an analysis"
         )
-    if metrics is not None and not {"methods", "baselines", "images"} <= set(metrics):
-        raise InputError(f"{path / METRICS}: holds no scores of maps, expected what heatbox evaluate writes")
+    if metrics is not None and metrics.get("truth") == "masks":
+        raise InputError(
+            f"{path}: was scored against masks, and the page is about boxes; "
+            f"heatbox evaluate --from-run {path} prints its scores"
+        )
     return Folder(path, name, metrics, figures)
 
 
@@ -127,7 +131,7 @@ def svg_source(figure: Figure) -> str:
 
     stream = io.BytesIO()
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": "heatbox"}):
-        figure.savefig(stream, format="svg", metadata={"Date": None})
+        as_plain_text(figure).savefig(stream, format="svg", metadata={"Date": None})
     return f"data:image/svg+xml;base64,{base64.b64encode(stream.getvalue()).decode()}"
 
 
@@ -140,7 +144,7 @@ def source_of(folder: Folder, notes: list[str]) -> Source | None:
     """
     if folder.metrics is None or folder.has_masks or not (folder.path / PREDICTIONS).exists():
         return None
-    config = folder.run.config()
+    config = folder.run.settings()
     split: Split | None = None
     try:
         metadata = config.get("metadata")
@@ -156,7 +160,7 @@ def settings_of(folder: Folder) -> str:
     for name in (CONFIG, ANALYSIS, ENVIRONMENT):
         file = folder.path / name
         if file.is_file():
-            found[name] = json.loads(file.read_text())
+            found[name] = read_json(file)
     return json.dumps(found, indent=2, ensure_ascii=False)
 
 

@@ -132,7 +132,7 @@ def _caption(metrics: Mapping[str, Any], speed: Mapping[str, float]) -> str:
     words += " Oracle: the threshold best on these images"
     transferred = any("transferred" in found for found in metrics["methods"].values())
     words += "; transferred: the one best on the supervised split." if transferred else "."
-    if speed:
+    if "forward" in speed:
         words += (
             " Milliseconds are the median over batches, on top of a forward pass of "
             f"{speed['forward']:.2f} ms an image."

@@ -120,7 +120,9 @@ def check_table(splits: Mapping[str, Mapping[str, int]], title: str) -> Table:
     for heading in ("split", "images", "labels", "boxes", "images without box"):
         table.add_column(heading, justify="left" if heading == "split" else "right")
     for name, counts in splits.items():
-        table.add_row(name, *(f"{counts[key]:,}" for key in ("images", "labels", "boxes", "without_boxes")))
+        table.add_row(
+            _text(name), *(f"{counts[key]:,}" for key in ("images", "labels", "boxes", "without_boxes"))
+        )
     return table
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -82,6 +83,7 @@ class TrainState:
         if not path.exists():
             return False
         try:
+            _refuse_damage(path)
             found = torch.load(path, map_location="cpu", weights_only=True)
             if found["format"] != FORMAT:
                 raise InputError(f"{path}: is of format {found['format']}, expected {FORMAT}")
@@ -89,9 +91,16 @@ class TrainState:
             if self.ema is not None:
                 self.ema.load_state_dict(found["ema"])
             self.optimizer.load_state_dict(found["optimizer"])
+            _refuse_other_shapes(self.optimizer)
             device = next(self.model.parameters()).device
             self.masks.clear()
-            self.masks.update({name: mask.to(device) for name, mask in found["masks"].items()})
+            shapes = {name: parameter.shape for name, parameter in self.model.named_parameters()}
+            for name, mask in found["masks"].items():
+                if mask.dtype != torch.bool or mask.shape != shapes[name]:
+                    raise ValueError(f"the mask of {name} is of another shape or kind")
+                self.masks[name] = mask.to(device)
+            self.step, self.loss_sum = int(found["step"]), float(found["loss_sum"])
+            self.history = [dict(row) for row in found["history"]]
         except InputError:
             raise
         except Exception as error:
@@ -100,9 +109,23 @@ class TrainState:
                 f"{path}: cannot be resumed from ({message}); --overwrite begins anew, and the "
                 "checkpoints beside it are files of weights to start from"
             ) from error
-        self.step, self.loss_sum = int(found["step"]), float(found["loss_sum"])
-        self.history = list(found["history"])
         return True
+
+
+def _refuse_damage(path: Path) -> None:
+    """Compare checksums, which torch leaves out: a bit that a disk turned would change weights unnoticed."""
+    with zipfile.ZipFile(path) as file:
+        if (member := file.testzip()) is not None:
+            raise ValueError(f"{member} is damaged: wrong checksum")
+
+
+def _refuse_other_shapes(optimizer: torch.optim.Optimizer) -> None:
+    """Raise where moments do not belong to their parameters, which torch finds only at the next step."""
+    for parameter, moments in optimizer.state.items():
+        for name, value in moments.items():
+            known = not isinstance(value, Tensor) or value.is_floating_point()
+            if not known or (isinstance(value, Tensor) and value.ndim and value.shape != parameter.shape):
+                raise ValueError(f"{name} of the optimizer is of another shape or kind than its parameter")
 
 
 def remove_leftovers(folder: Path) -> None:

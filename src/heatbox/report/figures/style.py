@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ import pyarrow.parquet as pq
 
 from heatbox.extras import require
 from heatbox.files import write_atomically
+from heatbox.progress import printable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -109,6 +111,41 @@ def label_first(axes: Sequence[Axes]) -> None:
         one.set_ylabel("")
 
 
+LONGEST_WORDS, LONGEST_LABEL = 100, 36
+"""Characters of a line of text in a figure, and of a name at a tick or in a legend; longer are shortened."""
+
+
+def as_plain_text(figure: Figure) -> Figure:
+    """The figure with every text as it is: no dollar sign begins a formula, and no name is endless.
+
+    Names of models come from outside, and matplotlib would read ``$`` as the beginning of mathematics.
+    """
+    from matplotlib.text import Text
+    from matplotlib.ticker import FuncFormatter
+
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)
+        text.set_text(_shown(text.get_text()))
+    for legend in (axes.get_legend() for axes in figure.axes):
+        for text in legend.get_texts() if legend is not None else ():
+            text.set_text(_shown(text.get_text(), LONGEST_LABEL))
+    for axis in (axis for axes in figure.axes for axis in (axes.xaxis, axes.yaxis)):
+        formatter = axis.get_major_formatter()
+        if isinstance(formatter, FuncFormatter):  # names at ticks, which are made anew at each drawing
+            formatter.func = partial(_label, formatter.func)
+    return figure
+
+
+def _label(name: Callable[..., str], value: float, place: int | None = None) -> str:
+    return _shown(name(value, place), LONGEST_LABEL)
+
+
+def _shown(words: str, most: int = LONGEST_WORDS) -> str:
+    """Words without control characters, each line of at most so many characters."""
+    lines = printable(words).split("\n")
+    return "\n".join(line if len(line) <= most else f"{line[: most - 1]}…" for line in lines)
+
+
 def save_figure(drawn: Drawn, stem: Path) -> list[Path]:
     """Write STEM.png, STEM.svg and the numbers as STEM.parquet; returns the paths.
 
@@ -117,7 +154,7 @@ def save_figure(drawn: Drawn, stem: Path) -> list[Path]:
     """
     from matplotlib import rc_context
 
-    figure, rows = drawn
+    figure, rows = as_plain_text(drawn[0]), drawn[1]
     stem.parent.mkdir(parents=True, exist_ok=True)
     written = []
     # Text stays text, and two runs give the same file.

@@ -1,0 +1,321 @@
+"""kill -9 at random moments, and what is found afterwards.
+
+    uv run python tests/fuzz/kills.py --kills 10 --seed 0 --log kills.jsonl     # 10 of each kind of work
+
+Each trial begins real commands in processes of their own, kills them one to three times, lets the last one
+end, and compares all that is left with an undisturbed run. After every kill each file with a final name must
+be whole. A third of the kills come at a random moment, a third while a file is being written (its temporary
+name is there), a third just after a file has got its name.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import dataclasses
+import io
+import json
+import os
+import shutil
+import signal
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from random import Random
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+for library in ("OMP", "NUMBA", "OPENBLAS"):
+    os.environ[f"{library}_NUM_THREADS"] = "1"
+
+import lightning_fabric  # noqa: F401 - imported once for all the processes to come
+import matplotlib  # noqa: F401
+import numpy as np
+import pyarrow.parquet as pq
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+import heatbox.collect
+import heatbox.evaluation
+import heatbox.instruments.compare
+import heatbox.metrics.scoring
+import heatbox.report.build
+import heatbox.scoring
+import heatbox.training
+from heatbox.cli import main as main_of_heatbox
+from scenes import write_model, write_split
+from train.conftest import RECIPE, write_small_data
+
+IGNORED = ("environment.json",)  # versions and the like
+OF_TIME = ("images_per_second", "ms_")
+
+
+@dataclasses.dataclass(frozen=True)
+class Kind:
+    """A kind of work: its name and its command, in which OUT is the folder that it writes."""
+
+    name: str
+    command: tuple[str, ...]
+
+
+def prepare(root: Path) -> None:
+    """Small data in a folder: pictures, heatmaps, a network and a finished run."""
+    write_model(root)
+    data = write_split(root / "set", 32)
+    write_split(root / "fullsup", 12)
+    write_small_data(root / "glyphs")
+    for index, name in enumerate((data / "image_ids.txt").read_text().split("\n")[:-1]):
+        path = root / "maps" / f"{name}.npy"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        y, x = np.mgrid[:224, :224]
+        np.save(path, np.exp(-((x - 80 - index) ** 2 + (y - 100) ** 2) / 3000).astype(np.float32))
+
+
+def kinds(root: Path) -> list[Kind]:
+    """What is done with the data of `prepare`; the first makes the run that others read."""
+    model, data, run = f"{root / 'mine.py'}:blobs", str(root / "set"), str(root / "run")
+    forward = ("--size", "64", "--batch-size", "4", "--device", "cpu")
+    evaluate = ("evaluate", "-m", model, "-d", data, *forward)
+    train = ("train", *RECIPE, "--data", str(root / "glyphs"), "--save-minutes", "0")
+    files = ("--coco", "OUT/c.json", "--npy", "OUT/maps", "--overlays", "OUT/pictures")
+    return [
+        Kind("run", (*evaluate, "--out", run)),
+        Kind("train", (*train, "--out", "OUT")),
+        Kind("evaluate", (*evaluate, "--fullsup", str(root / "fullsup"), "--out", "OUT")),
+        Kind("score", ("score", "--heatmaps", str(root / "maps"), "-d", data, "--out", "OUT")),
+        Kind("report", ("report", run, "--out", "OUT/page.html")),
+        Kind("export", ("export", run, *files)),
+        Kind("analyze", ("analyze", "erf", "--model", model, "--data", data, *forward, "--out", "OUT")),
+    ]
+
+
+class Work:
+    """A command in a process of its own: a copy of this one, in which everything is imported already.
+
+    Kills then fall into the work and not into the seconds that imports take.
+    """
+
+    def __init__(self, work: Callable[[], Any], said: Path) -> None:
+        self.said, self.status = said, -1
+        self.process = os.fork()
+        if self.process == 0:
+            code = 1
+            try:
+                nowhere = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+                os.dup2(nowhere, 1)
+                os.dup2(nowhere, 2)
+                code = work() or 0
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                sys.stdout.flush()
+                os._exit(code)
+
+    def ended(self, wait: bool = False) -> bool:
+        """Whether it has ended."""
+        if self.status < 0:
+            found, status = os.waitpid(self.process, 0 if wait else os.WNOHANG)
+            self.status = status if found else -1
+        return self.status >= 0
+
+    def kill(self) -> bool:
+        """kill -9; whether that is what ended it."""
+        if not self.ended():
+            os.kill(self.process, signal.SIGKILL)
+        self.ended(wait=True)
+        return os.WIFSIGNALED(self.status) and os.WTERMSIG(self.status) == signal.SIGKILL
+
+
+def command_of(words: Sequence[str]) -> Callable[[], int]:
+    """What `heatbox WORDS` does, with small parts, so that there is something to lose and to go on from."""
+
+    def run() -> int:
+        heatbox.collect.RECORDS_A_PART = 4
+        heatbox.metrics.scoring.MAPS_AT_A_TIME = 8
+        return main_of_heatbox(list(words))
+
+    return run
+
+
+def finish(work: Callable[[], Any], said: Path) -> None:
+    """The same, to its end."""
+    process = Work(work, said)
+    process.ended(wait=True)
+    if process.status != 0:
+        raise SystemExit(f"ended with status {process.status}: {said.read_text()[-2000:]}")
+
+
+def kill(work: Callable[[], Any], out: Path, how: str, random: Random, usual: float) -> bool:
+    """Begin a command and kill it; False where it had already ended."""
+    before = names(out)
+    process = Work(work, out.with_suffix(".said"))
+    began, delay = time.monotonic(), random.random()
+    while not process.ended():
+        if how == "any moment" and time.monotonic() - began > usual * delay:
+            break
+        if how == "while writing" and any(name.endswith(".tmp") for name in names(out) - before):
+            break
+        if (
+            how == "after a file"
+            and len({name for name in names(out) - before if not name.endswith(".tmp")}) > 4 * delay
+        ):
+            time.sleep(0.02 * random.random())
+            break
+        time.sleep(0.0005)
+    return process.kill()
+
+
+def names(folder: Path) -> set[str]:
+    """Names of all files below a folder."""
+    return {os.path.join(place, file) for place, _, files in os.walk(folder) for file in files}
+
+
+# ------------------------------------------------------------------------------------- what is there is whole
+
+
+def check_whole(folder: Path) -> int:
+    """Read every file with a final name; returns their number. An error says which is broken."""
+    paths = [path for path in sorted(folder.rglob("*")) if path.is_file() and not path.name.endswith(".tmp")]
+    for path in paths:
+        try:
+            content_of(path)
+        except Exception as error:
+            raise AssertionError(f"{path}: is not whole ({type(error).__name__}: {error})") from error
+    return len(paths)
+
+
+def content_of(path: Path) -> Any:
+    """What a file says, without what depends on the machine's speed."""
+    return READERS[path.suffix](path)
+
+
+def _table(path: Path) -> Any:
+    table = pq.read_table(path)
+    return table.select([name for name in table.column_names if not name.startswith(OF_TIME)]).to_pydict()
+
+
+def _json(path: Path) -> Any:
+    def plain(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: plain(one) for key, one in value.items() if not key.startswith(OF_TIME)}
+        return [plain(one) for one in value] if isinstance(value, list) else value
+
+    return plain(json.loads(path.read_text()))
+
+
+def _page(path: Path) -> str:
+    text = path.read_text()
+    assert text.rstrip().endswith("</html>")
+    return text
+
+
+def _csv(path: Path) -> Any:
+    rows = list(csv.DictReader(io.StringIO(path.read_text())))
+    assert all(None not in row and None not in row.values() for row in rows)
+    return [{key: value for key, value in row.items() if not key.startswith(OF_TIME)} for row in rows]
+
+
+def _png(path: Path) -> bytes:
+    with Image.open(path) as image:
+        image.load()
+    return path.read_bytes()
+
+
+def _state(path: Path) -> Any:
+    found = torch.load(path, weights_only=True)
+    return [(name, tensor.numpy().tobytes()) for name, tensor in found["model"].items()]
+
+
+READERS: dict[str, Callable[[Path], Any]] = {
+    ".json": _json,
+    ".csv": _csv,
+    ".html": _page,
+    ".png": _png,
+    ".svg": lambda path: (path.read_text(), path.read_text().index("</svg>"))[0],
+    ".npy": lambda path: np.load(path).tobytes(),
+    ".npz": lambda path: {name: array.tolist() for name, array in np.load(path).items()},
+    ".parquet": _table,
+    ".pt": _state,
+    ".safetensors": lambda path: [(name, t.numpy().tobytes()) for name, t in load_file(path).items()],
+}
+
+
+def same(reference: Path, out: Path) -> None:
+    """Both folders hold the same files that say the same."""
+    wanted, found = (
+        {path.relative_to(f): path for path in f.rglob("*") if path.is_file()} for f in (reference, out)
+    )
+    assert set(found) == set(wanted), f"other files: {set(found) ^ set(wanted)}"
+    for name, path in wanted.items():
+        if path.name not in IGNORED:
+            one, other = (
+                json.dumps(content_of(p), default=repr).replace(str(f), "OUT")
+                for p, f in ((path, reference), (found[name], out))
+            )
+            assert one == other, f"{name} differs"
+
+
+# ------------------------------------------------------------------------------------------------- session
+
+
+def trials(kind: Kind, root: Path, wanted: int, random: Random) -> Iterator[dict[str, Any]]:
+    """Kill and go on until there were enough kills; a line of the log for each trial."""
+    reference, said = root / "reference" / kind.name, root / "said"
+    reference.mkdir(parents=True)
+    began = time.monotonic()
+    finish(command_of([word.replace("OUT", str(reference)) for word in kind.command]), said)
+    usual = time.monotonic() - began
+    kills = attempt = 0
+    while kills < wanted:
+        attempt += 1
+        out = root / "trials" / f"{kind.name}-{attempt}"
+        (out if kind.name in ("report", "export") else out.parent).mkdir(parents=True, exist_ok=True)
+        command = command_of([word.replace("OUT", str(out)) for word in kind.command])
+        moments, whole = [], []
+        for _ in range(random.choice((1, 2, 3))):
+            how = random.choice(("any moment", "while writing", "after a file"))
+            if kill(command, out, how, random, usual):
+                kills += 1
+                moments.append(how)
+            whole.append(check_whole(out) if out.exists() else 0)
+        left = sum(name.endswith(".tmp") for name in names(out))
+        finish(command, said)
+        check_whole(out)
+        same(reference, out)
+        shutil.rmtree(out)
+        yield {
+            "kind": kind.name,
+            "kills": moments,
+            "whole_files": whole,
+            "temporary_files_before_the_end": left,
+        }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--kills", type=int, default=10, help="of each kind of work")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--kind", nargs="*")
+    parser.add_argument("--log", default="kills.jsonl")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder, Path(args.log).open("a") as log:
+        finish(lambda: prepare(Path(folder)), Path(folder) / "said")
+        first, *others = kinds(Path(folder))
+        finish(command_of(first.command), Path(folder) / "said")
+        for kind in others:
+            if args.kind and kind.name not in args.kind:
+                continue
+            for line in trials(kind, Path(folder), args.kills, Random(f"{args.seed} {kind.name}")):
+                log.write(json.dumps(line) + "\n")
+                log.flush()
+                print(line, flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,290 @@
+"""Readers of data sets, over trees in memory, and their parts alone."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from random import Random
+
+import data_trees as trees
+from fuzz.memory import MemoryTree
+from fuzz.mutate import WORDS, Case, damaged
+from fuzz.target import Target, files_of, one_sentence, sane
+from heatbox.analysis.responses import read_responses
+from heatbox.data import coco, folder, ilsvrc, matlab, rows, wsol
+from heatbox.data.open import _recognise
+from heatbox.errors import InputError
+
+Build = Callable[[Path], None]
+
+
+def read_all(case: Case, _: Path) -> None:
+    """Recognise the layout, read every split both strictly and complaining, open every mask."""
+    data_set = _recognise(MemoryTree(case), "memory")
+    if data_set is None:
+        return
+    for name in data_set.splits:
+        problems: list[str] = []
+        for complain in (problems.append, rows.refuse):
+            try:
+                split = data_set.load(name, complain)
+            except InputError as error:
+                problems.append(str(error))
+                continue
+            sane(split)
+            for example in split if split.open_mask else ():
+                try:
+                    split.open_mask(example)
+                except InputError as error:
+                    problems.append(str(error))
+        for problem in problems:
+            one_sentence(problem)
+
+
+def cases_of(*builds: Build) -> Callable[[Path], list[Case]]:
+    """One case for each function that writes a data set into a folder."""
+
+    def build(root: Path) -> list[Case]:
+        for number, make in enumerate(builds):
+            make(root / str(number))
+        return [files_of(root / str(number)) for number in range(len(builds))]
+
+    return build
+
+
+def tables_of(case: Case) -> list[str]:
+    """The files that are not pictures."""
+    return [name for name in case if not name.lower().endswith((".jpg", ".jpeg", ".png"))]
+
+
+def damage_tables(case: Case, others: Sequence[Case], random: Random) -> Case:
+    """Tables damaged, sometimes a picture, sometimes the name of a file."""
+    if random.random() < 0.1:
+        return damage_names(case, others, random)
+    names = None if random.random() < 0.05 else tables_of(case) or None
+    return damaged(case, others, random, names)
+
+
+def damage_names(case: Case, others: Sequence[Case], random: Random) -> Case:
+    """Files of another name, missing, or from another data set."""
+    case = dict(case)
+    for _ in range(random.choice((1, 1, 2, 5))):
+        if not case:
+            break
+        name = random.choice(list(case))
+        kind = random.randrange(5)
+        if kind == 0:
+            del case[name]
+        elif kind == 1:
+            other = random.choice(others)
+            new = random.choice(list(other))
+            case[new] = other[new]
+        else:
+            parts = name.split("/")
+            place = random.randrange(len(parts))
+            if kind == 2:
+                parts[place] = random.choice(
+                    ("A", "é\u2028", "x y", "train", "val", "images", "." + parts[place])
+                )
+            elif kind == 3:
+                parts.insert(place, random.choice(("a", "images", "test", "n01440764")))
+            else:
+                parts[place] += random.choice(("1", ".png", ".txt", ".json", ".csv", ".xml", " ", "\udce9"))
+            case["/".join(parts)] = case.pop(name)
+    return case
+
+
+def _metadata(root: Path) -> None:
+    ids = ["a b.png", "größe, 鳥.png", "d/c.jpg"]
+    for name in ids:
+        trees.picture(root / "images" / name)
+    boxes = ["1,2,30,29", "0,0,40,30", "5.5,6.25,7,8"]
+    trees.metadata(root, ids, [0, 1, 1], [(40, 30)] * 3, boxes)
+
+
+def _two_splits(root: Path) -> None:
+    for split in ("metadata/X/test", "metadata/X/val"):
+        trees.metadata(root / split, ["a.png"], [0], [(40, 30)], ["1,2,30,29"])
+    trees.picture(root / "images/a.png")
+
+
+def _cub(root: Path) -> None:
+    trees.cub(root)
+    trees.cub_segmentations(root)
+    trees.cubv2(root / "CUBV2")
+
+
+def _ilsvrc(root: Path, flat: bool = True) -> None:
+    trees.ilsvrc_val(root / "val", folders=not flat)
+    trees.ilsvrc_xml(root / "bbox_val")
+    lines = "".join(f"{wnid} {i} a\n" for i, wnid in enumerate(trees.DEVKIT_ORDER, 1))
+    trees.write(root / "devkit/map_clsloc.txt", lines)
+    trees.write(root / "devkit/ILSVRC2012_validation_ground_truth.txt", "2\n3\n1\n")
+    if not flat:
+        trees.ilsvrc_train(root / "train")
+        trees.write(root / "LOC_synset_mapping.txt", "".join(f"{w} a thing\n" for w in trees.WNIDS))
+
+
+def _devkit(root: Path) -> None:
+    trees.ilsvrc_val(root / "val")
+    trees.devkit(root / "ILSVRC2012_devkit")
+
+
+def _csv(root: Path, header: str = "image,x1,y1,x2,y2", sep: str = ",") -> None:
+    trees.classes(root)
+    lines = [header, "cat/cat 0.png,1,2.5,10,20", "dog/dog 1.png,3,3,4,4", '"cat/cat 1.png",1,1,2,2']
+    trees.write(root / "boxes.csv", "\n".join(lines).replace(",", sep) + "\n")
+
+
+def _splits(root: Path) -> None:
+    trees.classes(root / "train")
+    trees.classes(root / "val")
+    lines = "file_name;x;y;w;h;label\nval/cat/cat 0.png;1;2;3;4;cat\n"
+    trees.write(root / "val.csv", lines)
+
+
+def _coco_classes(root: Path) -> None:
+    trees.classes(root)
+    files = ["cat/cat 0.png", "dog/dog 1.png"]
+    trees.write(root / "boxes.json", trees.coco_json(files, [(0, 0, [1, 2, 10, 20]), (1, 1, [3, 3, 37, 27])]))
+
+
+def _coco(root: Path) -> None:
+    files = ["1.jpg", "2.jpg"]
+    for name in files:
+        trees.picture(root / "val" / name)
+    text = trees.coco_json(files, [(0, 0, [1, 2, 10, 20]), (1, 1, [3, 3, 37, 27])])
+    trees.write(root / "annotations/instances_val.json", text)
+
+
+LAYOUTS = cases_of(
+    _metadata,
+    _cub,
+    _ilsvrc,
+    _csv,
+    _splits,
+    _coco,
+    _coco_classes,
+    trees.openimages,
+    trees.tiny,
+    trees.cue_conflict,
+)
+
+
+# ------------------------------------------------------------------------------------------ single parsers
+
+
+def _single(name: str, *texts: bytes) -> Callable[[Path], list[Case]]:
+    return lambda _: [{name: text} for text in texts]
+
+
+def _run_xml(case: Case, _: Path) -> None:
+    problems: list[str] = []
+    note = ilsvrc.read_xml(MemoryTree(case), "a.xml", problems.append)
+    assert note is not None or problems
+    for problem in problems:
+        one_sentence(problem)
+
+
+def _run_coco(case: Case, _: Path) -> None:
+    problems: list[str] = []
+    coco.read_coco(MemoryTree(case), "boxes.json", problems.append)
+    for problem in problems:
+        one_sentence(problem)
+
+
+def _run_csv(case: Case, _: Path) -> None:
+    problems: list[str] = []
+    folder.read_csv(MemoryTree(case), "boxes.csv", problems.append)
+    for problem in problems:
+        one_sentence(problem)
+
+
+def _run_rows(case: Case, _: Path) -> None:
+    tree, problems = MemoryTree(case), []
+    rows.id_table(tree, "a.txt", problems.append, "id rest")
+    for row in rows.rows(tree, "a.txt"):
+        fields = row.text.split()
+        rows.numbers(row, fields, "numbers", problems.append)
+        rows.whole(row, fields[0], "number", problems.append)
+        rows.safe_id(row.text)
+        wsol.split_row(row, 4, float, "form", problems.append)
+    for problem in problems:
+        one_sentence(problem)
+
+
+def _run_matlab(case: Case, _: Path) -> None:
+    matlab.read_structures(case["meta.mat"], "synsets")
+
+
+def _matlab(root: Path) -> list[Case]:
+    from scipy.io import loadmat, savemat
+
+    trees.devkit(root)
+    source = root / "data/meta.mat"
+    plain = source.read_bytes()
+    content = {"synsets": loadmat(source)["synsets"]}
+    savemat(root / "packed.mat", content, do_compression=True)
+    return [{"meta.mat": plain}, {"meta.mat": (root / "packed.mat").read_bytes()}]
+
+
+def _run_names(case: Case, _: Path) -> None:
+    """A row of responses is read from a file in the working folder, and again as a list of dictionaries."""
+    ((name, data),) = case.items()
+    path = _ / name
+    path.write_bytes(data)
+    try:
+        read_responses(path)
+    except InputError as error:
+        one_sentence(str(error))
+    text = data.decode("utf-8", "replace")
+    try:
+        read_responses(list(csv.DictReader(text.splitlines())))
+    except InputError as error:
+        one_sentence(str(error))
+    except csv.Error:  # of Python's own reader
+        pass
+
+
+_RESPONSES = b"image,shape,texture,response,model\ncat1-dog2.png,cat,dog,cat,a\ndog1-cat2.png,dog,cat,na,b\n"
+_RAW = (
+    b"subj,session,trial,rt,object_response,category,condition,imagename\n"
+    b's1,1,1,0.5,cat,bird,0,"0_a_bird_00_bird3-bird2.png"\n'
+)
+_BOXES = (
+    b'image,x1,y1,x2,y2\ncat/cat 0.png,1,2.5,10,20\n"a, b.png",3,3,4,4\n',
+    b"File\tx\ty\tw\th\timage_width\timage_height\tlabel\na.png\t1\t2\t3\t4\t40\t30\tcat\n",
+    b"filename;xmin;ymin;xmax;ymax\nx.png;0;0;1;1\n",
+)
+_COCO = trees.coco_json(["cat/0.png", "dog/1.png"], [(0, 0, [1, 2, 10, 20]), (1, 1, [3, 3, 37, 27])]).encode()
+_ROWS = (b"1 a b\n2 c\n3 d e f\n", b"a,b.png,1,2,3,4\nx.png,0.5,1e3,7,8\n", b"1 0\n2 1\n\n3 1\n")
+_XML = (
+    trees.xml("a", "n01440764").encode(),
+    trees.xml("b", "n02084071", (500, 375), ((1, 2, 3, 4), (0, 0, 501, 376))).encode(),
+)
+
+TARGETS = [
+    Target("wsol", cases_of(_metadata, _two_splits), read_all, 70_000, damage_tables),
+    Target("cub", cases_of(_cub), read_all, 60_000, damage_tables),
+    Target("ilsvrc", cases_of(_ilsvrc, lambda r: _ilsvrc(r, False)), read_all, 50_000, damage_tables),
+    Target("ilsvrc-devkit", cases_of(_devkit), read_all, 40_000, damage_tables),
+    Target("openimages", cases_of(trees.openimages), read_all, 30_000, damage_tables),
+    Target("tiny-imagenet", cases_of(trees.tiny), read_all, 60_000, damage_tables),
+    Target(
+        "class-folders",
+        cases_of(_csv, _splits, lambda r: _csv(r, "path;xmin;ymin;xmax;ymax", ";")),
+        read_all,
+        40_000,
+        damage_tables,
+    ),
+    Target("coco", cases_of(_coco, _coco_classes), read_all, 60_000, damage_tables),
+    Target("cue-conflict", cases_of(trees.cue_conflict), read_all, 20_000, damage_names),
+    Target("layouts", LAYOUTS, read_all, 40_000, damage_names),
+    Target("voc-xml", _single("a.xml", *_XML), _run_xml, 100_000),
+    Target("coco-json", _single("boxes.json", _COCO), _run_coco, 80_000),
+    Target("csv-boxes", _single("boxes.csv", *_BOXES), _run_csv, 110_000),
+    Target("rows", _single("a.txt", *_ROWS, *WORDS[:6]), _run_rows, 120_000),
+    Target("matlab", _matlab, _run_matlab, 80_000, refusals=(ValueError,)),
+    Target("responses", _single("r.csv", _RESPONSES, _RAW), _run_names, 60_000),
+]
