@@ -37,7 +37,7 @@ ROOMS = {
 
 def gather(pages: Path) -> None:
     """Copy every page and picture, and the files of the root with their links turned."""
-    for path in [*DOCS.glob("*.md"), *DOCS.glob("*.png"), *DOCS.glob("*.css")]:
+    for path in [*DOCS.glob("*.md"), *DOCS.glob("*.png"), *DOCS.glob("*.css"), *DOCS.glob("*.html")]:
         shutil.copy(path, pages / path.name)
     for source, target in FROM_ROOT.items():
         text = (ROOT / source).read_text().replace("](docs/", "](")
