@@ -59,6 +59,9 @@ def test_exported_program_for_any_batch(model):
         assert worst(program(images), expected(model, images)) < 1e-5
 
 
+@pytest.mark.skipif(
+    torch.__version__.startswith("2.6."), reason="PyTorch 2.6's exporter cannot convert the program"
+)
 def test_onnx_runtime_agrees(model, tmp_path):
     onnxruntime = pytest.importorskip("onnxruntime")
     export_onnx(model, tmp_path / "model.onnx", 64)
