@@ -5,12 +5,17 @@ import json
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
 from PIL import Image
 
+from heatbox.analysis.responses import Response
+from heatbox.analysis.shape_bias import from_responses, groups_of
 from heatbox.cli import main
 from heatbox.data.glyphs import cue_conflict
 from heatbox.instruments import fields, shape_bias
+from heatbox.instruments.parts import parts_of
 from heatbox.models.build import build_model
+from heatbox.models.view import ClassifierView
 from heatbox.store import Run
 from scenes import write_checkpoint, write_model, write_split
 
@@ -270,3 +275,30 @@ def test_matplotlib_is_an_extra(scene, monkeypatch, capsys):
     assert main(["analyze", "complexity", "-m", "mine.py:blobs", "-d", "set", "--out", "out", *SMALL]) == 2
     assert "pip install 'heatbox[analysis]'" in capsys.readouterr().err
     assert not (scene / "out").exists()
+
+
+def test_parts_of_a_cam_are_its_channels_and_add_up():
+    view = ClassifierView(build_model("resnet10_small"))
+    image = torch.randn(3, 64, 64)
+    parts = parts_of(view, image, 4, 2)
+    with torch.inference_mode():
+        features, logits = view(image[None])
+        weights, bias = view.class_weights(features, torch.tensor([4]))
+    ranked = np.sort(weights[0].numpy())
+    assert parts.weights == pytest.approx([ranked[-1], ranked[-2], ranked[1], ranked[0]])
+    for weight, one in zip(parts.weights, parts.channels, strict=True):
+        place = int(np.argmin(abs(weights[0].numpy() - weight)))
+        assert np.allclose(one, features[0, place].numpy(), atol=1e-6)
+    assert np.allclose(parts.maps["positive"] + parts.maps["negative"], parts.maps["all"], atol=1e-5)
+    assert parts.maps["all"].mean() + float(bias[0]) == pytest.approx(float(logits[0, 4]), abs=1e-4)
+
+
+def test_groups_of_all_categories_are_those_of_each_together():
+    said = {"a1-b1": "a", "a2-b2": "b", "b1-a1": "b", "b2-a2": "c", "b3-b3": "b"}
+    answers = [Response(name, name[0], name[3], response) for name, response in said.items()]
+    bias = from_responses(answers)
+    every = groups_of(bias, "all")
+    assert every == {"shape": ["a1-b1", "b1-a1"], "texture": ["a2-b2"]}
+    each = [groups_of(bias, name) for name in ("a", "b")]
+    assert every["shape"] == each[0]["shape"] + each[1]["shape"]
+    assert shape_bias.chosen_categories(bias, ("all", "a", "all")) == ["all", "a"]

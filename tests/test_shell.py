@@ -150,17 +150,17 @@ def test_the_list_of_commands_fits(width):
 # What a flag is called, and in which commands the notion has it. `-` marks a positional argument.
 SAME_EVERYWHERE = {
     "data": "evaluate, score, train glyphs_resnet, analyze erf, analyze activation, analyze class-weights, "
-    "analyze complexity, analyze signed-cam, analyze thresholds, analyze all",
+    "analyze complexity, analyze signed-cam, analyze thresholds, analyze all, paper",
     "model": "locate, evaluate, train glyphs_resnet, analyze erf, analyze shape-bias, analyze activation, "
     "analyze class-weights, analyze complexity, analyze signed-cam, analyze thresholds, analyze all",
     "out": "demo, locate, evaluate, score, train glyphs_resnet, report, convert, data check, data prepare, "
     "analyze erf, analyze shape-bias, analyze activation, analyze class-weights, analyze complexity, "
-    "analyze signed-cam, analyze thresholds, analyze all",
+    "analyze signed-cam, analyze thresholds, analyze all, paper",
     "json": "demo, evaluate, evaluate --from-run, score, train glyphs_resnet, recipes, models, compare, "
     "data check, data list, analyze erf, analyze shape-bias, analyze responses, analyze activation, "
-    "analyze class-weights, analyze complexity, analyze signed-cam, analyze thresholds, analyze all",
+    "analyze class-weights, analyze complexity, analyze signed-cam, analyze thresholds, analyze all, paper",
     "device": "locate, evaluate, train glyphs_resnet, analyze erf, analyze shape-bias, analyze activation, "
-    "analyze class-weights, analyze complexity, analyze signed-cam, analyze thresholds, analyze all",
+    "analyze class-weights, analyze complexity, analyze signed-cam, analyze thresholds, analyze all, paper",
     "batch_size": "evaluate, train glyphs_resnet, analyze erf, analyze shape-bias, analyze activation, "
     "analyze class-weights, analyze complexity, analyze signed-cam, analyze thresholds, analyze all",
     "seed": "demo, train glyphs_resnet, analyze erf, analyze shape-bias, analyze activation, "

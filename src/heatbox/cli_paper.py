@@ -23,8 +23,8 @@ def paper(
     out: Path | None = None,
     jobs: int = 2,
     plan_only: Annotated[bool, tyro.conf.arg(name="list")] = False,
-    data: Path | None = None,
-    weights: Path | None = None,
+    data: Annotated[Path | None, tyro.conf.arg(aliases=["-d"])] = None,
+    pretrained: Path | None = None,
     imagenet: Path | None = None,
     stimuli: Path | None = None,
     download: bool = False,
@@ -44,7 +44,7 @@ def paper(
         jobs: Steps at a time, each in a process of its own.
         plan_only: Print every step, where it stands, what is missing and what it would cost; make nothing.
         data: CUB-200-2011 as downloaded or unpacked, for full.
-        weights: Folder of the pre-trained files, for full.
+        pretrained: Folder of the pre-trained files, for full.
         imagenet: ILSVRC2012 with its validation images and boxes, for full's Fig. 13 right.
         stimuli: Cue-conflict images, for full's Fig. 16 and 17.
         download: Let timm fetch the weights that it publishes.
@@ -56,7 +56,7 @@ def paper(
     Examples:
         heatbox paper
         heatbox paper --scale full --list
-        heatbox paper --scale full --data CUB_200_2011 --weights weights --download --jobs 1
+        heatbox paper --scale full --data CUB_200_2011 --pretrained weights --download --jobs 1
     """
     from heatbox.paper.full import TFLOPS, full
     from heatbox.paper.mini import mini
@@ -69,7 +69,7 @@ def paper(
     out = out or Path("runs") / f"paper-{scale}"
     found: Scale
     if scale == "full":
-        found = full(out, data, weights, imagenet, stimuli, download, device, tflops=tflops or TFLOPS)
+        found = full(out, data, pretrained, imagenet, stimuli, download, device, tflops=tflops or TFLOPS)
     else:
         found = mini(device)
     plan = make_plan(found, out)

@@ -148,6 +148,16 @@ def test_other_command_names_what_is_there(command):
         assert all(f'"{flag}"' in text for flag in flags), f"{command}: {script} has no such option"
 
 
+def test_links_and_pictures_of_the_root_are_there():
+    targets = {
+        (path.name, target)
+        for path in ROOT.glob("*.md")
+        for target in re.findall(r"\]\(([^)#:]+)\)", path.read_text())
+    }
+    assert len(targets) > 20
+    assert not [pair for pair in targets if not (ROOT / pair[1]).exists()]
+
+
 @pytest.mark.parametrize("page", SNIPPETS)
 def test_snippets_run(page, reader, monkeypatch):
     monkeypatch.setattr(heatbox.recipes, "get_recipe", functools.cache(stand_ins.small_recipe))

@@ -364,7 +364,7 @@ def zip_changed(data: bytes, random: Random) -> bytes | None:
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w") as file:
         for name, content in members:
-            file.writestr(name.replace("\0", "_") or "_", content)
+            file.writestr(zipfile.ZipInfo(name.replace("\0", "_") or "_"), content)  # of no date of its own
     return out.getvalue()
 
 

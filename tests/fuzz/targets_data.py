@@ -226,7 +226,8 @@ def _matlab(root: Path) -> list[Case]:
     plain = source.read_bytes()
     content = {"synsets": loadmat(source)["synsets"]}
     savemat(root / "packed.mat", content, do_compression=True)
-    return [{"meta.mat": plain}, {"meta.mat": (root / "packed.mat").read_bytes()}]
+    head = b"MATLAB 5.0 MAT-file".ljust(116)  # without the time at which it was made
+    return [{"meta.mat": head + data[116:]} for data in (plain, (root / "packed.mat").read_bytes())]
 
 
 def _run_names(case: Case, _: Path) -> None:

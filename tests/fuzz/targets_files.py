@@ -160,7 +160,7 @@ def zip_of(members: Sequence[tuple[str, bytes]], random: Random | None = None) -
 
 _PACK = {
     ".tar": lambda data: data,
-    ".tgz": lambda data: gzip.compress(data, 1),
+    ".tgz": lambda data: gzip.compress(data, 1, mtime=0),
     ".tar.bz2": bz2.compress,
     ".tar.xz": lambda data: lzma.compress(data, preset=0),
 }

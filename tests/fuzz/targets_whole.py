@@ -69,7 +69,7 @@ _COMMANDS = (
     "score --heatmaps maps -d set --fullsup set --fullsup-heatmaps maps --protocol exact --out s",
     "locate no.png picture.png -m {model} --method cam --threshold 0.3 --contours all --size 32 --out l",
     "data check set --out out/check --jobs 1 --json",
-    "convert weights.safetensors out/w.safetensors --half",
+    "convert weights.safetensors --out out/w.safetensors --half",
     "analyze thresholds --model {model} --data set --limit 1 --out out/a",
     "train glyphs_resnet --data nowhere --epochs 1 --lr 0.1 --batch-size 2 --out out/t",
     "train nothing --data nowhere",

@@ -3,7 +3,6 @@
 Neither needs a GPU; the tests marked gpu do.
 """
 
-import importlib.util
 import json
 import os
 import re
@@ -20,9 +19,7 @@ from heatbox.ops import depthwise_conv2d, depthwise_triton
 
 HERE = Path(__file__).parent
 TOLERANCE = {"float32": 2e-6, "float16": 1e-3, "bfloat16": 8e-3}
-needs_triton = pytest.mark.skipif(
-    importlib.util.find_spec("triton") is None, reason="Triton is not installed"
-)
+needs_triton = pytest.mark.skipif(bool(depthwise_triton.MISSING), reason=depthwise_triton.MISSING)
 
 
 def other_process(code_or_path, **environment):

@@ -1,7 +1,14 @@
 import numpy as np
+import pytest
 from PIL import Image
 
-from heatbox.report.overlay import draw_boxes, overlay
+from heatbox.config import EvaluateConfig
+from heatbox.data.open import open_split
+from heatbox.errors import InputError
+from heatbox.evaluation import evaluate
+from heatbox.report.overlay import draw_boxes, maps_beside, overlay, save_sheet
+from heatbox.store import Run
+from scenes import write_model, write_split
 
 
 def test_overlay_keeps_the_size_and_shows_the_map():
@@ -31,3 +38,32 @@ def test_boxes_are_drawn_on_a_copy():
 def test_degenerate_boxes_do_not_fail():
     draw_boxes(Image.new("RGB", (5, 5)), np.array([[0, 0, 0, 0], [9, 9, 20, 20.0]]), (1, 2, 3))
     draw_boxes(Image.new("RGB", (5, 5)), np.zeros((0, 4)), (1, 2, 3))
+
+
+@pytest.fixture(scope="module")
+def two_runs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("beside")
+    data, model = str(write_split(folder / "set", 6)), write_model(folder)
+    for name, limit in (("one", None), ("two", None), ("fewer", 3)):
+        evaluate(EvaluateConfig(model, data, size=64, method=("cam", "pc1"), limit=limit), Run(folder / name))
+    return folder, open_split(data)
+
+
+def test_the_same_images_of_several_runs_beside_each_other(two_runs):
+    folder, split = two_runs
+    runs = {name: Run(folder / name) for name in ("one", "two")}
+    sheet = maps_beside(runs, split, ("cam", "pc1"), 4, 32)
+    # A row an image, the truth and two maps of each run, margins, captions, a heading and a line below.
+    assert sheet.size == (5 * 32 + 3 * 6 + 6, 18 + 4 * (32 + 18 + 6) + 6 + 18)
+    left, right = (np.asarray(sheet)[24:56, 6 + k * 32 : 6 + (k + 1) * 32] for k in (1, 3))
+    assert np.array_equal(left, right)  # both runs are of one network
+    with pytest.raises(InputError, match="fewer: holds no image"):
+        maps_beside({"one": runs["one"], "fewer": Run(folder / "fewer")}, split, ("cam",), 6, 32)
+
+
+def test_a_sheet_of_256_colours_looks_like_the_sheet(two_runs, tmp_path):
+    folder, split = two_runs
+    sheet = maps_beside({"one": Run(folder / "one")}, split, ("cam",), 3, 64)
+    with Image.open(save_sheet(sheet, tmp_path / "deep" / "sheet.png")) as saved:
+        difference = np.asarray(saved.convert("RGB"), float) - np.asarray(sheet, float)
+    assert np.sqrt((difference**2).mean()) < 4

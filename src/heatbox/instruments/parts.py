@@ -16,7 +16,7 @@ from heatbox.instruments.subjects import Subject, check_labels
 from heatbox.maps.cam import Signs, cam
 from heatbox.maps.prepare import prepare_heatmap
 from heatbox.models.view import ClassifierView
-from heatbox.report.overlay import TRUTH_COLOUR, Cell, draw_boxes, overlay, paste
+from heatbox.report.overlay import TRUTH_COLOUR, Cell, draw_boxes, overlay, paste, save_sheet
 
 SIGNS: tuple[Signs, ...] = ("positive", "negative", "all")
 
@@ -70,8 +70,7 @@ def draw_parts(
     headings += ["channels of lowest weight w", *[""] * (count - 1)]
     headings += ["CAM from weights that are", *[""] * (len(SIGNS) - 1)]
     words = "each channel and map over its own range, violet lowest, yellow highest; white: ground truth"
-    paste(rows, side, words, headings).save(path)
-    return path
+    return save_sheet(paste(rows, side, words, headings), path)
 
 
 def _row(subject: Subject, split: Split, example: Example, side: int) -> list[Cell]:

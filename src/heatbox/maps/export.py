@@ -53,7 +53,7 @@ def export_program(model: nn.Module, side: int) -> torch.export.ExportedProgram:
         InputError: the model cannot be seen through.
     """
     images = torch.zeros(2, 3, side, side)
-    batch = {0: torch.export.Dim("batch", min=1)}
+    batch = {0: torch.export.Dim("batch", min=1, max=2**31 - 1)}  # PyTorch 2.6 wants an end
     with torch.no_grad():
         return torch.export.export(
             ExplainedClassifier(model), (images,), dynamic_shapes=(batch,), strict=False

@@ -30,6 +30,8 @@ from torch import Tensor
 try:
     import triton
 
+    if not hasattr(triton.language, "gather"):  # it came with 3.3, beside PyTorch 2.7
+        raise ImportError(f"version {triton.__version__} is older than 3.3")
     from heatbox.ops import triton_kernels as kernels
 
     MISSING = ""

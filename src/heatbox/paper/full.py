@@ -119,7 +119,7 @@ def _network(config: TrainConfig, copies: Path, weights: Path | None, download: 
         return Network(config)
     name = config.model if from_timm else config.pretrained
     file = _file_of(weights, name)
-    source = f"name its folder with --weights; it is published in {config.pretrained_source}"
+    source = f"name its folder with --pretrained; it is published in {config.pretrained_source}"
     if from_timm:
         source += f" as timm/{config.model}, and --download fetches it"
     config = dataclasses.replace(config, pretrained=str(file or name))

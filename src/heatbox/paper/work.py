@@ -25,7 +25,7 @@ from heatbox.report.figures import score_tables, scores
 from heatbox.report.figures.comparison import comparison
 from heatbox.report.figures.style import Drawn, save_figure
 from heatbox.report.models import describe, model_scores
-from heatbox.report.overlay import maps_beside
+from heatbox.report.overlay import maps_beside, save_sheet
 from heatbox.report.runs import read_folders
 from heatbox.store import METRICS, Run
 from heatbox.train.log import epoch_line
@@ -90,18 +90,16 @@ def _of(asked: AllConfig, places: Sequence[Place]) -> AllConfig:
 
 
 def draw_pictures(runs: Mapping[str, Path], data: str, out: Path, *, tell: Tell, anew: bool) -> None:
-    """CAM and PC1 of the same images by several networks, and CAM alone with more images."""
+    """CAM and PC1 of the same images by several networks."""
     split = open_split(data)
     found = {label: Run(folder) for label, folder in runs.items()}
-    out.parent.mkdir(parents=True, exist_ok=True)
-    maps_beside(found, split, MAPS).save(out)
+    save_sheet(maps_beside(found, split, MAPS), out)
 
 
 def draw_cam_parts(asked: AllConfig, places: Sequence[Place], out: Path, *, tell: Tell, anew: bool) -> None:
     """What CAM is made of: channels of high and of low weight, and CAM from either sign."""
     config = _of(asked, places)
     split = images_of(open_split(config.data, config.metadata), config)
-    out.parent.mkdir(parents=True, exist_ok=True)
     draw_parts(subjects_of(config, out.parent), split, config, out)
 
 

@@ -196,6 +196,14 @@ def paste(
     return sheet
 
 
+def save_sheet(sheet: Image.Image, path: Path) -> Path:
+    """Write a sheet as a PNG of 256 colours, which is a third as large and looks alike."""
+    stream = io.BytesIO()
+    sheet.quantize(256, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE).save(stream, "PNG", optimize=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return write_atomically(path, stream.getvalue())
+
+
 def _fitted(words: str, width: int, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:
     """Words, shortened at their end to so many pixels."""
     if font.getlength(words) <= width:

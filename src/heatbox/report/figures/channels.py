@@ -149,7 +149,7 @@ def by_class(found: Mapping[str, Sequence[Mapping[str, Any]]], what: str) -> Dra
         found: label → a row a class: "class", "spearman", "images".
         what: the two quantities, for the axis.
     """
-    figure = new_figure(5.4, 3.6)
+    figure = new_figure(7.2, 3.6)
     axes = figure.subplots()
     rows: list[Row] = []
     for index, (label, classes) in enumerate(found.items()):
@@ -167,7 +167,7 @@ def by_class(found: Mapping[str, Sequence[Mapping[str, Any]]], what: str) -> Dra
     plain(axes, "", f"rank correlation of {what} within a class", "share of classes at or below")
     axes.axvline(0, color=GREY, linewidth=0.8)
     axes.set_ylim(0, 1.02)
-    axes.legend(fontsize=7.5, loc="best", frameon=False)
+    axes.legend(fontsize=7.5, loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False)
     return figure, rows
 
 
