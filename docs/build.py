@@ -36,8 +36,8 @@ ROOMS = {
 
 
 def gather(pages: Path) -> None:
-    """Copy every page and picture, and the files of the root with their links turned."""
-    for path in [*DOCS.glob("*.md"), *DOCS.glob("*.png"), *DOCS.glob("*.css"), *DOCS.glob("*.html")]:
+    """Copy every page, picture and whole HTML page, and the files of the root with their links turned."""
+    for path in (one for kind in ("md", "png", "css", "html") for one in DOCS.glob(f"*.{kind}")):
         shutil.copy(path, pages / path.name)
     for source, target in FROM_ROOT.items():
         text = (ROOT / source).read_text().replace("](docs/", "](")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import glob
 import re
+import shlex
 import tomllib
 from fnmatch import fnmatch
 from pathlib import Path
@@ -22,14 +23,15 @@ SNIPPETS = sorted({block.page for block in ALL if block.language == "python"})
 COMMANDS = [
     (block.place, words) for block in ALL if block.language == "bash" for words in commands(block.text)
 ]
-OURS = sorted({" ".join(found) for _, words in COMMANDS if (found := heatbox_arguments(words)) is not None})
+OURS = sorted({shlex.join(found) for _, words in COMMANDS if (found := heatbox_arguments(words)) is not None})
 MENTIONED = sorted({one for page in PAGES for one in mentions(page)})
-OTHERS = sorted({" ".join(words) for _, words in COMMANDS if heatbox_arguments(words) is None})
+OTHERS = sorted({shlex.join(words) for _, words in COMMANDS if heatbox_arguments(words) is None})
 
 PARSED_ONLY = {  # commands that only go through the parser, and why
     "demo": "takes three minutes; tests/test_demo.py runs it cut short, .ci/run whole",
     "train *": "takes minutes to days; tests/train and tests/test_recipes.py train",
     "* pretrained *": "downloads weights",
+    "* tiny20:val *": "wants Tiny-ImageNet and the weights of a training",
     "analyze all *": "downloads weights; tests/test_analyze.py analyses",
     "report runs/a runs/b runs/analyze-all-a": "wants an analysis, which takes minutes",
     "paper *": "takes minutes to days",
@@ -72,7 +74,9 @@ def test_no_reason_is_left_over():
 
 
 def expanded(command: str) -> list[str]:
-    return [file for word in command.split() for file in (sorted(glob.glob(word)) if "*" in word else [word])]
+    return [
+        file for word in shlex.split(command) for file in (sorted(glob.glob(word)) if "*" in word else [word])
+    ]
 
 
 def is_whole(command: str) -> bool:
@@ -129,7 +133,7 @@ def test_a_wrong_flag_would_be_caught(reader, monkeypatch):
 
 @pytest.mark.parametrize("command", OTHERS)
 def test_other_command_names_what_is_there(command):
-    words = command.split()
+    words = shlex.split(command)
     assert words[0] in PROGRAMS, f"{command}: neither ours nor a program that the documentation may assume"
     for extra in re.findall(r"heatbox\[([\w,]+)\]", command):
         known = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
@@ -137,11 +141,21 @@ def test_other_command_names_what_is_there(command):
     for word in words:
         if word.endswith((".py", "/run")):
             assert (ROOT / word).is_file(), f"{command}: there is no {word}"
-    scripts = [word for word in words if word.startswith("benchmarks/")]
+    scripts = [word for word in words if word.endswith(".py")]
     for script in scripts:
         text = (ROOT / script).read_text() + (ROOT / "benchmarks/timing.py").read_text()
         flags = [word for word in words if word.startswith("--")]
         assert all(f'"{flag}"' in text for flag in flags), f"{command}: {script} has no such option"
+
+
+def test_links_and_pictures_of_the_root_are_there():
+    targets = {
+        (path.name, target)
+        for path in ROOT.glob("*.md")
+        for target in re.findall(r"\]\(([^)#:]+)\)", path.read_text())
+    }
+    assert len(targets) > 20
+    assert not [pair for pair in targets if not (ROOT / pair[1]).exists()]
 
 
 @pytest.mark.parametrize("page", SNIPPETS)
