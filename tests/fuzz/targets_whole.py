@@ -22,6 +22,7 @@ from fuzz.targets_files import pictures
 from fuzz.targets_runs import _finished
 from heatbox import locate as locating
 from heatbox.cli import main
+from heatbox.config import LocateConfig
 from heatbox.errors import InputError
 from heatbox.models.build import build_model
 
@@ -44,10 +45,10 @@ def _run_locate(case: Case, folder: Path) -> None:
     contours = ("largest", "all")[choice // 10 % 2]
     threshold, target = (0.0, 0.35, 0.999)[choice // 20 % 3], (None, 0, 4)[choice // 60 % 3]
     with mock.patch.object(locating, "build_model", return_value=_model(model)):
-        (line,) = locating.locate_files(
-            [folder / name], model, method=method, threshold=threshold, contours=contours, size=32,
-            target=target, out=folder / "out", device="cpu",
-        )  # fmt: skip
+        config = LocateConfig(
+            model, method=method, threshold=threshold, contours=contours, size=32, target=target, device="cpu"
+        )
+        (line,) = locating.locate_files([folder / name], config, folder / "out")
     if isinstance(line, InputError):
         raise line
     json.loads(json.dumps(line, allow_nan=False))

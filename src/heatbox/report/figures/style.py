@@ -137,7 +137,7 @@ def as_plain_text(figure: Figure) -> Figure:
 
 
 def _label(name: Callable[..., str], value: float, place: int | None = None) -> str:
-    return _shown(name(value, place), LONGEST_LABEL)
+    return _shown(str(name(value, place)), LONGEST_LABEL)
 
 
 def _shown(words: str, most: int = LONGEST_WORDS) -> str:
