@@ -11,6 +11,7 @@ from PIL import Image
 
 import data_trees as trees
 from heatbox.data import cub, ilsvrc
+from heatbox.data.coco import read_coco
 from heatbox.data.open import open_data_set, open_split
 from heatbox.data.trees import FolderTree
 from heatbox.errors import InputError
@@ -314,3 +315,11 @@ def test_a_digit_that_is_no_number(tmp_path, number):
     table = tmp_path / FUZZED["ilsvrc"][1]
     table.write_text(table.read_text() + f"n09999999 {number} found by fuzzing\n")
     assert [e.label for e in open_split(str(tmp_path))] == list(trees.ILSVRC_CLASSES)
+
+
+def test_an_endless_category_number_is_said(tmp_path):
+    (tmp_path / "a.json").write_text(
+        '{"images": [], "annotations": [], "categories": [{"id": 1e999, "name": "a"}]}'
+    )
+    with pytest.raises(InputError, match=r"a\.json: is not COCO's JSON"):
+        read_coco(FolderTree(tmp_path), "a.json")
