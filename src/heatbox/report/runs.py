@@ -89,11 +89,6 @@ def _folder(path: Path, name: str) -> Folder:
             if unfinished
             else f"{path}: holds neither scores ({METRICS}) nor the figures of an analysis"
         )
-    if metrics is not None and metrics.get("truth") == "masks":
-        raise InputError(
-            f"{path}: was scored against masks, and the page is about boxes; "
-            f"heatbox evaluate --from-run {path} prints its scores"
-        )
     return Folder(path, name, metrics, figures)
 
 
