@@ -178,6 +178,15 @@ def wait_for(path, seconds=60):
     pytest.fail(f"{path} did not come")
 
 
+@pytest.fixture
+def interruptible():
+    """Ctrl-C raises, also where the tests were begun in the background of a shell, which has it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_interrupted_steps_save_and_the_plan_goes_on(tmp_path):
     plan = [step("slow", tmp_path, quick.save_when_ended)]
 
