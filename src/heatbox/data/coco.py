@@ -84,7 +84,7 @@ def read_coco(tree: Tree, name: str, complain: Complain = refuse) -> tuple[dict[
         data = json.loads(decode_text(tree.read(name), where))
         tables = {key: list(data[key]) for key in ("images", "annotations", "categories")}
         names = {int(c["id"]): str(c["name"]) for c in tables["categories"]}
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         reason = f"no {error}" if isinstance(error, KeyError) else error
         raise InputError(f"{where}: is not COCO's JSON ({reason})") from error
     by_id: dict[Any, Boxed] = {}
