@@ -2,16 +2,19 @@
 
 import dataclasses
 import json
+import signal
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from heatbox.cli import main
 from heatbox.demo import run_demo
 from heatbox.errors import InputError
 from heatbox.models.build import build_model
 from heatbox.recipes import get_recipe
 from heatbox.store import Run
+from heatbox.train.loop import Stopped
 
 CONFIG = dataclasses.replace(
     get_recipe("glyphs_resnet"), epochs=1, batch_size=20, per_device=20, limit=60, checkpoint_every=1
@@ -47,3 +50,13 @@ def test_without_the_extra_nothing_is_written(tmp_path, monkeypatch):
     with pytest.raises(InputError, match=r"the demo needs lightning_fabric: pip install 'heatbox\[train\]'"):
         run_demo(CONFIG, tmp_path / "demo")
     assert not (tmp_path / "demo").exists()
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_stopped_demo_says_so(number, code, tmp_path, monkeypatch, capsys):
+    def stopped(*args):
+        raise Stopped(number, 22)
+
+    monkeypatch.setattr("heatbox.demo.run_demo", stopped)
+    assert main(["demo", "--out", str(tmp_path / "demo")]) == code
+    assert "stopped at step 22; the same command begins a new demo" in capsys.readouterr().err

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from heatbox.cli_train import tell_epoch
+from heatbox.cli_train import code_of, tell_epoch
 from heatbox.config import EvaluateConfig, ScoreConfig
 from heatbox.errors import InputError
 from heatbox.files import folder_name
@@ -18,7 +18,7 @@ from heatbox.recipes import get_recipe
 from heatbox.terminal import SOME_FAILED, AsJson, print_json, print_table, say, warn_of_random_weights
 
 
-def demo(out: Path = Path("heatbox-demo"), epochs: int = 10, seed: int = 0, as_json: AsJson = False) -> None:
+def demo(out: Path = Path("heatbox-demo"), epochs: int = 10, seed: int = 0, as_json: AsJson = False) -> int:
     """Train on the embedded data set, make maps, score them: the main job in one go.
 
     Needs no data and no network and takes about three minutes on two CPU cores. The run folder holds the
@@ -36,14 +36,20 @@ def demo(out: Path = Path("heatbox-demo"), epochs: int = 10, seed: int = 0, as_j
     """
     from heatbox.demo import PAGE, run_demo, write_page
     from heatbox.progress import on_terminal
+    from heatbox.train.loop import Stopped
 
     config = dataclasses.replace(get_recipe("glyphs_resnet"), epochs=epochs, seed=seed)
-    metrics = run_demo(config, out, on_terminal, tell_epoch)
+    try:
+        metrics = run_demo(config, out, on_terminal, tell_epoch)
+    except Stopped as stopped:
+        say(f"heatbox: {stopped}; the same command begins a new demo")
+        return code_of(stopped.number)
     _show_scores(metrics, f"glyphs: {metrics['images']} test images, trained on labels alone", as_json)
     missing = write_page(out, on_terminal)
     say(f"note: {missing}" if missing else f"page:     {out / PAGE} (open it in a browser)")
     say(f"pictures: {out / 'contact-sheet.png'}")
     say(f"run:      {out} (metrics.json, predictions.parquet, training/)")
+    return 0
 
 
 def evaluate(

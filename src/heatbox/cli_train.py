@@ -86,6 +86,11 @@ def train_command(recipe: str) -> Callable[..., int]:
     return train
 
 
+def code_of(number: int) -> int:
+    """The exit code of a command that a signal has stopped."""
+    return INTERRUPTED if number == signal.SIGINT else 128 + number
+
+
 def _train(
     config: TrainConfig,
     options: TrainOptions,
@@ -102,7 +107,7 @@ def _train(
         _, found = train(config, out, options, on_terminal, tell_epoch, overwrite, accept_changes)
     except Stopped as stopped:
         say(f"heatbox: {stopped}; its state is saved, the same command goes on from there")
-        return INTERRUPTED if stopped.number == signal.SIGINT else 128 + stopped.number
+        return code_of(stopped.number)
     if as_json:
         print_json(found)
     else:
