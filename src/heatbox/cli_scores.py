@@ -44,7 +44,7 @@ def demo(out: Path = Path("heatbox-demo"), epochs: int = 10, seed: int = 0, as_j
     except Stopped as stopped:
         say(f"heatbox: {stopped}; the same command begins a new demo")
         return code_of(stopped.number)
-    _show_scores(metrics, f"glyphs: {metrics['images']} test images, trained on labels alone", as_json)
+    show_scores(metrics, f"glyphs: {metrics['images']} test images, trained on labels alone", as_json)
     missing = write_page(out, on_terminal)
     say(f"note: {missing}" if missing else f"page:     {out / PAGE} (open it in a browser)")
     say(f"pictures: {out / 'contact-sheet.png'}")
@@ -84,7 +84,7 @@ def evaluate(
     if run.finished and not overwrite:
         say(f"note: {run.folder} holds maps already, which are scored again; --overwrite makes new ones")
     metrics = run_evaluation(config, run, on_terminal, overwrite)
-    _show_scores(metrics, f"{config.model} on {config.data}", as_json)
+    show_scores(metrics, f"{config.model} on {config.data}", as_json)
     say(f"run: {run.folder}")
 
 
@@ -127,7 +127,7 @@ def rescore(
     metrics = score_run(
         run, methods, thresholds, protocol, fullsup if fullsup.finished else None, on_terminal
     )
-    _show_scores(metrics, f"{from_run}, scored again", as_json)
+    show_scores(metrics, f"{from_run}, scored again", as_json)
 
 
 def score(
@@ -159,19 +159,21 @@ def score(
 
     run = Run(out or Path("runs") / folder_name(f"score-{config.heatmaps}"))
     metrics, problems = score_heatmaps(config, run, on_terminal, overwrite)
-    _show_scores(metrics, f"{config.heatmaps} on {config.data}", as_json)
+    show_scores(metrics, f"{config.heatmaps} on {config.data}", as_json)
     for problem in problems:
         say(f"left out: {problem}")
     say(f"run: {run.folder}")
     return SOME_FAILED if problems else 0
 
 
-def _show_scores(metrics: dict[str, Any], title: str, as_json: bool) -> None:
+def show_scores(metrics: dict[str, Any], title: str, as_json: bool) -> None:
+    """Print what metrics.json holds, as a table with the differences between maps below it, or as JSON."""
     if as_json:
         print_json(metrics)
     else:
+        from heatbox.progress import printable
         from heatbox.report.tables import difference_lines, mask_table, score_table
 
         print_table((mask_table if metrics.get("truth") == "masks" else score_table)(metrics, title))
         for line in difference_lines(metrics):
-            print(line)
+            print(printable(line))

@@ -10,9 +10,10 @@ from PIL import Image
 from browser import opened
 from data_trees import coco_json
 from heatbox.cli import main
+from heatbox.cli_scores import show_scores
 from heatbox.report.figures.scores import ModelScore, scores_per_model
 from heatbox.report.figures.style import as_plain_text, new_figure, plain, save_figure
-from scenes import write_model
+from scenes import write_model, write_split
 
 CLASSES = (
     "<script>window.ran=1</script>",
@@ -181,6 +182,25 @@ def test_files_stay_where_they_belong_and_say_the_names(root, monkeypatch):
     assert [image["file_name"] for image in truth["images"]] == list(IDS)
 
 
+def evaluated(folder):
+    """Exit code of `heatbox evaluate` on the folder's set; the run is in r."""
+    return main(
+        ["evaluate", "-m", write_model(folder), "-d", str(folder / "set"), "--out", str(folder / "r")]
+    )
+
+
+def test_differences_of_hostile_maps_do_not_reach_the_terminal_raw(tmp_path, capsys):
+    write_split(tmp_path / "set", 4)
+    assert evaluated(tmp_path) == 0
+    capsys.readouterr()
+    metrics = json.loads((tmp_path / "r/metrics.json").read_text().replace('"pc1"', '"pc\\u001b[2J1"'))
+    assert "pc\x1b[2J1" in metrics["methods"]
+    show_scores(metrics, "title", as_json=False)
+    shown = capsys.readouterr().out
+    assert "\x1b" not in shown
+    assert " minus cam: " in shown
+
+
 @pytest.mark.parametrize("where", ["class name", "image id"])
 def test_half_a_character_is_refused_in_one_sentence(tmp_path, capsys, where):
     names = ["a.png", "b\ud800.png" if where == "image id" else "b.png"]
@@ -191,20 +211,7 @@ def test_half_a_character_is_refused_in_one_sentence(tmp_path, capsys, where):
         Image.new("RGB", (40, 30)).save(path)
     text = coco_json(names, [(0, 0, [1, 2, 3, 4]), (1, 1, [1, 2, 3, 4])], classes)
     (tmp_path / "set/test.json").write_text(text)
-    assert (
-        main(
-            [
-                "evaluate",
-                "-m",
-                write_model(tmp_path),
-                "-d",
-                str(tmp_path / "set"),
-                "--out",
-                str(tmp_path / "r"),
-            ]
-        )
-        == 2
-    )
+    assert evaluated(tmp_path) == 2
     assert re.search(rf"the {where} '.*' is not UTF-8 text", capsys.readouterr().err)
     assert not (tmp_path / "r").exists()
 
@@ -213,20 +220,7 @@ def test_a_file_name_that_is_no_text(tmp_path, capsys):
     folder = tmp_path / "set/cat"
     folder.mkdir(parents=True)
     Image.new("RGB", (40, 30)).save(folder / os.fsdecode(b"gr\xfcn.png"))
-    assert (
-        main(
-            [
-                "evaluate",
-                "-m",
-                write_model(tmp_path),
-                "-d",
-                str(tmp_path / "set"),
-                "--out",
-                str(tmp_path / "r"),
-            ]
-        )
-        == 2
-    )
+    assert evaluated(tmp_path) == 2
     assert "the image id 'cat/gr\\udcfcn.png' is not UTF-8 text" in capsys.readouterr().err
 
 
