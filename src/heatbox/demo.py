@@ -71,10 +71,14 @@ def write_page(out: Path, track: Track = silent) -> str:
 
     Returns:
         "", or the sentence that says why there is no page: the extra `report` is not installed.
+
+    Raises:
+        InputError: the page cannot be written.
     """
     (out / PAGE).unlink(missing_ok=True)
     try:
-        write_report([out], out / PAGE, title="heatbox demo", track=track)
+        require("report", "the report page", "jinja2")
     except InputError as error:
         return str(error)
+    write_report([out], out / PAGE, title="heatbox demo", track=track)
     return ""
