@@ -21,7 +21,7 @@ class EvaluateConfig:
     data: Annotated[str, tyro.conf.arg(aliases=["-d"])]
     """A folder or .tar in the metadata layout, or glyphs:test (glyphs:fullsup, glyphs:train)."""
     checkpoint: str | None = None
-    """A file of weights, or "pretrained" for those that timm publishes."""
+    """A file of weights, or "pretrained" for those that come with heatbox or that timm publishes."""
     num_classes: int | None = None
     """Number of classes; by default the model's own."""
     metadata: Path | None = None
@@ -70,7 +70,7 @@ class LocateConfig:
     model: Annotated[str, tyro.conf.arg(aliases=["-m"])]
     """A timm model name, or path/to/file.py:function for a model of your own."""
     checkpoint: str | None = None
-    """A file of weights, or "pretrained" for those that timm publishes."""
+    """A file of weights, or "pretrained" for those that come with heatbox or that timm publishes."""
     num_classes: int | None = None
     """Number of classes; by default the model's own."""
     method: str = "cam"

@@ -16,24 +16,16 @@ from safetensors.torch import save_file
 import heatbox as hb
 from data_trees import cub, cue_conflict
 from heatbox.cli import main
-from scenes import write_split
+from scenes import MODEL_FILE, write_split
 
-MODEL = """
-import torch
-from torch import nn
-
-
-def build(num_classes=10):
-    torch.manual_seed(0)
-    return nn.Sequential(
-        nn.Conv2d(3, 8, 5, 4, 2), nn.ReLU(), nn.Conv2d(8, 16, 3, 2, 1), nn.BatchNorm2d(16), nn.ReLU(),
-        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, num_classes),
-    )
-
+MODEL = (
+    MODEL_FILE.replace("def blobs(", "def build(")
+    + """
 
 def my_map(model, images, targets):
     return images.std(1)
 """
+)
 SMALLER = {  # networks of the text, and the small ones of the same families that are built in their place
     '"slak_tiny", kernel_size=61': '"slak_nano"',
     '"replknet_31b", features_only=True, out_indices=(2, 3)': '"replknet_nano", features_only=True',

@@ -27,7 +27,7 @@ from heatbox.report.figures.style import Drawn, save_figure
 from heatbox.report.models import describe, model_scores
 from heatbox.report.overlay import maps_beside, save_sheet
 from heatbox.report.runs import read_folders
-from heatbox.store import METRICS, Run
+from heatbox.store import METRICS, Run, read_json
 from heatbox.train.log import epoch_line
 from heatbox.training import train
 
@@ -163,7 +163,7 @@ def draw_headlines(analyses: Sequence[Path], out: Path, *, tell: Tell, anew: boo
     rows: dict[str, dict[str, Any]] = {}
     for folder in analyses:
         if (folder / COMPARISON).exists():
-            for row in Run(folder)._read_json(COMPARISON)["models"]:
+            for row in read_json(folder / COMPARISON)["models"]:
                 rows.setdefault(row["model"], {}).update(row)
     if not rows:
         raise InputError("no instrument has measured anything")

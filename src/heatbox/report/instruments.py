@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from heatbox.errors import InputError
@@ -12,7 +10,7 @@ from heatbox.report.figures import channels, complexity, erf, shape_bias
 from heatbox.report.figures.maps import threshold_curves
 from heatbox.report.figures.style import Drawn
 from heatbox.report.runs import Folder, analysed, svg_source
-from heatbox.store import METRICS
+from heatbox.store import METRICS, read_json
 
 Numbers = Mapping[str, Any]
 Found = dict[str, Numbers]
@@ -64,16 +62,8 @@ def gathered(folders: Sequence[Folder], instrument: str, name: str) -> tuple[Fou
         for file in files:
             label = file.parent.parent.name
             label = f"{label} ({folder.name})" if label in found else label
-            found[label] = _numbers(file)
+            found[label] = read_json(file)
     return found, sources
-
-
-def _numbers(file: Path) -> Numbers:
-    try:
-        content = json.loads(file.read_text())
-    except (OSError, ValueError) as error:
-        raise InputError(f"{file}: cannot be read ({error})") from error
-    return content if isinstance(content, dict) else {}
 
 
 Titled = list[tuple[str, Drawn]]
