@@ -327,6 +327,8 @@ def png_changed(data: bytes, random: Random) -> bytes | None:
         (size,) = struct.unpack_from(">I", data, at)
         chunks.append((data[at + 4 : at + 8], data[at + 8 : at + 8 + size]))
         at += 12 + size
+    if not chunks:  # a file that an earlier mutation has cut
+        return None
     place = random.randrange(len(chunks))
     kind, content = chunks[place]
     if random.random() < 0.2:

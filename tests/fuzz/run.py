@@ -46,11 +46,11 @@ BATCH_SECONDS = 60.0  # aimed at, of one process
 Find = dict[str, Any]
 
 
-def outcome(target: Target, case: Case, folder: Path) -> tuple[str, str]:
+def outcome(target: Target, case: Case, folder: Path, seconds: float = SECONDS) -> tuple[str, str]:
     """What became of one input: "ok", "refused", or the signature of a find and its traceback."""
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        with only_within(str(folder)), within(SECONDS):
+        with only_within(str(folder)), within(seconds):
             target.run(case, folder)
         return "ok", ""
     except target.refusals as error:
@@ -285,13 +285,13 @@ def again(args: argparse.Namespace) -> None:
     print(trace, f"{target.name}, input {args.number} (from case {base}): {result}", sep="\n")
 
 
-def tried(target: Target, case: Case) -> tuple[str, str]:
+def tried(target: Target, case: Case, seconds: float = SECONDS) -> tuple[str, str]:
     """`outcome` in a folder that is gone afterwards, which is the working folder meanwhile."""
     here = Path.cwd()
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
         try:
-            return outcome(target, case, Path(folder) / "work")
+            return outcome(target, case, Path(folder) / "work", seconds)
         finally:
             os.chdir(here)
 

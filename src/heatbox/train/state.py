@@ -91,7 +91,7 @@ class TrainState:
             if self.ema is not None:
                 self.ema.load_state_dict(found["ema"])
             self.optimizer.load_state_dict(found["optimizer"])
-            _refuse_other_shapes(self.optimizer)
+            _refuse_other_moments(self.optimizer)
             device = next(self.model.parameters()).device
             self.masks.clear()
             shapes = {name: parameter.shape for name, parameter in self.model.named_parameters()}
@@ -119,9 +119,11 @@ def _refuse_damage(path: Path) -> None:
             raise ValueError(f"{member} is damaged: wrong checksum")
 
 
-def _refuse_other_shapes(optimizer: torch.optim.Optimizer) -> None:
-    """Raise where moments do not belong to their parameters, which torch finds only at the next step."""
+def _refuse_other_moments(optimizer: torch.optim.Optimizer) -> None:
+    """Raise where moments are none that training leaves, which torch finds only at the next step."""
     for parameter, moments in optimizer.state.items():
+        if not float(moments.get("step", 0)) >= 0:  # written so that NaN is refused
+            raise ValueError("the optimizer has done less than no step")
         for name, value in moments.items():
             known = not isinstance(value, Tensor) or value.is_floating_point()
             if not known or (isinstance(value, Tensor) and value.ndim and value.shape != parameter.shape):
