@@ -324,3 +324,21 @@ def test_help(arguments, capsys):
         main(arguments)
     assert stop.value.code == 0
     assert "usage: heatbox" in capsys.readouterr().out
+
+
+def test_a_failing_disk_is_said_in_a_sentence(capsys, monkeypatch):
+    def fail(*_, **__):
+        raise OSError(5, "Input/output error", "/dev/broken")
+
+    monkeypatch.setattr("heatbox.models.zoo.list_models", fail)
+    assert main(["models"]) == 2
+    assert capsys.readouterr().err == "heatbox: /dev/broken: Input/output error\n"
+
+
+def test_a_mistake_of_ours_keeps_its_traceback(monkeypatch):
+    def fail(*_, **__):
+        raise OSError("of no file")
+
+    monkeypatch.setattr("heatbox.models.zoo.list_models", fail)
+    with pytest.raises(OSError, match="of no file"):
+        main(["models"])

@@ -181,3 +181,9 @@ def test_real_sets(shared, tmp_path, name, images, boxes):
     report = check_data(shared / "data" / f"{name}.tar", tmp_path, jobs=1)
     (counts,) = report.splits.values()
     assert (counts["images"], counts["boxes"], report.problems) == (images, boxes, [])
+
+
+def test_no_thread_at_all_is_refused(tmp_path, capsys):
+    path = trees.tiny(tmp_path / "tiny")
+    assert main(["data", "check", str(path), "--out", str(tmp_path / "out"), "--jobs", "0"]) == 2
+    assert "jobs is 0, expected 1 or more" in capsys.readouterr().err

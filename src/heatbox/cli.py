@@ -125,6 +125,11 @@ def _main(arguments: Sequence[str] | None) -> int:
     except InputError as error:
         _tell(f"heatbox: {error}")
         return USER_ERROR
+    except OSError as error:  # of a file or folder that was named, or of a disk that fails
+        if error.filename is None:
+            raise
+        _tell(f"heatbox: {error.filename}: {error.strerror}")
+        return USER_ERROR
     except KeyboardInterrupt:
         goes_on = name in flat() and flat()[name].resumes
         more = "; what was computed is kept, the same command goes on from there" if goes_on else ""

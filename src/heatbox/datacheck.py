@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,7 +19,7 @@ from heatbox.data.example import Example, Split, decode_image
 from heatbox.data.open import open_data_set
 from heatbox.errors import InputError
 from heatbox.files import made_folder, write_atomically
-from heatbox.progress import Track, silent
+from heatbox.progress import Track, number_of_jobs, silent
 from heatbox.report.data_sheet import data_sheet
 from heatbox.report.overlay import save_png
 
@@ -104,7 +103,7 @@ def check_data(
             continue
         splits.append(split)
         report.splits[name] = _counts(split)
-    jobs = jobs or os.cpu_count() or 1
+    jobs = number_of_jobs(jobs)
     seen = _open_all(splits, made_folder(out), track, jobs)
     for split in splits:
         _judge(split, seen[split.name], report)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,7 +17,7 @@ from heatbox.data.geometry import CentreCrop, Chain, Resize, ResizeShort
 from heatbox.data.open import open_data_set
 from heatbox.errors import InputError
 from heatbox.files import write_atomically
-from heatbox.progress import Track, silent
+from heatbox.progress import Track, number_of_jobs, silent
 
 SIDE, BEFORE_CROP = 448, 512
 VARIANTS = {
@@ -83,7 +82,7 @@ def _prepare_split(
 
     made: list[Example] = []
     starts = range(0, len(split), _BATCH)
-    with ThreadPoolExecutor(jobs or os.cpu_count() or 1) as pool:
+    with ThreadPoolExecutor(number_of_jobs(jobs)) as pool:
         for start in track(starts, f"preparing {len(split)} images of {split.name}", len(starts)):
             for done in pool.map(make, split.examples[start : start + _BATCH]):
                 if isinstance(done, str):

@@ -11,8 +11,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from heatbox.errors import InputError
+
+NOT_PARQUET = (pa.ArrowException, OSError, UnicodeDecodeError)
+"""What reading a damaged Parquet file raises; the last where the name of a column is no text."""
 
 Form = Any
 """What a value has to be: a type, a set of values, a function that tells, ``[form]`` for a list of any
@@ -104,6 +108,8 @@ def checked_scores(content: Mapping[str, Any], where: object) -> dict[str, Any]:
     if not {"methods", "baselines", "images"} <= set(content):
         raise InputError(f"{where}: holds no scores of maps, expected what heatbox evaluate writes")
     found = checked(content, form, str(where))
+    if ("top1" in found) != ("top5" in found):
+        raise InputError(f"{where}: has one of 'top1' and 'top5', expected both or neither")
     missing = [name for name in found["baselines"] if name not in found["methods"]]
     if missing or set(found["baselines"]) == set(found["methods"]):
         raise InputError(
@@ -222,6 +228,7 @@ _ARRAYS = {  # column → kinds of numbers, shape (None for any length)
     "channel_weight": (_REAL, (None,)),
     "channel_maps": (_WHOLE, (None, None, None)),
 }
+_CHANNELS = {"channel_index", "channel_weight", "channel_maps"}
 _PREFIXED = {"map_": (_REAL, (None, None)), "box_": (_REAL, (None, 4))}
 
 
@@ -258,6 +265,9 @@ def check_record(record: SavedRecord) -> None:
         for name in ("label", "target"):
             if name in record and record[name] >= len(record["logits"]):
                 raise _wrong(record, name, f"below {len(record['logits'])}, the number of classes")
+    channels = {len(record[name]) for name in _CHANNELS if name in record}
+    if "channel_maps" in record and (len(channels) > 1 or not record.keys() >= _CHANNELS):
+        raise _wrong(record, "channel_maps", "as long as channel_index and channel_weight")
     boxes = record.get("boxes")
     if boxes is not None and (len(boxes) or "mask" not in record):
         if not np.isfinite(boxes).all():

@@ -30,7 +30,7 @@ import pyarrow.parquet as pq
 
 from heatbox.errors import InputError
 from heatbox.files import holds_only, made_folder, write_atomically, written_atomically
-from heatbox.saved import SavedRecord, check_record, checked_scores, checked_settings
+from heatbox.saved import NOT_PARQUET, SavedRecord, check_record, checked_scores, checked_settings
 
 CONFIG, ENVIRONMENT, METRICS, PREDICTIONS = (
     "config.json",
@@ -134,7 +134,7 @@ class Run:
         for part in self._parts():
             try:
                 ids.update(pq.read_table(part)["id"].to_pylist())  # all columns: each is checked
-            except (pa.ArrowException, OSError, KeyError, ValueError):
+            except (*NOT_PARQUET, KeyError, ValueError):
                 part.replace(part.with_suffix(".damaged"))
         return ids
 
@@ -194,7 +194,7 @@ class Run:
 
     def _read_json(self, name: str) -> dict[str, Any]:
         path = self.folder / name
-        if not path.is_file():
+        if not os.path.isfile(path):  # false, too, for names that no file can have
             raise InputError(f"{path}: missing; expected the folder of a run")
         return read_json(path)
 
@@ -224,14 +224,14 @@ class Run:
                         raise InputError(f"{path}: has two columns of one name")
                     for batch in file.iter_batches(batch_size):
                         yield _records(pa.Table.from_batches([batch]), str(path))
-            except (pa.ArrowException, OSError) as error:
+            except NOT_PARQUET as error:
                 raise InputError(f"{path}: is not a readable Parquet file ({error})") from error
 
     def __len__(self) -> int:
         files = [self.folder / PREDICTIONS] if self.finished else self._parts()
         try:
             return sum(pq.read_metadata(path).num_rows for path in files)
-        except (pa.ArrowException, OSError) as error:
+        except NOT_PARQUET as error:
             raise InputError(f"{self.folder}: holds a damaged Parquet file ({error})") from error
 
 

@@ -49,6 +49,17 @@ def test_cub(tmp_path):
     assert [e.id for e in data.load("train")] == list(trees.CUB_NAMES[1:3])
 
 
+def test_cub_has_an_image_once(tmp_path):
+    first, again = trees.CUB_NAMES[0], trees.CUB_NAMES[1]
+    table = trees.cub(tmp_path) / "images.txt"
+    table.write_text(table.read_text().replace(again, first))
+    with pytest.raises(InputError, match=rf"images.txt, row 2: image '{first}' is already image 1"):
+        open_split(f"{tmp_path}:test")
+    told = []
+    assert [e.id for e in open_data_set(tmp_path).load("train", told.append)] == [trees.CUB_NAMES[2]]
+    assert len(told) == 1
+
+
 def test_cub_masks_are_what_most_annotators_saw(tmp_path):
     trees.cub(tmp_path)
     trees.cub_segmentations(tmp_path)

@@ -36,7 +36,14 @@ def test_takes_a_timm_config():
 
 
 @pytest.mark.parametrize(
-    "arguments", [{"interpolation": "cubic"}, {"size": (0, 5)}, {"std": (1.0, 0.0, 1.0)}, {"mean": (1.0,)}]
+    "arguments",
+    [
+        {"interpolation": "cubic"},
+        {"size": (0, 5)},
+        {"size": (2**64, 5)},
+        {"std": (1.0, 0.0, 1.0)},
+        {"mean": (1.0,)},
+    ],
 )
 def test_bad_arguments(arguments):
     with pytest.raises(InputError):

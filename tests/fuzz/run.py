@@ -94,6 +94,8 @@ def batch(target: Target, cases: Sequence[Case], seed: int, numbers: range, plac
             place[:16] = struct.pack("qd", number, time.time())
             base, case = target.case(cases, seed, number)
             result, trace = outcome(target, case, folder / "work")
+            if result.startswith(Hang.__name__):  # or did it compile what none before it needed?
+                result, trace = outcome(target, case, folder / "work")
             counts[result] += 1
             if trace and counts[result] <= 3:
                 finds.append({"number": number, "base": base, "what": result, "trace": trace[-3000:]})

@@ -1,3 +1,5 @@
+import tracemalloc
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -25,6 +27,18 @@ def test_overlay_of_no_strength_is_the_grey_picture():
     assert np.array_equal(found, np.asarray(picture.convert("L").convert("RGB")))
 
 
+def test_an_overlay_needs_no_more_than_a_few_times_its_picture():
+    """Pictures of a hundred megapixels and more come from satellites and slides."""
+    picture, heatmap = Image.new("RGB", (1000, 1000)), np.random.default_rng(0).random((7, 7))
+    tracemalloc.start()
+    try:
+        overlay(picture, heatmap)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 25 * 1000 * 1000
+
+
 def test_boxes_are_drawn_on_a_copy():
     picture = Image.new("RGB", (50, 40), "black")
     found = np.asarray(draw_boxes(picture, np.array([[10, 5, 30, 25.0]]), (255, 0, 0)))
@@ -33,6 +47,13 @@ def test_boxes_are_drawn_on_a_copy():
     ys, xs = np.nonzero(red)
     assert (xs.min(), ys.min(), xs.max(), ys.max()) == (10, 5, 30, 25)
     assert not red[12:20, 14:26].any()
+
+
+def test_lines_stay_thin_on_a_long_strip():
+    found = np.asarray(
+        draw_boxes(Image.new("RGB", (20_000, 20)), np.array([[10, 5, 19_000, 15.0]]), (255, 0, 0))
+    )
+    assert not (found[10, 100:18_000] == (255, 0, 0)).all(1).any()
 
 
 def test_degenerate_boxes_do_not_fail():

@@ -55,6 +55,7 @@ def load_split(tree: Tree, name: str, complain: Complain = refuse) -> Split:
     labels = _column(tree, "image_class_labels.txt", complain, "image_id class_id")
     boxes = id_table(tree, "bounding_boxes.txt", complain, "image_id x y width height")
     examples = []
+    first: dict[str, int] = {}  # path → the number it has first
     for number, (row, path) in id_table(tree, "images.txt", complain, "image_id image_name").items():
         tables = zip(FILES[1:], (labels.keys(), train.keys(), boxes.keys()), strict=True)
         missing = [file for file, known in tables if number not in known]
@@ -62,6 +63,8 @@ def load_split(tree: Tree, name: str, complain: Complain = refuse) -> Split:
             complain(f"{tree.describe(missing[0])}: has no usable row for image {number}, {path!r}")
         elif not safe_id(path):
             complain(f"{row.where}: image {path!r} leads out of the image folder")
+        elif first.setdefault(path, number) != number:
+            complain(f"{row.where}: image {path!r} is already image {first[path]}")
         elif train[number] not in (0, 1):
             complain(f"{tree.describe(FILES[2])}: image {number} has {train[number]}, expected 0 or 1")
         elif not 1 <= labels[number] <= max(len(class_names), 1):

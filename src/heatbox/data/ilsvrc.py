@@ -167,7 +167,7 @@ class _Truth:
             self.complain(f"{self.tree.where}: no class folder, XML or devkit tells the class of {image!r}")
             return None
         if len(set(told.values())) > 1:
-            words = ", ".join(f"{source} says {wnid}" for source, wnid in told.items())
+            words = ", ".join(f"{source} says {wnid!r}" for source, wnid in told.items())
             self.complain(f"{self.tree.where}: the class of {image!r} is contradictory: {words}")
             return None
         note.wnid = next(iter(told.values()))
@@ -201,7 +201,7 @@ def read_xml(tree: Tree, name: str, complain: Complain) -> Note | None:
         complain(f"{where}: is not an annotation in PASCAL VOC's XML ({error})")
         return None
     if len(wnids) > 1:
-        complain(f"{where}: its objects are of several classes, {', '.join(sorted(wnids))}")
+        complain(f"{where}: its objects are of several classes, {', '.join(map(repr, sorted(wnids)))}")
         return None
     whole_size = (int(size[0]), int(size[1]))
     checked = [

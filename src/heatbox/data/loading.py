@@ -9,6 +9,7 @@ all other pictures through Pillow.
 from __future__ import annotations
 
 import io
+import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -26,6 +27,10 @@ from heatbox.data.jpeg import decode_factor, decode_plain_jpeg, plain_jpeg_size
 from heatbox.errors import InputError
 
 Crop = tuple[int, int, int, int]
+_UNDECODABLE = (
+    *(OSError, SyntaxError, ValueError, EOFError, AssertionError, struct.error),
+    Image.DecompressionBombError,
+)  # not every error, as a transform of the user's own may hold a mistake
 
 
 @dataclass(frozen=True)
@@ -179,5 +184,5 @@ class TrainImages(Dataset):
                 if image.getexif().get(0x0112, 1) in (0, 1):
                     return self.transform(image)
             return self.transform(decode_image(data, where))
-        except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+        except _UNDECODABLE as error:
             raise InputError(f"{where}: cannot be decoded ({error})") from error

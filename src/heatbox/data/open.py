@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -113,12 +114,12 @@ def open_split(data: str, metadata: Path | None = None, num_classes: int | None 
 
 def _open_split(data: str, metadata: Path | None, num_classes: int | None) -> Split:
     name, _, split = data.partition(":")
-    if name == "glyphs" and not Path(data).exists():
+    if name == "glyphs" and not os.path.exists(data):
         return glyphs(split or "test")
     if metadata is not None:
         return load_wsol(data, metadata, num_classes)
     path, split = data, ""
-    if not Path(data).exists() and ":" in data:
+    if not os.path.exists(data) and ":" in data:
         path, _, split = data.rpartition(":")
     data_set = open_data_set(path)
     if data_set.reader is wsol and len(data_set.splits) == 1 and not split:
@@ -164,7 +165,7 @@ def open_training(data: str, test: str | None = None, limit: int | None = None) 
     if not data:
         raise InputError("no data set to learn from: name one with --data")
     name, _, split = data.partition(":")
-    if name == "glyphs" and not Path(data).exists():
+    if name == "glyphs" and not os.path.exists(data):
         train, own = glyphs(split or "train"), "glyphs:test"
     else:
         train, own = _train_split(data)
@@ -183,7 +184,7 @@ def open_training(data: str, test: str | None = None, limit: int | None = None) 
 def _train_split(data: str) -> tuple[Split, str]:
     """A split to learn from, and the name of the split of the same data set to look at ("" for none)."""
     path, split = data, ""
-    if not Path(data).exists() and ":" in data:
+    if not os.path.exists(data) and ":" in data:
         path, _, split = data.rpartition(":")
     data_set = open_data_set(path)
     chosen = split or next((name for name in _TRAINED if name in data_set.splits), "")

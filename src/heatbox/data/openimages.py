@@ -120,8 +120,9 @@ def open_grey(tree: Tree, name: str) -> np.ndarray:
     Raises:
         InputError: it cannot be read.
     """
+    data = tree.read(name)
     try:
-        with Image.open(io.BytesIO(tree.read(name))) as image:
+        with Image.open(io.BytesIO(data)) as image:
             return np.asarray(image.convert("L"))
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+    except Exception as error:  # a damaged file can make a decoder raise anything
         raise InputError(f"{tree.describe(name)}: the mask cannot be read ({error})") from error

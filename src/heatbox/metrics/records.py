@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from heatbox.errors import InputError
 from heatbox.files import write_atomically
+from heatbox.saved import NOT_PARQUET
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ def recorded_at(folder: Path) -> dict[str, float]:
     for part in folder.glob("part-*.parquet"):
         try:
             ids = pq.read_table(part, columns=["id"])["id"].to_pylist()
-        except (pa.ArrowException, KeyError, OSError):
+        except (*NOT_PARQUET, KeyError):
             continue  # damaged: `RecordFolder` deals with it
         times |= dict.fromkeys((name for name in ids if isinstance(name, str)), part.stat().st_mtime)
     return times
@@ -123,7 +124,7 @@ class RecordFolder:
                     )
                     for name, (ious, thresholds) in self.shapes.items()
                 }
-            except (pa.ArrowException, KeyError, TypeError, ValueError, OSError):
+            except (*NOT_PARQUET, KeyError, TypeError, ValueError):
                 part.replace(part.with_suffix(".damaged"))  # its images are scored again
                 continue
             yield ids, correct

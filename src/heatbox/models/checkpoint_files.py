@@ -83,7 +83,7 @@ def read_checkpoint(path: str | Path, entry: str | None = None) -> Checkpoint:
     if isinstance(path, str) and path.startswith(HUB_PREFIXES):
         return read_hub(path)
     path = Path(path)
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise InputError(f"{path}: no such checkpoint file")
     metadata: Mapping[str, str] = {}
     if is_safetensors(path):

@@ -136,7 +136,7 @@ def write_coco(found: Found, path: Path, class_names: Sequence[str] = (), track:
         {"id": index, "name": str(class_names[index]) if index < len(class_names) else str(index)}
         for index in range(max(classes, len(class_names)))
     ]
-    annotations = path.with_name(f"{path.stem}-truth.json")
+    annotations = path.parent / f"{path.stem}-truth.json"
     made_folder(path.parent)
     write_atomically(path, to_json(detections).encode())
     content = {"info": {}, "images": images, "annotations": truth, "categories": categories}

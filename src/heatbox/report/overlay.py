@@ -33,27 +33,33 @@ def overlay(image: Image.Image, heatmap: np.ndarray, strength: float = 0.6) -> I
         strength: how much the colours cover, from 0 to 1.
     """
     heat = cv2.resize(np.asarray(heatmap, dtype=np.float32), image.size, interpolation=cv2.INTER_LINEAR)
-    levels = (np.clip(heat, 0, 1) * 255).astype(np.uint8)
-    colours = cv2.cvtColor(cv2.applyColorMap(levels, cv2.COLORMAP_VIRIDIS), cv2.COLOR_BGR2RGB)
-    grey = np.asarray(image.convert("L"), dtype=np.float32)[..., None]
-    return Image.fromarray((grey * (1 - strength) + colours * strength).round().astype(np.uint8))
+    np.clip(heat, 0, 1, out=heat)
+    heat *= 255
+    colours = cv2.cvtColor(cv2.applyColorMap(heat.astype(np.uint8), cv2.COLORMAP_VIRIDIS), cv2.COLOR_BGR2RGB)
+    grey = cv2.cvtColor(np.asarray(image.convert("L")), cv2.COLOR_GRAY2RGB)
+    return Image.fromarray(cv2.addWeighted(grey, 1 - strength, colours, strength, 0))
 
 
 def draw_boxes(image: Image.Image, boxes: np.ndarray, colour: tuple[int, int, int]) -> Image.Image:
     """Outlines of (K, 4) xyxy boxes on a copy of the picture, with a dark rim so that they show anywhere."""
     copy = image.copy()
     pen = ImageDraw.Draw(copy)
-    width = max(2, round(max(image.size) / 160))
+    width = _line_width(image)
     for x1, y1, x2, y2 in np.asarray(boxes, dtype=np.float64).tolist():
         pen.rectangle((x1 - 1, y1 - 1, max(x2, x1) + 1, max(y2, y1) + 1), outline=_OUTLINE, width=width + 2)
         pen.rectangle((x1, y1, max(x2, x1), max(y2, y1)), outline=colour, width=width)
     return copy
 
 
+def _line_width(image: Image.Image) -> int:
+    """Pixels of a line that shows on a picture of this size and covers little, also of a long strip."""
+    return max(2, round(min(max(image.size), 4 * min(image.size)) / 160))
+
+
 def draw_mask(image: Image.Image, mask: np.ndarray, colour: tuple[int, int, int]) -> Image.Image:
     """The outline of a (H, W) mask, 1 on the object, on a copy of the picture, with a dark rim."""
     inside = cv2.resize((mask == 1).astype(np.uint8), image.size, interpolation=cv2.INTER_NEAREST)
-    width = max(2, round(max(image.size) / 160))
+    width = _line_width(image)
     brush = np.ones((2 * width + 1, 2 * width + 1), np.uint8)
     line = inside - cv2.erode(inside, brush, borderValue=0)
     rim = cv2.dilate(line, np.ones((3, 3), np.uint8)) - line

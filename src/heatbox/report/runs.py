@@ -5,13 +5,13 @@ from __future__ import annotations
 import base64
 import io
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from heatbox.data.example import Split
@@ -19,6 +19,7 @@ from heatbox.data.open import open_split
 from heatbox.errors import InputError
 from heatbox.report.explorer import Source
 from heatbox.report.figures.style import as_plain_text
+from heatbox.saved import NOT_PARQUET
 from heatbox.store import CONFIG, ENVIRONMENT, METRICS, PREDICTIONS, Run, read_json
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ def short_names(paths: Sequence[Path]) -> list[str]:
 
 
 def _folder(path: Path, name: str) -> Folder:
-    if not path.is_dir():
+    if not os.path.isdir(path):
         raise InputError(
             f"{path}: is not a folder, expected one that heatbox evaluate, score or analyze wrote"
         )
@@ -167,6 +168,6 @@ def milliseconds(folder: Folder) -> dict[str, float]:
     try:
         columns = [name for name in pq.read_schema(path).names if name.startswith("ms_")]
         table = pq.read_table(path, columns=columns)
-    except (pa.ArrowException, OSError) as error:
+    except NOT_PARQUET as error:
         raise InputError(f"{path}: is not a readable Parquet file ({error})") from error
     return {name.removeprefix("ms_"): float(np.median(table[name].to_numpy())) for name in columns}

@@ -28,12 +28,13 @@ def lead(scored: Sequence[Folder]) -> str:
     best, name, folder = max(rated, key=lambda one: one[0])
     metrics = _metrics(folder)
     baselines = {one: metrics["methods"][one][score] for one in metrics["baselines"]}
-    baseline, other = max(baselines.items(), key=lambda item: item[1])
     where = f" ({folder.name})" if len(boxes or scored) > 1 else ""
-    return (
-        f"Best map by {score}: {name}{where} with {best:.1f}%, {abs(best - other):.1f} points "
-        f"{'above' if best >= other else 'below'} the best baseline ({baseline}, {other:.1f}%)."
-    )
+    words = f"Best map by {score}: {name}{where} with {best:.1f}%"
+    if not baselines:
+        return f"{words}."
+    baseline, other = max(baselines.items(), key=lambda item: item[1])
+    side = "above" if best >= other else "below"
+    return f"{words}, {abs(best - other):.1f} points {side} the best baseline ({baseline}, {other:.1f}%)."
 
 
 def _metrics(folder: Folder) -> dict[str, Any]:
