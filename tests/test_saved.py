@@ -23,6 +23,7 @@ _ENTRY = {
 SCORES = {
     "images": 3,
     "top1": None,
+    "top5": None,
     "methods": {"cam": _ENTRY, "centre-gaussian": _ENTRY},
     "baselines": ["centre-gaussian"],
     "differences": [{"first": "a", "second": "b", "MaxBoxAcc": _ESTIMATE, "MaxBoxAccV2": _ESTIMATE}],
@@ -67,6 +68,7 @@ def test_what_is_right_stays_and_null_becomes_nan():
         (["methods", "centre-gaussian"], ..., "'methods' lacks the baseline 'centre-gaussian'"),
         (["methods", "cam"], ..., "has no map"),
         (["baselines"], [1], "'baselines[0]' is not a str"),
+        (["top5"], ..., "has one of 'top1' and 'top5'"),
         (["images"], 0, "'images' is not a whole number above 0"),
         (["images"], ..., "holds no scores of maps"),
         (["differences", 0, "first"], ..., "has no 'differences[0]/first'"),

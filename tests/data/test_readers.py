@@ -165,7 +165,7 @@ def test_ilsvrc_contradictions(tmp_path):
     split = open_data_set(tmp_path).load("val", problems.append)
     assert len(split) == 2
     assert len(problems) == 1
-    assert "its XML says n01440764, the devkit says n02084071" in problems[0]
+    assert "its XML says 'n01440764', the devkit says 'n02084071'" in problems[0]
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from heatbox.config import EvaluateConfig
 from heatbox.data.open import open_split
 from heatbox.errors import InputError
 from heatbox.evaluation import evaluate
-from heatbox.report.overlay import draw_boxes, maps_beside, overlay, save_sheet
+from heatbox.report.overlay import _fitted, draw_boxes, maps_beside, overlay, save_sheet
 from heatbox.store import Run
 from scenes import write_model, write_split
 
@@ -88,3 +88,19 @@ def test_a_sheet_of_256_colours_looks_like_the_sheet(two_runs, tmp_path):
     with Image.open(save_sheet(sheet, tmp_path / "deep" / "sheet.png")) as saved:
         difference = np.asarray(saved.convert("RGB"), float) - np.asarray(sheet, float)
     assert np.sqrt((difference**2).mean()) < 4
+
+
+def test_endless_words_are_shortened_with_few_measurements():
+    class Counting:
+        calls = 0
+
+        def getlength(self, words):
+            self.calls += 1
+            return 7.0 * len(words)
+
+    font = Counting()
+    assert _fitted("x" * 10_000, 100, font) == "x" * 13 + "…"
+    assert font.calls < 20
+    assert _fitted("x" * 14, 98, font) == "x" * 14
+    assert _fitted("x" * 15, 98, font) == "x" * 13 + "…"
+    assert _fitted("xx", 3, font) == "…"

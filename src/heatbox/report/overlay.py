@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import io
 import itertools
 from collections.abc import Mapping, Sequence
@@ -214,5 +215,6 @@ def _fitted(words: str, width: int, font: ImageFont.FreeTypeFont | ImageFont.Ima
     """Words, shortened at their end to so many pixels."""
     if font.getlength(words) <= width:
         return words
-    kept = next(n for n in range(len(words), -1, -1) if not n or font.getlength(words[:n] + "…") <= width)
-    return words[:kept] + "…"
+    lengths = range(min(len(words), width))
+    kept = bisect.bisect_right(lengths, width, key=lambda n: font.getlength(words[:n] + "…")) - 1
+    return words[: max(kept, 0)] + "…"
