@@ -154,3 +154,8 @@ def test_a_config_that_is_no_object(tmp_path):
 def test_json_holds_arrays_and_paths(tmp_path):
     text = to_json({"a": np.arange(3), "b": np.float32(0.5), "c": tmp_path, "d": float("inf")})
     assert json.loads(text) == {"a": [0, 1, 2], "b": 0.5, "c": str(tmp_path), "d": None}
+
+
+def test_a_folder_whose_name_is_no_text_is_refused_before_anything_is_computed(tmp_path):
+    with pytest.raises(InputError, match="the folder's name is not UTF-8 text"):
+        Run(f"{tmp_path}/\udce9")

@@ -15,8 +15,8 @@ import pyarrow as pa
 
 from heatbox.errors import InputError
 
-NOT_PARQUET = (pa.ArrowException, OSError, UnicodeDecodeError)
-"""What reading a damaged Parquet file raises; the last where the name of a column is no text."""
+NOT_PARQUET = (pa.ArrowException, OSError, UnicodeError)
+"""What reading a damaged Parquet file raises; the last where the name of the file or a column is no text."""
 
 Form = Any
 """What a value has to be: a type, a set of values, a function that tells, ``[form]`` for a list of any

@@ -63,10 +63,19 @@ class Run:
 
     Args:
         folder: the folder; it is created when something is first written.
+
+    Raises:
+        InputError: the folder's name is no UTF-8 text, without which no Parquet file can be opened.
     """
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
+        try:
+            str(folder).encode()
+        except UnicodeEncodeError as error:
+            raise InputError(
+                f"{str(folder)!r}: the folder's name is not UTF-8 text, choose another"
+            ) from error
 
     # ------------------------------------------------------------------------------------------- writing
 

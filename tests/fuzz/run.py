@@ -40,17 +40,16 @@ from fuzz.seeds import minimised, save
 from fuzz.target import Target, written
 from fuzz.targets import TARGETS
 
-SECONDS = 10.0  # of computing, for one input
 PATIENCE = 300.0  # seconds by the clock, after which a process that stands still is ended
 BATCH_SECONDS = 60.0  # aimed at, of one process
 Find = dict[str, Any]
 
 
-def outcome(target: Target, case: Case, folder: Path, seconds: float = SECONDS) -> tuple[str, str]:
+def outcome(target: Target, case: Case, folder: Path, seconds: float | None = None) -> tuple[str, str]:
     """What became of one input: "ok", "refused", or the signature of a find and its traceback."""
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        with only_within(str(folder)), within(seconds):
+        with only_within(str(folder)), within(seconds or target.seconds):
             target.run(case, folder)
         return "ok", ""
     except target.refusals as error:
@@ -287,7 +286,7 @@ def again(args: argparse.Namespace) -> None:
     print(trace, f"{target.name}, input {args.number} (from case {base}): {result}", sep="\n")
 
 
-def tried(target: Target, case: Case, seconds: float = SECONDS) -> tuple[str, str]:
+def tried(target: Target, case: Case, seconds: float | None = None) -> tuple[str, str]:
     """`outcome` in a folder that is gone afterwards, which is the working folder meanwhile."""
     here = Path.cwd()
     with tempfile.TemporaryDirectory() as folder:

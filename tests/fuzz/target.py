@@ -25,6 +25,7 @@ class Target:
         share: inputs of a million.
         damage: makes a case of a valid one, all valid ones, and a generator.
         refusals: what the code under test may raise.
+        seconds: of computing that one input may take.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Target:
     share: int
     damage: Callable[[Case, Sequence[Case], Random], Case] = damaged
     refusals: tuple[type[BaseException], ...] = (InputError,)
+    seconds: float = 10.0
 
     def case(self, cases: Sequence[Case], seed: int, number: int) -> tuple[int, Case]:
         """Input `number`: which valid case it comes from, and its files."""

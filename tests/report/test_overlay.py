@@ -36,7 +36,7 @@ def test_an_overlay_needs_no_more_than_a_few_times_its_picture():
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    assert peak < 25 * 1000 * 1000
+    assert peak < 16 * 1000 * 1000
 
 
 def test_boxes_are_drawn_on_a_copy():

@@ -23,6 +23,7 @@ from heatbox.store import Record, Run
 # Told apart by colour-blind readers, on dark and light ground alike.
 TRUTH_COLOUR, FOUND_COLOUR = (255, 255, 255), (255, 176, 0)
 _OUTLINE = (20, 20, 20)
+_STRIP = 512  # rows coloured at a time
 
 
 def overlay(image: Image.Image, heatmap: np.ndarray, strength: float = 0.6) -> Image.Image:
@@ -36,9 +37,15 @@ def overlay(image: Image.Image, heatmap: np.ndarray, strength: float = 0.6) -> I
     heat = cv2.resize(np.asarray(heatmap, dtype=np.float32), image.size, interpolation=cv2.INTER_LINEAR)
     np.clip(heat, 0, 1, out=heat)
     heat *= 255
-    colours = cv2.cvtColor(cv2.applyColorMap(heat.astype(np.uint8), cv2.COLORMAP_VIRIDIS), cv2.COLOR_BGR2RGB)
-    grey = cv2.cvtColor(np.asarray(image.convert("L")), cv2.COLOR_GRAY2RGB)
-    return Image.fromarray(cv2.addWeighted(grey, 1 - strength, colours, strength, 0))
+    levels, grey = heat.astype(np.uint8), np.asarray(image.convert("L"))
+    del heat  # pictures may have a hundred megapixels
+    mixed = np.empty((*grey.shape, 3), np.uint8)
+    for top in range(0, len(grey), _STRIP):
+        rows = slice(top, top + _STRIP)
+        colours = cv2.cvtColor(cv2.applyColorMap(levels[rows], cv2.COLORMAP_VIRIDIS), cv2.COLOR_BGR2RGB)
+        ground = cv2.cvtColor(grey[rows], cv2.COLOR_GRAY2RGB)
+        mixed[rows] = cv2.addWeighted(ground, 1 - strength, colours, strength, 0)
+    return Image.fromarray(mixed)
 
 
 def draw_boxes(image: Image.Image, boxes: np.ndarray, colour: tuple[int, int, int]) -> Image.Image:
@@ -216,5 +223,5 @@ def _fitted(words: str, width: int, font: ImageFont.FreeTypeFont | ImageFont.Ima
     if font.getlength(words) <= width:
         return words
     lengths = range(min(len(words), width))
-    kept = bisect.bisect_right(lengths, width, key=lambda n: font.getlength(words[:n] + "…")) - 1
+    kept = bisect.bisect_right(lengths, float(width), key=lambda n: font.getlength(words[:n] + "…")) - 1
     return words[: max(kept, 0)] + "…"
