@@ -15,7 +15,7 @@ import heatbox
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-ASSETS = {"page.html.j2", "page.css", "boxes.js", "explorer.js", "heat.js"}
+ASSETS = {"page.html.j2", "page.css", "boxes.js", "explorer.js", "frames.js", "heat.js"}
 
 
 @pytest.fixture(scope="module")

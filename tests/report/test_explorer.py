@@ -39,7 +39,7 @@ def test_packing_loses_nothing():
     raw = zlib.decompress(packed(all_rows))
     counts = np.frombuffer(raw[:24], "<u4").reshape(3, 2)
     assert counts[1].tolist() == [0, 0]
-    n, m = counts.sum(0)
+    n, m = counts.sum(0).tolist()
     shorts = np.frombuffer(raw[24 : 24 + 2 * (n + 2 * m)], "<u2")
     known = [rows for rows in all_rows if rows is not None]
     wanted = [getattr(r, name) for name in ("largest_first", "first", "last") for r in known]

@@ -61,7 +61,7 @@ def render(content: Mapping[str, Any]) -> str:
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     style = asset("page.css")
-    script = "\n".join(asset(name) for name in ("boxes.js", "heat.js", "explorer.js"))
+    script = "\n".join(asset(name) for name in ("boxes.js", "heat.js", "frames.js", "explorer.js"))
     explorer = content.get("explorer")
     return environment.from_string(asset("page.html.j2")).render(
         content,

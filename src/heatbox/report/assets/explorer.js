@@ -2,7 +2,6 @@
 (async () => {
   const data = JSON.parse(document.getElementById("explorer-data").textContent);
   const el = (id) => document.getElementById(id);
-  const SVG = "http://www.w3.org/2000/svg";
   const IOUS = [0.3, 0.5, 0.7];
   const state = {
     map: 0, other: -1, contours: "largest", iou: 0.5, heat: true, open: -1,
@@ -23,8 +22,6 @@
 
   const className = (label) => data.classes[label] ?? `class ${label}`;
   const truthOf = (image, map) => data.images[image].truth[map.protocol] ?? [];
-  const decimals = (value) => value.toFixed(3).replace(/^0/, "");
-  const percent = (value) => `${(100 * value).toFixed(1)}%`;
 
   function boxesOf(image, which) {
     const prediction = data.maps[which].predictions[image];
@@ -48,43 +45,6 @@
   }
 
   // --------------------------------------------------------------------------------------------- frames
-
-  function make(kind, className_, text) {
-    const node = document.createElement(kind);
-    if (className_) node.className = className_;
-    if (text !== undefined) node.textContent = text;
-    return node;
-  }
-
-  /** A picture with its map and boxes, in the aspect of the image. */
-  function makeFrame(image) {
-    const { size, picture, id } = data.images[image];
-    const stage = make("div", "stage");
-    const frame = make("div", picture ? "frame" : "frame bare");
-    const [width, height] = size;
-    frame.style.width = `${100 * Math.min(1, width / height)}%`;
-    frame.style.height = `${100 * Math.min(1, height / width)}%`;
-    if (picture) {
-      const photo = make("img");
-      photo.alt = id;
-      photo.decoding = "async";
-      frame.append(photo);
-    }
-    const svg = document.createElementNS(SVG, "svg");
-    svg.setAttribute("viewBox", `0 0 ${data.frame} ${data.frame}`);
-    svg.setAttribute("preserveAspectRatio", "none");
-    svg.setAttribute("aria-hidden", "true");
-    for (const name of ["rim truth-rim", "truth", "rim found-rim", "found", "rim other-rim", "other"]) {
-      const path = document.createElementNS(SVG, "path");
-      path.setAttribute("class", name);
-      svg.append(path);
-    }
-    frame.append(make("canvas"), svg);
-    stage.append(frame);
-    return stage;
-  }
-
-  const outline = (boxes) => Array.from(boxes, ([x0, y0, x1, y1]) => `M${x0} ${y0}H${x1}V${y1}H${x0}Z`).join("");
 
   function drawFrame(stage, image, side, which = state.map, boxes = true) {
     const frame = stage.firstChild;
@@ -117,7 +77,7 @@
     card.dataset.image = index;
     const words = make("div", "words");
     words.append(make("span", "mark"), make("span", "name", className(image.label)), make("span", "number"));
-    card.append(makeFrame(index), words);
+    card.append(makeFrame(data.images[index], data.frame), words);
     card.addEventListener("click", () => openLarge(index));
     return card;
   });
@@ -284,7 +244,7 @@
 
   function openLarge(index) {
     state.open = index;
-    el("large-frame").replaceChildren(makeFrame(index));
+    el("large-frame").replaceChildren(makeFrame(data.images[index], data.frame));
     drawLarge();
     if (!large.open) large.showModal();
   }
@@ -293,21 +253,6 @@
     if (!order.length) return;
     const place = order.indexOf(state.open);
     openLarge(order[(Math.max(place, 0) + by + order.length) % order.length]);
-  }
-
-  function tableOf(headings, rows) {
-    const table = make("table");
-    const line = (cells, kind) => {
-      const row = make("tr");
-      row.append(...cells.map((cell) => make(kind, "", cell)));
-      return row;
-    };
-    const head = make("thead");
-    const body = make("tbody");
-    head.append(line(headings, "th"));
-    body.append(...rows.map((cells) => line(cells, "td")));
-    table.append(head, body);
-    return table;
   }
 
   function drawLarge() {
@@ -331,18 +276,18 @@
       const list = make("ol");
       list.append(...prediction.top5.map((label) => make("li", "", className(label) + (label === image.label ? " (the label)" : ""))));
       facts.push(make("h4", "", "Classifier's answer"), list);
-      facts.push(...channelFacts(index, prediction, image));
+      facts.push(...channelFacts(prediction, image));
     }
     el("large-facts").replaceChildren(...facts);
   }
 
   /** The saved channels of highest class weight, each with its weight. */
-  function channelFacts(index, prediction, image) {
+  function channelFacts(prediction, image) {
     if (!prediction.channels) return [];
     const holder = make("div", "channels");
     holder.append(...prediction.channels.map((channel) => {
       const one = make("div");
-      const stage = makeFrame(index);
+      const stage = makeFrame(image, data.frame);
       stage.querySelector("svg").remove();
       const photo = stage.querySelector("img");
       if (photo) photo.src = `data:image/jpeg;base64,${image.picture}`;
@@ -366,11 +311,6 @@
 
   // ---------------------------------------------------------------------------------------------- begin
 
-  const option = (value, text) => {
-    const one = make("option", "", text);
-    one.value = value;
-    return one;
-  };
   el("map").append(...data.maps.map((map, which) => option(which, map.title)));
   el("other").append(option(-1, "none"), ...data.maps.map((map, which) => option(which, map.title)));
   const labels = [...new Set(data.images.map((image) => image.label))].sort((a, b) => a - b);
