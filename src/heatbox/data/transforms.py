@@ -12,8 +12,7 @@ from torch import Tensor
 
 from heatbox.errors import InputError
 
-LARGEST_SIDE = 65_535
-"""Pixels of an input's side; more is a slip of the hand, and overflows libraries under us."""
+_LARGEST_SIDE = 65_535  # pixels; more is a slip of the hand, and overflows libraries under us
 
 _FILTERS = {
     "nearest": Image.Resampling.NEAREST,
@@ -47,8 +46,8 @@ class Preprocess:
             )
         if min(self.size) < 1:
             raise InputError(f"input size {self.size} is not positive")
-        if max(self.size) > LARGEST_SIDE:
-            raise InputError(f"input size {self.size} is over {LARGEST_SIDE} pixels")
+        if max(self.size) > _LARGEST_SIDE:
+            raise InputError(f"input size {self.size} is over {_LARGEST_SIDE} pixels")
         if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
             raise InputError(f"mean {self.mean} and std {self.std} need three values each, std above 0")
 

@@ -18,6 +18,7 @@ from typing import Any
 
 from heatbox.errors import InputError
 from heatbox.paper.steps import Step, priorities, statuses, write_mark
+from heatbox.progress import number_of_jobs
 
 LOGS = "logs"
 PATIENCE = 60.0
@@ -70,8 +71,7 @@ def run_plan(
         InputError: fewer than one process was asked for, or the folder cannot be written to.
         KeyboardInterrupt: after the steps under way have had time to save.
     """
-    if jobs < 1:
-        raise InputError(f"jobs is {jobs}, expected 1 or more")
+    jobs = number_of_jobs(jobs)
     try:
         (out / LOGS).mkdir(parents=True, exist_ok=True)
     except OSError as error:
