@@ -20,6 +20,7 @@ _ENTRY = {
     **{"MaxBoxAccV2": 70.0, "MaxBoxAccV2_interval": [60.0, None]},
     **{"largest_contour": _CURVES, "all_contours": _CURVES},
 }
+_AMONG = {"gt_known": 1.0, "top1": 1.0, "top5": 1.0}
 SCORES = {
     "images": 3,
     "top1": None,
@@ -68,6 +69,7 @@ def test_what_is_right_stays_and_null_becomes_nan():
         (["methods", "centre-gaussian"], ..., "'methods' lacks the baseline 'centre-gaussian'"),
         (["methods", "cam"], ..., "has no map"),
         (["baselines"], [1], "'baselines[0]' is not a str"),
+        (["methods", "cam"], {**_ENTRY, "localization": _AMONG}, "'localization' is there for some of"),
         (["top5"], ..., "has one of 'top1' and 'top5'"),
         (["images"], 0, "'images' is not a whole number above 0"),
         (["images"], ..., "holds no scores of maps"),

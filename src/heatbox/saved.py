@@ -110,6 +110,9 @@ def checked_scores(content: Mapping[str, Any], where: object) -> dict[str, Any]:
     found = checked(content, form, str(where))
     if ("top1" in found) != ("top5" in found):
         raise InputError(f"{where}: has one of 'top1' and 'top5', expected both or neither")
+    for part in ("localization", "transferred"):
+        if len({part in entry for entry in found["methods"].values()}) > 1:
+            raise InputError(f"{where}: {part!r} is there for some of 'methods', expected all or none")
     missing = [name for name in found["baselines"] if name not in found["methods"]]
     if missing or set(found["baselines"]) == set(found["methods"]):
         raise InputError(

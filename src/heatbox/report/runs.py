@@ -170,4 +170,7 @@ def milliseconds(folder: Folder) -> dict[str, float]:
         table = pq.read_table(path, columns=columns)
     except NOT_PARQUET as error:
         raise InputError(f"{path}: is not a readable Parquet file ({error})") from error
-    return {name.removeprefix("ms_"): float(np.median(table[name].to_numpy())) for name in columns}
+    times = {name.removeprefix("ms_"): table[name].to_numpy() for name in columns}
+    if wrong := next((name for name, values in times.items() if values.dtype.kind != "f"), ""):
+        raise InputError(f"{path}: the milliseconds of {wrong!r} are no numbers")
+    return {name: float(np.median(values)) for name, values in times.items()}
