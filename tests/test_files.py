@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -59,3 +60,11 @@ def test_a_folder_of_others_is_no_run(tmp_path):
 
 def test_a_message_is_one_line():
     assert str(InputError("a\nb\r\nc: 'x'")) == "a\\nb\\r\\nc: 'x'"
+
+
+@pytest.mark.parametrize("name", [".", "/"])
+def test_a_folder_is_no_file_to_write(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match="could not be written"):
+        write_atomically(Path(name), b"x")
+    assert not list(tmp_path.iterdir())

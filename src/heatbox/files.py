@@ -33,7 +33,7 @@ def temporary_beside(path: Path) -> Path:
         _tidied.add(path.parent)  # once: folders of many files are slow to list
         _remove_leftovers(path.parent)
     name = path.name if len(os.fsencode(path.name)) < LONGEST else f"{zlib.crc32(os.fsencode(path.name)):08x}"
-    return path.with_name(f".{name}.{_machine()}-{os.getpid()}.tmp")
+    return path.parent / f".{name}.{_machine()}-{os.getpid()}.tmp"
 
 
 def _remove_leftovers(folder: Path) -> None:

@@ -7,6 +7,7 @@ in image_sizes.txt). The format is that of the reference evaluator (Choe et al.,
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -51,7 +52,7 @@ def load_wsol(
     if metadata is None:
         folder = next(find_folders(tree, lambda t: t.has(FILES[0]), depth=2), "")
         return _load(Path(path).stem, tree, folder, below(tree, folder), num_classes, complain)
-    if not Path(metadata).exists():
+    if not os.path.exists(metadata):
         needed = ", ".join(FILES)
         raise InputError(f"{Path(metadata) / FILES[0]}: missing; the metadata layout needs {needed}")
     top = next(find_folders(tree, lambda t: "images" in t.folders(), depth=2), "")
