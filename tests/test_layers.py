@@ -13,7 +13,7 @@ ROOT = Path(heatbox.__file__).parent
 # Lowest first; a room may import its own layer's lower neighbours only where `BESIDE` says so.
 LAYERS = (
     ("errors",),
-    ("files", "progress", "extras", "arguments", "config", "devices", "saved"),
+    ("files", "progress", "extras", "arguments", "config", "cores", "devices", "saved"),
     ("store", "ops", "data", "boxes"),
     ("models",),
     ("maps",),

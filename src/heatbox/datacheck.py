@@ -14,12 +14,13 @@ from typing import Any
 
 from PIL import Image, UnidentifiedImageError
 
+from heatbox.cores import number_of_jobs
 from heatbox.data.catalogue import checksum_problems
 from heatbox.data.example import Example, Split, decode_image
 from heatbox.data.open import open_data_set
 from heatbox.errors import InputError
 from heatbox.files import made_folder, write_atomically
-from heatbox.progress import Track, number_of_jobs, silent
+from heatbox.progress import Track, silent
 from heatbox.report.data_sheet import data_sheet
 from heatbox.report.overlay import save_png
 

@@ -11,13 +11,14 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from heatbox.cores import number_of_jobs
 from heatbox.data import cub
 from heatbox.data.example import Example, Split
 from heatbox.data.geometry import CentreCrop, Chain, Resize, ResizeShort
 from heatbox.data.open import open_data_set
 from heatbox.errors import InputError
 from heatbox.files import write_atomically
-from heatbox.progress import Track, number_of_jobs, silent
+from heatbox.progress import Track, silent
 
 SIDE, BEFORE_CROP = 448, 512
 VARIANTS = {

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from heatbox.boxes.batch import available_cores
 from heatbox.boxes.component_tree import Protocol, check_heatmap
 from heatbox.boxes.geometry import REFERENCE_SIDE
+from heatbox.cores import available_cores
 from heatbox.data.example import Example, Split
 from heatbox.errors import InputError
 from heatbox.maps.baselines import BASELINES

@@ -9,8 +9,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Protocol, TypeVar
 
-from heatbox.errors import InputError
-
 Item = TypeVar("Item")
 What = str | Callable[[], str]
 
@@ -32,17 +30,6 @@ class Track(Protocol):
             total: number of items, where the iterable does not know it.
         """
         ...
-
-
-def number_of_jobs(asked: int | None) -> int:
-    """How many threads work beside each other: as asked, or one for each core.
-
-    Raises:
-        InputError: less than one was asked for.
-    """
-    if asked is not None and asked < 1:
-        raise InputError(f"jobs is {asked}, expected 1 or more")
-    return asked or os.cpu_count() or 1
 
 
 def printable(words: str) -> str:

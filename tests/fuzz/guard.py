@@ -22,7 +22,15 @@ _allowed: list[str] = []
 
 
 class Escape(BaseException):
-    """Something was written outside the working folder, or started; no `except Exception` hides it."""
+    """Something was written outside the working folder, or started; no `except Exception` hides it.
+
+    Attributes:
+        path: what would have been written; "" for a program or a connection.
+    """
+
+    def __init__(self, message: str, path: str = "") -> None:
+        super().__init__(message)
+        self.path = path
 
 
 class Hang(BaseException):
@@ -56,7 +64,7 @@ def _check(event: str, path: Any) -> None:
     if "__pycache__" in name or "/matplotlib" in name:  # compiled code; the list of fonts
         return
     if not name.startswith((*_allowed, "/dev/null", "/proc/self/")):
-        raise Escape(f"{event}: {name!r:.300}")
+        raise Escape(f"{event}: {name!r:.300}", name)
 
 
 sys.addaudithook(_audit)

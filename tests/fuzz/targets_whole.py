@@ -175,10 +175,19 @@ def _damage_arguments(case: Case, others: Sequence[Case], random: Random) -> Cas
             words[at] = random.choice(WORDS).decode("utf-8", "surrogateescape")
         else:
             words.insert(at + 1, words[at])
-    words = [word.replace("\0", "").replace("..", ".") for word in words]  # no argument can hold NUL
+    words = [word.replace("\0", "") for word in words]  # which no argument can hold
     if words[:1] == ["demo"] or "glyphs" in words:  # minutes of honest work
         words = ["--help"]
     return {**case, "arguments": "\x1f".join(words).encode("utf-8", "surrogateescape")}
+
+
+def _was_named(path: str, words: Sequence[str]) -> bool:
+    """Whether a path outside the working folder is an argument's, beside it, or on the way to it."""
+    out = Path(path)
+    named = [Path(os.path.abspath(word)) for word in words if word.startswith("/") or ".." in word]
+    return any(
+        out.is_relative_to(one) or one.is_relative_to(out) or out.parent == one.parent for one in named
+    )
 
 
 def _run_arguments(case: Case, folder: Path) -> None:
@@ -195,8 +204,8 @@ def _run_arguments(case: Case, folder: Path) -> None:
             code = main(words)
     except SystemExit as error:  # the parser's own way of ending
         code = error.code
-    except Escape:
-        if not any(word.startswith("/") for word in words):  # what was named may be written to
+    except Escape as error:
+        if not _was_named(error.path, words):
             raise
         return
     finally:
@@ -210,7 +219,7 @@ def _run_arguments(case: Case, folder: Path) -> None:
 
 
 TARGETS = [
-    # Honest work of long: pictures of up to 179 megapixels, where Pillow stops; 65536 thresholds.
+    # Honest work may take long: pictures of up to 179 megapixels, where Pillow stops; 65536 thresholds.
     Target("locate", pictures, _run_locate, 10_500, damaged, seconds=60.0),
     Target("command-line", _commands, _run_arguments, 3_000, _damage_arguments, seconds=60.0),
 ]

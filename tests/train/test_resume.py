@@ -63,11 +63,13 @@ def begun(data, out, *options):
 
 
 def test_one_training_through_everything(small_data, uninterrupted, tmp_path):
-    """Killed in the middle of writing, out of disk, asked to stop: the weights are the same.
-
-    Each is a process of its own, which takes seconds; kills at any moment are in the exhaustive tier.
-    """
+    """Killed, killed in the middle of writing, out of disk, asked to stop: the weights are the same."""
     out = tmp_path / "run"
+    training = begun(small_data, out)
+    time.sleep(random.Random(0).random() * 0.3)
+    training.kill()
+    assert training.finish()[0] == -signal.SIGKILL
+
     training = begun(small_data, out, "--workers", "1")
     assert training.wait_for(lambda: any(out.glob(f".{STATE}.*.tmp")))
     training.kill()

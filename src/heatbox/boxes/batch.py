@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -12,6 +11,7 @@ from threading import Lock
 import numpy as np
 
 from heatbox.boxes.component_tree import check_heatmap
+from heatbox.cores import available_cores
 
 MAPS_PER_CALL = 16
 """Maps a thread takes at a time: enough that taking them costs nothing, few enough to share evenly."""
@@ -57,12 +57,7 @@ class _Workspaces:
                 self._idle = [work, *self._idle][: self._keep]
 
 
-_WORKSPACES = _Workspaces(keep=2 * (os.cpu_count() or 1))
-
-
-def available_cores() -> int:
-    """Cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+_WORKSPACES = _Workspaces(keep=2 * available_cores())
 
 
 def score_batch(

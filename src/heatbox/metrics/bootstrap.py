@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from heatbox.arguments import as_numbers, check_number, check_whole
-from heatbox.boxes.batch import available_cores
+from heatbox.cores import available_cores
 from heatbox.errors import InputError
 
 IMAGES_AT_A_TIME = 2048

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from heatbox.boxes.batch import available_cores
+from heatbox.cores import available_cores
 from heatbox.errors import InputError
 from heatbox.maps.prepare import prepare_heatmap
 

@@ -16,8 +16,8 @@ import cv2
 import numpy as np
 
 from heatbox.arguments import as_array, check_length, check_whole
-from heatbox.boxes.batch import available_cores
 from heatbox.boxes.component_tree import check_heatmap, threshold_grid
+from heatbox.cores import available_cores
 from heatbox.errors import InputError
 from heatbox.metrics.inputs import as_maps
 from heatbox.metrics.state import Accumulator

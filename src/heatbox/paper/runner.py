@@ -16,9 +16,9 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
+from heatbox.cores import available_cores, number_of_jobs
 from heatbox.errors import InputError
 from heatbox.paper.steps import Step, priorities, statuses, write_mark
-from heatbox.progress import number_of_jobs
 
 LOGS = "logs"
 PATIENCE = 60.0
@@ -77,7 +77,7 @@ def run_plan(
     except OSError as error:
         raise InputError(f"{out}: could not be made the folder of a plan ({error})") from error
     progress = _Progress()
-    with _threads(max(1, (os.cpu_count() or 1) // jobs)):
+    with _threads(max(1, available_cores() // jobs)):
         try:
             while True:
                 _begin_some(plan, out, jobs, progress, tell)
