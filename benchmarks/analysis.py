@@ -30,7 +30,7 @@ from heatbox.analysis.activation import channel_statistics
 from heatbox.analysis.complexity import explained_variance
 from heatbox.analysis.erf import erf
 from heatbox.maps.pc1 import pc1
-from heatbox.models.view import ClassifierView
+from heatbox.models.introspect import ClassifierView
 from heatbox.ops import DepthwiseConv2d
 
 

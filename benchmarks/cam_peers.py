@@ -20,9 +20,9 @@ from timing import build, take_turns, where
 from torch import Tensor, nn
 
 from heatbox.maps.cam import cam
-from heatbox.maps.gradients import GRADIENT_METHODS, gradient_map
+from heatbox.maps.gradcam import GRADIENT_METHODS, gradient_map
 from heatbox.maps.pc1 import pc1
-from heatbox.models.view import ClassifierView
+from heatbox.models.introspect import ClassifierView
 
 Jobs = dict[str, Callable[[], object]]
 

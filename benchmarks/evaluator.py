@@ -23,9 +23,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from heatbox.maps.prepare import prepare_heatmap
+from heatbox.maps.normalize import prepare_heatmap
 from heatbox.metrics.bootstrap import best_threshold_interval, bootstrap_interval
-from heatbox.metrics.maxboxacc import V2_IOU, MaxBoxAcc, update_together
+from heatbox.metrics.max_box_acc import V2_IOU, MaxBoxAcc, update_together
 from heatbox.metrics.pxap import PxAP
 
 THRESHOLDS = list(np.arange(0, 1, 0.001))
@@ -195,7 +195,7 @@ COLD_START = """
 import time
 begin = time.perf_counter()
 import numpy as np
-from heatbox.metrics.maxboxacc import MaxBoxAcc
+from heatbox.metrics.max_box_acc import MaxBoxAcc
 imported = time.perf_counter()
 metric = MaxBoxAcc((.3, .5, .7), "all")
 heatmaps = np.random.default_rng(0).random((1, 224, 224), np.float32)
@@ -217,7 +217,7 @@ def cold_start() -> tuple[float, float]:
 STREAM = """
 import resource, sys, time
 import numpy as np
-from heatbox.metrics.scoring import score_stream
+from heatbox.evaluation.stream import score_stream
 maps, count = np.load(sys.argv[1]), int(sys.argv[2])
 truth = np.array([[40, 30, 150, 190]])
 items = ((str(i), maps[i % len(maps)].copy(), truth, (224, 224)) for i in range(count))

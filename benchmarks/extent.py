@@ -19,17 +19,17 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from heatbox.boxes.component_tree import boxes_at
-from heatbox.boxes.geometry import REFERENCE_SIDE, box_iou, scaled_truth
+from heatbox.boxes.contours import boxes_at
+from heatbox.boxes.ops import REFERENCE_SIDE, box_iou, scaled_truth
 from heatbox.config import EvaluateConfig
 from heatbox.data.open import open_split
-from heatbox.evaluation import preprocess_of
-from heatbox.maps.prepare import prepare_heatmap
-from heatbox.maps.walk import _affinity, _on_grid, _unit
+from heatbox.evaluation.predict import preprocess_of
+from heatbox.evaluation.run import Run
+from heatbox.maps.normalize import prepare_heatmap
+from heatbox.maps.random_walk import _affinity, _on_grid, _unit
 from heatbox.metrics.bootstrap import paired_interval
-from heatbox.models.build import build_model
-from heatbox.models.view import ClassifierView
-from heatbox.store import Run
+from heatbox.models.factory import build_model
+from heatbox.models.introspect import ClassifierView
 
 LEVELS = np.arange(100) / 100
 STRENGTHS = (0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20)

@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader
 from torchvision import datasets, transforms
 
 from heatbox.data.glyphs import glyphs
-from heatbox.data.loading import TrainCrop, TrainImages, normalised
+from heatbox.data.loader import TrainCrop, TrainImages, normalised
 from heatbox.data.open import open_split
 
 MEAN, STD = TrainCrop.mean, TrainCrop.std

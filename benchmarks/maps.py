@@ -23,8 +23,8 @@ from torch.utils._pytree import tree_leaves
 
 from heatbox.maps.cam import cam
 from heatbox.maps.pc1 import pc1
-from heatbox.maps.walk import walk
-from heatbox.models.view import ClassifierView
+from heatbox.maps.random_walk import walk
+from heatbox.models.introspect import ClassifierView
 
 MEBIBYTE = 2**20
 

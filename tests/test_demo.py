@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from heatbox.cli import main
+from heatbox.cli.main import main
 from heatbox.demo import run_demo
 from heatbox.errors import InputError
-from heatbox.models.build import build_model
-from heatbox.recipes import get_recipe
-from heatbox.store import Run
-from heatbox.train.loop import Stopped
+from heatbox.evaluation.run import Run
+from heatbox.models.factory import build_model
+from heatbox.training.loop import Stopped
+from heatbox.training.recipes import get_recipe
 
 CONFIG = dataclasses.replace(
     get_recipe("glyphs_resnet"), epochs=1, batch_size=20, per_device=20, limit=60, checkpoint_every=1
@@ -46,7 +46,7 @@ def test_a_demo_does_not_take_the_place_of_another_run(tmp_path):
 
 
 def test_without_the_extra_nothing_is_written(tmp_path, monkeypatch):
-    monkeypatch.setattr("heatbox.extras.find_spec", lambda name: None)
+    monkeypatch.setattr("heatbox._utils.extras.find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"the demo needs lightning_fabric: pip install 'heatbox\[train\]'"):
         run_demo(CONFIG, tmp_path / "demo")
     assert not (tmp_path / "demo").exists()

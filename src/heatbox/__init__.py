@@ -12,44 +12,44 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from heatbox.analysis.erf import erf as erf
     from heatbox.analysis.shape_bias import shape_bias as shape_bias
-    from heatbox.boxes.component_tree import boxes_at as boxes_at
+    from heatbox.boxes.contours import boxes_at as boxes_at
+    from heatbox.data.formats.wsol import load_wsol as load_wsol
     from heatbox.data.glyphs import cue_conflict as cue_conflict
     from heatbox.data.glyphs import glyphs as glyphs
     from heatbox.data.open import open_split as open_split
-    from heatbox.data.wsol import load_wsol as load_wsol
     from heatbox.errors import InputError as InputError
-    from heatbox.localizer import Localizer as Localizer
-    from heatbox.localizer import Prediction as Prediction
+    from heatbox.evaluation.stream import score_folder as score_folder
+    from heatbox.evaluation.stream import score_stream as score_stream
+    from heatbox.inference.localizer import Localizer as Localizer
+    from heatbox.inference.localizer import Prediction as Prediction
     from heatbox.maps.baselines import centre_gaussian as centre_gaussian
     from heatbox.maps.baselines import full_image as full_image
     from heatbox.maps.cam import cam as cam
+    from heatbox.maps.normalize import prepare_heatmap as prepare_heatmap
     from heatbox.maps.pc1 import pc1 as pc1
-    from heatbox.maps.prepare import prepare_heatmap as prepare_heatmap
-    from heatbox.maps.walk import walk as walk
+    from heatbox.maps.random_walk import walk as walk
     from heatbox.metrics.bootstrap import bootstrap_interval as bootstrap_interval
     from heatbox.metrics.bootstrap import paired_interval as paired_interval
     from heatbox.metrics.localization import LocalizationAccuracy as LocalizationAccuracy
-    from heatbox.metrics.maxboxacc import V2_IOU as V2_IOU
-    from heatbox.metrics.maxboxacc import MaxBoxAcc as MaxBoxAcc
-    from heatbox.metrics.maxboxacc import update_together as update_together
+    from heatbox.metrics.max_box_acc import V2_IOU as V2_IOU
+    from heatbox.metrics.max_box_acc import MaxBoxAcc as MaxBoxAcc
+    from heatbox.metrics.max_box_acc import update_together as update_together
     from heatbox.metrics.pxap import PxAP as PxAP
-    from heatbox.metrics.scoring import score_folder as score_folder
-    from heatbox.metrics.scoring import score_stream as score_stream
-    from heatbox.models.build import build_model as build_model
     from heatbox.models.checkpoints import convert as convert
     from heatbox.models.checkpoints import load_checkpoint as load_checkpoint
-    from heatbox.models.view import ClassifierView as ClassifierView
+    from heatbox.models.factory import build_model as build_model
+    from heatbox.models.introspect import ClassifierView as ClassifierView
     from heatbox.models.zoo import list_models as list_models
     from heatbox.ops import accelerate as accelerate
 
 _HOMES = {
     "accelerate": "heatbox.ops",
     "bootstrap_interval": "heatbox.metrics.bootstrap",
-    "boxes_at": "heatbox.boxes.component_tree",
-    "build_model": "heatbox.models.build",
+    "boxes_at": "heatbox.boxes.contours",
+    "build_model": "heatbox.models.factory",
     "cam": "heatbox.maps.cam",
     "centre_gaussian": "heatbox.maps.baselines",
-    "ClassifierView": "heatbox.models.view",
+    "ClassifierView": "heatbox.models.introspect",
     "convert": "heatbox.models.checkpoints",
     "cue_conflict": "heatbox.data.glyphs",
     "erf": "heatbox.analysis.erf",
@@ -58,22 +58,22 @@ _HOMES = {
     "InputError": "heatbox.errors",
     "list_models": "heatbox.models.zoo",
     "load_checkpoint": "heatbox.models.checkpoints",
-    "load_wsol": "heatbox.data.wsol",
+    "load_wsol": "heatbox.data.formats.wsol",
     "LocalizationAccuracy": "heatbox.metrics.localization",
-    "Localizer": "heatbox.localizer",
-    "MaxBoxAcc": "heatbox.metrics.maxboxacc",
+    "Localizer": "heatbox.inference.localizer",
+    "MaxBoxAcc": "heatbox.metrics.max_box_acc",
     "open_split": "heatbox.data.open",
     "paired_interval": "heatbox.metrics.bootstrap",
     "pc1": "heatbox.maps.pc1",
-    "Prediction": "heatbox.localizer",
-    "prepare_heatmap": "heatbox.maps.prepare",
+    "Prediction": "heatbox.inference.localizer",
+    "prepare_heatmap": "heatbox.maps.normalize",
     "PxAP": "heatbox.metrics.pxap",
-    "score_folder": "heatbox.metrics.scoring",
-    "score_stream": "heatbox.metrics.scoring",
+    "score_folder": "heatbox.evaluation.stream",
+    "score_stream": "heatbox.evaluation.stream",
     "shape_bias": "heatbox.analysis.shape_bias",
-    "update_together": "heatbox.metrics.maxboxacc",
-    "V2_IOU": "heatbox.metrics.maxboxacc",
-    "walk": "heatbox.maps.walk",
+    "update_together": "heatbox.metrics.max_box_acc",
+    "V2_IOU": "heatbox.metrics.max_box_acc",
+    "walk": "heatbox.maps.random_walk",
 }
 
 __all__ = sorted(_HOMES)

@@ -2,6 +2,6 @@
 
 import sys
 
-from heatbox.cli import main
+from heatbox.cli.main import main
 
 sys.exit(main())

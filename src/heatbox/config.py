@@ -111,7 +111,7 @@ class ScoreConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Train a classifier on labels alone. `heatbox.recipes` has a complete one for every model of the paper.
+    """Train a classifier on labels alone. `heatbox.training.recipes` has one for every model of the paper.
 
     Everything that the trained weights depend on is here; how the work is spread over a machine is in
     `TrainOptions`.

@@ -6,17 +6,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from heatbox._utils.extras import require
+from heatbox._utils.progress import Track, silent
 from heatbox.config import EvaluateConfig, TrainConfig, TrainOptions
 from heatbox.data.glyphs import glyphs
 from heatbox.errors import InputError
-from heatbox.evaluation import evaluate
-from heatbox.extras import require
-from heatbox.progress import Track, silent
-from heatbox.report.build import write_report
-from heatbox.report.overlay import contact_sheet, save_png
-from heatbox.store import CONFIG, Run
-from heatbox.train.weights import checkpoint_path
-from heatbox.training import train
+from heatbox.evaluation.predict import evaluate
+from heatbox.evaluation.run import CONFIG, Run
+from heatbox.training.trainer import train
+from heatbox.training.weights import checkpoint_path
+from heatbox.visualization.overlay import contact_sheet, save_png
+from heatbox.visualization.report.build import write_report
 
 METHODS = ("cam", "pc1")
 TRAINING = "training"
@@ -33,14 +33,14 @@ def run_demo(
     """Train on glyphs' labels, then make and score CAM and PC1 maps on its test split.
 
     Args:
-        config: of the training, see `heatbox.recipes`.
+        config: of the training, see `heatbox.training.recipes`.
         out: the run folder, replaced if it holds an earlier demo; the training is kept in training/ inside.
         track: how to show progress.
         report: is told each epoch's row.
         test_images: number of images scored, by default all of the test split.
 
     Returns:
-        the scores; see `heatbox.evaluation.score`. `write_page` makes the page of it.
+        the scores; see `heatbox.evaluation.predict.score`. `write_page` makes the page of it.
 
     Raises:
         InputError: the folder holds something that is no demo, or the extra `train` is not installed; nothing

@@ -6,7 +6,7 @@ import torch
 
 from heatbox.analysis.class_weights import correlate, correlate_by_class, random_head
 from heatbox.errors import InputError
-from heatbox.models.view import ClassifierView
+from heatbox.models.introspect import ClassifierView
 
 
 def linked(images=30, channels=40, seed=0):

@@ -172,9 +172,10 @@ def test_groups_of_a_category():
 
 
 def test_first_real_stimuli(shared, tmp_path):
-    from heatbox.data.open import open_split
-    from heatbox.models.build import build_model
     from test_evaluation import MOBILENET
+
+    from heatbox.data.open import open_split
+    from heatbox.models.factory import build_model
 
     (tmp_path / "mobilenet.py").write_text(MOBILENET)
     weights = shared / "weights" / "mobilenetv1_075_in1k.safetensors"

@@ -24,7 +24,7 @@ def test_curve_and_chosen_point():
 
 
 def test_the_best_is_that_of_the_scores():
-    from heatbox.metrics.maxboxacc import V2_IOU, MaxBoxAcc, update_together
+    from heatbox.metrics.max_box_acc import V2_IOU, MaxBoxAcc, update_together
 
     maps = np.random.default_rng(0).random((6, 224, 224)).astype(np.float32)
     maps[:, 60:150, 40:180] += np.linspace(0.2, 1.5, 6)[:, None, None].astype(np.float32)

@@ -10,13 +10,13 @@ import timm
 import torch
 
 import heatbox as hb
-from heatbox import cli_analyze
-from heatbox.cli import main
+from heatbox.analysis.config import DataConfig
+from heatbox.cli.main import analyze as cli_analyze
+from heatbox.cli.main import main
 from heatbox.data import open as opening
-from heatbox.data.example import Example, Split
-from heatbox.instruments.config import DataConfig
-from heatbox.maps.methods import METHODS
-from scenes import write_model
+from heatbox.data.types import Example, Split
+from heatbox.maps.registry import METHODS
+from helpers.scenes import write_model
 
 BACKBONE = """
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model

@@ -4,7 +4,8 @@ import json
 import sys
 
 import pytest
-from blocks import ROOT
+
+from helpers.doc_blocks import ROOT
 
 sys.path.insert(0, str(ROOT / "docs"))
 import notebook

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 import stand_ins
-from blocks import LANGUAGES, PAGES, ROOT, blocks, commands, heatbox_arguments, mentions
 
-import heatbox.cli_parsing
-import heatbox.recipes
-from heatbox.cli import main
+import heatbox.cli.parsing
+import heatbox.training.recipes
+from heatbox.cli.main import main
+from helpers.doc_blocks import LANGUAGES, PAGES, ROOT, blocks, commands, heatbox_arguments, mentions
 
 ALL = [block for page in PAGES for block in blocks(page)]
 SNIPPETS = sorted({block.page for block in ALL if block.language == "python"})
@@ -29,10 +29,10 @@ OTHERS = sorted({shlex.join(words) for _, words in COMMANDS if heatbox_arguments
 
 PARSED_ONLY = {  # commands that only go through the parser, and why
     "demo": "takes three minutes; tests/test_demo.py runs it cut short, .ci/run whole",
-    "train *": "takes minutes to days; tests/train and tests/test_recipes.py train",
+    "train *": "takes minutes to days; tests/training trains",
     "* pretrained *": "downloads weights",
     "* tiny20:val *": "wants Tiny-ImageNet and the weights of a training",
-    "analyze all *": "downloads weights; tests/test_analyze.py analyses",
+    "analyze all *": "downloads weights; tests/cli/test_analyze.py analyses",
     "report runs/a runs/b runs/analyze-all-a": "wants an analysis, which takes minutes",
     "paper *": "takes minutes to days",
 }
@@ -89,13 +89,13 @@ def is_whole(command: str) -> bool:
     [*(c for c in OURS if only_parsed(c)), *(c for c in MENTIONED if is_whole(c) and c not in OURS)],
 )
 def test_command_is_one(command, reader, monkeypatch):
-    parse = heatbox.cli_parsing.parse
+    parse = heatbox.cli.parsing.parse
 
     def parsed(function, args, prog):
         parse(function, args, prog)
         return (lambda: 0), False
 
-    monkeypatch.setattr(heatbox.cli_parsing, "parse", parsed)
+    monkeypatch.setattr(heatbox.cli.parsing, "parse", parsed)
     if "--help" not in command:
         assert main(expanded(command)) == 0
         return
@@ -106,7 +106,7 @@ def test_command_is_one(command, reader, monkeypatch):
 
 @pytest.mark.parametrize("command", [c for c in MENTIONED if not is_whole(c)])
 def test_what_the_text_mentions_is_a_command(command):
-    assert command.split()[0] in heatbox.cli.flat()
+    assert command.split()[0] in heatbox.cli.main.flat()
 
 
 @pytest.mark.parametrize("command", [c for c in OURS if not only_parsed(c)])
@@ -160,7 +160,7 @@ def test_links_and_pictures_of_the_root_are_there():
 
 @pytest.mark.parametrize("page", SNIPPETS)
 def test_snippets_run(page, reader, monkeypatch):
-    monkeypatch.setattr(heatbox.recipes, "get_recipe", functools.cache(stand_ins.small_recipe))
+    monkeypatch.setattr(heatbox.training.recipes, "get_recipe", functools.cache(stand_ins.small_recipe))
     names = stand_ins.names_for(page)
     for block in ALL:
         if (block.page, block.language) == (page, "python"):

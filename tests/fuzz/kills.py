@@ -39,16 +39,16 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-import heatbox.collect
-import heatbox.evaluation
-import heatbox.instruments.compare
-import heatbox.metrics.scoring
-import heatbox.report.build
-import heatbox.scoring
-import heatbox.training
-from heatbox.cli import main as main_of_heatbox
-from scenes import write_model, write_split
-from train.conftest import RECIPE, write_small_data
+import heatbox.analysis.runner
+import heatbox.evaluation.collect
+import heatbox.evaluation.predict
+import heatbox.evaluation.score
+import heatbox.evaluation.stream
+import heatbox.training.trainer
+import heatbox.visualization.report.build
+from heatbox.cli.main import main as main_of_heatbox
+from helpers.scenes import write_model, write_split
+from helpers.training import RECIPE, write_small_data
 
 IGNORED = ("environment.json",)  # versions and the like
 OF_TIME = ("images_per_second", "ms_")
@@ -134,8 +134,8 @@ def command_of(words: Sequence[str]) -> Callable[[], int]:
     """What `heatbox WORDS` does, with small parts, so that there is something to lose and to go on from."""
 
     def run() -> int:
-        heatbox.collect.RECORDS_A_PART = 4
-        heatbox.metrics.scoring.MAPS_AT_A_TIME = 8
+        heatbox.evaluation.collect.RECORDS_A_PART = 4
+        heatbox.evaluation.stream.MAPS_AT_A_TIME = 8
         return main_of_heatbox(list(words))
 
     return run

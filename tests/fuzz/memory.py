@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from heatbox.data.trees import Tree
+from heatbox.data.files.trees import Tree
 from heatbox.errors import InputError
 
 

@@ -307,7 +307,7 @@ def main() -> None:
     parser.add_argument("--target", nargs="*", help="only these targets")
     parser.add_argument("--number", type=int, help="run this one input of one target")
     parser.add_argument("--keep", help="folder for the files of that input")
-    parser.add_argument("--seed-name", help="make the input smaller, and keep it in tests/data/fuzz")
+    parser.add_argument("--seed-name", help="make the input smaller, and keep it in tests/fixtures/fuzz")
     parser.add_argument("--log", default="fuzz.jsonl")
     parser.add_argument("--summary", action="store_true", help="only print what a log says")
     args = parser.parse_args()

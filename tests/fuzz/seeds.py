@@ -1,4 +1,4 @@
-"""Inputs that once broke something: small files in tests/data/fuzz, each over a valid case of its target."""
+"""Inputs that once broke something: files in tests/fixtures/fuzz, each over a valid case of its target."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from fuzz.mutate import Case
 from fuzz.target import Target
 
-SEEDS = Path(__file__).resolve().parents[1] / "data" / "fuzz"
+SEEDS = Path(__file__).resolve().parents[1] / "fixtures" / "fuzz"
 
 
 def save(target: Target, base: int, cases: Sequence[Case], case: Case, name: str) -> Path:

@@ -10,7 +10,7 @@ from random import Random
 import numpy as np
 
 from fuzz.mutate import Case, damaged
-from heatbox.data.example import Split
+from heatbox.data.types import Split
 from heatbox.errors import InputError
 
 

@@ -7,14 +7,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from random import Random
 
-import data_trees as trees
 from fuzz.memory import MemoryTree
 from fuzz.mutate import WORDS, Case, damaged
 from fuzz.target import Target, files_of, one_sentence, sane
 from heatbox.analysis.responses import read_responses
-from heatbox.data import coco, folder, ilsvrc, matlab, rows, wsol
+from heatbox.data.formats import coco, folder, ilsvrc, matlab, rows, wsol
 from heatbox.data.open import _recognise
 from heatbox.errors import InputError
+from helpers import data_trees as trees
 
 Build = Callable[[Path], None]
 

@@ -24,20 +24,20 @@ from safetensors.torch import save_file
 from fuzz.memory import MemoryTree
 from fuzz.mutate import BINARY, Case, damaged, mutated
 from fuzz.target import Target, one_sentence, sane
-from heatbox.data.archives import open_tree
-from heatbox.data.example import Example, Split, decode_image
-from heatbox.data.images import TreeImages, image_size
-from heatbox.data.jpeg import decode_plain_jpeg, plain_jpeg_size
-from heatbox.data.loading import TrainCrop, TrainImages
+from heatbox.data.files.archives import open_tree
+from heatbox.data.files.images import TreeImages, image_size
+from heatbox.data.files.jpeg import decode_plain_jpeg, plain_jpeg_size
+from heatbox.data.formats.openimages import open_grey
+from heatbox.data.loader import TrainCrop, TrainImages
 from heatbox.data.open import open_data_set
-from heatbox.data.openimages import open_grey
+from heatbox.data.types import Example, Split, decode_image
 from heatbox.errors import InputError
-from heatbox.metrics.folder import load_map
-from heatbox.metrics.scoring import score_stream
-from heatbox.models.build import build_model
+from heatbox.evaluation.heatmaps import load_map
+from heatbox.evaluation.stream import score_stream
 from heatbox.models.checkpoint_files import read_checkpoint
 from heatbox.models.checkpoints import convert, load_checkpoint
-from heatbox.train.state import STATE, TrainState
+from heatbox.models.factory import build_model
+from heatbox.training.state import STATE, TrainState
 
 # ----------------------------------------------------------------------------------------------- pictures
 

@@ -17,23 +17,23 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-import data_trees as trees
 from fuzz.mutate import AWARE, Case, damaged
 from fuzz.target import Target, files_of, one_sentence, written
-from heatbox.cli_scores import rescore
-from heatbox.compare import compare_runs, comparison_lines
+from heatbox.analysis.config import ModelsConfig
+from heatbox.analysis.subjects import subjects_of
+from heatbox.cli.evaluate import rescore
 from heatbox.config import EvaluateConfig
 from heatbox.data.open import open_split
 from heatbox.errors import InputError
-from heatbox.evaluation import evaluate
-from heatbox.instruments.config import ModelsConfig
-from heatbox.instruments.subjects import subjects_of
-from heatbox.metrics.scoring import score_folder
-from heatbox.models.build import build_model
-from heatbox.report.build import write_report
-from heatbox.report.export import found_of, write_coco, write_heatmaps, write_overlays
-from heatbox.store import Run
-from scenes import write_model, write_split
+from heatbox.evaluation.compare import compare_runs, comparison_lines
+from heatbox.evaluation.export import found_of, write_coco, write_heatmaps, write_overlays
+from heatbox.evaluation.predict import evaluate
+from heatbox.evaluation.run import Run
+from heatbox.evaluation.stream import score_folder
+from heatbox.models.factory import build_model
+from heatbox.visualization.report.build import write_report
+from helpers import data_trees as trees
+from helpers.scenes import write_model, write_split
 
 SET = "work/set"  # the data set's path as seen from where an input is run
 
@@ -139,7 +139,9 @@ def _evaluated(folder: Path, config: EvaluateConfig, model: Any) -> Case:
     here = Path.cwd()
     os.chdir(folder)
     try:
-        with mock.patch("heatbox.evaluation.time.perf_counter", return_value=0.0):  # each time the same run
+        with mock.patch(
+            "heatbox.evaluation.predict.time.perf_counter", return_value=0.0
+        ):  # each time the same run
             evaluate(config, Run(folder / "work/run"), model=model)
     finally:
         os.chdir(here)

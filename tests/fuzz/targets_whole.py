@@ -21,11 +21,11 @@ from fuzz.mutate import NUMBERS, WORDS, Case, damaged
 from fuzz.target import Target, written
 from fuzz.targets_files import pictures
 from fuzz.targets_runs import _finished
-from heatbox import locate as locating
-from heatbox.cli import main
+from heatbox.cli.main import main
 from heatbox.config import LocateConfig
 from heatbox.errors import InputError
-from heatbox.models.build import build_model
+from heatbox.inference import locate as locating
+from heatbox.models.factory import build_model
 
 _METHODS = ("cam", "pc1", "cam", "walk-one-pass", "cam+centre")
 _MODELS = ("test_replknet", "resnet10_small")

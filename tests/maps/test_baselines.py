@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from heatbox.maps.baselines import centre_gaussian, full_image
-from heatbox.metrics.maxboxacc import MaxBoxAcc
+from heatbox.metrics.max_box_acc import MaxBoxAcc
 
 
 def test_the_gaussian_is_centred_and_symmetric_and_fills_the_range():

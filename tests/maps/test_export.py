@@ -10,7 +10,7 @@ from heatbox.errors import InputError
 from heatbox.maps.cam import cam
 from heatbox.maps.export import ExplainedClassifier, export_onnx, export_program
 from heatbox.models import zoo  # noqa: F401
-from heatbox.models.view import ClassifierView
+from heatbox.models.introspect import ClassifierView
 
 FAMILIES = ["test_replknet", "test_slak", "test_convnext"]
 

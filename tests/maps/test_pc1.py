@@ -13,7 +13,7 @@ from heatbox.errors import InputError
 from heatbox.maps.cam import cam
 from heatbox.maps.pc1 import _orient_by_border, pc1
 
-GOLDEN = np.load(Path(__file__).parents[1] / "data" / "golden_maps.npz")
+GOLDEN = np.load(Path(__file__).parents[1] / "fixtures" / "golden_maps.npz")
 CASES = sorted({key.split("/")[0] for key in GOLDEN.files})
 
 

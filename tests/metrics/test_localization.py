@@ -4,7 +4,7 @@ import torch
 
 from heatbox.errors import InputError
 from heatbox.metrics.localization import LocalizationAccuracy, label_rank
-from heatbox.metrics.maxboxacc import MaxBoxAcc
+from heatbox.metrics.max_box_acc import MaxBoxAcc
 
 
 def test_the_rank_of_a_label_counts_better_classes_and_earlier_equals():

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from awkward_maps import random_map
 from heatbox.errors import InputError
 from heatbox.metrics.pxap import PxAP, combine_masks, pixel_histogram
+from helpers.awkward_maps import random_map
 
 
 def written_procedure(maps, masks, count):

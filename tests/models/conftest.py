@@ -1,4 +1,4 @@
-"""Deterministic weights and inputs behind the golden numbers in tests/data."""
+"""Deterministic weights and inputs behind the golden numbers in tests/fixtures."""
 
 import zlib
 from collections.abc import Callable
@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-DATA = Path(__file__).resolve().parents[1] / "data"
+DATA = Path(__file__).resolve().parents[1] / "fixtures"
 
 
 def golden_tensor(name: str, shape: tuple[int, ...]) -> Tensor:
@@ -77,7 +77,7 @@ def golden_images() -> Callable:
 
 @pytest.fixture(scope="session")
 def golden() -> Callable:
-    """Arrays of one of the files in tests/data."""
+    """Arrays of one of the files in tests/fixtures."""
     return lambda name: np.load(DATA / f"{name}.npz")
 
 

@@ -11,7 +11,6 @@ import torch
 from timm.utils.model import reparameterize_model
 
 from heatbox.errors import InputError
-from heatbox.models.build import build_model
 from heatbox.models.checkpoints import (
     classes_in,
     convert,
@@ -21,6 +20,7 @@ from heatbox.models.checkpoints import (
     read_checkpoint,
     read_state_dict,
 )
+from heatbox.models.factory import build_model
 
 
 def relative(found, expected):

@@ -10,7 +10,7 @@ from heatbox.maps.cam import cam
 from heatbox.maps.pc1 import pc1
 from heatbox.models import zoo  # noqa: F401
 from heatbox.models.checkpoints import gap_fc_head
-from heatbox.models.view import ClassifierView
+from heatbox.models.introspect import ClassifierView
 
 BUILDERS = {
     "replknet": lambda: timm.create_model("test_replknet", num_classes=7),

@@ -6,9 +6,9 @@ import torch
 from heatbox.config import TrainConfig
 from heatbox.data.glyphs import glyphs
 from heatbox.data.transforms import Preprocess
-from heatbox.models.build import PRETRAINED, build_model, shipped
 from heatbox.models.checkpoints import read_checkpoint
-from heatbox.recipes import get_recipe
+from heatbox.models.factory import PRETRAINED, build_model, shipped
+from heatbox.training.recipes import get_recipe
 
 NAMES = ("convnext_micro", "replknet_micro", "resnet10_small", "slak_micro")
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from heatbox.models.build import build_model
+from heatbox.models.factory import build_model
 
 
 @pytest.mark.parametrize(

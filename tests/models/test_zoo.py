@@ -4,7 +4,7 @@ import pytest
 import timm
 import torch
 
-from heatbox.models.build import build_model
+from heatbox.models.factory import build_model
 from heatbox.models.zoo import ZOO, list_models
 
 

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 
 from heatbox.ops import depthwise_conv2d, depthwise_triton
 
-HERE = Path(__file__).parent
+HELPERS = Path(__file__).resolve().parents[1] / "helpers"
 TOLERANCE = {"float32": 2e-6, "float16": 1e-3, "bfloat16": 8e-3}
 needs_triton = pytest.mark.skipif(bool(depthwise_triton.MISSING), reason=depthwise_triton.MISSING)
 
@@ -41,10 +41,9 @@ def other_process(code_or_path, **environment):
 
 @needs_triton
 def test_interpreted_programs_are_right():
-    sys.path.insert(0, str(HERE))
-    from triton_cases import CASES
+    from helpers.triton_cases import CASES
 
-    results = json.loads(other_process(HERE / "triton_cases.py", TRITON_INTERPRET="1"))
+    results = json.loads(other_process(HELPERS / "triton_cases.py", TRITON_INTERPRET="1"))
     assert len(results) == len(CASES)
     for case, result in zip(CASES, results, strict=True):
         assert result["fell back"] == [], case

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from heatbox.cli import main
+from heatbox.cli.main import main
 from heatbox.errors import InputError
 from heatbox.models.counts import count
 from heatbox.paper.full import MAIN, OTHERS, TFLOPS, cost, full
@@ -13,7 +13,7 @@ from heatbox.paper.mini import FAMILIES, mini
 from heatbox.paper.networks import Network, best_checkpoint
 from heatbox.paper.plan import make_plan
 from heatbox.paper.steps import statuses
-from heatbox.recipes import RECIPES, get_recipe
+from heatbox.training.recipes import RECIPES, get_recipe
 
 # Every figure and table that the supplement shows or names: 2, 3, 5, 7, 8, 10, 12 are the main text's.
 PAPER = {
@@ -78,8 +78,8 @@ def test_both_scales_are_made_by_the_same_code(plans):
 def test_mini_needs_nothing_and_has_its_arrows(plans, tmp_path):
     from dataclasses import asdict
 
-    from heatbox.report.figures.scores import ModelScore, arrows_between
-    from heatbox.report.models import describe
+    from heatbox.visualization.figures.scores import ModelScore, arrows_between
+    from heatbox.visualization.report.models import describe
 
     assert {status.state for status in statuses(plans["mini"], tmp_path).values()} == {"ready", "waiting"}
     models = []

@@ -9,11 +9,11 @@ import time
 
 import pytest
 
-import paper_steps as quick
 from heatbox.errors import InputError
 from heatbox.paper.runner import run_plan
 from heatbox.paper.steps import Input, mark_path, priorities, statuses
-from paper_steps import step
+from helpers import paper_steps as quick
+from helpers.paper_steps import step
 
 
 def chain(folder, words="first"):

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from heatbox.errors import InputError
-from heatbox.models.view import ClassifierView
+from heatbox.models.introspect import ClassifierView
 
 FEWEST_FOR_INTERVAL = 5
 """Images below which resampling them says nothing, so that intervals are NaN."""

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from heatbox._utils.extras import require
 from heatbox.errors import InputError
-from heatbox.extras import require
 from heatbox.maps.pc1 import ChannelNorm
 
 _ROUNDING = 1e-5

@@ -17,12 +17,12 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from heatbox._utils.checks import as_numbers, check_length, check_module, check_whole
 from heatbox.analysis.gaussian import GaussianFit, fit_gaussian
 from heatbox.analysis.gradients import feature_function, input_gradients, network_of
-from heatbox.arguments import as_numbers, check_length, check_module, check_whole
 from heatbox.data.transforms import Preprocess
 from heatbox.errors import InputError
-from heatbox.models.view import ClassifierView
+from heatbox.models.introspect import ClassifierView
 
 PUBLISHED_THRESHOLDS = (0.2, 0.3, 0.5, 0.99)
 """The shares t that the source's tables print."""

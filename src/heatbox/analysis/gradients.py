@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from heatbox.errors import InputError
 from heatbox.models.head import eval_mode
-from heatbox.models.view import ClassifierView
+from heatbox.models.introspect import ClassifierView
 
 CHECKPOINT_FROM = 2**19
 """Input pixels of a batch from which activations are recomputed instead of kept: half a 1024 x 1024 image."""

@@ -13,7 +13,7 @@ from heatbox.analysis.erf import gradient_maps
 from heatbox.analysis.gaussian import GaussianFit, fit_gaussian
 from heatbox.analysis.gradients import feature_function, input_gradients, network_of
 from heatbox.errors import InputError
-from heatbox.models.view import ClassifierView
+from heatbox.models.introspect import ClassifierView
 
 
 @dataclass(frozen=True)

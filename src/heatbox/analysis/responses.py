@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from heatbox.data.cue_conflict import shape_and_texture
+from heatbox.data.formats.cue_conflict import shape_and_texture
 from heatbox.errors import InputError
 
 # The published raw data (rgeirhos/texture-vs-shape) name their columns otherwise than our own tables.

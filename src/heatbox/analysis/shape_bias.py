@@ -17,17 +17,17 @@ import numpy as np
 import torch
 from torch import nn
 
+from heatbox._utils.checks import check_module, check_whole, kind_of
+from heatbox._utils.progress import Track, silent
 from heatbox.analysis.imagenet_categories import CATEGORIES
 from heatbox.analysis.responses import Response, read_responses
-from heatbox.arguments import check_module, check_whole, kind_of
-from heatbox.data.cue_conflict import shape_and_texture
-from heatbox.data.example import Split
+from heatbox.data.formats.cue_conflict import shape_and_texture
 from heatbox.data.open import open_split
 from heatbox.data.transforms import Preprocess
+from heatbox.data.types import Split
 from heatbox.errors import InputError
 from heatbox.models.head import eval_mode
-from heatbox.models.view import ClassifierView
-from heatbox.progress import Track, silent
+from heatbox.models.introspect import ClassifierView
 
 Aggregation = Literal["mean", "sum", "max"]
 Mapped = Mapping[str, Sequence[int]]

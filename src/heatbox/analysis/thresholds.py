@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from heatbox.boxes.component_tree import threshold_grid
+from heatbox.boxes.contours import threshold_grid
 from heatbox.errors import InputError
 
 PUBLISHED = {"ConvNeXt": 0.45, "RepLKNet": 0.285, "SLaK": 0.041}
@@ -44,7 +44,7 @@ class ThresholdCurve:
 
 
 def threshold_curve(summary: Mapping[str, Any], images: int, iou: float = 0.5) -> ThresholdCurve:
-    """The curve of one map, from what `heatbox.metrics.summary.summarise` says of it.
+    """The curve of one map, from what `heatbox.evaluation.summary.summarise` says of it.
 
     Args:
         summary: with "largest_contour" and "all_contours", each with the counts of correct images.

@@ -10,8 +10,8 @@ from threading import Lock
 
 import numpy as np
 
-from heatbox.boxes.component_tree import check_heatmap
-from heatbox.cores import available_cores
+from heatbox._utils.cores import available_cores
+from heatbox.boxes.contours import check_heatmap
 
 MAPS_PER_CALL = 16
 """Maps a thread takes at a time: enough that taking them costs nothing, few enough to share evenly."""
@@ -44,7 +44,7 @@ class _Workspaces:
 
     @contextmanager
     def lend(self, shape: tuple[int, int]) -> Iterator[tuple]:
-        from heatbox.boxes.kernels.score import workspace
+        from heatbox.boxes._kernels.score import workspace
 
         with self._lock:
             found = next((i for i, work in enumerate(self._idle) if work[0][:2] == shape), None)
@@ -125,7 +125,7 @@ def _score_run(
     curves: LevelCurves,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Score heatmaps begin:end, which have one shape, into the curves; returns their counts."""
-    from heatbox.boxes.kernels.score import score_maps
+    from heatbox.boxes._kernels.score import score_maps
 
     begin, end = run
     maps = np.asarray(heatmaps[begin:end])

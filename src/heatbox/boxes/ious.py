@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from heatbox.boxes.component_tree import (
+from heatbox.boxes.contours import (
     Contours,
     Levels,
     Protocol,
@@ -12,7 +12,7 @@ from heatbox.boxes.component_tree import (
     largest_contours,
     to_convention,
 )
-from heatbox.boxes.geometry import box_iou
+from heatbox.boxes.ops import box_iou
 
 
 def level_ious(levels: Levels, truth: np.ndarray, contours: Contours, protocol: Protocol) -> np.ndarray:

@@ -17,8 +17,8 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from heatbox.arguments import check_number, check_whole
-from heatbox.data.example import Example, Split
+from heatbox._utils.checks import check_number, check_whole
+from heatbox.data.types import Example, Split
 from heatbox.errors import InputError
 
 SHAPES: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
-from heatbox.data import coco, cub, cue_conflict, folder, ilsvrc, openimages, tiny_imagenet, wsol
-from heatbox.data.archives import open_tree, with_archives
-from heatbox.data.example import Split
+from heatbox.data.files.archives import open_tree, with_archives
+from heatbox.data.files.trees import FolderTree, Tree, below, find_folders
+from heatbox.data.formats import coco, cub, cue_conflict, folder, ilsvrc, openimages, tiny_imagenet, wsol
+from heatbox.data.formats.rows import Complain, refuse
+from heatbox.data.formats.wsol import load_wsol
 from heatbox.data.glyphs import glyphs
-from heatbox.data.rows import Complain, refuse
-from heatbox.data.trees import FolderTree, Tree, below, find_folders
-from heatbox.data.wsol import load_wsol
+from heatbox.data.types import Split
 from heatbox.errors import InputError
 
 _log = logging.getLogger(__name__)

@@ -9,7 +9,7 @@ from typing import Any
 from PIL import Image
 from torch.utils.data import default_collate
 
-from heatbox.data.example import Example, Split
+from heatbox.data.types import Example, Split
 
 
 def preprocessed(

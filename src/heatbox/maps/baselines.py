@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from heatbox.arguments import check_number, check_whole
+from heatbox._utils.checks import check_number, check_whole
 from heatbox.errors import InputError
 
 if TYPE_CHECKING:

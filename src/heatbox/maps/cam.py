@@ -6,7 +6,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from heatbox.arguments import check_choice, check_tensor
+from heatbox._utils.checks import check_choice, check_tensor
 from heatbox.errors import InputError
 
 Signs = Literal["all", "positive", "negative"]

@@ -7,9 +7,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from heatbox.extras import require
+from heatbox._utils.extras import require
 from heatbox.maps.cam import cam
-from heatbox.models.view import ClassifierView
+from heatbox.models.introspect import ClassifierView
 
 OUTPUTS = ("logits", "features", "cam")
 

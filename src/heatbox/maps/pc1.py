@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from heatbox.arguments import check_choice, check_tensor
+from heatbox._utils.checks import check_choice, check_tensor
 from heatbox.errors import InputError
 
 ChannelNorm = Literal["minmax"] | None

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torchmetrics import Metric
 
-from heatbox.metrics.state import Accumulator
+from heatbox.metrics.base import Accumulator
 
 
 class TorchMetric(Metric):  # type: ignore[misc]

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from heatbox.arguments import as_numbers, check_number, check_whole
-from heatbox.cores import available_cores
+from heatbox._utils.checks import as_numbers, check_number, check_whole
+from heatbox._utils.cores import available_cores
 from heatbox.errors import InputError
 
 IMAGES_AT_A_TIME = 2048
@@ -128,7 +128,7 @@ def best_threshold_interval(
     Raises:
         InputError: as `bootstrap_interval`.
     """
-    from heatbox.boxes.kernels.resample import best_of_resamples
+    from heatbox.metrics._kernels.resample import best_of_resamples
 
     bits = np.asarray(correct, dtype=bool)
     _check(bits.ndim == 3, len(bits), resamples, level, seed)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from heatbox.arguments import as_array, check_length
+from heatbox._utils.checks import as_array, check_length
 from heatbox.errors import InputError
 
 

@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from heatbox.arguments import as_array, kind_of
-from heatbox.boxes.component_tree import Contours, Protocol
+from heatbox._utils.checks import as_array, kind_of
+from heatbox.boxes.contours import Contours, Protocol
 from heatbox.errors import InputError
-from heatbox.metrics.maxboxacc import MaxBoxAcc, in_range, update_together
-from heatbox.metrics.state import Accumulator
+from heatbox.metrics.base import Accumulator
+from heatbox.metrics.max_box_acc import MaxBoxAcc, in_range, update_together
 
 
 @dataclass(frozen=True)

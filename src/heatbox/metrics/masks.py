@@ -14,9 +14,9 @@ from typing import Any
 import cv2
 import numpy as np
 
-from heatbox.boxes.component_tree import threshold_grid
-from heatbox.boxes.geometry import REFERENCE_SIDE
-from heatbox.cores import available_cores
+from heatbox._utils.cores import available_cores
+from heatbox.boxes.contours import threshold_grid
+from heatbox.boxes.ops import REFERENCE_SIDE
 from heatbox.errors import InputError
 from heatbox.maps.baselines import BASELINES, CENTRE
 from heatbox.metrics.bootstrap import Interval

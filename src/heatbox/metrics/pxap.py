@@ -15,12 +15,12 @@ from typing import Any
 import cv2
 import numpy as np
 
-from heatbox.arguments import as_array, check_length, check_whole
-from heatbox.boxes.component_tree import check_heatmap, threshold_grid
-from heatbox.cores import available_cores
+from heatbox._utils.checks import as_array, check_length, check_whole
+from heatbox._utils.cores import available_cores
+from heatbox.boxes.contours import check_heatmap, threshold_grid
 from heatbox.errors import InputError
+from heatbox.metrics.base import Accumulator
 from heatbox.metrics.inputs import as_maps
-from heatbox.metrics.state import Accumulator
 
 IGNORE = 255
 """Mask value of pixels that are left out."""
@@ -93,7 +93,7 @@ def pixel_histogram(heatmap: np.ndarray, mask: np.ndarray, thresholds: np.ndarra
 
 
 def _histogram(heatmap: np.ndarray, mask: np.ndarray, thresholds: np.ndarray, name: str) -> np.ndarray:
-    from heatbox.boxes.kernels.pixels import count_pixels
+    from heatbox.metrics._kernels.pixels import count_pixels
 
     if heatmap.shape != mask.shape:
         raise InputError(f"{name}: has shape {heatmap.shape} but its mask {mask.shape}, expected the same")

@@ -18,9 +18,9 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from heatbox.arguments import kind_of
+from heatbox._utils.checks import kind_of
+from heatbox._utils.io import named_when_whole
 from heatbox.errors import InputError
-from heatbox.files import named_when_whole
 
 StateDict = dict[str, Tensor]
 

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from heatbox.errors import InputError
+from heatbox.models._blocks import adopt_form
 from heatbox.models.checkpoint_files import StateDict
-from heatbox.models.layers import adopt_form
 from heatbox.models.zoo import ZOO, ZooModel
 
 # Share of names and shapes in common from which on a file is said to look like a model.

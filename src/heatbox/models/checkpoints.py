@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from heatbox.arguments import check_module, kind_of
+from heatbox._utils.checks import check_module, kind_of
 from heatbox.errors import InputError
 from heatbox.models.checkpoint_files import (
     Checkpoint,

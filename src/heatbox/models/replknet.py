@@ -20,7 +20,7 @@ from timm.layers import DropPath
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from torch import Tensor, nn
 
-from heatbox.models.layers import (
+from heatbox.models._blocks import (
     ConvNorm,
     Reparameterizable,
     centred,
@@ -30,7 +30,7 @@ from heatbox.models.layers import (
     run_blocks,
     with_weights,
 )
-from heatbox.models.staged import HALF, StagedNet, described
+from heatbox.models._staged import HALF, StagedNet, described
 
 
 class LargeKernelConv(Reparameterizable):

@@ -24,7 +24,7 @@ from timm.models import build_model_with_cfg, generate_default_cfgs, register_mo
 from torch import Tensor, nn
 
 from heatbox.errors import InputError
-from heatbox.models.layers import (
+from heatbox.models._blocks import (
     ConvNorm,
     Reparameterizable,
     centred,
@@ -34,7 +34,7 @@ from heatbox.models.layers import (
     run_blocks,
     with_weights,
 )
-from heatbox.models.staged import StagedNet, described
+from heatbox.models._staged import StagedNet, described
 
 # Kernel sides of the four stages, by the first: the paper's three settings.
 KERNELS = {31: (31, 29, 27, 13), 51: (51, 49, 47, 13), 61: (61, 59, 57, 13)}

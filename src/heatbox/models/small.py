@@ -9,7 +9,7 @@ from timm.models.convnext import ConvNeXt
 from timm.models.resnet import BasicBlock, ResNet
 from torch import nn
 
-from heatbox.models.layers import initialise
+from heatbox.models._blocks import initialise
 
 _SMALL = {
     "num_classes": 10,

@@ -12,10 +12,10 @@ from timm.utils.model import reparameterize_model
 from torch import nn
 
 # Importing the families registers their models with timm.
-from heatbox.arguments import check_whole
+from heatbox._utils.checks import check_whole
 from heatbox.models import replknet, slak, small  # noqa: F401
+from heatbox.models._blocks import Reparameterizable
 from heatbox.models.counts import count
-from heatbox.models.layers import Reparameterizable
 
 REPLKNET = "github.com/DingXiaoH/RepLKNet-pytorch"
 SLAK = "github.com/VITA-Group/SLaK"

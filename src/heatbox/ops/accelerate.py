@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from heatbox.arguments import check_module
+from heatbox._utils.checks import check_module
 from heatbox.ops.depthwise import SMALLEST_KERNEL
 from heatbox.ops.module import DepthwiseConv2d, why_not
 

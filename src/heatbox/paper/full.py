@@ -10,16 +10,16 @@ from typing import Any
 import timm
 import torch
 
+from heatbox.analysis.config import AllConfig
 from heatbox.config import EvaluateConfig, TrainConfig, TrainOptions
 from heatbox.data.catalogue import CATALOGUE
-from heatbox.instruments.config import AllConfig
 from heatbox.models.counts import count
 from heatbox.paper import work
 from heatbox.paper.networks import Network
 from heatbox.paper.plan import Scale
 from heatbox.paper.steps import Cost, Input, Step
-from heatbox.recipes import RECIPES, get_recipe
-from heatbox.train.weights import PUBLISHED
+from heatbox.training.recipes import RECIPES, get_recipe
+from heatbox.training.weights import PUBLISHED
 
 MAIN = ("convnext_base_384_in22ft1k", "replknet_31b_in1k_384", "slak_base_k51_384")
 """The best of each family (supplement 13)."""

@@ -9,12 +9,12 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+from heatbox.analysis.config import AllConfig
 from heatbox.config import EvaluateConfig, TrainConfig, TrainOptions
-from heatbox.instruments.config import AllConfig
 from heatbox.paper.networks import Network
 from heatbox.paper.plan import Scale
 from heatbox.paper.steps import Cost
-from heatbox.recipes import get_recipe
+from heatbox.training.recipes import get_recipe
 
 FAMILIES = ("convnext", "replknet", "slak")
 AUGMENTED = ("convnext", "replknet")

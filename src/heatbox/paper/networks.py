@@ -10,8 +10,8 @@ from typing import Any
 from heatbox.config import TrainConfig
 from heatbox.errors import InputError
 from heatbox.paper.steps import Input
-from heatbox.train.weights import checkpoint_path
-from heatbox.training import TRAINING
+from heatbox.training.trainer import TRAINING
+from heatbox.training.weights import checkpoint_path
 
 CHOSEN_BY = "cam"
 """Map whose best checkpoint is taken, as the paper does (supplement 8)."""

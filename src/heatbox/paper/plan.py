@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from heatbox.analysis.config import AllConfig
 from heatbox.config import EvaluateConfig, TrainOptions
-from heatbox.instruments.config import AllConfig
 from heatbox.paper import work
 from heatbox.paper.networks import Network, Place
 from heatbox.paper.steps import Cost, Input, Made, Step
-from heatbox.report.build import PageFigure
+from heatbox.visualization.report.build import PageFigure
 
 Pass = Callable[[Network, str], Cost]
 """(network, what is done with it) → cost: "train", "evaluate", "second", or the name of an instrument."""

@@ -7,29 +7,29 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from heatbox._utils.progress import on_terminal
+from heatbox.analysis.config import AllConfig
+from heatbox.analysis.runner import COMPARISON, Analysis
+from heatbox.analysis.signed_cam_parts import draw_parts
+from heatbox.analysis.subjects import images_of, subjects_of
 from heatbox.config import EvaluateConfig, TrainConfig, TrainOptions
 from heatbox.data.open import open_split
-from heatbox.dataprepare import prepare_cub
+from heatbox.data.prepare import prepare_cub
 from heatbox.errors import InputError
-from heatbox.evaluation import evaluate
-from heatbox.instruments.compare import COMPARISON, Analysis
-from heatbox.instruments.config import AllConfig
-from heatbox.instruments.parts import draw_parts
-from heatbox.instruments.subjects import images_of, subjects_of
-from heatbox.models.build import build_model
+from heatbox.evaluation.predict import evaluate
+from heatbox.evaluation.run import METRICS, Run, read_json
+from heatbox.models.factory import build_model
 from heatbox.paper.networks import Place, best_checkpoint
-from heatbox.progress import on_terminal
-from heatbox.recipes import published
-from heatbox.report.build import PageFigure, write_report
-from heatbox.report.figures import score_tables, scores
-from heatbox.report.figures.comparison import comparison
-from heatbox.report.figures.style import Drawn, save_figure
-from heatbox.report.models import describe, model_scores
-from heatbox.report.overlay import maps_beside, save_sheet
-from heatbox.report.runs import read_folders
-from heatbox.store import METRICS, Run, read_json
-from heatbox.train.log import epoch_line
-from heatbox.training import train
+from heatbox.training.log import epoch_line
+from heatbox.training.recipes import published
+from heatbox.training.trainer import train
+from heatbox.visualization.figures import score_tables, scores
+from heatbox.visualization.figures.comparison import comparison
+from heatbox.visualization.figures.style import Drawn, save_figure
+from heatbox.visualization.overlay import maps_beside, save_sheet
+from heatbox.visualization.report.build import PageFigure, write_report
+from heatbox.visualization.report.models import describe, model_scores
+from heatbox.visualization.report.runs import read_folders
 
 Tell = Callable[[str], None]
 MAPS = ("cam", "pc1")

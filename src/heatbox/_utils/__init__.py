@@ -1,0 +1,1 @@
+"""What every package needs: checks of arguments, files, devices, progress, optional packages."""

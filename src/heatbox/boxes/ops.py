@@ -1,0 +1,155 @@
+"""Boxes on the pixel grid: ground truth in the frame of a heatmap, and intersection over union.
+
+Two conventions live here side by side. *Inclusive* boxes (the reference evaluator's) name their last
+pixel, so widths and heights gain one in every area. *Half-open* boxes end where the next pixel begins
+and need no such correction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from heatbox._utils.checks import as_numbers
+from heatbox.errors import InputError
+
+REFERENCE_SIDE = 224
+"""Side in pixels of the square frame in which the reference evaluator compares boxes."""
+
+
+def check_boxes(boxes: np.ndarray, image_size: Sequence[float], name: str = "image") -> np.ndarray:
+    """Ground-truth boxes of one image as a (K, 4) float64 array, K >= 1.
+
+    Args:
+        boxes: (K, 4) or (4,) xyxy in pixels of the original image, as numbers of any kind.
+        image_size: (width, height) of the original image in pixels.
+        name: what messages call this image.
+
+    Raises:
+        InputError: the array has another shape, no row, NaN, a negative coordinate, x1 < x0 or y1 < y0,
+            or the image size is not two positive numbers.
+        TypeError: no numbers.
+    """
+    array = np.atleast_2d(as_numbers(boxes, f"{name}: boxes", "numbers (K, 4), xyxy"))
+    size = as_numbers(image_size, f"{name}: image size", "(width, height)")
+    if size.shape != (2,) or not (np.isfinite(size).all() and (size > 0).all()):
+        raise InputError(f"{name}: the image size is {image_size!r}, expected positive (width, height)")
+    if array.ndim != 2 or array.shape[1] != 4 or array.shape[0] == 0:
+        shape = np.shape(boxes)
+        raise InputError(f"{name}: the boxes have shape {shape}, expected (K, 4) xyxy with K >= 1")
+    bad = ~np.isfinite(array).all(1) | (array < 0).any(1) | (array[:, 2:] < array[:, :2]).any(1)
+    if bad.any():
+        row = array[int(np.argmax(bad))].tolist()
+        raise InputError(f"{name}: box {row} is not 0 <= x0 <= x1 and 0 <= y0 <= y1 in pixels")
+    return array
+
+
+def scale_boxes(
+    boxes: np.ndarray,
+    image_size: Sequence[float] | np.ndarray,
+    frame: Sequence[float],
+    truncate: bool = True,
+) -> np.ndarray:
+    """Boxes of an image in another frame: coordinate * frame side / image side.
+
+    Args:
+        boxes: (K, 4) xyxy in pixels of the original image.
+        image_size: (width, height) of the original image, or one row (K, 2) for each box.
+        frame: (width, height) of the frame to express them in.
+        truncate: drop the fraction, as the reference evaluator does.
+
+    Returns:
+        (K, 4) int64 when truncating, else float64.
+    """
+    # The product comes first: dividing first would round differently and move some boxes by a pixel.
+    sides = np.asarray(image_size, dtype=np.float64)
+    scaled = boxes * np.tile(np.asarray(frame, dtype=np.float64), 2) / np.concatenate([sides, sides], axis=-1)
+    return scaled.astype(np.int64) if truncate else scaled
+
+
+def box_iou(boxes: np.ndarray, others: np.ndarray, inclusive: bool) -> np.ndarray:
+    """Intersection over union of every pair.
+
+    Args:
+        boxes: (N, 4) xyxy.
+        others: (K, 4) xyxy.
+        inclusive: count the last column and row as part of a box (+1 on widths and heights).
+
+    Returns:
+        (N, K) float64 in [0, 1]; 0 where the union has no area.
+    """
+    one = 1 if inclusive else 0
+    a, b = boxes[:, None], others[None]
+    sides = np.maximum(np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2]) + one, 0)
+    shared = sides[..., 0] * sides[..., 1]
+    area_a = (boxes[:, 2] - boxes[:, 0] + one) * (boxes[:, 3] - boxes[:, 1] + one)
+    area_b = (others[:, 2] - others[:, 0] + one) * (others[:, 3] - others[:, 1] + one)
+    union = area_a[:, None] + area_b[None] - shared
+    return np.divide(shared, union, out=np.zeros(union.shape), where=union > 0)
+
+
+def scaled_truth(
+    boxes: np.ndarray,
+    image_size: Sequence[float],
+    shape: tuple[int, int],
+    protocol: str,
+    name: str = "image",
+) -> np.ndarray:
+    """Ground truth of one image in the frame in which a protocol compares boxes.
+
+    Args:
+        boxes: (K, 4) xyxy in pixels of the original image.
+        image_size: (width, height) of the original image.
+        shape: (height, width) of the heatmap, the frame of the exact protocol.
+        protocol: `reference` (integers in the 224 x 224 frame) or `exact` (float, in the map's frame).
+        name: what messages call this image.
+
+    Returns:
+        (K, 4) int64 or float64.
+
+    Raises:
+        InputError: boxes or size are malformed.
+    """
+    checked = check_boxes(boxes, image_size, name)
+    if protocol == "reference":
+        return scale_boxes(checked, image_size, (REFERENCE_SIDE, REFERENCE_SIDE))
+    return scale_boxes(checked, image_size, (shape[1], shape[0]), truncate=False)
+
+
+def stack_truth(boxes: Sequence[Any], image_sizes: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:
+    """Ground truth of many images in the reference frame, scaled together.
+
+    Args:
+        boxes: for each image its (K, 4) xyxy boxes in original pixels.
+        image_sizes: for each image its original (width, height).
+
+    Returns:
+        (sum of K, 4) float64 boxes with integer values, and (N + 1,) where each image's begin.
+
+    Raises:
+        InputError: as `check_boxes`, naming the place of the image.
+    """
+    try:
+        arrays = [np.asarray(b, dtype=np.float64).reshape(-1, 4) for b in boxes]
+        sizes = np.asarray(image_sizes, dtype=np.float64).reshape(len(arrays), 2)
+        counts = np.array([len(a) for a in arrays], dtype=np.int64)
+        stacked = np.concatenate(arrays)
+        good = bool(
+            (counts > 0).all()
+            and (np.isfinite(sizes) & (sizes > 0)).all()
+            and (np.isfinite(stacked) & (stacked >= 0)).all()
+            and (stacked[:, 2:] >= stacked[:, :2]).all()
+            and all(np.ndim(b) == 2 and np.shape(b)[1] == 4 for b in boxes)
+        )
+    except (ValueError, TypeError):
+        good = False
+    if not good:  # say which image is wrong, and how
+        for i, (one, size) in enumerate(zip(boxes, image_sizes, strict=True)):
+            check_boxes(one, size, f"image {i}")
+        arrays = [check_boxes(b, s) for b, s in zip(boxes, image_sizes, strict=True)]
+        counts, stacked = np.array([len(a) for a in arrays]), np.concatenate(arrays)
+        sizes = np.array([tuple(s) for s in image_sizes], dtype=np.float64)
+    scaled = scale_boxes(stacked, np.repeat(sizes, counts, axis=0), (REFERENCE_SIDE, REFERENCE_SIDE))
+    return scaled.astype(np.float64), np.concatenate([[0], np.cumsum(counts)])

@@ -1,0 +1,110 @@
+"""The commands of `heatbox data`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import tyro
+
+from heatbox._utils.io import folder_name
+from heatbox.cli.terminal import SOME_FAILED, AsJson, print_json, print_table, say
+
+
+def data_check(
+    path: tyro.conf.Positional[Path],
+    out: Path | None = None,
+    jobs: int | None = None,
+    as_json: AsJson = False,
+) -> int:
+    """Recognise a data set, count it, open every image, say what is broken; exit 1 if anything is.
+
+    Writes report.json and a contact sheet with boxes. Interrupted or repeated, it opens only images that
+    are new or have changed.
+
+    Args:
+        path: A folder or an archive, as downloaded or unpacked.
+        out: Folder of the report; by default heatbox-check-NAME.
+        jobs: Number of threads; by default one for each core.
+        as_json: Print the report as JSON instead of a table.
+
+    Examples:
+        heatbox data check CUB_200_2011.tgz
+        heatbox data check photos/ --json
+    """
+    from dataclasses import asdict
+
+    from heatbox._utils.progress import on_terminal
+    from heatbox.data.check import check_data
+
+    out = out or Path(folder_name(f"heatbox-check-{path.resolve().stem}"))
+    report = check_data(path, out, on_terminal, jobs)
+    if as_json:
+        print_json(asdict(report))
+    else:
+        from heatbox.visualization.tables import check_table
+
+        print_table(check_table(report.splits, f"{path}: {report.layout}"))
+        for note in report.notes:
+            say(f"note: {note}")
+        for problem in report.problems[:_MOST_PROBLEMS]:
+            say(f"broken: {problem}")
+        if len(report.problems) > _MOST_PROBLEMS:
+            say(f"... and {len(report.problems) - _MOST_PROBLEMS} more in {out / 'report.json'}")
+    say(f"{len(report.problems)} problems; pictures: {out / 'contact-sheet.png'}")
+    return SOME_FAILED if report.problems else 0
+
+
+def data_prepare(
+    name: tyro.conf.Positional[Literal["cub"]],
+    source: tyro.conf.Positional[Path],
+    out: Path,
+    variant: Literal["squash", "short-side"] = "squash",
+    jobs: int | None = None,
+) -> int:
+    """Write 448-pixel copies of CUB-200-2011 for training, boxes carried along.
+
+    The result is in the metadata layout, a folder for each split. Interrupted, the same command goes on.
+
+    Args:
+        name: The data set; cub is the one that training needs prepared.
+        source: CUB-200-2011, as downloaded or unpacked.
+        out: Folder of the copies.
+        variant: squash resizes to 512 x 512 (the paper's text), short-side keeps the shape (the released
+            code); both then crop the middle 448 pixels.
+        jobs: Number of threads; by default one for each core.
+
+    Examples:
+        heatbox data prepare cub CUB_200_2011.tgz --out CUB-448
+    """
+    from heatbox._utils.progress import on_terminal
+    from heatbox.data.prepare import prepare_cub
+
+    problems = prepare_cub(source, out, variant, on_terminal, jobs)
+    for problem in problems:
+        say(f"left out: {problem}")
+    say(f"copies: {out}")
+    return SOME_FAILED if problems else 0
+
+
+def data_list(as_json: AsJson = False) -> None:
+    """What each data set is, its licence and size, where it is published, and what to put where.
+
+    Args:
+        as_json: Print JSON instead of a table.
+
+    Examples:
+        heatbox data list
+    """
+    from heatbox.data.catalogue import CATALOGUE
+
+    if as_json:
+        print_json(CATALOGUE)
+    else:
+        from heatbox.visualization.tables import catalogue_table
+
+        print_table(catalogue_table(CATALOGUE))
+
+
+DATA_COMMANDS = {"check": data_check, "prepare": data_prepare, "list": data_list}
+_MOST_PROBLEMS = 20  # on one screen

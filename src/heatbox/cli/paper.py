@@ -1,0 +1,142 @@
+"""The command `heatbox paper`."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import tyro
+
+from heatbox.cli.terminal import SOME_FAILED, AsJson, print_json, print_table, say
+from heatbox.errors import InputError
+
+if TYPE_CHECKING:
+    from heatbox.paper.plan import Scale
+    from heatbox.paper.steps import Status, Step
+
+
+def paper(
+    scale: Literal["mini", "full"] = "mini",
+    out: Path | None = None,
+    jobs: int = 2,
+    plan_only: Annotated[bool, tyro.conf.arg(name="list")] = False,
+    data: Annotated[Path | None, tyro.conf.arg(aliases=["-d"])] = None,
+    pretrained: Path | None = None,
+    imagenet: Path | None = None,
+    stimuli: Path | None = None,
+    download: bool = False,
+    device: str = "auto",
+    tflops: float | None = None,
+    as_json: AsJson = False,
+) -> int:
+    """Every table and figure of the paper.
+
+    Interrupted or killed, the same command goes on. mini trains small networks of the three families on the
+    embedded data set, on a CPU; full is the paper's 36 models on CUB-200-2011. What is done already is
+    skipped; what cannot be made is said, with what is missing, and the exit code is then 1.
+
+    Args:
+        scale: mini or full.
+        out: The folder of everything; by default runs/paper-SCALE.
+        jobs: Steps at a time, each in a process of its own.
+        plan_only: Print every step, where it stands, what is missing and what it would cost; make nothing.
+        data: CUB-200-2011 as downloaded or unpacked, for full.
+        pretrained: Folder of the pre-trained files, for full.
+        imagenet: ILSVRC2012 with its validation images and boxes, for full's Fig. 13 right.
+        stimuli: Cue-conflict images, for full's Fig. 16 and 17.
+        download: Let timm fetch the weights that it publishes.
+        device: cpu, cuda, mps, or auto for the best at hand.
+        tflops: What one device sustains, for full's estimates; by default the peak of the paper's own device,
+            which makes them lower bounds.
+        as_json: Print the plan as JSON.
+
+    Examples:
+        heatbox paper
+        heatbox paper --scale full --list
+        heatbox paper --scale full --data CUB_200_2011 --pretrained weights --download --jobs 1
+    """
+    from heatbox.paper.full import TFLOPS, full
+    from heatbox.paper.mini import mini
+    from heatbox.paper.plan import make_plan
+    from heatbox.paper.runner import run_plan
+    from heatbox.paper.steps import statuses
+
+    if tflops is not None and not tflops > 0:
+        raise InputError(f"tflops is {tflops}, expected more than 0")
+    out = out or Path("runs") / f"paper-{scale}"
+    found: Scale
+    if scale == "full":
+        found = full(out, data, pretrained, imagenet, stimuli, download, device, tflops=tflops or TFLOPS)
+    else:
+        found = mini(device)
+    plan = make_plan(found, out)
+    if plan_only:
+        _show(plan, statuses(plan, out), as_json)
+        return 0
+    _say_remaining(plan, statuses(plan, out))
+    with _terminated_as_interrupted():
+        left = run_plan(plan, out, jobs, say)
+    made = [one for step in plan for one in step.makes if one.file.exists()]
+    say(f"{len(made)} of {sum(len(step.makes) for step in plan)} tables and figures are in {out}")
+    page = out / "paper.html"
+    if page.exists():
+        say(f"page: {page} ({page.stat().st_size / 1e6:.1f} MB)")
+    for name, why in left.items():
+        say(f"not made: {name}: {why}")
+    return SOME_FAILED if left else 0
+
+
+@contextmanager
+def _terminated_as_interrupted() -> Iterator[None]:
+    """SIGTERM ends the command as Ctrl-C does: steps under way save what they can."""
+
+    def interrupt(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _show(plan: Sequence[Step], found: Mapping[str, Status], as_json: bool) -> None:
+    from heatbox.visualization.tables import plan_table
+
+    if as_json:
+        print_json([_described(step, found[step.name]) for step in plan])
+        return
+    print_table(plan_table([_described(step, found[step.name]) for step in plan]))
+    _say_remaining(plan, found)
+
+
+def _described(step: Step, status: Status) -> dict[str, Any]:
+    """A step and its status for JSON."""
+    return {
+        "step": step.name,
+        "title": step.title,
+        "makes": [{"paper": one.paper, "title": one.title, "file": one.file} for one in step.makes],
+        "needs": step.needs,
+        "after": step.after,
+        "outputs": step.files,
+        "state": status.state,
+        "why": status.why,
+        "seconds": step.cost.seconds,
+        "basis": step.cost.basis,
+    }
+
+
+def _say_remaining(plan: Sequence[Step], found: Mapping[str, Status]) -> None:
+    """How many steps are left, and what those are expected to take of which something is known."""
+    todo = [step for step in plan if found[step.name].state != "done"]
+    blocked = [step for step in todo if found[step.name].state == "blocked"]
+    hours = sum(step.cost.seconds or 0 for step in todo) / 3600
+    bases = ", ".join(dict.fromkeys(step.cost.basis for step in todo if step.cost.seconds))
+    time = f"{hours:,.1f} hours" if hours >= 1 else f"{60 * hours:.0f} minutes"
+    say(
+        f"{len(plan)} steps, {len(plan) - len(todo)} done, {len(blocked)} blocked"
+        + (f"; what is left takes about {time} of one core or device ({bases})" if bases else "")
+    )

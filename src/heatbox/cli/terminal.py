@@ -1,0 +1,134 @@
+"""What commands say to the person at the terminal, and the codes they exit with."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import StringIO
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
+
+from heatbox._utils.progress import printable
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+SOME_FAILED, INTERRUPTED = 1, 130
+AsJson = Annotated[bool, tyro.conf.arg(name="json")]
+PIPE_WIDTH = 200
+"""Columns of a table that is written to a file or a pipe, which have no width of their own."""
+
+NARROWEST_COLUMN = 9
+"""Columns of the terminal that one of a table needs, six signs and its borders."""
+
+_log = logging.getLogger(__name__)
+
+
+def say(words: str) -> None:
+    """One line to the person at the terminal, apart from what a program reads."""
+    print(printable(words), file=sys.stderr)
+
+
+def print_json(content: object) -> None:
+    """Results on standard output, for a program."""
+    from heatbox.evaluation.run import to_json
+
+    print(to_json(content))
+
+
+def print_table(table: Table) -> None:
+    """A table on standard output, at full width where that is no terminal.
+
+    Nothing is cut off in a narrow terminal: words are folded, and where even that leaves too little room for
+    a column, each row becomes a few lines of heading and value.
+    """
+    from rich.console import Console
+    from rich.measure import Measurement
+
+    # Into a pipe its own print writes, since rich ends the program where the reader has gone.
+    text = StringIO()
+    console = Console() if sys.stdout.isatty() else Console(file=text, width=PIPE_WIDTH)
+    wanted = Measurement.get(console, console.options.update(max_width=10 * PIPE_WIDTH), table)
+    if wanted.minimum > console.width:
+        for column in table.columns:
+            column.overflow, column.no_wrap = "fold", False
+        if console.width < len(table.columns) * NARROWEST_COLUMN:
+            return _print_rows(table)
+    console.print(table)
+    print(text.getvalue(), end="")
+
+
+def _print_rows(table: Table) -> None:
+    """The cells of a table one below the other, for the terminal to wrap."""
+    if table.title:
+        print(table.title)
+    cells = [[str(cell) for cell in column.cells] for column in table.columns]
+    for row in zip(*cells, strict=True):
+        print()
+        for column, cell in zip(table.columns, row, strict=True):
+            if cell:
+                print(f"{column.header}: {cell}")
+    if table.caption:
+        print(f"\n{table.caption}")
+
+
+def warn_of_random_weights(model: str, checkpoint: str | None) -> None:
+    """Say so where a named model was given no weights."""
+    if checkpoint is None and ".py:" not in model:
+        say(f"note: {model} has random weights; --checkpoint takes a file, or pretrained")
+
+
+# ------------------------------------------------------------------------------------------- the log of -v
+
+
+class _Stderr(logging.StreamHandler):  # type: ignore[type-arg]
+    """Writes to what standard error is at the time: a progress bar puts itself in its place."""
+
+    def __init__(self) -> None:
+        logging.Handler.__init__(self)
+        self.setFormatter(logging.Formatter("%(asctime)s.%(msecs)03d %(name)s: %(message)s", "%H:%M:%S"))
+
+    @property
+    def stream(self) -> object:  # type: ignore[override]
+        return sys.stderr
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record))
+
+
+@contextmanager
+def logged(verbose: bool, command: str) -> Iterator[None]:
+    """Show heatbox's log on standard error while a command runs, if asked for.
+
+    Args:
+        verbose: whether to show it.
+        command: what was asked, for the first line.
+    """
+    if not verbose:
+        yield
+        return
+    root, handler = logging.getLogger("heatbox"), _Stderr()
+    level = root.level
+    root.addHandler(handler)
+    root.setLevel(logging.INFO)
+    begin = time.perf_counter()
+    try:
+        _log.info("%s", command)
+        _log.info("%s", _environment())
+        yield
+    finally:
+        _log.info("ended after %.1f s", time.perf_counter() - begin)
+        root.removeHandler(handler)
+        root.setLevel(level)
+
+
+def _environment() -> str:
+    from heatbox.evaluation.run import environment
+
+    found = environment()
+    packages = ", ".join(f"{name} {number or 'absent'}" for name, number in found["packages"].items())
+    return f"Python {found['python']} on {found['platform']}, {found['processors']} processors; {packages}"

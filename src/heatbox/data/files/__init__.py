@@ -1,0 +1,1 @@
+"""Folders, archives and images: folders and archives alike."""

@@ -1,0 +1,172 @@
+"""Archives as trees of files: a .tar, a .zip, a compressed .tar, or several of them beside a folder.
+
+Nothing is ever extracted under a name that an archive chose: members are read in place, only regular files
+are seen, and names that are absolute or climb with ".." are left out. A compressed tar, which cannot be read
+at random, is decompressed once.
+"""
+
+from __future__ import annotations
+
+import struct
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Iterable
+from pathlib import Path, PurePosixPath
+
+from heatbox._utils.checks import kind_of
+from heatbox.data.files.decompress import COMPRESSED, MAX_RATIO, UNPACKED, decompressed
+from heatbox.data.files.trees import FolderTree, Tree, UnionTree
+from heatbox.errors import InputError
+
+MAX_MEMBER = 2**30  # bytes of one file read from an archive
+_TAR, _ZIP = (".tar",), (".zip",)
+ARCHIVES = (*_TAR, *_ZIP, *COMPRESSED)
+
+
+class _ArchiveTree(Tree):
+    """What tar and zip have in common: a table of members, made once."""
+
+    def __init__(self, path: Path, names: Iterable[str]) -> None:
+        self.path, self.where = path, str(path)
+        self._files: dict[str, set[str]] = {"": set()}
+        self._folders: dict[str, set[str]] = {"": set()}
+        for name in names:
+            parts = PurePosixPath(name).parts
+            above = ["/".join(parts[:depth]) for depth in range(len(parts))]
+            for folder, child in zip(above[:-1], parts[:-1], strict=True):
+                self._folders.setdefault(folder, set()).add(child)
+            self._files.setdefault(above[-1], set()).add(parts[-1])
+
+    def files(self, folder: str = "") -> list[str]:
+        """Names of the members directly in a folder."""
+        return sorted(self._files.get(folder, ()))
+
+    def folders(self, folder: str = "") -> list[str]:
+        """Names of the folders directly in a folder."""
+        return sorted(self._folders.get(folder, ()))
+
+    def has(self, name: str) -> bool:
+        """Whether there is a member of this name."""
+        folder, _, last = name.rpartition("/")
+        return last in self._files.get(folder, ())
+
+    def _bytes(self, start: int, count: int, name: str) -> bytes:
+        if count > MAX_MEMBER:
+            raise InputError(f"{self.describe(name)}: is larger than {MAX_MEMBER} bytes")
+        try:
+            with self.path.open("rb") as file:
+                file.seek(start)
+                data = file.read(count)
+        except OSError as error:
+            raise InputError(f"{self.path}: cannot be read ({error.strerror})") from error
+        if len(data) != count:
+            raise InputError(f"{self.path}: ends inside member {name!r}")
+        return data
+
+
+class TarTree(_ArchiveTree):
+    """An uncompressed tar archive."""
+
+    def __init__(self, path: Path) -> None:
+        try:
+            with tarfile.open(path, "r:") as tar:
+                self._spans = {
+                    name: (m.offset_data, m.size)
+                    for m in tar
+                    if m.isreg() and not m.issparse() and (name := _safe(m.name))
+                }
+        except Exception as error:  # a damaged header can make the reader raise anything
+            raise InputError(f"{path}: the archive is damaged ({error})") from error
+        super().__init__(path, self._spans)
+
+    def read(self, name: str) -> bytes:
+        """The content of a member."""
+        if name not in self._spans:
+            raise InputError(f"{self.path}: has no member {name!r}")
+        return self._bytes(*self._spans[name], name)
+
+
+class ZipTree(_ArchiveTree):
+    """A zip archive, stored or deflated."""
+
+    def __init__(self, path: Path) -> None:
+        try:
+            with zipfile.ZipFile(path) as file:
+                self._members = {
+                    name: info
+                    for info in file.infolist()
+                    if not info.filename.endswith("/")
+                    and not _is_link(info)
+                    and (name := _safe(info.filename))
+                }
+        except Exception as error:  # a damaged table of members can make the reader raise anything
+            raise InputError(f"{path}: the archive is damaged ({error})") from error
+        super().__init__(path, self._members)
+
+    def read(self, name: str) -> bytes:
+        """The content of a member, its checksum verified."""
+        info = self._members.get(name)
+        if info is None:
+            raise InputError(f"{self.path}: has no member {name!r}")
+        if info.flag_bits & 1 or info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise InputError(f"{self.describe(name)}: is encrypted or compressed in a way that is not read")
+        if info.file_size > MAX_MEMBER or info.file_size > MAX_RATIO * max(info.compress_size, 2**16):
+            raise InputError(f"{self.describe(name)}: unpacks to {info.file_size} bytes, which is not safe")
+        header = self._bytes(
+            info.header_offset, 30, name
+        )  # local header: two lengths at its end, APPNOTE 4.3.7
+        if header[:4] != b"PK\x03\x04":
+            raise InputError(f"{self.describe(name)}: the archive is damaged (no member where one should be)")
+        start = info.header_offset + 30 + sum(struct.unpack("<HH", header[26:30]))
+        data = self._bytes(start, info.compress_size, name)
+        if info.compress_type == zipfile.ZIP_DEFLATED:
+            try:
+                data = zlib.decompressobj(-15).decompress(data, info.file_size + 1)
+            except zlib.error as error:
+                raise InputError(f"{self.describe(name)}: the archive is damaged ({error})") from error
+        if len(data) != info.file_size or zlib.crc32(data) != info.CRC:
+            raise InputError(f"{self.describe(name)}: the archive is damaged (wrong checksum)")
+        return data
+
+
+def open_tree(path: str | Path) -> Tree:
+    """A folder or an archive as a tree.
+
+    Raises:
+        InputError: neither a folder nor an archive, a damaged archive, or one that unpacks to more than
+            `MAX_RATIO` times its size.
+        TypeError: no path.
+    """
+    if not isinstance(path, str | Path):
+        raise TypeError(f"path: {kind_of(path)}, expected a folder or an archive")
+    path = Path(path)
+    if path.is_dir():
+        return FolderTree(path)
+    if path.is_file() and path.name.lower().endswith(_ZIP):
+        return ZipTree(path)
+    if path.is_file() and path.name.lower().endswith(COMPRESSED):
+        return TarTree(decompressed(path))
+    if path.is_file() and path.name.lower().endswith(_TAR):
+        return TarTree(path)
+    raise InputError(f"{path}: expected a folder or a .tar archive (or {', '.join(ARCHIVES[1:])})")
+
+
+def with_archives(folder: FolderTree) -> Tree | None:
+    """A folder together with what its archives hold; None where it has no archive."""
+    names = [n for n in folder.files() if n.lower().endswith(ARCHIVES) and not n.endswith(UNPACKED)]
+    if not names:
+        return None
+    return UnionTree(folder.where, [folder, *(open_tree(folder.root / name) for name in names)])
+
+
+def _safe(name: str) -> str:
+    """A member's name without "./", or "" where it is absolute or climbs out."""
+    parts = PurePosixPath(name).parts
+    if not parts or name.startswith("/") or ".." in parts or "\0" in name:
+        return ""
+    return "/".join(parts)
+
+
+def _is_link(info: zipfile.ZipInfo) -> bool:
+    return (info.external_attr >> 16) & 0o170000 == 0o120000

@@ -1,0 +1,207 @@
+"""Files of a data set wherever they lie: what a folder and an archive have in common, and the folder.
+
+`heatbox.data.files.archives` has the archives. Links that lead out of a folder are refused.
+"""
+
+from __future__ import annotations
+
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+from heatbox.errors import InputError
+
+
+class Tree(ABC):
+    """A read-only tree of files; names are relative, with forward slashes, "" is the root.
+
+    Safe to use from several threads and forked processes: no open file is kept.
+    """
+
+    where: str
+
+    @abstractmethod
+    def files(self, folder: str = "") -> list[str]:
+        """Names of the files directly in a folder, sorted; none where there is no such folder."""
+
+    @abstractmethod
+    def folders(self, folder: str = "") -> list[str]:
+        """Names of the folders directly in a folder, sorted."""
+
+    @abstractmethod
+    def has(self, name: str) -> bool:
+        """Whether there is a file of this name."""
+
+    @abstractmethod
+    def read(self, name: str) -> bytes:
+        """The content of a file.
+
+        Raises:
+            InputError: there is no such file, it leads out of the tree, or it cannot be read.
+        """
+
+    def source(self, name: str) -> bytes | Path:
+        """What an image decoder is given: a path where there is one, else the content."""
+        return self.read(name)
+
+    def describe(self, name: str) -> str:
+        """A file as messages call it."""
+        return f"{self.where}:{name}"
+
+    def walk(self, folder: str = "") -> Iterator[str]:
+        """Names of all files below a folder, relative to the root, in sorted order."""
+        above = f"{folder}/" if folder else ""
+        for name in self.files(folder):
+            yield above + name
+        for name in self.folders(folder):
+            yield from self.walk(above + name)
+
+
+class FolderTree(Tree):
+    """A folder on disk. Links that lead out of it are refused when they are read."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root.resolve()
+        self.where = str(root)
+
+    def files(self, folder: str = "") -> list[str]:
+        """Names of the files directly in a folder."""
+        return self._entries(folder, os.DirEntry.is_file)
+
+    def folders(self, folder: str = "") -> list[str]:
+        """Names of the folders directly in a folder; hidden ones and links out of the tree are left out."""
+        return [
+            name
+            for name in self._entries(folder, os.DirEntry.is_dir)
+            if not name.startswith(".") and self._inside(self.root / folder / name)
+        ]
+
+    def _entries(self, folder: str, kind: Callable[[os.DirEntry[str]], bool]) -> list[str]:
+        try:
+            with os.scandir(self.root / folder) as entries:
+                return sorted(entry.name for entry in entries if kind(entry))
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        except OSError as error:
+            raise InputError(f"{self.root / folder}: cannot be listed ({error.strerror})") from error
+
+    def _inside(self, path: Path) -> bool:
+        return not path.is_symlink() or path.resolve().is_relative_to(self.root)
+
+    def has(self, name: str) -> bool:
+        """Whether there is a file of this name."""
+        try:
+            return (self.root / name).is_file()
+        except (OSError, ValueError):
+            return False
+
+    def source(self, name: str) -> Path:
+        """The path of a file, which is inside the folder."""
+        try:
+            path = (self.root / name).resolve()
+        except (OSError, ValueError, RuntimeError) as error:
+            raise InputError(f"{name!r}: no file can have this name ({error})") from error
+        if not path.is_relative_to(self.root):
+            raise InputError(f"{name!r}: the image id leads out of {self.root}")
+        return path
+
+    def read(self, name: str) -> bytes:
+        """The content of a file."""
+        path = self.source(name)
+        try:
+            return path.read_bytes()
+        except FileNotFoundError as error:
+            raise InputError(f"{path}: no such file") from error
+        except OSError as error:
+            raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+
+    def describe(self, name: str) -> str:
+        """The path of a file."""
+        return str(self.root / name)
+
+
+class UnionTree(Tree):
+    """Several trees laid over each other; of equal names the first tree's counts."""
+
+    def __init__(self, where: str, trees: Iterable[Tree]) -> None:
+        self.where, self.trees = where, tuple(trees)
+
+    def files(self, folder: str = "") -> list[str]:
+        """Names of the files directly in a folder of any of the trees."""
+        return sorted({name for tree in self.trees for name in tree.files(folder)})
+
+    def folders(self, folder: str = "") -> list[str]:
+        """Names of the folders directly in a folder of any of the trees."""
+        return sorted({name for tree in self.trees for name in tree.folders(folder)})
+
+    def _holder(self, name: str) -> Tree:
+        return next((tree for tree in self.trees if tree.has(name)), self.trees[0])
+
+    def has(self, name: str) -> bool:
+        """Whether there is a file of this name in any of the trees."""
+        return self._holder(name).has(name)
+
+    def read(self, name: str) -> bytes:
+        """The content of a file."""
+        return self._holder(name).read(name)
+
+    def source(self, name: str) -> bytes | Path:
+        """What an image decoder is given."""
+        return self._holder(name).source(name)
+
+    def describe(self, name: str) -> str:
+        """A file as messages call it."""
+        return self._holder(name).describe(name)
+
+
+class SubTree(Tree):
+    """A folder of another tree."""
+
+    def __init__(self, tree: Tree, folder: str) -> None:
+        self.tree, self.prefix = tree, folder.strip("/") + "/"
+        self.where = tree.describe(folder)
+
+    def files(self, folder: str = "") -> list[str]:
+        """Names of the files directly in a folder."""
+        return self.tree.files((self.prefix + folder).rstrip("/"))
+
+    def folders(self, folder: str = "") -> list[str]:
+        """Names of the folders directly in a folder."""
+        return self.tree.folders((self.prefix + folder).rstrip("/"))
+
+    def has(self, name: str) -> bool:
+        """Whether there is a file of this name."""
+        return self.tree.has(self.prefix + name)
+
+    def read(self, name: str) -> bytes:
+        """The content of a file."""
+        return self.tree.read(self.prefix + name)
+
+    def source(self, name: str) -> bytes | Path:
+        """What an image decoder is given."""
+        return self.tree.source(self.prefix + name)
+
+    def describe(self, name: str) -> str:
+        """A file as messages call it."""
+        return self.tree.describe(self.prefix + name)
+
+
+def below(tree: Tree, folder: str) -> Tree:
+    """The tree seen from one of its folders."""
+    return SubTree(tree, folder) if folder else tree
+
+
+def find_folders(tree: Tree, holds: Callable[[Tree], bool], depth: int = 3) -> Iterator[str]:
+    """Folders for which `holds` is true, the outermost first, not looked for among hundreds of class folders.
+
+    Args:
+        tree: where to look.
+        holds: is given the tree seen from a folder.
+        depth: how deep below the root.
+    """
+    level = [""]
+    for _ in range(depth + 1):
+        yield from (folder for folder in level if holds(below(tree, folder)))
+        inner = ((folder, tree.folders(folder)) for folder in level)
+        level = [f"{f}/{name}".lstrip("/") for f, names in inner if len(names) <= 12 for name in names]

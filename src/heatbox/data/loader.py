@@ -1,0 +1,188 @@
+"""Training pictures from disk: decoded no larger than they are needed, cropped, augmented, normalised.
+
+A JPEG can be decoded at half, a quarter or an eighth of its size at a fraction of the cost (libjpeg's DCT
+scaling). The crop is drawn first, from the header; then the picture is decoded at the smallest such size at
+which the crop still has as many pixels as the network's input. Ordinary JPEGs go straight to arrays (`jpeg`),
+all other pictures through Pillow.
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn.functional import interpolate
+from torch.utils.data import Dataset
+
+from heatbox.data.files.jpeg import decode_factor, decode_plain_jpeg, plain_jpeg_size
+from heatbox.data.types import Example, Split, decode_image, to_rgb
+from heatbox.errors import InputError
+
+Crop = tuple[int, int, int, int]
+_UNDECODABLE = (
+    *(OSError, SyntaxError, ValueError, EOFError, AssertionError, struct.error),
+    Image.DecompressionBombError,
+)  # not every error, as a transform of the user's own may hold a mistake
+
+
+@dataclass(frozen=True)
+class TrainCrop:
+    """Random resized crop and mirror image, as torchvision draws them (RandomResizedCrop), then a tensor.
+
+    Attributes:
+        size: side of the square input.
+        scale: range of the crop's share of the picture's area.
+        ratio: range of the crop's width over height; None squashes the whole picture, without a crop.
+        flip: probability of the mirror image.
+        mean, std: per RGB channel, of values in [0, 1].
+        augment: RGB picture of the input's size → another, for example timm's RandAugment; or None.
+        as_bytes: leave levels from 0 to 255, to be `normalised` as a batch, on any device: a quarter of the
+            memory to move between processes and devices.
+    """
+
+    size: int = 224
+    scale: tuple[float, float] = (0.08, 1.0)
+    ratio: tuple[float, float] | None = (3 / 4, 4 / 3)
+    flip: float = 0.5
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
+    std: tuple[float, ...] = (0.229, 0.224, 0.225)
+    augment: Callable[[Image.Image], Image.Image] | None = None
+    as_bytes: bool = False
+
+    def crop(self, width: int, height: int) -> Crop:
+        """A crop (left, top, right, bottom) of a picture, drawn with torch's generator."""
+        if self.ratio is None:
+            return 0, 0, width, height
+        from torchvision.transforms import RandomResizedCrop
+
+        blank = Image.new("1", (width, height))  # only its size is asked for
+        top, left, rows, columns = RandomResizedCrop.get_params(blank, list(self.scale), list(self.ratio))
+        return left, top, left + columns, top + rows
+
+    def __call__(self, image: Image.Image) -> Tensor:
+        """A picture that may not be decoded yet → (3, size, size) float32, or uint8 if `as_bytes`.
+
+        Raises:
+            OSError: the picture is damaged.
+        """
+        width, height = image.size
+        crop = self.crop(width, height)
+        turned = image.getexif().get(0x0112, 1) not in (0, 1)
+        if image.format == "JPEG" and image.mode in ("RGB", "L") and not turned:
+            factor = self._factor(crop)
+            image.draft("RGB", (max(width // factor, 1), max(height // factor, 1)))
+        pixels = np.array(to_rgb(image))
+        return self._finish(pixels, crop, (width, height))
+
+    def from_jpeg(self, data: bytes) -> Tensor | None:
+        """The same of a JPEG's content, sooner; None where it is none of those that `jpeg` decodes."""
+        size = plain_jpeg_size(data)
+        if size is None:
+            return None
+        crop = self.crop(*size)
+        pixels = decode_plain_jpeg(data, size, self._factor(crop))
+        return None if pixels is None else self._finish(pixels, crop, size)
+
+    def _factor(self, crop: Crop) -> int:
+        """By how much to decode smaller, so that the crop is still as large as the input."""
+        left, top, right, bottom = crop
+        return decode_factor(min(right - left, bottom - top) / self.size)
+
+    def _finish(self, pixels: np.ndarray, crop: Crop, size: tuple[int, int]) -> Tensor:
+        """Crop, given in pixels of `size`, out of pixels that may be fewer, and all that follows."""
+        small = resized_crop(pixels, crop, size, self.size)  # (3, S, S) uint8
+        if torch.rand(1) < self.flip:
+            small = small.flip(2)
+        if self.augment is not None:
+            picture = Image.fromarray(small.permute(1, 2, 0).contiguous().numpy())
+            small = _bytes_of(self.augment(picture))
+        return small if self.as_bytes else normalised(small, self.mean, self.std)
+
+
+def resized_crop(pixels: np.ndarray, crop: Crop, size: tuple[int, int], side: int) -> Tensor:
+    """A crop resized by antialiased bilinear interpolation, as torchvision's ``resized_crop``.
+
+    Args:
+        pixels: (H, W, 3) uint8 of a picture, whole, but perhaps decoded smaller.
+        crop: (left, top, right, bottom) in pixels of the picture's own size.
+        size: the picture's own (width, height).
+        side: of the result.
+
+    Returns:
+        (3, side, side) uint8.
+    """
+    height, width, _ = pixels.shape
+    if (width, height) == size:
+        left, top, right, bottom = crop
+        region = torch.from_numpy(pixels[top:bottom, left:right]).permute(2, 0, 1)
+        if region.shape[1:] == (side, side):
+            return region.contiguous()
+        return interpolate(region[None], (side, side), mode="bilinear", antialias=True)[0].contiguous()
+    # Of a picture decoded smaller a crop may begin between two pixels, which Pillow can do.
+    x, y = width / size[0], height / size[1]
+    box = (crop[0] * x, crop[1] * y, min(crop[2] * x, width), min(crop[3] * y, height))
+    picture = Image.fromarray(pixels).resize((side, side), Image.Resampling.BILINEAR, box=box)
+    return _bytes_of(picture)
+
+
+def _bytes_of(image: Image.Image) -> Tensor:
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()  # cheaper while still bytes
+
+
+def normalised(pixels: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
+    """(..., 3, H, W) uint8 → float32 on the same device, normalised."""
+    return pixels.float().sub_(_levels(mean).to(pixels.device)).div_(_levels(std).to(pixels.device))
+
+
+@cache
+def _levels(values: tuple[float, ...]) -> Tensor:
+    """(3, 1, 1) of values in [0, 1] as byte levels."""
+    return 255 * torch.tensor(values)[:, None, None]
+
+
+class TrainImages(Dataset):
+    """Pictures and labels of a split, for a torch DataLoader; boxes are never looked at.
+
+    Args:
+        split: any split.
+        transform: picture → tensor.
+    """
+
+    def __init__(self, split: Split, transform: Callable[[Image.Image], Tensor]) -> None:
+        self.split, self.transform = split, transform
+
+    def __len__(self) -> int:
+        return len(self.split)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        """((3, H, W) float32 or what else `transform` gives, label) of one image.
+
+        Raises:
+            InputError: naming the file that cannot be read.
+        """
+        example = self.split.examples[index]
+        return self._transformed(example), example.label
+
+    def _transformed(self, example: Example) -> Tensor:
+        reader: Any = self.split.open_image
+        if not hasattr(reader, "source"):
+            return self.transform(reader(example))
+        data = reader.read(example)
+        if isinstance(self.transform, TrainCrop) and (found := self.transform.from_jpeg(data)) is not None:
+            return found
+        where = reader.tree.describe(example.id)
+        try:
+            with Image.open(io.BytesIO(data)) as image:
+                if image.getexif().get(0x0112, 1) in (0, 1):
+                    return self.transform(image)
+            return self.transform(decode_image(data, where))
+        except _UNDECODABLE as error:
+            raise InputError(f"{where}: cannot be decoded ({error})") from error

@@ -1,0 +1,124 @@
+"""Smaller copies of a data set for training, with its boxes: made atomically, resumed where they stopped."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from heatbox._utils.cores import number_of_jobs
+from heatbox._utils.io import write_atomically
+from heatbox._utils.progress import Track, silent
+from heatbox.data.formats import cub
+from heatbox.data.geometry import CentreCrop, Chain, Resize, ResizeShort
+from heatbox.data.open import open_data_set
+from heatbox.data.types import Example, Split
+from heatbox.errors import InputError
+
+SIDE, BEFORE_CROP = 448, 512
+VARIANTS = {
+    "squash": Chain((Resize((BEFORE_CROP, BEFORE_CROP)), CentreCrop((SIDE, SIDE)))),
+    "short-side": Chain((ResizeShort(BEFORE_CROP), CentreCrop((SIDE, SIDE)))),
+}
+_BATCH = 128
+
+
+def prepare_cub(
+    source: str | Path, out: Path, variant: str = "squash", track: Track = silent, jobs: int | None = None
+) -> list[str]:
+    """448-pixel copies of CUB-200-2011 (and CUBV2), a folder in the metadata layout for each split.
+
+    Args:
+        source: the data set, as downloaded or unpacked.
+        out: folder of the copies. Copies that are there already are kept.
+        variant: "squash": to 512 x 512 (the paper's text), "short-side": the short side to 512 (the released
+            code); then the middle 448 x 448 (0.875).
+        track: shows progress.
+        jobs: number of threads, by default one for each core.
+
+    Returns:
+        what could not be prepared, one sentence each.
+
+    Raises:
+        InputError: no CUB-200-2011, `out` holds the other variant, or it cannot be written.
+    """
+    if variant not in VARIANTS:
+        raise InputError(f"variant is {variant!r}, expected one of {', '.join(VARIANTS)}")
+    data_set = open_data_set(source)
+    if data_set.reader is not cub:
+        raise InputError(f"{source}: is {data_set.layout}, expected {cub.LAYOUT}")
+    _claim(out, variant)
+    problems: list[str] = []
+    for name in data_set.splits:
+        _prepare_split(data_set.load(name, problems.append), out / name, variant, track, jobs, problems)
+    return problems
+
+
+def _claim(out: Path, variant: str) -> None:
+    """Note the variant in the folder, or refuse a folder that holds another."""
+    note = out / "prepared.json"
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        there = json.loads(note.read_text()).get("variant") if note.is_file() else variant
+    except (OSError, ValueError, AttributeError) as error:
+        raise InputError(f"{note}: cannot be made or read ({error})") from error
+    if there != variant:
+        raise InputError(f"{out}: holds the variant {there!r}, expected {variant!r} or an empty folder")
+    write_atomically(note, json.dumps({"variant": variant, "side": SIDE}).encode())
+
+
+def _prepare_split(
+    split: Split, out: Path, variant: str, track: Track, jobs: int | None, problems: list[str]
+) -> None:
+    def make(example: Example) -> Example | str:
+        try:
+            return _prepare(split, example, out / "images" / example.id, variant)
+        except InputError as error:
+            return str(error)
+
+    made: list[Example] = []
+    starts = range(0, len(split), _BATCH)
+    with ThreadPoolExecutor(number_of_jobs(jobs)) as pool:
+        for start in track(starts, f"preparing {len(split)} images of {split.name}", len(starts)):
+            for done in pool.map(make, split.examples[start : start + _BATCH]):
+                if isinstance(done, str):
+                    problems.append(done)
+                else:
+                    made.append(done)
+    _write_metadata(made, out)
+
+
+def _prepare(split: Split, example: Example, path: Path, variant: str) -> Example:
+    """Write one copy unless it is there; its boxes follow in any case."""
+    steps = VARIANTS[variant]
+    if path.is_file():
+        # Boxes depend on sizes only: a picture of one tone is moved at no cost.
+        _, boxes = steps(Image.new("1", example.size), example.boxes)
+    else:
+        image = split.open_image(example)
+        boxes = example.boxes * np.array(image.size * 2) / np.array(example.size * 2)
+        image, boxes = steps(image, boxes)
+        buffer = io.BytesIO()
+        image.save(buffer, "JPEG", quality=95)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, buffer.getvalue())
+    return Example(example.id, example.label, (SIDE, SIDE), boxes)
+
+
+def _write_metadata(examples: Sequence[Example], out: Path) -> None:
+    """The four files of the metadata layout."""
+    out.mkdir(parents=True, exist_ok=True)
+    boxes = [(e.id, ",".join(f"{value:.6g}" for value in box)) for e in examples for box in e.boxes.tolist()]
+    files = {
+        "image_ids.txt": [e.id for e in examples],
+        "class_labels.txt": [f"{e.id},{e.label}" for e in examples],
+        "image_sizes.txt": [f"{e.id},{e.size[0]},{e.size[1]}" for e in examples],
+        "localization.txt": [f"{name},{box}" for name, box in boxes],
+    }
+    for name, lines in files.items():
+        write_atomically(out / name, "".join(f"{line}\n" for line in lines).encode())

@@ -1,0 +1,1 @@
+"""Maps of a data set made, saved and scored."""

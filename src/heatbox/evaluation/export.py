@@ -1,0 +1,209 @@
+"""What a run found, in forms that other tools read: COCO detections, .npy heatmaps, overlay pictures."""
+
+from __future__ import annotations
+
+import io
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from heatbox._utils.io import made_folder, write_atomically
+from heatbox._utils.progress import Track, silent
+from heatbox.boxes.contours import boxes_at, largest_contours, to_levels
+from heatbox.boxes.ops import REFERENCE_SIDE
+from heatbox.data.types import Split
+from heatbox.errors import InputError
+from heatbox.evaluation.run import MASK, Record, Run, to_json
+from heatbox.maps.normalize import prepare_heatmap
+from heatbox.visualization.overlay import FOUND_COLOUR, TRUTH_COLOUR, draw_boxes, draw_mask, overlay, save_png
+
+OVERLAY_SIDE = 512
+
+
+@dataclass(frozen=True)
+class Found:
+    """One map of a finished run and the threshold at which its boxes are taken.
+
+    Attributes:
+        run: the run.
+        method: name of the map.
+        threshold: share of the map's maximum.
+        protocol: how the run compares boxes.
+    """
+
+    run: Run
+    method: str
+    threshold: float
+    protocol: str
+
+    def records(self) -> Iterator[Record]:
+        """All records of the run."""
+        return itertools.chain.from_iterable(self.run.records())
+
+    def heatmap(self, record: Record) -> np.ndarray:
+        """(224, 224) float32 in [0, 1], as it is scored."""
+        return prepare_heatmap(record[f"map_{self.method}"], REFERENCE_SIDE)
+
+    def box(self, record: Record, size: Sequence[int] | None = None) -> np.ndarray:
+        """(4,) float64 xyxy in pixels of the image; x2 and y2 are past the last pixel.
+
+        Args:
+            record: of the image.
+            size: (width, height) of the image, by default as the record has it.
+        """
+        heatmap = self.heatmap(record)
+        if self.protocol == "exact":
+            box = boxes_at(heatmap, [self.threshold], protocol="exact")[0][0]
+        else:  # the evaluator's box ends at the last pixel where it meets the border: here it ends past it
+            levels = to_levels(heatmap, "reference")
+            if levels.top == 0:
+                return np.zeros(4)
+            box = largest_contours(levels)[levels.at(np.array([self.threshold]))[0]] + [0, 0, 1, 1]
+        return box * np.tile(size or (record["width"], record["height"]), 2) / REFERENCE_SIDE
+
+
+def found_of(folder: Path, method: str | None = None, threshold: float | None = None) -> Found:
+    """A map of a finished run.
+
+    Args:
+        folder: of the run.
+        method: name of the map; by default the run's first.
+        threshold: in [0, 1); by default the best one for MaxBoxAcc.
+
+    Raises:
+        InputError: no finished run, no such map, or a threshold out of range.
+    """
+    run = Run(folder)
+    config, metrics = run.settings(), run.scores()
+    if not run.finished:
+        raise InputError(f"{folder}: holds no finished predictions, expected a run of heatbox evaluate")
+    methods = [name for name in metrics["methods"] if name not in metrics["baselines"]]
+    name = method or methods[0]
+    if name not in methods:
+        raise InputError(f"{folder}: holds no maps of {name!r}, only of {', '.join(methods)}")
+    if threshold is not None and not 0 <= threshold < 1:
+        raise InputError(f"threshold is {threshold}, expected a share of the maximum in [0, 1)")
+    best = metrics["methods"][name]["threshold"]
+    return Found(run, name, best if threshold is None else threshold, config["protocol"])
+
+
+def write_coco(found: Found, path: Path, class_names: Sequence[str] = (), track: Track = silent) -> Path:
+    """Boxes as COCO detections, and the images and ground truth they belong to beside them.
+
+    A detection has image_id (the image's place in the run, from 1), category_id (the class its map was made
+    for), bbox [x, y, width, height] in pixels of the image, and as score the probability of that class. An
+    image whose map has nothing above the threshold has no detection.
+
+    Args:
+        found: the map.
+        path: the JSON file of detections; the ground truth goes to STEM-truth.json beside it.
+        class_names: names of the categories; numbers where there are none.
+        track: how to show progress.
+
+    Returns:
+        the file of the ground truth.
+
+    Raises:
+        InputError: a file cannot be written, or the run has masks in place of boxes.
+    """
+    if MASK in next(found.records()):
+        raise InputError(
+            f"{found.run.folder}: was scored against masks, and COCO's ground truth would have no box; "
+            "--npy and --overlays work"
+        )
+    detections: list[dict[str, Any]] = []
+    images: list[dict[str, Any]] = []
+    truth: list[dict[str, Any]] = []
+    classes = 0
+    for number, record in enumerate(track(found.records(), "boxes", len(found.run)), 1):
+        classes = len(record["logits"])
+        size = {"width": record["width"], "height": record["height"]}
+        images.append({"id": number, "file_name": record["id"], **size})
+        place = {"image_id": number, "category_id": record["target"]}
+        box = found.box(record)
+        if (box[2:] > box[:2]).all():
+            score = _probability(record["logits"], record["target"])
+            detections.append({**place, "bbox": _corner_and_size(box), "score": score})
+        for one in record["boxes"]:
+            corners = _corner_and_size(one)
+            extra = {"area": corners[2] * corners[3], "iscrowd": 0, "category_id": record["label"]}
+            truth.append({"id": len(truth) + 1, **place, "bbox": corners, **extra})
+    categories = [
+        {"id": index, "name": str(class_names[index]) if index < len(class_names) else str(index)}
+        for index in range(max(classes, len(class_names)))
+    ]
+    annotations = path.parent / f"{path.stem}-truth.json"
+    made_folder(path.parent)
+    write_atomically(path, to_json(detections).encode())
+    content = {"info": {}, "images": images, "annotations": truth, "categories": categories}
+    return write_atomically(annotations, to_json(content).encode())
+
+
+def write_heatmaps(found: Found, folder: Path, track: Track = silent) -> None:
+    """Heatmaps as `<image id>.npy`, 224 x 224 float32 in [0, 1]: the layout that `heatbox score` reads.
+
+    Raises:
+        InputError: a file cannot be written, or an id leads out of the folder.
+    """
+    for record in track(found.records(), "heatmaps", len(found.run)):
+        stream = io.BytesIO()
+        np.save(stream, found.heatmap(record))
+        write_atomically(_inside(folder, record["id"] + ".npy"), stream.getvalue())
+
+
+def write_overlays(
+    found: Found, folder: Path, split: Split, track: Track = silent, limit: int | None = None
+) -> None:
+    """Each picture with its map, its box and the ground truth, as `<image id>.png` of at most 512 pixels.
+
+    Args:
+        found: the map.
+        folder: where to; made if missing.
+        split: where the pictures are.
+        track: how to show progress.
+        limit: only the first so many images.
+
+    Raises:
+        InputError: a picture is missing or damaged, a file cannot be written, or an id leads out of the
+            folder.
+    """
+    examples: Mapping[str, Any] = {example.id: example for example in split}
+    count = min(len(found.run), len(found.run) if limit is None else limit)
+    for record in track(itertools.islice(found.records(), count), "overlays", count):
+        if record["id"] not in examples:
+            raise InputError(f"{split.name}: has no image {record['id']!r}, which the run holds")
+        picture = split.open_image(examples[record["id"]])
+        # Data sets with masks in place of boxes do not say how large their pictures are.
+        size = np.array([record["width"], record["height"]] if record["width"] else picture.size)
+        sides = np.maximum(1, (size * min(1, OVERLAY_SIDE / size.max())).round().astype(int)).tolist()
+        picture = picture.resize(sides)
+        scale = np.tile(sides / size, 2)
+        drawn = overlay(picture, found.heatmap(record))
+        drawn = draw_boxes(drawn, record["boxes"] * scale, TRUTH_COLOUR)
+        if MASK in record:
+            drawn = draw_mask(drawn, record[MASK], TRUTH_COLOUR)
+        drawn = draw_boxes(drawn, found.box(record, sides)[None], FOUND_COLOUR)
+        save_png(drawn, _inside(folder, record["id"] + ".png"))
+
+
+def _probability(logits: np.ndarray, target: int) -> float:
+    shifted = np.exp(logits.astype(np.float64) - logits.max())
+    return float(shifted[target] / shifted.sum())
+
+
+def _corner_and_size(box: np.ndarray) -> list[float]:
+    x1, y1, x2, y2 = (float(value) for value in box)
+    return [x1, y1, x2 - x1, y2 - y1]
+
+
+def _inside(folder: Path, name: str) -> Path:
+    """A path below the folder, whose own folder is made."""
+    path = folder / name
+    if not path.resolve().is_relative_to(folder.resolve()):
+        raise InputError(f"image id {name!r} leads out of {folder}, expected a path inside it")
+    made_folder(path.parent)
+    return path

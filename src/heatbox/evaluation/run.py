@@ -1,0 +1,372 @@
+"""The run folder: what a run saves, where, and how it is read back.
+
+``config.json``       what was asked: everything needed to run it again
+``environment.json``  versions, platform, git commit, seed
+``predictions.parquet`` one row per image: labels, logits, low-resolution maps, boxes, IoU
+``metrics.json``      the scores
+
+While a run is going on its rows are kept in ``parts/``, a file every few hundred images, so that an
+interrupted run loses at most those. Every file is written under a temporary name, flushed to disk and then
+renamed: a name that exists is complete.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import platform
+import shutil
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, is_dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from heatbox._utils.io import holds_only, made_folder, write_atomically, written_atomically
+from heatbox.errors import InputError
+from heatbox.evaluation.schema import NOT_PARQUET, SavedRecord, check_record, checked_scores, checked_settings
+
+CONFIG, ENVIRONMENT, METRICS, PREDICTIONS = (
+    "config.json",
+    "environment.json",
+    "metrics.json",
+    "predictions.parquet",
+)
+MASK = "mask"
+"""Column of records: the mask in the 224 x 224 frame, 0 background, 1 object, 255 ignored."""
+FOLDERS = ("parts", "records", "records-fullsup", "fullsup")
+_PACKAGES = (
+    "heatbox",
+    "torch",
+    "torchvision",
+    "timm",
+    "numpy",
+    "numba",
+    "opencv-python-headless",
+    "pillow",
+    "pyarrow",
+)
+
+RECORDS_AT_ONCE = 256
+
+Record = dict[str, Any]
+
+
+class Run:
+    """A run folder, to write into or to read from.
+
+    Args:
+        folder: the folder; it is created when something is first written.
+
+    Raises:
+        InputError: the folder's name is no UTF-8 text, without which no Parquet file can be opened.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        try:
+            str(folder).encode()
+        except UnicodeEncodeError as error:
+            raise InputError(
+                f"{str(folder)!r}: the folder's name is not UTF-8 text, choose another"
+            ) from error
+
+    # ------------------------------------------------------------------------------------------- writing
+
+    def start(self, config: object, seed: int | None = None, resume: bool = True) -> None:
+        """Write config.json and environment.json, or check that an unfinished run had the same config.
+
+        Args:
+            config: a dataclass or a dictionary that JSON can hold.
+            seed: recorded in environment.json.
+            resume: keep the parts of an earlier, unfinished run of the same config; otherwise drop them.
+
+        Raises:
+            InputError: the folder holds a run of another config, or something that is no run; or it cannot
+                be written to.
+        """
+        try:
+            self._start(config, seed, resume)
+        except OSError as error:
+            raise InputError(f"{self.folder}: could not be made the folder of a run ({error})") from error
+
+    def _start(self, config: object, seed: int | None, resume: bool) -> None:
+        wanted = json.loads(to_json(config))
+        if self.folder.exists() and not self.folder.is_dir():
+            raise InputError(f"{self.folder}: is a file, expected a folder for the run")
+        if (self.folder / CONFIG).exists() and resume:
+            found = self.config()
+            if found != wanted:
+                keys = sorted(key for key in {*found, *wanted} if found.get(key) != wanted.get(key))
+                raise InputError(
+                    f"{self.folder}: holds a run of another configuration (another {', '.join(keys)}); "
+                    "choose another --out or pass --overwrite"
+                )
+        elif self._is_of_others():
+            raise InputError(f"{self.folder}: is not empty and holds no run; choose another --out")
+        else:
+            self._drop()
+        if not (self.folder / CONFIG).exists():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self.write_json(ENVIRONMENT, environment(seed))
+            self.write_json(CONFIG, wanted)
+
+    def _is_of_others(self) -> bool:
+        """Whether the folder holds something that no run has put there; a killed one may lack its config."""
+        there = self.folder.is_dir() and not (self.folder / CONFIG).exists()
+        return there and not holds_only(self.folder, ENVIRONMENT)
+
+    def write_json(self, name: str, content: object) -> Path:
+        """Write a JSON file of the run atomically; NaN and infinity become null."""
+        return write_atomically(self.folder / name, (to_json(content) + "\n").encode())
+
+    def append(self, records: Sequence[Record]) -> None:
+        """Save the records of some images as the next part."""
+        if records:
+            parts = made_folder(self.folder / "parts")
+            number = 1 + max((int(part.stem) for part in self._parts()), default=-1)
+            _write_parquet(parts / f"{number:06d}.parquet", [_table(records)])
+
+    def done(self) -> set[str]:
+        """Ids already saved by an unfinished run.
+
+        A part that a failing disk or a lost connection left damaged is set aside under the name
+        NUMBER.damaged: its images do not count as done.
+        """
+        ids: set[str] = set()
+        for part in self._parts():
+            try:
+                ids.update(pq.read_table(part)["id"].to_pylist())  # all columns: each is checked
+            except (*NOT_PARQUET, KeyError, ValueError):
+                part.replace(part.with_suffix(".damaged"))
+        return ids
+
+    def finish(self, add_columns: Mapping[str, Any] | None = None) -> None:
+        """Join the parts to predictions.parquet, with further columns computed from each record.
+
+        Args:
+            add_columns: column name → function of a record; its value becomes the column's.
+        """
+
+        def tables() -> Iterator[pa.Table]:
+            for records in self._read(self._parts(), RECORDS_AT_ONCE):
+                for record in records:
+                    record.update({name: value(record) for name, value in (add_columns or {}).items()})
+                yield _table(records)
+
+        _write_parquet(self.folder / PREDICTIONS, tables())
+        shutil.rmtree(self.folder / "parts")
+
+    def _parts(self) -> list[Path]:
+        return sorted((self.folder / "parts").glob("[0-9]*.parquet"))
+
+    def _drop(self) -> None:
+        """Remove what an earlier run wrote, and nothing else."""
+        for name in (CONFIG, ENVIRONMENT, METRICS, PREDICTIONS):
+            (self.folder / name).unlink(missing_ok=True)
+        for name in FOLDERS:
+            shutil.rmtree(self.folder / name, ignore_errors=True)
+
+    # ------------------------------------------------------------------------------------------- reading
+
+    @property
+    def finished(self) -> bool:
+        """Whether predictions.parquet is there."""
+        return (self.folder / PREDICTIONS).exists()
+
+    def made(self) -> float | None:
+        """When the first of its predictions were written, in seconds since 1970; None before that."""
+        files = [self.folder / PREDICTIONS] if self.finished else self._parts()
+        return min((file.stat().st_mtime for file in files), default=None)
+
+    def config(self) -> dict[str, Any]:
+        """What the run was asked to do."""
+        return self._read_json(CONFIG)
+
+    def metrics(self) -> dict[str, Any]:
+        """The content of metrics.json, whatever it is."""
+        return self._read_json(METRICS)
+
+    def scores(self) -> dict[str, Any]:
+        """The scores of maps that `evaluate` or `score` wrote, checked; see `heatbox.evaluation.schema`."""
+        return checked_scores(self.metrics(), self.folder / METRICS)
+
+    def settings(self) -> dict[str, Any]:
+        """The config of a run of `evaluate`, what readers of its maps need checked and filled in."""
+        return checked_settings(self.config(), self.folder / CONFIG)
+
+    def _read_json(self, name: str) -> dict[str, Any]:
+        path = self.folder / name
+        if not os.path.isfile(path):  # false, too, for names that no file can have
+            raise InputError(f"{path}: missing; expected the folder of a run")
+        return read_json(path)
+
+    def records(self, batch_size: int = RECORDS_AT_ONCE) -> Iterator[list[Record]]:
+        """All records in batches, from the finished run or from the parts of an unfinished one.
+
+        Maps are (h, w) float32 arrays under "map_METHOD", boxes (K, 4) float64 arrays under "boxes".
+
+        Raises:
+            InputError: nothing was saved yet, or a file is damaged.
+        """
+        files = [self.folder / PREDICTIONS] if self.finished else self._parts()
+        if not files:
+            raise InputError(f"{self.folder}: holds no predictions; expected the folder of a run")
+        empty = True
+        for batch in self._read(files, batch_size):
+            empty = False
+            yield batch
+        if empty:
+            raise InputError(f"{files[0]}: holds the prediction of no image")
+
+    def _read(self, files: Sequence[Path], batch_size: int) -> Iterator[list[Record]]:
+        for path in files:
+            try:
+                with pq.ParquetFile(path) as file:
+                    if len(set(file.schema_arrow.names)) < len(file.schema_arrow.names):
+                        raise InputError(f"{path}: has two columns of one name")
+                    for batch in file.iter_batches(batch_size):
+                        yield _records(pa.Table.from_batches([batch]), str(path))
+            except NOT_PARQUET as error:
+                raise InputError(f"{path}: is not a readable Parquet file ({error})") from error
+
+    def __len__(self) -> int:
+        files = [self.folder / PREDICTIONS] if self.finished else self._parts()
+        try:
+            return sum(pq.read_metadata(path).num_rows for path in files)
+        except NOT_PARQUET as error:
+            raise InputError(f"{self.folder}: holds a damaged Parquet file ({error})") from error
+
+
+def environment(seed: int | None = None) -> dict[str, Any]:
+    """Versions, platform, git commit of the working folder (None outside a checkout) and seed."""
+    versions: dict[str, str | None] = {}
+    for name in _PACKAGES:
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            versions[name] = None
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "processors": os.cpu_count(),
+        "packages": versions,
+        "git_commit": _git_commit(),
+        "seed": seed,
+    }
+
+
+def _git_commit() -> str | None:
+    try:
+        done = subprocess.run(
+            ["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None
+
+
+# --------------------------------------------------------------------------------- JSON and Parquet forms
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object in a file.
+
+    Raises:
+        InputError: it cannot be read, or holds something else.
+    """
+    try:
+        content = json.loads(path.read_text())
+    except (ValueError, OSError, RecursionError) as error:
+        raise InputError(f"{path}: is not valid JSON ({error})") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: holds a {type(content).__name__}, expected a JSON object")
+    return content
+
+
+def to_json(content: object) -> str:
+    """JSON text of dictionaries, dataclasses, arrays and paths; NaN and infinity become null."""
+    return json.dumps(_plain(content), indent=2, allow_nan=False)
+
+
+def _plain(value: Any) -> Any:
+    """Only what JSON knows: dataclasses become dictionaries, arrays lists, NaN and infinity null."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return _plain(asdict(value))
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, np.ndarray | np.generic):
+        return _plain(value.tolist())
+    if isinstance(value, list | tuple | set):
+        return [_plain(item) for item in value]
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+_SHAPE = "_shape"
+
+
+def _table(records: Sequence[Record]) -> pa.Table:
+    """Arrays of two dimensions become a flat list column and a column ``NAME_shape``."""
+    columns: dict[str, Any] = {}
+    for name in records[0]:
+        values = [record[name] for record in records]
+        if isinstance(values[0], np.ndarray):
+            kind = pa.list_(pa.from_numpy_dtype(values[0].dtype))
+            columns[name] = pa.array([value.ravel() for value in values], type=kind)
+            if values[0].ndim > 1:
+                shapes = [list(value.shape) for value in values]
+                columns[name + _SHAPE] = pa.array(shapes, type=pa.list_(pa.int32()))
+        else:
+            columns[name] = pa.array(values)
+    return pa.table(columns)
+
+
+def _records(table: pa.Table, where: str) -> list[Record]:
+    records = [SavedRecord(where) for _ in range(table.num_rows)]
+    for name in table.column_names:
+        if name.endswith(_SHAPE):
+            continue
+        column = table[name]
+        lists = pa.types.is_list(column.type)
+        shapes = table[name + _SHAPE].to_pylist() if name + _SHAPE in table.column_names else None
+        for index, value in enumerate(column):
+            if lists and value.is_valid:
+                array = value.values.to_numpy(zero_copy_only=False)
+                try:
+                    records[index][name] = array.reshape(shapes[index]) if shapes else array
+                except (TypeError, ValueError) as error:
+                    raise InputError(f"{where}: column {name!r} does not have the shape it tells") from error
+            else:
+                records[index][name] = value.as_py()
+    for record in records:
+        check_record(record)
+    if len({len(record["logits"]) for record in records if "logits" in record}) > 1:
+        raise InputError(f"{where}: column 'logits' differs in length from image to image")
+    return list(records)
+
+
+def _write_parquet(path: Path, tables: Iterator[pa.Table] | Sequence[pa.Table]) -> None:
+    writer: pq.ParquetWriter | None = None
+    with written_atomically(path) as file:
+        for table in tables:
+            if writer is None:
+                writer = pq.ParquetWriter(file, table.schema, compression="zstd")
+            try:
+                writer.write_table(table)
+            except (pa.ArrowException, ValueError) as error:
+                raise InputError(
+                    f"{path}: the records of the run differ in their columns ({error})"
+                ) from error
+        if writer is None:
+            raise InputError(f"{path}: there is no record to write")
+        writer.close()

@@ -1,0 +1,121 @@
+"""Other people's class activation maps under the same protocol: methods of pytorch-grad-cam, by name.
+
+Each method looks at the map that `ClassifierView` finds, the one that the head reads. That map is made a
+leaf of the graph, so that gradients are those of the head alone: the same numbers as from the whole network,
+and no backward pass through it. Maps keep the resolution of the feature map.
+
+Needs the extra `gradcam`. Sources: Grad-CAM (Selvaraju et al., ICCV 2017), Grad-CAM++ (Chattopadhyay et al.,
+WACV 2018), HiResCAM (Draelos and Carin, 2020), LayerCAM (Jiang et al., TIP 2021), XGrad-CAM (Fu et al.,
+BMVC 2020), Eigen-CAM (Muhammad and Yeasin, IJCNN 2020), KPCA-CAM (Karmani et al., 2024).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from heatbox._utils.extras import require
+from heatbox.errors import InputError
+from heatbox.models.head import eval_mode
+
+if TYPE_CHECKING:
+    from heatbox.models.introspect import ClassifierView
+
+GRADIENT_METHODS = {
+    "gradcam": "GradCAM",
+    "gradcam++": "GradCAMPlusPlus",
+    "hirescam": "HiResCAM",
+    "xgradcam": "XGradCAM",
+    "layercam": "LayerCAM",
+    "gradcam-elementwise": "GradCAMElementWise",
+    "eigencam": "EigenCAM",
+    "eigengradcam": "EigenGradCAM",
+    "kpcacam": "KPCA_CAM",
+}
+"""Name of a method → its class in pytorch-grad-cam."""
+
+
+def gradient_map(name: str, view: ClassifierView, images: Tensor, targets: Tensor) -> Tensor:
+    """Maps of a method of pytorch-grad-cam, a batch at once.
+
+    Args:
+        name: one of `GRADIENT_METHODS`.
+        view: the classifier; its mode and the gradients of its parameters are left as they were.
+        images: (B, 3, H, W) preprocessed images.
+        targets: (B,) class each map is made for.
+
+    Returns:
+        (B, h, w) float32 in [0, 1], of the feature map's resolution, on the device of the images.
+
+    Raises:
+        InputError: pytorch-grad-cam is not installed, or there is no such method.
+    """
+    tool = tool_class(name)
+    leaf = _Leaf()
+    with (
+        torch.inference_mode(False),
+        torch.enable_grad(),
+        eval_mode(view.model),
+        _frozen(view.model),
+        view.through(leaf),
+    ):
+        method = tool(model=view.model, target_layers=[leaf])
+        try:
+            # The tool enlarges maps to the images' size; scoring does that itself, and stores small maps.
+            method.get_target_width_height = lambda _: leaf.width_and_height
+            maps = method(images.clone(), [_Logit(int(target)) for target in targets])
+        finally:
+            method.activations_and_grads.release()
+    return torch.from_numpy(np.ascontiguousarray(maps, dtype=np.float32)).to(images.device)
+
+
+def tool_class(name: str) -> Any:
+    """The class of a method in pytorch-grad-cam.
+
+    Raises:
+        InputError: as `gradient_map`.
+    """
+    if name not in GRADIENT_METHODS:
+        raise InputError(f"there is no map method {name!r}, expected one of {', '.join(GRADIENT_METHODS)}")
+    require("gradcam", f"the map method {name!r}")
+    return getattr(import_module("pytorch_grad_cam"), GRADIENT_METHODS[name])
+
+
+class _Leaf(nn.Module):
+    """Passes the feature map on as a leaf of the graph."""
+
+    width_and_height = (0, 0)
+
+    def forward(self, features: Tensor) -> Tensor:
+        self.width_and_height = (features.shape[-1], features.shape[-2])
+        return features.detach().clone().requires_grad_()
+
+
+class _Logit:
+    """What is differentiated: the logit of a class."""
+
+    def __init__(self, target: int) -> None:
+        self.target = target
+
+    def __call__(self, logits: Tensor) -> Tensor:
+        return logits[self.target]
+
+
+@contextmanager
+def _frozen(model: nn.Module) -> Iterator[None]:
+    """No parameter takes part in gradients inside; what each had is put back."""
+    parameters = [(parameter, parameter.requires_grad, parameter.grad) for parameter in model.parameters()]
+    for parameter, _, _ in parameters:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter, wanted, gradient in parameters:
+            parameter.requires_grad_(wanted)
+            parameter.grad = gradient

@@ -1,0 +1,67 @@
+"""Raw maps of any resolution → heatmaps ready for scoring."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import cv2
+import numpy as np
+
+from heatbox._utils.checks import check_whole, kind_of
+from heatbox.errors import InputError
+
+
+def prepare_heatmap(maps: Any, size: int | tuple[int, int] = 224) -> np.ndarray:
+    """Resize with cubic interpolation, then scale each map to [0, 1] by its own extremes.
+
+    The order, the interpolation (OpenCV's cubic) and the fate of maps without contrast follow the
+    reference evaluator's protocol.
+
+    Args:
+        maps: (H, W) or (N, H, W), any numeric type, an array or a tensor on any device.
+        size: side of the square result, or its (height, width).
+
+    Returns:
+        The same number of dimensions, float32 in [0, 1]; float64 for float64 input. A map that holds NaN
+        or infinity, or is constant, becomes zeros.
+
+    Raises:
+        InputError: maps of another shape, an empty map, or a side below 1.
+        TypeError: no real numbers, or a size that is neither a whole number nor two.
+
+    Examples:
+        >>> prepare_heatmap(np.array([[0.0, 2.0], [4.0, 8.0]]), 2)
+        array([[0.  , 0.25],
+               [0.5 , 1.  ]])
+    """
+    array = maps.detach().cpu().float().numpy() if hasattr(maps, "detach") else np.asarray(maps)
+    if array.dtype.kind not in "fiub":
+        raise TypeError(f"maps: {kind_of(maps)}, expected real numbers (H, W) or (N, H, W)")
+    if array.ndim not in (2, 3) or 0 in array.shape[-2:]:
+        raise InputError(f"maps have shape {array.shape}, expected (H, W) or (N, H, W), neither side 0")
+    array = array.astype(np.float64 if array.dtype == np.float64 else np.float32, copy=False)
+    height, width = _sides(size)
+    batch = array[None] if array.ndim == 2 else array
+    out = np.empty((len(batch), height, width), array.dtype)
+    for one, target in zip(batch, out, strict=True):
+        target[:] = _stretch(
+            cv2.resize(np.ascontiguousarray(one), (width, height), interpolation=cv2.INTER_CUBIC)
+        )
+    return out[0] if array.ndim == 2 else out
+
+
+def _sides(size: int | tuple[int, int]) -> tuple[int, int]:
+    sides = tuple(size) if isinstance(size, tuple | list) else (size, size)
+    if len(sides) != 2:
+        raise InputError(f"size is {size}, expected a side, or (height, width)")
+    for side in sides:
+        check_whole(side, "size")
+    return int(sides[0]), int(sides[1])
+
+
+def _stretch(one: np.ndarray) -> np.ndarray:
+    """One map scaled to [0, 1]; zeros where there is nothing to scale."""
+    low, high = one.min(), one.max()
+    if not np.isfinite(low) or not np.isfinite(high) or high <= low:
+        return np.zeros_like(one)
+    return (one - low) / (high - low)

@@ -1,0 +1,145 @@
+"""A name, or file.py:function, becomes a model."""
+
+from __future__ import annotations
+
+import difflib
+import importlib.util
+import inspect
+import sys
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import timm
+from torch import nn
+
+from heatbox._utils.checks import check_whole, kind_of
+from heatbox.errors import InputError
+from heatbox.models import zoo  # noqa: F401 - registers our models with timm
+from heatbox.models.checkpoints import classes_in, load_checkpoint, read_checkpoint
+
+PRETRAINED = "pretrained"
+WEIGHTS = Path(__file__).parent / "weights"
+"""Weights that come with the package, of small networks trained on glyphs (docs/training.md)."""
+
+
+def build_model(
+    name: str, num_classes: int | None = None, checkpoint: str | Path | None = None, **options: object
+) -> nn.Module:
+    """Build a classifier by name.
+
+    Args:
+        name: a timm model name ("resnet50", "convnext_tiny.fb_in1k", ...), or "path/to/file.py:function"
+            for one's own: the function is called with `num_classes` (if it takes it and one is given)
+            and `options`, and returns an `nn.Module`.
+        num_classes: number of classes; None takes the checkpoint's, or else keeps the model's own.
+        checkpoint: a file of weights, "hf-hub:owner/name" for weights on the hub, or "pretrained" for
+            those that come with heatbox (see `shipped`) or that timm publishes under this name; timm
+            downloads what is not here. None leaves the weights as the model was initialised.
+        options: passed on to the function that builds the model.
+
+    Returns:
+        the model, in eval mode, on the CPU.
+
+    Raises:
+        InputError: unknown name, a file without that function, a checkpoint that does not fit.
+        TypeError: a name or checkpoint that is no text or path, a number of classes that is no whole number.
+
+    Examples:
+        >>> model = build_model("test_resnet", num_classes=10)
+        >>> model(torch.zeros(1, 3, 64, 64)).shape
+        torch.Size([1, 10])
+    """
+    if not isinstance(name, str):
+        raise TypeError(f"name: {kind_of(name)}, expected a timm model name or path/to/file.py:function")
+    if num_classes is not None:
+        check_whole(num_classes, "num_classes", 0)
+    if checkpoint == PRETRAINED and name in shipped():
+        checkpoint = shipped()[name]
+    weights = None if checkpoint in (None, PRETRAINED) else read_checkpoint(checkpoint)
+    if weights is not None and num_classes is None and ".py:" not in name:
+        num_classes = classes_in(weights.state)
+    if ".py:" in name:
+        model = _from_file(name, num_classes, dict(options))
+        if checkpoint == PRETRAINED:
+            raise InputError(f"{name}: 'pretrained' is for timm models; name a checkpoint file instead")
+    else:
+        model = _from_timm(name, num_classes, checkpoint == PRETRAINED, dict(options))
+    if weights is not None:
+        load_checkpoint(model, weights)
+    return model.eval()
+
+
+def shipped() -> dict[str, Path]:
+    """Names of models whose trained weights come with the package → the files."""
+    return {file.stem: file for file in sorted(WEIGHTS.glob("*.safetensors"))}
+
+
+def _from_timm(name: str, num_classes: int | None, pretrained: bool, options: dict[str, Any]) -> nn.Module:
+    architecture = name.split(".")[0]
+    if not timm.is_model(architecture):
+        near = difflib.get_close_matches(architecture, timm.list_models(), 3)
+        hint = f"; near it: {', '.join(near)}" if near else ""
+        raise InputError(f"there is no model named {name!r}{hint}")
+    if num_classes is not None:
+        options["num_classes"] = num_classes
+    try:
+        return timm.create_model(name, pretrained=pretrained, **options)
+    except TypeError as error:
+        raise InputError(f"{name}: could not be built with {options} ({error})") from error
+    except Exception as error:
+        if pretrained:
+            raise InputError(f"{name}: its published weights could not be fetched ({error})") from error
+        raise
+
+
+def function_of(name: str) -> Callable[..., Any]:
+    """The function that path/to/file.py:function names; the file is run.
+
+    Raises:
+        InputError: there is no such file or function, or the file is not valid Python.
+    """
+    file, _, function_name = name.rpartition(":")
+    path = Path(file)
+    if not path.is_file():
+        raise InputError(f"{path}: no such file (from {name})")
+    function = getattr(_import_file(path), function_name, None)
+    if not callable(function):
+        raise InputError(f"{path}: has no function named {function_name!r}")
+    return function
+
+
+def _from_file(name: str, num_classes: int | None, options: dict[str, Any]) -> nn.Module:
+    function = function_of(name)
+    parameters = inspect.signature(function).parameters
+    takes_any = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
+    if num_classes is not None:
+        if "num_classes" not in parameters and not takes_any:
+            raise InputError(f"{name}: the function takes no num_classes, so the number cannot be set")
+        options["num_classes"] = num_classes
+    try:
+        inspect.signature(function).bind(**options)
+    except TypeError as error:
+        raise InputError(f"{name}: cannot be called with {options or 'no arguments'} ({error})") from error
+    model = function(**options)
+    if not isinstance(model, nn.Module):
+        raise InputError(f"{name}: returned {type(model).__name__}, expected a torch.nn.Module")
+    return model
+
+
+def _import_file(path: Path) -> ModuleType:
+    # Under a name of its own, which no installed package has; dataclasses and pickle look modules up.
+    name = f"_heatbox_file_{path.stem}_{zlib.crc32(str(path.resolve()).encode()):08x}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except SyntaxError as error:
+        sys.modules.pop(name, None)
+        raise InputError(f"{path}: is not valid Python ({error})") from error
+    return module

@@ -1,0 +1,1 @@
+"""Figures, tables, overlays and the report page."""

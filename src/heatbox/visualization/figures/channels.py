@@ -1,0 +1,215 @@
+"""Figures of channels: class weight against activation area and against spatial mean."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from heatbox.visualization.figures.style import (
+    COLOURS,
+    DENSITY,
+    GREY,
+    Drawn,
+    Row,
+    interval,
+    new_figure,
+    panels,
+    plain,
+    style,
+)
+
+BINS = 60
+FEWEST_POINTS = 50
+"""Points in a column of cells below which its quartiles say little."""
+
+
+def density(x: np.ndarray, y: np.ndarray, bins: int = BINS) -> dict[str, Any]:
+    """What is saved of many points for a figure: counts on a grid, and quartiles of y along x.
+
+    The grid spans the points but for the outermost 0.1% on each side of y, which would leave it empty.
+
+    Args:
+        x, y: (M,) coordinates.
+        bins: cells along each axis.
+
+    Returns:
+        "x_edges" and "y_edges", "counts" by x and y, "quartiles" (., 3) of y in each column with at least 50
+        points (else NaN), "points".
+    """
+    low, high = np.quantile(y, [0.001, 0.999])
+    x_edges = _edges(x, bins)
+    y_edges = np.linspace(low, max(high, low + 1e-12), bins + 1)
+    counts = np.histogram2d(x, y, (x_edges, y_edges))[0].astype(np.int64)
+    cells = len(x_edges) - 1
+    column = np.clip(np.searchsorted(x_edges, x, side="right") - 1, 0, cells - 1)
+    quartiles = np.full((cells, 3), np.nan)
+    for index in range(cells):
+        inside = y[column == index]
+        if len(inside) >= FEWEST_POINTS:
+            quartiles[index] = np.quantile(inside, [0.25, 0.5, 0.75])
+    return {
+        "x_edges": x_edges,
+        "y_edges": y_edges,
+        "counts": counts,
+        "quartiles": quartiles,
+        "points": len(x),
+    }
+
+
+def _edges(x: np.ndarray, bins: int) -> np.ndarray:
+    """Edges between cells; values on a lattice, such as shares of 49 pixels, are not cut by them."""
+    steps = np.unique(x)
+    if len(steps) > 8 * bins:
+        return np.linspace(x.min(), x.max(), bins + 1)
+    taken = steps[:: -(-len(steps) // bins)]
+    width = (taken[-1] - taken[0]) / max(len(taken) - 1, 1) or 1e-12
+    return np.concatenate([[taken[0] - width / 2], (taken[1:] + taken[:-1]) / 2, [steps[-1] + width / 2]])
+
+
+def against_weight(found: Mapping[str, Mapping[str, Any]], x_label: str, most: int = 3) -> Drawn:
+    """Class weight against a quantity of the channel, as a density, a panel an entry (Fig. 18 and 19).
+
+    Args:
+        found: title → "density" (see `density`) and "correlation" (pearson, spearman, their intervals,
+            images, points).
+        x_label: what the quantity is, with its unit.
+        most: panels in a row.
+    """
+    figure, axes = panels(len(found), 4.0, 3.7, most)
+    rows: list[Row] = []
+    image = None
+    from matplotlib.colors import LogNorm
+
+    top = max(max(1, int(np.max(one["density"]["counts"]))) for one in found.values())
+    for one, (title, numbers) in zip(axes, found.items(), strict=True):
+        cells, link = numbers["density"], numbers["correlation"]
+        counts = np.ma.masked_equal(np.asarray(cells["counts"]).T, 0)
+        image = one.pcolormesh(
+            cells["x_edges"],
+            cells["y_edges"],
+            counts,
+            cmap=DENSITY,
+            norm=LogNorm(1, max(top, 2)),
+            rasterized=True,
+        )
+        edges, quartiles = np.asarray(cells["x_edges"]), np.asarray(cells["quartiles"], dtype=float)
+        middles = (edges[1:] + edges[:-1]) / 2
+        one.plot(middles, quartiles[:, 1], color="black", linewidth=1.6, label="median")
+        one.plot(middles, quartiles[:, 0], color="black", linewidth=0.9, linestyle="--", label="quartiles")
+        one.plot(middles, quartiles[:, 2], color="black", linewidth=0.9, linestyle="--")
+        plain(one, title, x_label, "class weight")
+        one.axhline(0, color=GREY, linewidth=0.6)
+        one.text(
+            0.98,
+            0.98,
+            _words(link),
+            transform=one.transAxes,
+            fontsize=7.5,
+            ha="right",
+            va="top",
+            bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1.5},
+        )
+        rows += [
+            {
+                "panel": title,
+                "x": middle,
+                "quarter": low,
+                "median": half,
+                "three_quarters": high,
+                "points": int(count),
+            }
+            for middle, (low, half, high), count in zip(
+                middles, quartiles, np.asarray(cells["counts"]).sum(1), strict=True
+            )
+        ]
+    axes[0].legend(fontsize=7.5, loc="lower right", frameon=True, framealpha=0.8)
+    if image is not None:
+        bar = figure.colorbar(image, ax=axes, shrink=0.8)
+        bar.set_label("channels of images in a cell", fontsize=8)
+        bar.ax.tick_params(labelsize=7)
+    return figure, rows
+
+
+def _words(link: Mapping[str, Any]) -> str:
+    if link["pearson"] is None or np.isnan(link["pearson"]):
+        return f"no correlation: one does not vary\nn = {link['images']} images"
+    return (
+        f"r = {interval(link['pearson'], link['pearson_interval'], '+.2f')}\n"
+        f"rank r = {interval(link['spearman'], link['spearman_interval'], '+.2f')}\n"
+        f"n = {link['images']} images, {link['points']:,} channels"
+    )
+
+
+def by_class(found: Mapping[str, Sequence[Mapping[str, Any]]], what: str) -> Drawn:
+    """How the rank correlation is spread over classes, a curve a network.
+
+    Args:
+        found: label → a row a class: "class", "spearman", "images".
+        what: the two quantities, for the axis.
+    """
+    figure = new_figure(7.2, 3.6)
+    axes = figure.subplots()
+    rows: list[Row] = []
+    for index, (label, classes) in enumerate(found.items()):
+        known = sorted(
+            one["spearman"]
+            for one in classes
+            if one["spearman"] is not None and not np.isnan(one["spearman"])
+        )
+        rows += [{"model": label, **one} for one in classes]
+        if known:
+            share = np.arange(1, len(known) + 1) / len(known)
+            below = np.mean(np.asarray(known) < 0)
+            words = f"{label}: {len(known)} classes, {below:.0%} below 0"
+            axes.step(known, share, where="post", linewidth=1.8, label=words, **style(index))
+    plain(axes, "", f"rank correlation of {what} within a class", "share of classes at or below")
+    axes.axvline(0, color=GREY, linewidth=0.8)
+    axes.set_ylim(0, 1.02)
+    axes.legend(fontsize=7.5, loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False)
+    return figure, rows
+
+
+def control(found: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> Drawn:
+    """Correlation with the trained and with a random head, side by side with intervals.
+
+    Args:
+        found: label → "trained" and "random" → correlation numbers.
+    """
+    figure = new_figure(6.4, 1.3 + 0.55 * len(found))
+    axes = figure.subplots()
+    rows: list[Row] = []
+    looks = {"trained": (COLOURS[0], "o", -0.13), "random": (COLOURS[1], "s", 0.13)}
+    for place, (label, heads) in enumerate(found.items()):
+        for head, (colour, mark, shift) in looks.items():
+            link = heads[head]
+            rows.append(
+                {
+                    "model": label,
+                    "head": head,
+                    "spearman": link["spearman"],
+                    "low": link["spearman_interval"][0],
+                    "high": link["spearman_interval"][1],
+                    "pearson": link["pearson"],
+                    "images": link["images"],
+                }
+            )
+            if link["spearman"] is None or np.isnan(link["spearman"]):
+                continue
+            axes.plot(link["spearman_interval"], [place + shift] * 2, color=colour, linewidth=1.2)
+            axes.plot(
+                [link["spearman"]],
+                [place + shift],
+                color=colour,
+                marker=mark,
+                linestyle="none",
+                markersize=6,
+                label=f"{head} head (n = {link['images']} images)" if place == 0 else None,
+            )
+    axes.set_yticks(range(len(found)), list(found))
+    axes.set_ylim(len(found) - 0.5, -0.7)
+    axes.axvline(0, color=GREY, linewidth=0.8)
+    plain(axes, "", "rank correlation of spatial mean\nand class weight [95% interval]")
+    axes.legend(fontsize=7.5, loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False)
+    return figure, rows

@@ -1,0 +1,119 @@
+"""Figures of complexity: explained variance and reconstruction error."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from heatbox.visualization.figures.style import (
+    COLOURS,
+    MARKS,
+    Drawn,
+    Row,
+    label_first,
+    line,
+    look_of,
+    panels,
+    plain,
+    style,
+)
+
+
+def explained_variance(found: Mapping[str, Mapping[str, Any]]) -> Drawn:
+    """Cumulative explained variance: mean over images, and the band that holds the middle 80% of them.
+
+    Args:
+        found: label → "own" and "grid" → "mean", "low", "high" (P,), "map" (h, w), "images".
+    """
+    rows: list[Row] = []
+    titles = {"own": "each network's own feature map"}
+    if any(tuple(one["own"]["map"]) != tuple(one["grid"]["map"]) for one in found.values()):
+        titles["grid"] = "all averaged to one grid"
+    figure, axes = panels(len(titles), 4.6, 3.7, share_y=True)
+    for one, (kind, title) in zip(axes, titles.items(), strict=True):
+        for index, (label, numbers) in enumerate(found.items()):
+            curve = numbers[kind]
+            number = np.arange(1, len(curve["mean"]) + 1)
+            h, w = curve["map"]
+            words = f"{label} ({w} x {h}, n = {curve['images']})"
+            line(one, number, curve["mean"], look_of(index), words, 0.12, 4)
+            band: dict[str, Any] = {"color": look_of(index)[0], "alpha": 0.18, "linewidth": 0}
+            one.fill_between(number, curve["low"], curve["high"], **band)
+            rows += [
+                {"model": label, "maps": kind, "components": int(k), "mean": m, "low": low, "high": high}
+                for k, m, low, high in zip(number, curve["mean"], curve["low"], curve["high"], strict=True)
+            ]
+        plain(one, title, "principal components", "cumulative explained variance")
+        one.set_xscale("log")
+        one.set_ylim(0, 1.02)
+        ticks = [k for k in (1, 2, 5, 10, 20, 50, 100, 200) if k <= one.get_xlim()[1]]
+        one.set_xticks(ticks, list(map(str, ticks)))
+        one.minorticks_off()
+        one.legend(
+            fontsize=7.5,
+            loc="lower right",
+            frameon=False,
+            title="mean; band: middle 80% of images",
+            title_fontsize=7.5,
+        )
+    label_first(axes)
+    return figure, rows
+
+
+def reconstruction(found: Mapping[str, Mapping[str, Any]]) -> Drawn:
+    """Reconstruction error of unseen maps against the number of atoms (Fig. 20).
+
+    Args:
+        found: label → "atoms", "error", "seen_error", "interval" (A, 2), "unseen", "learned_from", "nonzero",
+            "grid".
+    """
+    figure, (axes,) = panels(1, 5.2, 3.8)
+    rows: list[Row] = []
+    for index, (label, one) in enumerate(found.items()):
+        ends = np.asarray(one["interval"])
+        error = np.asarray(one["error"])
+        bars = np.clip([error - ends[:, 0], ends[:, 1] - error], 0, None)
+        axes.errorbar(
+            one["atoms"],
+            error,
+            bars,
+            marker=MARKS[index % len(MARKS)],
+            markersize=5,
+            capsize=3,
+            linewidth=1.7,
+            label=f"{label} (n = {one['unseen']:,} unseen maps)",
+            **style(index),
+        )
+        axes.plot(
+            one["atoms"],
+            one["seen_error"],
+            color=COLOURS[index % len(COLOURS)],
+            linewidth=0.9,
+            alpha=0.7,
+            linestyle=(0, (1, 2)),
+        )
+        rows += [
+            {
+                "model": label,
+                "atoms": a,
+                "error": e,
+                "low": low,
+                "high": high,
+                "seen_error": s,
+                "unseen": one["unseen"],
+                "nonzero": one["nonzero"],
+            }
+            for a, e, (low, high), s in zip(one["atoms"], error, ends, one["seen_error"], strict=True)
+        ]
+    first = next(iter(found.values()))
+    g = first["grid"]
+    title = f"{g} x {g} maps of unit length, codes of {first['nonzero']} atoms\ndotted: the maps learned from"
+    plain(axes, title, "atoms in the dictionary", "energy not reconstructed [95% interval]")
+    axes.title.set_fontsize(8)
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(list(first["atoms"]), list(map(str, first["atoms"])))
+    axes.set_ylim(bottom=0)
+    axes.legend(fontsize=7.5, frameon=False)
+    return figure, rows

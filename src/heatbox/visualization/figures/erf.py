@@ -1,0 +1,208 @@
+"""Figures of effective receptive fields."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from heatbox.visualization.figures.style import (
+    COLOURS,
+    GREY,
+    Drawn,
+    Row,
+    label_first,
+    line,
+    look_of,
+    panels,
+    plain,
+)
+
+_GOOD_FIT = 0.5  # share of the sum of squares below which a Gaussian says little
+_SQUARES = ("0.2", "0.3", "0.5", "0.99")
+
+
+def heatmaps(fields: Mapping[str, tuple[np.ndarray, Mapping[str, Any]]]) -> Drawn:
+    """The contribution of every pixel, a panel a network, with the squares that hold the share t.
+
+    Args:
+        fields: label → contribution (H, W), and the numbers that `heatbox.analysis.erf_fields.numbers_of`
+            says of it.
+    """
+    figure, axes = panels(len(fields), 3.9, 4.8)
+    rows: list[Row] = []
+    image = None
+    for one, (label, (contribution, numbers)) in zip(axes, fields.items(), strict=True):
+        values = np.log10(contribution + 1)
+        values = values / max(values.max(), np.finfo(float).tiny)
+        height, width = values.shape
+        image = one.imshow(values, cmap="viridis", vmin=0, vmax=1, interpolation="nearest")
+        for number, t in enumerate(_SQUARES):
+            side, ratio = numbers["log"]["side"][t], numbers["log"]["area_ratio"][t]
+            rows.append({"model": label, "t": float(t), "side_px": side, "area_ratio": ratio})
+            if side is not None:
+                _square(one, width // 2, height // 2, side, number, f"t={t}")
+        held = "\n".join(f"t = {t}: r = {numbers['log']['area_ratio'][t]:.3f}" for t in _SQUARES)
+        one.set_title(
+            f"{label}\n{width} x {height} px, n = {numbers['images']} images", fontsize=9, loc="left"
+        )
+        one.set_xlabel(held, fontsize=8, loc="left")
+        one.set_xticks([0, width // 2, width - 1])
+        one.set_yticks([0, height // 2, height - 1])
+        one.tick_params(labelsize=7)
+    if image is not None:
+        bar = figure.colorbar(image, ax=axes, shrink=0.7)
+        bar.set_label("log10(contribution + 1), share of the maximum", fontsize=8)
+        bar.ax.tick_params(labelsize=7)
+    return figure, rows
+
+
+def _square(axes: Any, x: int, y: int, side: int, number: int, words: str) -> None:
+    from matplotlib.patches import Rectangle
+
+    corner = (x - side / 2, y - side / 2)
+    for colour, width in (("black", 2.4), ("white", 1.1)):  # white on a dark rim shows on any ground
+        line = (0, ((6, 2), (4, 2), (2, 2), (1, 0))[number])
+        axes.add_patch(
+            Rectangle(
+                corner,
+                side,
+                side,
+                fill=False,
+                edgecolor=colour,
+                linewidth=width,
+                linestyle=line if colour == "white" else "-",
+            )
+        )
+    from matplotlib.patheffects import withStroke
+
+    inside = corner[1] < 0.06 * y  # a label above the largest square would leave the picture
+    text = axes.text(
+        corner[0] + 0.02 * x,
+        corner[1] + (0.02 * y if inside else 0),
+        words,
+        fontsize=6.5,
+        color="white",
+        va="top" if inside else "bottom",
+        clip_on=True,
+    )
+    text.set_path_effects([withStroke(linewidth=1.6, foreground="black")])
+
+
+def curves(fields: Mapping[str, Mapping[str, Any]]) -> Drawn:
+    """r(t) of several networks on one plot, with and without the logarithm.
+
+    Args:
+        fields: label → numbers as of `heatbox.analysis.erf_fields.numbers_of`.
+    """
+    figure, axes = panels(2, 4.6, 3.8, share_y=True)
+    rows: list[Row] = []
+    titles = {
+        "log": "log10(contribution + 1), as RepLKNet's code",
+        "linear": "no logarithm, as SLaK's figures",
+    }
+    for one, (scale, title) in zip(axes, titles.items(), strict=True):
+        for index, (label, numbers) in enumerate(fields.items()):
+            found = numbers[scale]
+            words = f"{label}: AUC {found['auc']:.3f} (n = {numbers['images']})"
+            line(one, found["t"], found["r"], look_of(index), words, (5 + 3 * index, 20))
+            rows += [
+                {
+                    "model": label,
+                    "scale": scale,
+                    "t": t,
+                    "area_ratio": r,
+                    "auc": found["auc"],
+                    "images": numbers["images"],
+                }
+                for t, r in zip(found["t"], found["r"], strict=True)
+            ]
+        plain(one, title, "share t of the contribution", "area ratio r(t) of the smallest square")
+        one.plot([0, 1], [0, 1], color=GREY, linewidth=0.8, linestyle=(0, (1, 3)))
+        one.text(0.72, 0.735, "even over the input", fontsize=7, color=GREY, ha="center", rotation=39)
+        one.set(xlim=(0, 1), ylim=(0, 1.02))
+        one.legend(fontsize=7.5, loc="upper left", frameon=False)
+    label_first(axes)
+    return figure, rows
+
+
+def groups(found: Mapping[str, Mapping[str, Mapping[str, Any]]], category: str) -> Drawn:
+    """r(t) of images that the shape decided beside that of images that the texture decided (Fig. 17).
+
+    Args:
+        found: label → "shape" and "texture" → numbers as of `heatbox.analysis.erf_fields.numbers_of`; a group
+            without images is absent.
+        category: the shape category, or "all".
+    """
+    figure, axes = panels(len(found), 3.9, 3.6, share_y=True)
+    rows: list[Row] = []
+    looks = {"shape": (COLOURS[0], "-", "o"), "texture": (COLOURS[1], "--", "s")}
+    for one, (label, both) in zip(axes, found.items(), strict=True):
+        for cue, look in looks.items():
+            if cue not in both:
+                continue
+            curve = both[cue]["log"]
+            words = f"decided by {cue}: AUC {curve['auc']:.3f} (n = {both[cue]['images']})"
+            line(one, curve["t"], curve["r"], look, words, 16)
+            rows += [
+                {
+                    "model": label,
+                    "category": category,
+                    "decided_by": cue,
+                    "t": t,
+                    "area_ratio": r,
+                    "auc": curve["auc"],
+                    "images": both[cue]["images"],
+                }
+                for t, r in zip(curve["t"], curve["r"], strict=True)
+            ]
+        which = "all shapes" if category == "all" else f"shape {category!r}"
+        plain(one, f"{label}: images of {which}", "share t of the contribution", "area ratio r(t)")
+        one.set(xlim=(0, 1), ylim=(0, 1.02))
+        one.legend(fontsize=7.5, loc="upper left", frameon=False)
+    label_first(axes)
+    return figure, rows
+
+
+def positions(found: Mapping[str, Mapping[str, Any]]) -> Drawn:
+    """The radius of the receptive field of each position, a panel a network.
+
+    Args:
+        found: label → "rows", "columns" (cells), "sigma" and "explained" (R, K), "feature_size", "size" and
+            "images".
+    """
+    figure, axes = panels(len(found), 3.4, 3.3)
+    rows: list[Row] = []
+    for one, (label, numbers) in zip(axes, found.items(), strict=True):
+        sigma = np.asarray(numbers["sigma"], dtype=float)
+        image = one.imshow(sigma, cmap="viridis", vmin=0)
+        middle = float(sigma.max()) * 0.6
+        for i, row in enumerate(numbers["rows"]):
+            for k, column in enumerate(numbers["columns"]):
+                ink = "black" if sigma[i, k] > middle else "white"
+                good = numbers["explained"][i][k] >= _GOOD_FIT
+                words = f"{sigma[i, k]:.0f}" if good else f"({sigma[i, k]:.0f})"
+                one.text(k, i, words, ha="center", va="center", color=ink, fontsize=8)
+                rows.append(
+                    {
+                        "model": label,
+                        "row": row,
+                        "column": column,
+                        "sigma_px": sigma[i, k],
+                        "explained": numbers["explained"][i][k],
+                        "images": numbers["images"],
+                    }
+                )
+        h, w = numbers["feature_size"]
+        side = " x ".join(map(str, reversed(numbers["size"])))
+        one.set_title(f"{label}\n{side} px, n = {numbers['images']} images", fontsize=9, loc="left")
+        one.set_xticks(range(sigma.shape[1]), numbers["columns"])
+        one.set_yticks(range(sigma.shape[0]), numbers["rows"])
+        one.set_xlabel(f"column of the {w} x {h} feature map", fontsize=8)
+        one.set_ylabel("row", fontsize=8)
+        one.tick_params(labelsize=7)
+        bar = figure.colorbar(image, ax=one, shrink=0.75)
+        bar.set_label("Gaussian radius, pixels (poor fits in brackets)", fontsize=8)
+        bar.ax.tick_params(labelsize=7)
+    return figure, rows

@@ -1,0 +1,125 @@
+"""The figure of shape bias, with people and published networks beside."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from heatbox.visualization.figures.style import COLOURS, GREY, MARKS, Drawn, Row, interval, new_figure, plain
+
+
+def shape_bias(found: Mapping[str, Mapping[str, Any]], published: Mapping[str, float] | None = None) -> Drawn:
+    """Shape bias by category and overall.
+
+    Args:
+        found: label → "overall", "interval", "images", "decided" and "categories" (name → "bias", "interval",
+            "shape", "texture", "other").
+        published: observer → shape bias, drawn as lines; None for stimuli on which nothing was published.
+    """
+    names = sorted({name for one in found.values() for name in one["categories"]})
+    names.sort(
+        key=lambda name: _mean([one["categories"].get(name, {}).get("bias") for one in found.values()])
+    )
+    figure = new_figure(7.4, 2.0 + 0.26 * len(names) + 0.3 * len(found))
+    upper, lower = figure.subplots(2, 1, height_ratios=[max(len(names), 4), len(found) + 1.2], sharex=True)
+    rows: list[Row] = []
+    for index, (label, one) in enumerate(found.items()):
+        look = {"color": COLOURS[index % len(COLOURS)], "marker": MARKS[index % len(MARKS)]}
+        shift = 0.5 * (index - (len(found) - 1) / 2) / max(len(found), 1)
+        for place, name in enumerate(names):
+            numbers = one["categories"].get(name)
+            if numbers is None:
+                continue
+            rows.append(
+                {
+                    "model": label,
+                    "category": name,
+                    "shape_bias": numbers["bias"],
+                    "low": numbers["interval"][0],
+                    "high": numbers["interval"][1],
+                    **{key: numbers[key] for key in ("shape", "texture", "other")},
+                }
+            )
+            _point(
+                upper,
+                numbers["bias"],
+                numbers["interval"],
+                place + shift,
+                look,
+                4.5,
+            )
+        rows.append(
+            {
+                "model": label,
+                "category": "all",
+                "shape_bias": one["overall"],
+                "low": one["interval"][0],
+                "high": one["interval"][1],
+            }
+        )
+        _point(lower, one["overall"], one["interval"], index, look, 7)
+    upper.set_yticks(range(len(names)), names)
+    upper.set_ylim(-0.7, len(names) - 0.3)
+    lower.set_yticks(range(len(found)), [_words(label, one) for label, one in found.items()])
+    lower.set_ylim(len(found) - 0.4, -0.9)
+    for axes in (upper, lower):
+        _lines(axes, published or {})
+        plain(axes)
+        axes.set_xlim(0, 1)
+    _name_lines(upper, published or {})
+    upper.set_ylabel("shape category", fontsize=9)
+    lower.set_xlabel(
+        "texture decides  ←   shape bias (share of shape among decided images)   →  shape decides", fontsize=9
+    )
+    return figure, rows + [
+        {"model": name, "category": "all", "shape_bias": bias, "source": "Geirhos et al., ICLR 2019"}
+        for name, bias in (published or {}).items()
+    ]
+
+
+def _words(label: str, one: Mapping[str, Any]) -> str:
+    return (
+        f"{label}\n{interval(one['overall'], one['interval'])}\n{one['decided']} of {one['images']} decided"
+    )
+
+
+def _mean(values: Sequence[float | None]) -> float:
+    known = [value for value in values if value is not None and not math.isnan(value)]
+    return sum(known) / len(known) if known else -1.0
+
+
+def _point(axes: Any, bias: Any, ends: Any, y: float, look: dict[str, Any], size: float) -> None:
+    """A mark with its interval; nothing where no image was decided."""
+    if bias is None or math.isnan(bias):
+        return
+    if all(end is not None and not math.isnan(end) for end in ends):
+        axes.plot(ends, [y, y], color=look["color"], linewidth=1, alpha=0.55, solid_capstyle="butt")
+    axes.plot([bias], [y], linestyle="none", markersize=size, clip_on=False, **look)
+
+
+def _lines(axes: Any, published: Mapping[str, float]) -> None:
+    for name, bias in published.items():
+        people = name == "humans"
+        axes.axvline(
+            bias,
+            color="black" if people else GREY,
+            linewidth=1.4 if people else 0.9,
+            linestyle="-" if people else (0, (2, 2)),
+            zorder=1,
+        )
+
+
+def _name_lines(axes: Any, published: Mapping[str, float]) -> None:
+    top = axes.get_ylim()[1]
+    for name, bias in published.items():
+        axes.text(
+            bias,
+            top,
+            f" {name} {bias:.3f}",
+            rotation=40,
+            fontsize=7.5,
+            va="bottom",
+            ha="left",
+            color="black" if name == "humans" else GREY,
+        )

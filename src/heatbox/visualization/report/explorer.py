@@ -1,0 +1,297 @@
+"""What the threshold explorer of a page knows: pictures, small maps, and every box at every threshold.
+
+Boxes are not stored threshold by threshold. Each row is a box with the first and the last threshold at which
+it holds, read off the component tree that scores are made with, so a page shows exactly what is scored.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import itertools
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import cv2
+import numpy as np
+
+from heatbox._utils.progress import Track, silent
+from heatbox.boxes.contours import (
+    Protocol,
+    all_contours,
+    check_heatmap,
+    largest_contours,
+    threshold_grid,
+    to_convention,
+    to_levels,
+)
+from heatbox.boxes.ops import REFERENCE_SIDE, scaled_truth
+from heatbox.data.types import Example, Split
+from heatbox.errors import InputError
+from heatbox.evaluation.run import Record, Run
+from heatbox.maps.normalize import prepare_heatmap
+
+FINEST = 32
+"""Side to which larger maps are reduced for showing; their boxes come from the whole map."""
+PICTURE_SIDE, JPEG_QUALITY = 256, 74
+
+
+@dataclass(frozen=True)
+class BoxRows:
+    """Boxes of one heatmap with the thresholds at which they hold, as indices into the threshold grid.
+
+    Attributes:
+        largest_first: (N,) uint16, the first threshold of each box of the largest contour; it holds until the
+            next one's.
+        largest: (N, 4) uint8 xyxy in the 224 x 224 frame, in the convention of the protocol.
+        first: (M,) uint16, the first threshold of each box of any contour.
+        last: (M,) uint16, its last threshold.
+        boxes: (M, 4) uint8 xyxy.
+    """
+
+    largest_first: np.ndarray
+    largest: np.ndarray
+    first: np.ndarray
+    last: np.ndarray
+    boxes: np.ndarray
+
+
+def packed(rows: Sequence[BoxRows | None]) -> bytes:
+    """The rows of many images, column by column, deflated (zlib).
+
+    Column by column equal values lie together, which halves what is left of them. Little-endian: N and M of
+    every image as uint32 (0 where there is none); every `largest_first`, every `first`, every `last` as
+    uint16; then the four columns of every `largest` and of every `boxes` as uint8.
+    """
+    known = [one for one in rows if one is not None]
+    counts = np.array([(len(one.largest), len(one.boxes)) if one else (0, 0) for one in rows], "<u4")
+    parts = [counts.tobytes()]
+    for name in ("largest_first", "first", "last"):
+        parts += [getattr(one, name).astype("<u2").tobytes() for one in known]
+    for name in ("largest", "boxes"):
+        parts += [
+            np.ascontiguousarray(getattr(one, name)[:, side]).tobytes() for side in range(4) for one in known
+        ]
+    return zlib.compress(b"".join(parts), 9)
+
+
+def box_rows(heatmap: np.ndarray, thresholds: int = 1000, protocol: Protocol = "reference") -> BoxRows:
+    """Every box of a heatmap at every threshold of a grid.
+
+    Args:
+        heatmap: (H, W) in [0, 1], no side over 255.
+        thresholds: number of thresholds, up to 65536.
+        protocol: the convention of the boxes, see `boxes_at`.
+
+    Raises:
+        InputError: the heatmap is malformed, or there are too many thresholds or pixels for a page.
+    """
+    if thresholds > 2**16 or max(np.shape(heatmap), default=0) > 255:
+        raise InputError(
+            f"{thresholds} thresholds of a map {np.shape(heatmap)}: a page holds 65536 and 255 pixels"
+        )
+    levels = to_levels(check_heatmap(heatmap), protocol)
+    if levels.top == 0:  # nothing is foreground: the evaluator's empty box, everywhere
+        empty, zero, end = np.zeros((1, 4), np.uint8), np.zeros(1, np.uint16), np.uint16(thresholds - 1)
+        return BoxRows(zero, empty, zero, np.array([end]), empty)
+    at = levels.at(threshold_grid(thresholds))  # (T,) never falling
+    largest = to_convention(largest_contours(levels), levels.shape, protocol)[at]
+    changes = np.flatnonzero(np.any(np.diff(largest, axis=0, prepend=-1) != 0, axis=1))
+    found, low, high = all_contours(levels)
+    first, last = np.searchsorted(at, low, "left"), np.searchsorted(at, high, "right") - 1
+    shown = first <= last  # levels between two thresholds are never cut at
+    boxes = to_convention(found, levels.shape, protocol)[shown]
+    order = np.argsort(first[shown], kind="stable")
+    return BoxRows(
+        changes.astype(np.uint16),
+        largest[changes].astype(np.uint8),
+        first[shown][order].astype(np.uint16),
+        last[shown][order].astype(np.uint16),
+        boxes[order].astype(np.uint8),
+    )
+
+
+@dataclass(frozen=True)
+class Source:
+    """A run to be explored.
+
+    Attributes:
+        name: what the page calls it.
+        run: a finished run of `heatbox evaluate`.
+        metrics: its scores.
+        split: where its pictures are, or None where they are not at hand.
+    """
+
+    name: str
+    run: Run
+    metrics: Mapping[str, Any]
+    split: Split | None
+    config: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def methods(self) -> list[str]:
+        """Maps that were made, without the baselines."""
+        return [name for name in self.metrics["methods"] if name not in self.metrics["baselines"]]
+
+    @property
+    def protocol(self) -> Protocol:
+        """How boxes are compared."""
+        return self.config.get("protocol", "reference")
+
+    @property
+    def thresholds(self) -> int:
+        """Size of the threshold grid."""
+        return int(self.config.get("thresholds", 1000))
+
+
+def chosen_ids(source: Source, limit: int) -> list[str]:
+    """Ids to show: all, or `limit` of them spread evenly from best to worst IoU, in the order of the run."""
+    key = f"iou_{source.methods[0]}"
+    scored = [(record["id"], record[key]) for records in source.run.records() for record in records]
+    if len(scored) <= limit:
+        return [name for name, _ in scored]
+    ranked = sorted(range(len(scored)), key=lambda place: -scored[place][1])
+    picks = np.unique(np.linspace(0, len(scored) - 1, limit).round().astype(int))
+    return [scored[place][0] for place in sorted(ranked[pick] for pick in picks)]
+
+
+def explorer_data(sources: Sequence[Source], limit: int = 500, track: Track = silent) -> dict[str, Any]:
+    """What the explorer's script reads.
+
+    Args:
+        sources: runs; the images of the first are shown, and what the others found in them.
+        limit: most images to show.
+        track: how to show progress.
+
+    Returns:
+        a dictionary for JSON: "classes", "images", and "maps" with a prediction an image or None.
+
+    Raises:
+        InputError: a run is damaged, or a picture cannot be read.
+    """
+    ids = chosen_ids(sources[0], limit)
+    place = {name: index for index, name in enumerate(ids)}
+    images: list[dict[str, Any] | None] = [None] * len(ids)
+    maps: list[dict[str, Any]] = []
+    for source in sources:
+        columns: dict[str, list[Any]] = {name: [None] * len(ids) for name in source.methods}
+        rows: dict[str, list[BoxRows | None]] = {name: [None] * len(ids) for name in source.methods}
+        examples = {example.id: example for example in source.split or ()}
+        records = itertools.chain.from_iterable(source.run.records())
+        for record in track(records, f"boxes of {source.name}", len(source.run)):
+            index = place.get(record["id"])
+            if index is None:
+                continue
+            if images[index] is None:
+                images[index] = _image(record, source, examples.get(record["id"]))
+            image = images[index]
+            assert image is not None
+            image["truth"].setdefault(source.protocol, _truth(record, source.protocol))
+            for name in source.methods:
+                columns[name][index] = _prediction(record, name)
+                frame = prepare_heatmap(record[f"map_{name}"], REFERENCE_SIDE)
+                rows[name][index] = box_rows(frame, source.thresholds, source.protocol)
+        maps += [_map(source, name, columns[name], rows[name]) for name in source.methods]
+    names = next((source.split.class_names for source in sources if source.split), [])
+    return {
+        "frame": REFERENCE_SIDE,
+        "classes": [str(name) for name in names],
+        "images": images,
+        "maps": maps,
+        "total": len(sources[0].run),
+        "pictures": any(image and image["picture"] for image in images),
+    }
+
+
+def _map(source: Source, name: str, column: Sequence[Any], rows: Sequence[BoxRows | None]) -> dict[str, Any]:
+    """One method of one run: where its marks stand on the slider, and its predictions."""
+    found = source.metrics["methods"][name]
+    every, transferred = found["all_contours"], found.get("transferred")
+    return {
+        "run": source.name,
+        "method": name,
+        "thresholds": source.thresholds,
+        "protocol": source.protocol,
+        "oracle": found["threshold"],
+        "oracle_all": every["threshold"][int(np.argmin(np.abs(np.array(every["iou"]) - 0.5)))],
+        "transferred": transferred["threshold"] if transferred else None,
+        "predictions": list(column),
+        "boxes": _text(packed(rows)),
+    }
+
+
+def _image(record: Record, source: Source, example: Example | None) -> dict[str, Any]:
+    picture = None
+    if source.split is not None and example is not None:
+        picture = jpeg_of(source.split.open_image(example), (record["width"], record["height"]))
+    return {
+        "id": record["id"],
+        "label": record["label"],
+        "size": [record["width"], record["height"]],
+        "truth": {},
+        "picture": picture,
+    }
+
+
+def _truth(record: Record, protocol: Protocol) -> list[list[float]]:
+    frame = (REFERENCE_SIDE, REFERENCE_SIDE)
+    size = (record["width"], record["height"])
+    return scaled_truth(record["boxes"], size, frame, protocol, record["id"]).tolist()
+
+
+def _prediction(record: Record, method: str) -> dict[str, Any]:
+    small = small_map(record[f"map_{method}"])
+    found = {
+        "shape": list(small.shape),
+        "heat": _text(small.tobytes()),
+        "top5": record["top5"].tolist(),
+        "target": record["target"],
+    }
+    if "channel_maps" in record and method.startswith("cam"):
+        found["channels"] = list(_channels(record))
+    return found
+
+
+def _channels(record: Record) -> Iterator[dict[str, Any]]:
+    """The saved channels of highest class weight."""
+    for index, weight, one in zip(
+        record["channel_index"], record["channel_weight"], record["channel_maps"], strict=True
+    ):
+        small = small_map(one)
+        yield {
+            "index": int(index),
+            "weight": float(weight),
+            "shape": list(small.shape),
+            "heat": _text(small.tobytes()),
+        }
+
+
+def small_map(raw: np.ndarray) -> np.ndarray:
+    """A map for showing: its own range as 0 to 255, (h, w) uint8, no side over `FINEST`.
+
+    A map without contrast, or one that holds NaN or infinity, becomes zeros, as in scoring.
+    """
+    array = np.asarray(raw, dtype=np.float32)
+    if max(array.shape) > FINEST:
+        height, width = (min(side, FINEST) for side in array.shape)
+        array = cv2.resize(array, (width, height), interpolation=cv2.INTER_AREA)
+    low, high = float(array.min()), float(array.max())
+    if not np.isfinite([low, high]).all() or high <= low:
+        return np.zeros(array.shape, np.uint8)
+    return ((array - low) / (high - low) * 255).round().astype(np.uint8)
+
+
+def jpeg_of(picture: Any, size: Sequence[int]) -> str:
+    """A picture as base64 JPEG of the aspect of `size`, its longer side `PICTURE_SIDE` or less."""
+    longer = max(size)
+    side = min(PICTURE_SIDE, max(picture.size))
+    target = tuple(max(1, round(length * side / longer)) for length in size)
+    stream = io.BytesIO()
+    picture.resize(target).save(stream, "JPEG", quality=JPEG_QUALITY, optimize=True)
+    return _text(stream.getvalue())
+
+
+def _text(content: bytes) -> str:
+    return base64.b64encode(content).decode("ascii")

@@ -1,0 +1,107 @@
+"""What runs say of the models they scored: family, training resolution, pre-training, augmentation, ERF."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from heatbox.errors import InputError
+from heatbox.evaluation.run import CONFIG, METRICS, read_json
+from heatbox.visualization.figures.scores import SCRATCH, ModelScore
+from heatbox.visualization.report.runs import Folder, analysed
+
+
+def model_scores(folders: Sequence[Folder]) -> list[ModelScore]:
+    """A model for each folder with scores of boxes, with what its training and analyses beside it tell."""
+    areas = dict(_areas(folders))
+    found = []
+    for folder in folders:
+        if folder.metrics is None or folder.has_masks:
+            continue
+        config = folder.run.settings() if (folder.path / CONFIG).is_file() else {}
+        training = _training_of(config)
+        scores = {
+            name: one
+            for name, one in folder.metrics["methods"].items()
+            if name not in folder.metrics["baselines"]
+        }
+        name = str(training.get("recipe") or folder.name)
+        known = describe(str(training.get("model") or config.get("model") or ""), training)
+        area = areas.get(_key(config.get("model"), config.get("checkpoint")))
+        found.append(ModelScore(name, scores, auc=area, **known))
+    return found if len({one.name for one in found}) == len(found) else _renamed(found, folders)
+
+
+def describe(model: str, training: Mapping[str, Any]) -> dict[str, Any]:
+    """Family, variant, pre-training, resolution and augmentation of a model, by its name and training.
+
+    Args:
+        model: name of the model, such as "convnext_base_384_in22ft1k".
+        training: config of its training; empty where it is not known.
+    """
+    name = model.rpartition(":")[2]
+    options = training.get("model_options")
+    kernel = options.get("kernel_size", "") if isinstance(options, dict) else ""
+    variant = re.sub(r"_(224|384)|[_.]in22(ft1)?k?(_in22ft1k)?|_in22ft1k|[_.]in1k", "", name)
+    return {
+        "family": "" if ".py:" in model else re.split(r"[_\d]", name)[0],
+        "variant": f"{variant} {kernel}".strip(),
+        "pretraining": _pretraining(name, str(training.get("pretrained", ""))),
+        "resolution": size if isinstance(size := training.get("size"), int) else None,
+        "augmented": bool(training.get("auto")),
+    }
+
+
+def _pretraining(name: str, weights: str) -> str:
+    """What a training starts from: "scratch", "in1k", "in22k", or the training or file of its weights."""
+    if weights in ("", SCRATCH):
+        return weights
+    words = f"{name} {weights}"
+    if re.search(r"in22|ImageNet-22K", words, re.IGNORECASE):
+        return "in22k"
+    if re.search(r"in1k|ImageNet-1K|published|_224|_384", words, re.IGNORECASE):
+        return "in1k"
+    file = Path(weights)
+    return str(_json(file.parent.parent / CONFIG).get("recipe") or file.stem)
+
+
+def _training_of(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Config of the training whose folder a run's checkpoint lies in; empty where it lies elsewhere."""
+    checkpoint = config.get("checkpoint")
+    if not checkpoint:
+        return {}
+    found = _json(Path(checkpoint).parent.parent / CONFIG)
+    return found if "recipe" in found else {}
+
+
+def _areas(folders: Iterable[Folder]) -> Iterable[tuple[tuple[str, str], float]]:
+    """(model, checkpoint) → area under r(t), from the analyses in the folders."""
+    for folder in folders:
+        for config in analysed(folder.path, "erf", CONFIG):
+            asked, logarithmic = _json(config), _json(config.with_name(METRICS)).get("log")
+            area = logarithmic.get("auc") if isinstance(logarithmic, dict) else None
+            if isinstance(area, float):
+                weights = str(asked.get("weights") or "").partition(" sha256:")[0]
+                yield _key(asked.get("model"), weights), area
+
+
+def _key(model: Any, checkpoint: Any) -> tuple[str, str]:
+    """What tells two networks apart: weights by their file, a network in a file by its function's name."""
+    file = Path(checkpoint).resolve() if isinstance(checkpoint, str) and checkpoint else ""
+    return str(model or "").rpartition(":")[2], str(file)
+
+
+def _renamed(models: Sequence[ModelScore], folders: Sequence[Folder]) -> list[ModelScore]:
+    """Models of one recipe are called by their folders."""
+    names = [folder.name for folder in folders if folder.metrics is not None and not folder.has_masks]
+    return [dataclasses.replace(model, name=name) for model, name in zip(models, names, strict=True)]
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        return read_json(path)
+    except InputError:
+        return {}

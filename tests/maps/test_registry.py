@@ -1,0 +1,151 @@
+"""Maps by name, and what a whole run and a localizer make of them."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from heatbox.config import EvaluateConfig
+from heatbox.errors import InputError
+from heatbox.evaluation.predict import evaluate, saved_methods
+from heatbox.evaluation.run import Run
+from heatbox.inference.localizer import Localizer
+from heatbox.maps.baselines import with_centre_prior
+from heatbox.maps.cam import cam
+from heatbox.maps.pc1 import pc1
+from heatbox.maps.random_walk import walk
+from heatbox.maps.registry import Scene, find_method, needs_of, with_seed
+from heatbox.models.factory import build_model
+from heatbox.models.introspect import ClassifierView
+from helpers.scenes import write_model, write_split
+
+
+@pytest.fixture(scope="module")
+def view():
+    torch.manual_seed(0)
+    return ClassifierView(build_model("test_replknet", num_classes=5))
+
+
+def cam_of(view, features, targets):
+    return cam(features, view.class_weights(features, targets)[0])
+
+
+@torch.no_grad()
+def test_the_walk_is_seeded_by_a_second_larger_input(view):
+    images, larger, targets = torch.randn(2, 3, 64, 64), torch.randn(2, 3, 128, 128), torch.tensor([1, 4])
+    look = view.look(images)
+    scene = Scene.of(look, view, images, targets, larger=larger)
+    sharp = view.features(larger)
+    assert sharp.shape[2:] == (8, 8)
+    wanted = walk(cam_of(view, sharp, targets), look.middle)
+    assert torch.allclose(find_method("walk")(scene), wanted, atol=1e-6)
+    assert torch.allclose(find_method("walk:pc1")(scene), walk(pc1(sharp), look.middle), atol=1e-6)
+
+
+@torch.no_grad()
+def test_the_walk_in_one_pass_is_seeded_by_the_sharp_map(view):
+    images, targets = torch.randn(2, 3, 64, 64), torch.tensor([0, 3])
+    look = view.look(images, sharp=True)
+    scene = Scene.of(look, view, images, targets)
+    wanted = walk(cam_of(view, look.sharp, targets), look.middle)
+    assert torch.allclose(find_method("walk-one-pass")(scene), wanted, atol=1e-6)
+    bare = Scene(view, images, look.features, targets, "fold")  # has to look for itself
+    assert torch.allclose(find_method("walk-one-pass")(bare), wanted, atol=1e-6)
+
+
+def test_centre_prior_is_a_gaussian_on_the_scaled_map():
+    maps = torch.tensor([[[1.0, 3.0, 5.0]], [[2.0, 2.0, 2.0]]])
+    fall = np.exp(-0.5 * (1 / 0.75) ** 2) ** 0.25  # one of three pixels from the middle, sigma 0.75 pixels
+    wanted = torch.tensor([[[0, 0.5, fall]], [[fall, 1, fall]]], dtype=torch.float32)
+    assert torch.allclose(with_centre_prior(maps), wanted, atol=1e-6)
+
+
+@torch.no_grad()
+def test_centre_prior_by_name(view):
+    images, targets = torch.randn(2, 3, 64, 64), torch.tensor([0, 3])
+    scene = Scene(view, images, view.features(images), targets, "fold")
+    for name in ("cam", "walk:pc1"):
+        plain, prior = find_method(name)(scene), find_method(f"{name}+centre")(scene)
+        assert torch.allclose(prior, with_centre_prior(plain), atol=1e-6)
+
+
+def test_names_say_which_seed():
+    assert with_seed("walk", "pc1") == "walk:pc1"
+    assert with_seed("walk-one-pass+centre", "pc1") == "walk-one-pass:pc1+centre"
+    assert with_seed("walk:cam", "pc1") == "walk:cam"
+    assert with_seed("walk", "cam") == "walk"
+    assert with_seed("cam+centre", "pc1") == "cam+centre"
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        (
+            "wlak",
+            "no map method 'wlak', expected one of cam, cam-positive, cam-negative, pc1, walk, walk-one-pass",
+        ),
+        ("walk:walk", "'walk' is no seed of a walk, expected one of cam, cam-positive, cam-negative, pc1"),
+        ("walk:", "'' is no seed"),
+        ("cam:pc1", "no map method 'cam:pc1'"),
+        ("+centre", "no map method"),
+        ("cam+centre+centre", "no map method"),
+    ],
+)
+def test_names_that_are_none(name, says):
+    with pytest.raises(InputError, match=says.replace("+", r"\+")):
+        find_method(name)
+
+
+def test_only_what_is_needed_is_computed():
+    assert needs_of(["cam", "pc1+centre", lambda m, x, t: x]) == needs_of([])
+    assert needs_of(["walk:pc1+centre"]).larger
+    assert not needs_of(["walk"]).sharp
+    assert needs_of(["cam", "walk-one-pass"]).sharp
+    assert not needs_of(["walk-one-pass"]).larger
+
+
+def test_a_model_that_cannot_be_walked_on(tmp_path):
+    one_stage = nn.Sequential(nn.Conv2d(3, 4, 8, 8), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))
+    with pytest.raises(InputError, match="Sequential: no feature map before the last one"):
+        Localizer(one_stage, "walk")
+    with pytest.raises(InputError, match="hrnet_w18_small: its last stage cannot be run on shifted inputs"):
+        Localizer(build_model("hrnet_w18_small"), "walk-one-pass")
+
+
+def test_a_run_saves_walks_under_their_whole_names(tmp_path):
+    config = EvaluateConfig(
+        write_model(tmp_path),
+        str(write_split(tmp_path / "set", 4)),
+        method=("cam", "walk", "walk-one-pass+centre"),
+        walk_seed="pc1",
+        size=64,
+    )
+    run = Run(tmp_path / "run")
+    metrics = evaluate(config, run)
+    names = ("cam", "walk:pc1", "walk-one-pass:pc1+centre")
+    assert saved_methods(run) == names
+    assert set(names) < set(metrics["methods"])
+    assert evaluate(config, run) == metrics  # a finished run of the same config, scored again
+    record = next(iter(run.records(1)))[0]
+    assert record["map_cam"].shape == (8, 8)
+    assert record["map_walk:pc1"].shape == (16, 16)
+
+
+def test_pictures_are_read_again_at_twice_the_size(tmp_path):
+    """A pattern that the small input cannot show at all has to be in the larger one."""
+    model = build_model(write_model(tmp_path))
+    stripes = np.zeros((128, 128, 3), np.uint8)
+    stripes[:, 1::2] = 255
+    caught = []
+    handle = model.register_forward_pre_hook(lambda _, args: caught.append(args[0]))
+    localizer = Localizer(model, "walk")
+    localizer.preprocess = type(localizer.preprocess)((64, 64))
+    caught.clear()
+    localizer([Image.fromarray(stripes)])
+    handle.remove()
+    small, large = caught[0], caught[-1]
+    assert small.shape[2:] == (64, 64)
+    assert large.shape[2:] == (128, 128)
+    assert small[0, 0, 20].std() < 0.1
+    assert large[0, 0, 20].std() > 1

@@ -1,0 +1,142 @@
+"""Middle layers, and the last stage at twice the resolution, against timm's own dilation."""
+
+import pytest
+import torch
+from torch import nn
+
+from heatbox.errors import InputError
+from heatbox.models.factory import build_model
+from heatbox.models.introspect import ClassifierView
+from heatbox.models.stages import SHIFTS, shifted_copies, stitched
+
+NETWORKS = [
+    "mobilenetv1_100",
+    "tf_efficientnet_lite0",  # TensorFlow's padding, all on the far side
+    "mobilenetv3_small_050",  # squeeze and excitation, strides inside blocks, "same" padding
+    "resnet18",
+    "convnext_atto",
+    "test_replknet",
+    "test_slak",
+]
+
+
+def unlike_noise(name, **options):
+    """A network whose BatchNorms are not the identity, in eval mode."""
+    torch.manual_seed(0)
+    model = build_model(name, **options)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.normal_(0, 0.1)
+            module.running_var.uniform_(0.8, 1.2)
+            nn.init.uniform_(module.weight, 0.5, 1.5)  # some are made zero, which would hide their branch
+    return model
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@torch.no_grad()
+def test_one_look_shows_what_the_network_computes(name):
+    model = unlike_noise(name)
+    view, images = ClassifierView(model), torch.randn(2, 3, 96, 128)
+    features, logits = view(images)
+    look = view.look(images, sharp=True)
+    assert torch.allclose(look.features, features, atol=1e-5)
+    assert torch.allclose(look.logits, logits, atol=1e-5)
+    double = [2 * side for side in features.shape[2:]]
+    assert list(look.sharp.shape[2:]) == double
+    row, column = view.late((96, 128))
+    assert row == column == name.startswith("tf_")
+    assert torch.allclose(look.sharp[:, :, row::2, column::2], features, atol=1e-5)
+    assert look.sharp[:, :, 1 - row :: 2, 1 - column :: 2].std() > 0.1 * features.std()
+    plain = view.look(images)
+    assert plain.sharp is None
+    for one, other in zip(plain.middle, look.middle, strict=True):
+        assert torch.equal(one, other)
+        assert len(one) == 2
+    assert all(not module._forward_hooks for module in model.modules())
+
+
+@pytest.mark.parametrize(
+    ("name", "strides"),
+    [
+        ("mobilenetv1_100", (8, 16)),
+        ("resnet18", (8, 16)),
+        ("convnext_atto", (8, 16)),
+        ("test_slak", (8, 16)),  # its last stage does not halve the resolution
+        ("resnet10_small", (4, 4)),
+    ],
+)
+@torch.no_grad()
+def test_middle_layers_are_the_stages_that_timm_names(name, strides):
+    model = unlike_noise(name)
+    images = torch.randn(2, 3, 64, 96)
+    middle = ClassifierView(model).look(images).middle
+    for found, wanted, stride in zip(middle, timms(model, images), strides, strict=True):
+        assert torch.equal(found, wanted)
+        assert found.shape[2:] == (64 // stride, 96 // stride)
+
+
+def timms(model, images):
+    """The same maps by timm's own means."""
+    return model.forward_intermediates(images, indices=[-3, -2], intermediates_only=True)
+
+
+@pytest.mark.parametrize("name", ["mobilenetv1_100", "resnet18"])
+@torch.no_grad()
+def test_sharp_map_is_timms_dilation_away_from_the_border(name):
+    model = unlike_noise(name)
+    dilated = unlike_noise(name, output_stride=16)
+    dilated.load_state_dict(model.state_dict())
+    images = torch.randn(1, 3, 384, 384)
+    sharp = ClassifierView(model).look(images, sharp=True).sharp
+    wanted = dilated.forward_features(images)
+    assert sharp.shape == wanted.shape
+    border = 9  # what four 3 x 3 convolutions, one before and three after the stride, can see of it
+    inside = (..., slice(border, -border), slice(border, -border))
+    scale = wanted.abs().max()
+    assert torch.allclose(sharp[inside] / scale, wanted[inside] / scale, atol=1e-5)
+    assert not torch.allclose(sharp / scale, wanted / scale, atol=1e-3)  # the zeros around the shifted inputs
+
+
+@pytest.mark.parametrize("late", [(False, False), (False, True), (True, False), (True, True)])
+def test_stitching_undoes_shifting(late):
+    maps = torch.arange(2 * 3 * 6 * 8.0).view(2, 3, 6, 8)
+    runs = shifted_copies(maps, late)[:, :, int(late[0]) :: 2, int(late[1]) :: 2]  # a stage that only strides
+    assert len(runs) == len(SHIFTS) * 2
+    assert torch.equal(stitched(runs, late), maps)
+
+
+@torch.no_grad()
+def test_odd_sides():
+    view = ClassifierView(unlike_noise("resnet18"))
+    look = view.look(torch.randn(1, 3, 200, 232), sharp=True)
+    assert look.features.shape[2:] == (7, 8)
+    assert look.middle[1].shape[2:] == look.sharp.shape[2:] == (13, 15)
+    assert torch.equal(look.sharp[:, :, ::2, ::2], look.features)
+
+
+@torch.no_grad()
+def test_a_network_of_ones_own():
+    relu = nn.ReLU()  # one module that is called again and again
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 3, 2, 1), relu, nn.Conv2d(4, 6, 3, 2, 1), relu, nn.Conv2d(6, 8, 3, 2, 1), relu,
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3),
+    )  # fmt: skip
+    images = torch.randn(2, 3, 64, 64)
+    look = ClassifierView(model).look(images, sharp=True)
+    for found, end in zip(look.middle, (2, 4), strict=True):
+        assert torch.allclose(found, model[:end](images), atol=1e-6)
+    model[4].stride, model[4].padding = (1, 1), (1, 1)
+    wanted = model[:6](images)
+    assert torch.allclose(look.sharp[..., 2:-2, 2:-2], wanted[..., 2:-2, 2:-2], atol=1e-5)
+
+
+@torch.no_grad()
+def test_networks_whose_last_stage_cannot_be_run_alone():
+    view = ClassifierView(build_model("hrnet_w18_small"))
+    images = torch.randn(1, 3, 64, 64)
+    assert len(view.look(images).middle) == 2
+    with pytest.raises(InputError, match="hrnet_w18_small: its last stage cannot be run on shifted inputs"):
+        view.look(images, sharp=True)
+    one_stage = nn.Sequential(nn.Conv2d(3, 4, 8, 8), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))
+    with pytest.raises(InputError, match="no feature map of twice"):
+        ClassifierView(one_stage).look(images, sharp=True)

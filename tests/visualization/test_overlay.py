@@ -1,0 +1,106 @@
+import tracemalloc
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from heatbox.config import EvaluateConfig
+from heatbox.data.open import open_split
+from heatbox.errors import InputError
+from heatbox.evaluation.predict import evaluate
+from heatbox.evaluation.run import Run
+from heatbox.visualization.overlay import _fitted, draw_boxes, maps_beside, overlay, save_sheet
+from helpers.scenes import write_model, write_split
+
+
+def test_overlay_keeps_the_size_and_shows_the_map():
+    heat = np.zeros((4, 6), np.float32)
+    heat[:, 3:] = 1
+    found = np.asarray(overlay(Image.new("RGB", (60, 40), "grey"), heat)).astype(int)
+    assert found.shape == (40, 60, 3)
+    assert found[20, 55, 1] - found[20, 5, 1] > 80  # yellow against violet: the green channel rises
+
+
+def test_overlay_of_no_strength_is_the_grey_picture():
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 255, (5, 7, 3), dtype=np.uint8))
+    found = np.asarray(overlay(picture, np.ones((5, 7)), strength=0))
+    assert np.array_equal(found, np.asarray(picture.convert("L").convert("RGB")))
+
+
+def test_an_overlay_needs_no_more_than_a_few_times_its_picture():
+    """Pictures of a hundred megapixels and more come from satellites and slides."""
+    picture, heatmap = Image.new("RGB", (1000, 1000)), np.random.default_rng(0).random((7, 7))
+    tracemalloc.start()
+    try:
+        overlay(picture, heatmap)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 16 * 1000 * 1000
+
+
+def test_boxes_are_drawn_on_a_copy():
+    picture = Image.new("RGB", (50, 40), "black")
+    found = np.asarray(draw_boxes(picture, np.array([[10, 5, 30, 25.0]]), (255, 0, 0)))
+    assert not np.asarray(picture).any()
+    red = (found == (255, 0, 0)).all(2)
+    ys, xs = np.nonzero(red)
+    assert (xs.min(), ys.min(), xs.max(), ys.max()) == (10, 5, 30, 25)
+    assert not red[12:20, 14:26].any()
+
+
+def test_lines_stay_thin_on_a_long_strip():
+    found = np.asarray(
+        draw_boxes(Image.new("RGB", (20_000, 20)), np.array([[10, 5, 19_000, 15.0]]), (255, 0, 0))
+    )
+    assert not (found[10, 100:18_000] == (255, 0, 0)).all(1).any()
+
+
+def test_degenerate_boxes_do_not_fail():
+    draw_boxes(Image.new("RGB", (5, 5)), np.array([[0, 0, 0, 0], [9, 9, 20, 20.0]]), (1, 2, 3))
+    draw_boxes(Image.new("RGB", (5, 5)), np.zeros((0, 4)), (1, 2, 3))
+
+
+@pytest.fixture(scope="module")
+def two_runs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("beside")
+    data, model = str(write_split(folder / "set", 6)), write_model(folder)
+    for name, limit in (("one", None), ("two", None), ("fewer", 3)):
+        evaluate(EvaluateConfig(model, data, size=64, method=("cam", "pc1"), limit=limit), Run(folder / name))
+    return folder, open_split(data)
+
+
+def test_the_same_images_of_several_runs_beside_each_other(two_runs):
+    folder, split = two_runs
+    runs = {name: Run(folder / name) for name in ("one", "two")}
+    sheet = maps_beside(runs, split, ("cam", "pc1"), 4, 32)
+    # A row an image, the truth and two maps of each run, margins, captions, a heading and a line below.
+    assert sheet.size == (5 * 32 + 3 * 6 + 6, 18 + 4 * (32 + 18 + 6) + 6 + 18)
+    left, right = (np.asarray(sheet)[24:56, 6 + k * 32 : 6 + (k + 1) * 32] for k in (1, 3))
+    assert np.array_equal(left, right)  # both runs are of one network
+    with pytest.raises(InputError, match="fewer: holds no image"):
+        maps_beside({"one": runs["one"], "fewer": Run(folder / "fewer")}, split, ("cam",), 6, 32)
+
+
+def test_a_sheet_of_256_colours_looks_like_the_sheet(two_runs, tmp_path):
+    folder, split = two_runs
+    sheet = maps_beside({"one": Run(folder / "one")}, split, ("cam",), 3, 64)
+    with Image.open(save_sheet(sheet, tmp_path / "deep" / "sheet.png")) as saved:
+        difference = np.asarray(saved.convert("RGB"), float) - np.asarray(sheet, float)
+    assert np.sqrt((difference**2).mean()) < 4
+
+
+def test_endless_words_are_shortened_with_few_measurements():
+    class Counting:
+        calls = 0
+
+        def getlength(self, words):
+            self.calls += 1
+            return 7.0 * len(words)
+
+    font = Counting()
+    assert _fitted("x" * 10_000, 100, font) == "x" * 13 + "…"
+    assert font.calls < 20
+    assert _fitted("x" * 14, 98, font) == "x" * 14
+    assert _fitted("x" * 15, 98, font) == "x" * 13 + "…"
+    assert _fitted("xx", 3, font) == "…"
