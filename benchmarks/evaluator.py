@@ -23,7 +23,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from heatbox.maps.normalize import prepare_heatmap
+from heatbox.maps.normalize import normalize_heatmap
 from heatbox.metrics.bootstrap import best_threshold_interval, bootstrap_interval
 from heatbox.metrics.max_box_acc import V2_IOU, MaxBoxAcc, update_together
 from heatbox.metrics.pxap import PxAP
@@ -107,20 +107,20 @@ def smooth_maps(count: int, rng: np.random.Generator) -> np.ndarray:
         centre = rng.uniform(0.2, 0.8, 2)
         noise = cv2.GaussianBlur(rng.normal(size=(14, 14)), (0, 0), 1.2)
         low.append(noise + 1.5 * np.exp(-((y - centre[0]) ** 2 + (x - centre[1]) ** 2) / 0.08))
-    return prepare_heatmap(np.array(low, np.float32))
+    return normalize_heatmap(np.array(low, np.float32))
 
 
 def kinds(count: int, real: Path | None) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(0)
     smooth = smooth_maps(count, rng)
     few = max(count // 10, 1)
-    noisy = prepare_heatmap(smooth[:few] + rng.normal(size=smooth[:few].shape).astype(np.float32) * 0.1)
+    noisy = normalize_heatmap(smooth[:few] + rng.normal(size=smooth[:few].shape).astype(np.float32) * 0.1)
     found = {"smooth": smooth}
     if real is not None:
         loaded = [np.load(p, allow_pickle=False) for p in sorted(real.rglob("*.npy"))]
         maps = [m for one in loaded for m in (one if one.ndim == 3 else one[None])]
         pick = np.linspace(0, len(maps) - 1, min(count, len(maps))).astype(int)
-        found["real"] = np.concatenate([prepare_heatmap(maps[i][None]) for i in pick])
+        found["real"] = np.concatenate([normalize_heatmap(maps[i][None]) for i in pick])
     found["noisy"] = noisy
     found["white noise"] = rng.random((few, 224, 224), np.float32)
     return found

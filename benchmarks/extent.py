@@ -19,16 +19,15 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from heatbox.boxes.contours import boxes_at
+from heatbox.boxes.contours import heatmap_to_boxes
 from heatbox.boxes.ops import REFERENCE_SIDE, box_iou, scaled_truth
 from heatbox.config import EvaluateConfig
 from heatbox.data.open import open_split
-from heatbox.evaluation.predict import preprocess_of
 from heatbox.evaluation.run import Run
-from heatbox.maps.normalize import prepare_heatmap
+from heatbox.maps.normalize import normalize_heatmap
 from heatbox.maps.random_walk import _affinity, _on_grid, _unit
 from heatbox.metrics.bootstrap import paired_interval
-from heatbox.models.factory import build_model
+from heatbox.models.factory import create_model
 from heatbox.models.introspect import ClassifierView
 
 LEVELS = np.arange(100) / 100
@@ -52,7 +51,7 @@ def iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 def boxes_of(heatmaps: np.ndarray) -> np.ndarray:
     """(N, levels, 4) boxes of the largest contour."""
-    return np.stack([np.concatenate(boxes_at(one, LEVELS)) for one in heatmaps])
+    return np.stack([np.concatenate(heatmap_to_boxes(one, LEVELS)) for one in heatmaps])
 
 
 # ----------------------------------------------------------------------- rules: (N, levels) scores of levels
@@ -117,15 +116,15 @@ def network_rules(run: Run, records: list, boxes: np.ndarray) -> dict[str, np.nd
     """Conductance of the walk's affinity, and the class's log-probability of the box alone."""
     saved = run.config()
     config = EvaluateConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in saved.items()})
-    view = ClassifierView(build_model(config.model, config.num_classes, config.checkpoint))
-    preprocess = preprocess_of(view.model, config)
+    view = ClassifierView(create_model(config.model, config.num_classes, config.checkpoint))
+    preprocess = config.preprocess(view.model)
     split = open_split(config.data, config.metadata, view.num_classes)
     examples = {example.id: example for example in split}
     cuts, likely = [], []
     for record, found in zip(records, boxes, strict=True):
         image = split.open_image(examples[record["id"]])
         low = record[f"map_{MAP}"]
-        units = [_unit(_on_grid(one, low.shape), 0.1) for one in view.look(preprocess(image)[None]).middle]
+        units = [_unit(_on_grid(one, low.shape), 0.1) for one in view.extract(preprocess(image)[None]).middle]
         affinity = _affinity(units, slice(0, low.size))[0].numpy().astype(np.float64)
         np.fill_diagonal(affinity, 0)
         cuts.append(conductance(affinity, low))
@@ -179,7 +178,7 @@ def main() -> None:
     run = Run(args.run)
     records = [record for batch in run.records() for record in batch]
     heatmaps = {
-        name: prepare_heatmap(np.stack([r[f"map_{name}"] for r in records]), REFERENCE_SIDE)
+        name: normalize_heatmap(np.stack([r[f"map_{name}"] for r in records]), REFERENCE_SIDE)
         for name in (MAP, *OTHERS)
     }
     boxes = {name: boxes_of(maps) for name, maps in heatmaps.items()}

@@ -33,7 +33,7 @@ def calls(view: ClassifierView, images: torch.Tensor) -> dict[str, Callable[[], 
     """The passes and, on their results, the maps."""
     larger = torch.nn.functional.interpolate(images, scale_factor=2)
     targets = torch.zeros(len(images), dtype=torch.long, device=images.device)
-    look, wide = view.look(images, sharp=True), view(larger)[0]
+    look, wide = view.extract(images, sharp=True), view(larger)[0]
     sharp = look.sharp
     assert sharp is not None
 
@@ -44,7 +44,7 @@ def calls(view: ClassifierView, images: torch.Tensor) -> dict[str, Callable[[], 
     return {
         "forward": lambda: view(images),
         "forward at twice the side": lambda: view(larger),
-        "forward, last stage four times": lambda: view.look(images, sharp=True),
+        "forward, last stage four times": lambda: view.extract(images, sharp=True),
         "cam": lambda: cam_of(look.features),
         "pc1": lambda: pc1(look.features),
         "walk, without its seed": lambda: walk(seed, look.middle),

@@ -12,7 +12,7 @@ from heatbox.cli.main import main
 from heatbox.demo import run_demo
 from heatbox.errors import InputError
 from heatbox.evaluation.run import Run
-from heatbox.models.factory import build_model
+from heatbox.models.factory import create_model
 from heatbox.training.loop import Stopped
 from heatbox.training.recipes import get_recipe
 
@@ -26,7 +26,7 @@ def test_a_short_demo(tmp_path):
     metrics = run_demo(CONFIG, out, test_images=30)
     assert metrics["images"] == 30
     assert set(metrics["methods"]) == {"cam", "pc1", "centre-gaussian", "full-image"}
-    model = build_model("resnet10_small", checkpoint=out / "training/checkpoints/epoch-0001.safetensors")
+    model = create_model("resnet10_small", checkpoint=out / "training/checkpoints/epoch-0001.safetensors")
     assert model.num_classes == 10
     sheet = np.asarray(Image.open(out / "contact-sheet.png"))
     assert sheet.ndim == 3

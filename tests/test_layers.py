@@ -14,11 +14,11 @@ ROOT = Path(heatbox.__file__).parent
 LAYERS = (
     "errors",
     "_utils",
-    "config",
     "ops",
     "boxes",
     "data",
     "models",
+    "config",
     "maps",
     "metrics",
     "visualization.figures",
@@ -42,6 +42,7 @@ NEVER = {
     "metrics": {"models"},
 }
 ALLOWED = {
+    ("models", "config"),  # models.spec exports ModelSpec
     ("data", "visualization"),  # the contact sheet of `data check`
     ("evaluation", "visualization.report"),  # names of runs
     ("visualization", "evaluation"),  # the contact sheet of a run

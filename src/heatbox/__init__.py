@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from heatbox.analysis.erf import erf as erf
     from heatbox.analysis.shape_bias import shape_bias as shape_bias
-    from heatbox.boxes.contours import boxes_at as boxes_at
+    from heatbox.boxes.contours import heatmap_to_boxes as heatmap_to_boxes
     from heatbox.data.formats.wsol import load_wsol as load_wsol
     from heatbox.data.glyphs import cue_conflict as cue_conflict
     from heatbox.data.glyphs import glyphs as glyphs
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from heatbox.maps.baselines import centre_gaussian as centre_gaussian
     from heatbox.maps.baselines import full_image as full_image
     from heatbox.maps.cam import cam as cam
-    from heatbox.maps.normalize import prepare_heatmap as prepare_heatmap
+    from heatbox.maps.normalize import normalize_heatmap as normalize_heatmap
     from heatbox.maps.pc1 import pc1 as pc1
     from heatbox.maps.random_walk import walk as walk
     from heatbox.metrics.bootstrap import bootstrap_interval as bootstrap_interval
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from heatbox.metrics.pxap import PxAP as PxAP
     from heatbox.models.checkpoints import convert as convert
     from heatbox.models.checkpoints import load_checkpoint as load_checkpoint
-    from heatbox.models.factory import build_model as build_model
+    from heatbox.models.factory import create_model as create_model
     from heatbox.models.introspect import ClassifierView as ClassifierView
     from heatbox.models.zoo import list_models as list_models
     from heatbox.ops import accelerate as accelerate
@@ -45,8 +45,8 @@ if TYPE_CHECKING:
 _HOMES = {
     "accelerate": "heatbox.ops",
     "bootstrap_interval": "heatbox.metrics.bootstrap",
-    "boxes_at": "heatbox.boxes.contours",
-    "build_model": "heatbox.models.factory",
+    "heatmap_to_boxes": "heatbox.boxes.contours",
+    "create_model": "heatbox.models.factory",
     "cam": "heatbox.maps.cam",
     "centre_gaussian": "heatbox.maps.baselines",
     "ClassifierView": "heatbox.models.introspect",
@@ -66,7 +66,7 @@ _HOMES = {
     "paired_interval": "heatbox.metrics.bootstrap",
     "pc1": "heatbox.maps.pc1",
     "Prediction": "heatbox.inference.localizer",
-    "prepare_heatmap": "heatbox.maps.normalize",
+    "normalize_heatmap": "heatbox.maps.normalize",
     "PxAP": "heatbox.metrics.pxap",
     "score_folder": "heatbox.evaluation.stream",
     "score_stream": "heatbox.evaluation.stream",

@@ -8,11 +8,12 @@ from typing import Any
 
 from heatbox._utils.extras import require
 from heatbox._utils.progress import Track, silent
-from heatbox.config import EvaluateConfig, TrainConfig, TrainOptions
+from heatbox.config import EvaluateConfig
 from heatbox.data.glyphs import glyphs
 from heatbox.errors import InputError
 from heatbox.evaluation.predict import evaluate
 from heatbox.evaluation.run import CONFIG, Run
+from heatbox.training.config import TrainConfig, TrainOptions
 from heatbox.training.trainer import train
 from heatbox.training.weights import checkpoint_path
 from heatbox.visualization.overlay import contact_sheet, save_png

@@ -175,11 +175,11 @@ def test_first_real_stimuli(shared, tmp_path):
     from test_evaluation import MOBILENET
 
     from heatbox.data.open import open_split
-    from heatbox.models.factory import build_model
+    from heatbox.models.factory import create_model
 
     (tmp_path / "mobilenet.py").write_text(MOBILENET)
     weights = shared / "weights" / "mobilenetv1_075_in1k.safetensors"
-    model = build_model(f"{tmp_path / 'mobilenet.py'}:build", checkpoint=weights)
+    model = create_model(f"{tmp_path / 'mobilenet.py'}:build", checkpoint=weights)
     split = open_split(str(shared / "data" / "cue-conflict-256.tar"))
     some = heatbox.shape_bias(model, split.take(24))  # the first category is airplane
     agree = sum(example.id.count("airplane") == 3 for example in split.take(24))  # folder, shape, texture

@@ -16,7 +16,7 @@ from heatbox.analysis.signed_cam_parts import parts_of
 from heatbox.cli.main import main
 from heatbox.data.glyphs import cue_conflict
 from heatbox.evaluation.run import Run
-from heatbox.models.factory import build_model
+from heatbox.models.factory import create_model
 from heatbox.models.introspect import ClassifierView
 from helpers.scenes import write_checkpoint, write_model, write_split
 
@@ -40,7 +40,7 @@ def scene(tmp_path, monkeypatch):
 
 def two_models(scene):
     """One network by name, one as the folder of a run."""
-    other = build_model(f"{scene / 'mine.py'}:blobs")
+    other = create_model(f"{scene / 'mine.py'}:blobs")
     for parameter in other.parameters():
         parameter.data.mul_(1.1)
     run = Run(scene / "trained")
@@ -90,7 +90,7 @@ def test_headlines_are_those_of_the_pure_functions(scene, capsys):
 
     main(["analyze", "erf", "-m", "mine.py:blobs", "-d", "set", "--out", "out", *SMALL, *FIELD, "--json"])
     (row,) = json.loads(capsys.readouterr().out)
-    model, split = build_model("mine.py:blobs"), open_split("set")
+    model, split = create_model("mine.py:blobs"), open_split("set")
     pictures = [split.open_image(example) for example in split.take(3)]
     found = heatbox.erf(model, pictures, size=48)
     assert row["erf_auc"] == pytest.approx(found.auc(), abs=1e-6)
@@ -106,7 +106,7 @@ def test_headlines_are_those_of_the_pure_functions(scene, capsys):
     (row,) = json.loads(capsys.readouterr().out)
     metric = MaxBoxAcc()
     for batch in Run(scene / "maps" / "models" / "blobs" / "maps").records():
-        maps = heatbox.prepare_heatmap(np.stack([record["map_cam"] for record in batch]))
+        maps = heatbox.normalize_heatmap(np.stack([record["map_cam"] for record in batch]))
         sizes = [(record["width"], record["height"]) for record in batch]
         metric.update(maps, [record["boxes"] for record in batch], sizes)
     score = metric.compute()
@@ -116,7 +116,7 @@ def test_headlines_are_those_of_the_pure_functions(scene, capsys):
 
 def test_signed_maps_add_up_and_areas_are_counted(scene, capsys):
     from heatbox.analysis.activation import activated_area
-    from heatbox.maps.normalize import prepare_heatmap
+    from heatbox.maps.normalize import normalize_heatmap
 
     main(["analyze", "signed-cam", "-m", "mine.py:blobs", "-d", "set", "--out", "out", *SMALL, "--json"])
     run = Run(scene / "out" / "models" / "blobs" / "maps")
@@ -128,7 +128,7 @@ def test_signed_maps_add_up_and_areas_are_counted(scene, capsys):
             record["map_cam-positive"] - record["map_cam-negative"]
         )  # the negative one is what is taken away
         assert np.allclose(total, record["map_cam"], atol=1e-4)
-        both.append([activated_area(prepare_heatmap(record[f"map_{name}"])[None], np.array([0.5]))[0, 0]
+        both.append([activated_area(normalize_heatmap(record[f"map_{name}"])[None], np.array([0.5]))[0, 0]
                      for name in ("cam", "cam-positive")])  # fmt: skip
     kept = np.mean(both, axis=0)
     assert areas["area"]["cam"][10] == pytest.approx(kept[0])
@@ -259,7 +259,7 @@ def test_changed_weights_are_refused(scene, capsys):
     ]
     command += DICTIONARY
     assert main(command) == 0
-    model = build_model("mine.py:blobs")
+    model = create_model("mine.py:blobs")
     write_checkpoint(model, scene / "trained" / "weights.safetensors")
     assert main(command) == 2
     assert "another weights" in capsys.readouterr().err
@@ -279,7 +279,7 @@ def test_matplotlib_is_an_extra(scene, monkeypatch, capsys):
 
 
 def test_parts_of_a_cam_are_its_channels_and_add_up():
-    view = ClassifierView(build_model("resnet10_small"))
+    view = ClassifierView(create_model("resnet10_small"))
     image = torch.randn(3, 64, 64)
     parts = parts_of(view, image, 4, 2)
     with torch.inference_mode():

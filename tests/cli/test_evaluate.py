@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from heatbox.cli.main import main
-from heatbox.evaluation.predict import predict as evaluation
-from heatbox.models.factory import build_model
+from heatbox.evaluation import predict as evaluation
+from heatbox.models.factory import create_model
 from helpers.scenes import write_checkpoint, write_model, write_split
 
 
@@ -172,7 +172,7 @@ def test_bad_data_is_one_sentence_and_exit_code_2(scene, capsys, spoil, says):
 
 
 def test_checkpoint_of_another_architecture(scene, capsys):
-    path = write_checkpoint(build_model("test_resnet"), scene / "other.pth")
+    path = write_checkpoint(create_model("test_resnet"), scene / "other.pth")
     assert main(command(scene, "--checkpoint", str(path))) == 2
     assert "other.pth" in capsys.readouterr().err
 
@@ -229,7 +229,7 @@ def test_an_unfinished_run_is_not_scored_as_if_it_were_whole(scene, capsys, monk
 
 def test_weights_that_changed_after_their_maps_were_made(scene, capsys):
     path = scene / "weights.safetensors"
-    write_checkpoint(build_model(f"{scene / 'mine.py'}:blobs"), path)
+    write_checkpoint(create_model(f"{scene / 'mine.py'}:blobs"), path)
     weights = ["--checkpoint", str(path), "--method", "cam"]
     assert main(command(scene, *weights)) == 0
     assert main(command(scene, *weights)) == 0

@@ -18,9 +18,10 @@ from rich.console import Console
 from rich.table import Table
 
 from heatbox._utils import progress
+from heatbox.cli import main as cli
+from heatbox.cli import terminal
 from heatbox.cli.evaluate import evaluate_or_rescore
-from heatbox.cli.main import COMMANDS, flat, load, main, overview, terminal
-from heatbox.cli.main import main as cli
+from heatbox.cli.main import COMMANDS, flat, load, main, overview
 from heatbox.cli.parsing import examples, parse
 from heatbox.cli.train import pick_recipe, train_command
 from helpers.scenes import write_model, write_split

@@ -11,7 +11,7 @@ import torch
 
 import heatbox as hb
 from heatbox.analysis.config import DataConfig
-from heatbox.cli.main import analyze as cli_analyze
+from heatbox.cli import analyze as cli_analyze
 from heatbox.cli.main import main
 from heatbox.data import open as opening
 from heatbox.data.types import Example, Split
@@ -46,7 +46,7 @@ def test_a_backbone(monkeypatch):
     module = types.ModuleType("heatbox.models.contributed")
     monkeypatch.setitem(sys.modules, module.__name__, module)  # as if zoo imported it
     exec(BACKBONE, module.__dict__)
-    model = hb.build_model("contributed_net", num_classes=7)
+    model = hb.create_model("contributed_net", num_classes=7)
     images = torch.rand(2, 3, 32, 32)
     features, logits = hb.ClassifierView(model)(images)
     assert logits.shape == (2, 7)
@@ -76,7 +76,7 @@ def test_a_data_set(monkeypatch, tmp_path):
 
 def test_a_map(monkeypatch):
     monkeypatch.setitem(METHODS, "brightest", lambda scene: scene.features.amax(1))
-    model = hb.build_model("resnet10_small")
+    model = hb.create_model("resnet10_small")
     images = torch.rand(2, 3, 64, 64)
     found = hb.Localizer(model, "brightest")(images)
     with torch.inference_mode():

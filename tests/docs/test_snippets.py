@@ -11,11 +11,11 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
-import stand_ins
 
 import heatbox.cli.parsing
 import heatbox.training.recipes
 from heatbox.cli.main import main
+from helpers import stand_ins
 from helpers.doc_blocks import LANGUAGES, PAGES, ROOT, blocks, commands, heatbox_arguments, mentions
 
 ALL = [block for page in PAGES for block in blocks(page)]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from heatbox.boxes.contours import boxes_at
+from heatbox.boxes.contours import heatmap_to_boxes
 from heatbox.cli.main import main
 from heatbox.config import EvaluateConfig
 from heatbox.errors import InputError
@@ -56,7 +56,7 @@ def test_coco_detections_are_read_by_pycocotools(run, tmp_path):
 def test_boxes_in_pixels_are_the_scored_ones(run):
     found = found_of(run.folder, "pc1")
     for record in records(run):
-        wanted = boxes_at(found.heatmap(record), [found.threshold])[0][0]
+        wanted = heatmap_to_boxes(found.heatmap(record), [found.threshold])[0][0]
         box = found.box(record) * 224 / np.tile([record["width"], record["height"]], 2)
         assert np.array_equal(np.minimum(box.round().astype(int), [224, 224, 223, 223]), wanted)
     assert json.loads((run.folder / "metrics.json").read_text())["methods"]["pc1"]["threshold"] == (

@@ -11,7 +11,7 @@ from heatbox.cli.main import main
 from heatbox.data.open import open_split
 from heatbox.evaluation.run import Run
 from heatbox.maps.baselines import centre_gaussian
-from heatbox.maps.normalize import prepare_heatmap
+from heatbox.maps.normalize import normalize_heatmap
 from heatbox.metrics.bootstrap import Interval
 from heatbox.metrics.masks import MaskScorer, in_frame, pxap_interval
 from helpers import data_trees as trees
@@ -135,7 +135,7 @@ def test_evaluate_keeps_masks_and_scores_them_again(scene, capsys):
     records = next(iter(Run(scene / "run").records()))
     masks = [reference_mask(split, example) for example in split]
     assert all(np.array_equal(r["mask"], mask) for r, mask in zip(records, masks, strict=True))
-    maps = [prepare_heatmap(record["map_cam"], 224) for record in records]
+    maps = [normalize_heatmap(record["map_cam"], 224) for record in records]
     assert first["methods"]["cam"]["PxAP"] == pytest.approx(average_precision(maps, masks, 1000))
     assert {"images", "top1", "top5", "truth"} <= set(first)
     assert main(["evaluate", "--from-run", str(scene / "run"), "--json"]) == 0

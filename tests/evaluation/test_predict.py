@@ -32,14 +32,13 @@ def real_config(shared, tmp_path, **changes):
 
 
 def test_the_models_own_preprocessing_is_taken(shared, tmp_path):
-    from heatbox.evaluation.predict import preprocess_of
-    from heatbox.models.factory import build_model
+    from heatbox.models.factory import create_model
 
     config = real_config(shared, tmp_path, size=None, interpolation=None)
-    found = preprocess_of(build_model(config.model), config)
+    found = config.preprocess(create_model(config.model))
     assert (found.size, found.mean, found.std) == ((224, 224), (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
     assert found.interpolation == "bicubic"
-    assert preprocess_of(torch.nn.Identity(), real_config(shared, tmp_path, mean=(0, 0, 0))).mean == (0, 0, 0)
+    assert real_config(shared, tmp_path, mean=(0, 0, 0)).preprocess(torch.nn.Identity()).mean == (0, 0, 0)
 
 
 @pytest.mark.slow

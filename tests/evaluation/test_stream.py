@@ -5,7 +5,7 @@ import pytest
 
 from heatbox.data.types import Example
 from heatbox.errors import InputError
-from heatbox.evaluation.predict import stream as scoring
+from heatbox.evaluation import stream as scoring
 from heatbox.evaluation.stream import score_folder, score_stream
 from heatbox.metrics.bootstrap import bootstrap_interval
 from heatbox.metrics.max_box_acc import V2_IOU, MaxBoxAcc

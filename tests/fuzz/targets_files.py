@@ -36,7 +36,7 @@ from heatbox.evaluation.heatmaps import load_map
 from heatbox.evaluation.stream import score_stream
 from heatbox.models.checkpoint_files import read_checkpoint
 from heatbox.models.checkpoints import convert, load_checkpoint
-from heatbox.models.factory import build_model
+from heatbox.models.factory import create_model
 from heatbox.training.state import STATE, TrainState
 
 # ----------------------------------------------------------------------------------------------- pictures
@@ -268,7 +268,7 @@ class Runs:
 
 @cache
 def _network() -> torch.nn.Module:
-    return build_model("test_replknet", 3)
+    return create_model("test_replknet", 3)
 
 
 def _saved(content: object, **options: object) -> bytes:

@@ -30,7 +30,7 @@ from heatbox.evaluation.export import found_of, write_coco, write_heatmaps, writ
 from heatbox.evaluation.predict import evaluate
 from heatbox.evaluation.run import Run
 from heatbox.evaluation.stream import score_folder
-from heatbox.models.factory import build_model
+from heatbox.models.factory import create_model
 from heatbox.visualization.report.build import write_report
 from helpers import data_trees as trees
 from helpers.scenes import write_model, write_split
@@ -111,7 +111,7 @@ def _config(**changes: Any) -> EvaluateConfig:
 @cache
 def _model() -> Any:
     with tempfile.TemporaryDirectory() as folder:
-        return build_model(write_model(Path(folder)), 10)
+        return create_model(write_model(Path(folder)), 10)
 
 
 def _finished(_: Path) -> list[Case]:

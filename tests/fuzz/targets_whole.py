@@ -25,7 +25,7 @@ from heatbox.cli.main import main
 from heatbox.config import LocateConfig
 from heatbox.errors import InputError
 from heatbox.inference import locate as locating
-from heatbox.models.factory import build_model
+from heatbox.models.factory import create_model
 
 _METHODS = ("cam", "pc1", "cam", "walk-one-pass", "cam+centre")
 _MODELS = ("test_replknet", "resnet10_small")
@@ -34,7 +34,7 @@ _MODELS = ("test_replknet", "resnet10_small")
 @cache
 def _model(name: str) -> torch.nn.Module:
     torch.manual_seed(0)
-    return build_model(name, 5)
+    return create_model(name, 5)
 
 
 def _run_locate(case: Case, folder: Path) -> None:
@@ -45,7 +45,7 @@ def _run_locate(case: Case, folder: Path) -> None:
     model, method = _MODELS[choice % 2], _METHODS[choice // 2 % 5]
     contours = ("largest", "all")[choice // 10 % 2]
     threshold, target = (0.0, 0.35, 0.999)[choice // 20 % 3], (None, 0, 4)[choice // 60 % 3]
-    with mock.patch.object(locating, "build_model", return_value=_model(model)):
+    with mock.patch.object(locating, "create_model", return_value=_model(model)):
         config = LocateConfig(
             model, method=method, threshold=threshold, contours=contours, size=32, target=target, device="cpu"
         )

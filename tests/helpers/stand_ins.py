@@ -59,8 +59,8 @@ def lay_out(folder: Path) -> None:
     assert main([*evaluate, "--size", "64", "--out", "runs/a", "--json"]) == 0
     for name in ("runs/b", "runs/resnet50-test", "runs/mobilenet-ilsvrc-900"):
         shutil.copytree(folder / "runs/a", folder / name)
-    save_file(hb.build_model("convnext_atto", num_classes=200).state_dict(), folder / "birds.safetensors")
-    weights = hb.build_model("replknet_nano", num_classes=1000).state_dict()
+    save_file(hb.create_model("convnext_atto", num_classes=200).state_dict(), folder / "birds.safetensors")
+    weights = hb.create_model("replknet_nano", num_classes=1000).state_dict()
     for name in ("RepLKNet-31B_ImageNet-1K_384.pth", "replknet_31B1K384_CUB.pth"):
         torch.save(weights, folder / name)
 
@@ -84,9 +84,9 @@ def names_for(page: str) -> dict[str, Any]:
         "fullsup_score": score.compute(),
     }
     if page in ("README.md", "docs/large-convolutions.md"):
-        known["model"] = hb.build_model("replknet_nano")
+        known["model"] = hb.create_model("replknet_nano")
     if page in ("docs/instruments.md", "docs/walk.md"):
-        known["model"] = hb.build_model("resnet10_small")
+        known["model"] = hb.create_model("resnet10_small")
     if page == "docs/walk.md":
         rng = torch.Generator().manual_seed(0)
         known["seed"] = torch.rand(2, 8, 8, generator=rng)
@@ -104,6 +104,6 @@ def names_for(page: str) -> dict[str, Any]:
 
 def small_recipe(name: str) -> Any:
     """A recipe cut down to a few pictures."""
-    from heatbox import recipes
+    from heatbox.training import recipes
 
     return dataclasses.replace(recipes.RECIPES[name](), limit=20, batch_size=10, per_device=10)

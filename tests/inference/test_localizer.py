@@ -5,13 +5,13 @@ from PIL import Image
 
 from heatbox.errors import InputError
 from heatbox.inference.localizer import Localizer
-from heatbox.models.factory import build_model
+from heatbox.models.factory import create_model
 from helpers.scenes import write_model
 
 
 @pytest.fixture
 def model(tmp_path):
-    return build_model(write_model(tmp_path))
+    return create_model(write_model(tmp_path))
 
 
 def test_tensors(model):

@@ -8,7 +8,7 @@ from torch import nn
 from heatbox.errors import InputError
 from heatbox.maps.cam import cam
 from heatbox.maps.gradcam import GRADIENT_METHODS, gradient_map
-from heatbox.maps.registry import Scene, find_method
+from heatbox.maps.registry import MapInputs, find_method
 from heatbox.models.introspect import ClassifierView
 
 tool = pytest.importorskip("pytorch_grad_cam", reason="the extra gradcam is not installed")
@@ -59,7 +59,7 @@ def test_gradcam_is_the_positive_part_of_cam(model, images):
     view = ClassifierView(model)
     with torch.inference_mode():
         features, _ = view(images)
-        scene = Scene(view, images, features, TARGETS, "fold")
+        scene = MapInputs(view, images, features, TARGETS, "fold")
         found = find_method("gradcam")(scene)
         wanted = cam(features, view.class_weights(features, TARGETS)[0]).clamp(min=0)
     low, high = wanted.amin((1, 2), keepdim=True), wanted.amax((1, 2), keepdim=True)
@@ -93,7 +93,7 @@ def test_a_function_in_a_file(model, images, tmp_path):
     view = ClassifierView(model)
     with torch.inference_mode():
         features, _ = view(images)
-        scene = Scene(view, images, features, TARGETS, "fold")
+        scene = MapInputs(view, images, features, TARGETS, "fold")
         found = find_method(f"{tmp_path / 'mine.py'}:saliency")(scene)
     assert found.shape == (4, 40, 32)
     assert found.max() > 0

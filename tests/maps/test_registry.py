@@ -15,8 +15,8 @@ from heatbox.maps.baselines import with_centre_prior
 from heatbox.maps.cam import cam
 from heatbox.maps.pc1 import pc1
 from heatbox.maps.random_walk import walk
-from heatbox.maps.registry import Scene, find_method, needs_of, with_seed
-from heatbox.models.factory import build_model
+from heatbox.maps.registry import MapInputs, find_method, needs_of, with_seed
+from heatbox.models.factory import create_model
 from heatbox.models.introspect import ClassifierView
 from helpers.scenes import write_model, write_split
 
@@ -24,7 +24,7 @@ from helpers.scenes import write_model, write_split
 @pytest.fixture(scope="module")
 def view():
     torch.manual_seed(0)
-    return ClassifierView(build_model("test_replknet", num_classes=5))
+    return ClassifierView(create_model("test_replknet", num_classes=5))
 
 
 def cam_of(view, features, targets):
@@ -34,8 +34,8 @@ def cam_of(view, features, targets):
 @torch.no_grad()
 def test_the_walk_is_seeded_by_a_second_larger_input(view):
     images, larger, targets = torch.randn(2, 3, 64, 64), torch.randn(2, 3, 128, 128), torch.tensor([1, 4])
-    look = view.look(images)
-    scene = Scene.of(look, view, images, targets, larger=larger)
+    look = view.extract(images)
+    scene = MapInputs.of(look, view, images, targets, larger=larger)
     sharp = view.features(larger)
     assert sharp.shape[2:] == (8, 8)
     wanted = walk(cam_of(view, sharp, targets), look.middle)
@@ -46,11 +46,11 @@ def test_the_walk_is_seeded_by_a_second_larger_input(view):
 @torch.no_grad()
 def test_the_walk_in_one_pass_is_seeded_by_the_sharp_map(view):
     images, targets = torch.randn(2, 3, 64, 64), torch.tensor([0, 3])
-    look = view.look(images, sharp=True)
-    scene = Scene.of(look, view, images, targets)
+    look = view.extract(images, sharp=True)
+    scene = MapInputs.of(look, view, images, targets)
     wanted = walk(cam_of(view, look.sharp, targets), look.middle)
     assert torch.allclose(find_method("walk-one-pass")(scene), wanted, atol=1e-6)
-    bare = Scene(view, images, look.features, targets, "fold")  # has to look for itself
+    bare = MapInputs(view, images, look.features, targets, "fold")  # has to look for itself
     assert torch.allclose(find_method("walk-one-pass")(bare), wanted, atol=1e-6)
 
 
@@ -64,7 +64,7 @@ def test_centre_prior_is_a_gaussian_on_the_scaled_map():
 @torch.no_grad()
 def test_centre_prior_by_name(view):
     images, targets = torch.randn(2, 3, 64, 64), torch.tensor([0, 3])
-    scene = Scene(view, images, view.features(images), targets, "fold")
+    scene = MapInputs(view, images, view.features(images), targets, "fold")
     for name in ("cam", "walk:pc1"):
         plain, prior = find_method(name)(scene), find_method(f"{name}+centre")(scene)
         assert torch.allclose(prior, with_centre_prior(plain), atol=1e-6)
@@ -110,7 +110,7 @@ def test_a_model_that_cannot_be_walked_on(tmp_path):
     with pytest.raises(InputError, match="Sequential: no feature map before the last one"):
         Localizer(one_stage, "walk")
     with pytest.raises(InputError, match="hrnet_w18_small: its last stage cannot be run on shifted inputs"):
-        Localizer(build_model("hrnet_w18_small"), "walk-one-pass")
+        Localizer(create_model("hrnet_w18_small"), "walk-one-pass")
 
 
 def test_a_run_saves_walks_under_their_whole_names(tmp_path):
@@ -134,7 +134,7 @@ def test_a_run_saves_walks_under_their_whole_names(tmp_path):
 
 def test_pictures_are_read_again_at_twice_the_size(tmp_path):
     """A pattern that the small input cannot show at all has to be in the larger one."""
-    model = build_model(write_model(tmp_path))
+    model = create_model(write_model(tmp_path))
     stripes = np.zeros((128, 128, 3), np.uint8)
     stripes[:, 1::2] = 255
     caught = []

@@ -20,7 +20,7 @@ from heatbox.models.checkpoints import (
     read_checkpoint,
     read_state_dict,
 )
-from heatbox.models.factory import build_model
+from heatbox.models.factory import create_model
 
 
 def relative(found, expected):
@@ -135,7 +135,7 @@ def test_zeros_of_dense_slak_files_are_reported(golden_weights, tmp_path):
 
 def test_the_papers_convnext_file(golden, golden_state, golden_images, tmp_path):
     torch.save(golden_state(golden("convnext_base_wrapped")["keys"]), tmp_path / "renamed by its owner.pth")
-    model = build_model("convnext_base", checkpoint=tmp_path / "renamed by its owner.pth")
+    model = create_model("convnext_base", checkpoint=tmp_path / "renamed by its owner.pth")
     assert isinstance(model.head.norm, torch.nn.Identity)
     assert model.get_classifier().weight.shape == (200, 1024)
     with torch.inference_mode():
@@ -211,7 +211,7 @@ def test_another_number_of_classes(trained, tmp_path):
     report = load_checkpoint(model, tmp_path / "w.pth", head=False)
     assert report.left_out == ("head.weight", "head.bias")
     assert torch.equal(model.stem[0].conv.weight, trained.stem[0].conv.weight)
-    assert build_model("test_replknet", checkpoint=tmp_path / "w.pth").num_classes == 7
+    assert create_model("test_replknet", checkpoint=tmp_path / "w.pth").num_classes == 7
 
 
 def test_a_file_of_the_wrong_model_says_what_it_looks_like(tmp_path):
@@ -294,7 +294,7 @@ def test_converted_files_say_what_they_are(golden_weights, tmp_path, golden_imag
     assert checkpoint.metadata["num_classes"] == "7"
     assert checkpoint.metadata["source"] == "w.pth"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["w.pth", "w.safetensors"]
-    again = build_model("slak_nano", checkpoint=tmp_path / "w.safetensors")
+    again = create_model("slak_nano", checkpoint=tmp_path / "w.safetensors")
     assert same(again, model, golden_images(64))
 
 
@@ -339,7 +339,7 @@ def test_hub_names_are_fetched_by_timm(trained, monkeypatch, golden_images):
         return trained.state_dict()
 
     monkeypatch.setattr("timm.models._hub.load_state_dict_from_hf", fetch)
-    model = build_model("test_replknet", checkpoint="hf-hub:someone/some_model")
+    model = create_model("test_replknet", checkpoint="hf-hub:someone/some_model")
     assert asked == ["someone/some_model"]
     assert same(model, trained, golden_images(64))
 

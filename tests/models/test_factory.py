@@ -6,25 +6,25 @@ import pytest
 import torch
 
 from heatbox.errors import InputError
-from heatbox.models.factory import build_model
+from heatbox.models.factory import create_model
 from helpers.scenes import write_checkpoint, write_model
 
 
 def test_timm_name():
-    model = build_model("test_resnet", num_classes=7)
+    model = create_model("test_resnet", num_classes=7)
     assert model.num_classes == 7
     assert not model.training
 
 
 def test_unknown_name_suggests_near_ones():
     with pytest.raises(InputError, match=r"no model named 'resnet81'; near it: .*resnet18"):
-        build_model("resnet81")
+        create_model("resnet81")
 
 
 def test_function_in_a_file(tmp_path):
     name = write_model(tmp_path)
-    assert build_model(name)[-1].out_features == 10
-    assert build_model(name, num_classes=4)[-1].out_features == 4
+    assert create_model(name)[-1].out_features == 10
+    assert create_model(name, num_classes=4)[-1].out_features == 4
 
 
 @pytest.mark.parametrize(
@@ -37,26 +37,26 @@ def test_function_in_a_file(tmp_path):
 )
 def test_function_that_is_not_there(tmp_path, change, says):
     with pytest.raises(InputError, match=says):
-        build_model(change(write_model(tmp_path)))
+        create_model(change(write_model(tmp_path)))
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
 def test_checkpoint_is_loaded(tmp_path, suffix):
     torch.manual_seed(5)
-    saved = build_model("test_resnet", num_classes=7)
+    saved = create_model("test_resnet", num_classes=7)
     path = write_checkpoint(saved, tmp_path / f"weights{suffix}")
     torch.manual_seed(6)
-    loaded = build_model("test_resnet", num_classes=7, checkpoint=path)
+    loaded = create_model("test_resnet", num_classes=7, checkpoint=path)
     images = torch.randn(1, 3, 64, 64)
     assert torch.equal(saved(images), loaded(images))
 
 
 def test_checkpoint_of_another_architecture(tmp_path):
-    path = write_checkpoint(build_model("test_resnet"), tmp_path / "weights.safetensors")
+    path = write_checkpoint(create_model("test_resnet"), tmp_path / "weights.safetensors")
     with pytest.raises(InputError, match=r"weights\.safetensors: .*missing.*unexpected"):
-        build_model("test_convnext", checkpoint=path)
+        create_model("test_convnext", checkpoint=path)
     with pytest.raises(InputError, match="expected"):
-        build_model("test_resnet", num_classes=3, checkpoint=path)
+        create_model("test_resnet", num_classes=3, checkpoint=path)
 
 
 @pytest.mark.parametrize("content", [b"", b"hello", b"\x08\0\0\0\0\0\0\0{}garbage"])
@@ -64,12 +64,12 @@ def test_checkpoint_of_another_architecture(tmp_path):
 def test_damaged_checkpoint(tmp_path, content, suffix):
     (tmp_path / f"weights{suffix}").write_bytes(content)
     with pytest.raises(InputError, match="weights"):
-        build_model("test_resnet", checkpoint=tmp_path / f"weights{suffix}")
+        create_model("test_resnet", checkpoint=tmp_path / f"weights{suffix}")
 
 
 def test_missing_checkpoint(tmp_path):
     with pytest.raises(InputError, match="no such checkpoint file"):
-        build_model("test_resnet", checkpoint=tmp_path / "none.pth")
+        create_model("test_resnet", checkpoint=tmp_path / "none.pth")
 
 
 class Trap:
@@ -83,10 +83,10 @@ def test_a_pickle_that_runs_code_is_refused(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     torch.save({"weight": Trap()}, "a.pth")
     with pytest.raises(InputError, match=r"a\.pth"):
-        build_model("test_resnet", checkpoint="a.pth")
+        create_model("test_resnet", checkpoint="a.pth")
     (tmp_path / "b.pth").write_bytes(pickle.dumps({"weight": Trap()}))
     with pytest.raises(InputError, match=r"b\.pth"):
-        build_model("test_resnet", checkpoint="b.pth")
+        create_model("test_resnet", checkpoint="b.pth")
     assert not (tmp_path / "sprung").exists()
 
 
@@ -115,12 +115,12 @@ def wants(width):
 def test_a_class_of_ones_own_takes_a_checkpoint(tmp_path):
     (tmp_path / "own.py").write_text(OWN_CLASS)
     name = f"{tmp_path / 'own.py'}:own"
-    saved = build_model(name)
+    saved = create_model(name)
     path = write_checkpoint(saved, tmp_path / "weights.safetensors")
-    assert torch.equal(build_model(name, checkpoint=path).fc.weight, saved.fc.weight)
+    assert torch.equal(create_model(name, checkpoint=path).fc.weight, saved.fc.weight)
 
 
 def test_a_function_that_wants_arguments_nobody_gives(tmp_path):
     (tmp_path / "own.py").write_text(OWN_CLASS)
     with pytest.raises(InputError, match=r"own\.py:wants: cannot be called with no arguments .*'width'"):
-        build_model(f"{tmp_path / 'own.py'}:wants")
+        create_model(f"{tmp_path / 'own.py'}:wants")

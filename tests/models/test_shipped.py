@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from heatbox.config import TrainConfig
 from heatbox.data.glyphs import glyphs
 from heatbox.data.transforms import Preprocess
 from heatbox.models.checkpoints import read_checkpoint
-from heatbox.models.factory import PRETRAINED, build_model, shipped
+from heatbox.models.factory import PRETRAINED, create_model, shipped
+from heatbox.training.config import TrainConfig
 from heatbox.training.recipes import get_recipe
 
 NAMES = ("convnext_micro", "replknet_micro", "resnet10_small", "slak_micro")
@@ -20,7 +20,7 @@ def test_one_network_of_each_family_comes_trained():
 
 @pytest.mark.parametrize("name", NAMES)
 def test_they_know_the_glyphs(name):
-    model = build_model(name, checkpoint=PRETRAINED)
+    model = create_model(name, checkpoint=PRETRAINED)
     test = glyphs("test", 100)
     prepare = Preprocess.from_config(model.pretrained_cfg)
     assert prepare.size == (64, 64)
@@ -41,4 +41,4 @@ def test_they_say_which_recipe_made_them(name):
 
 def test_other_classes_take_no_trained_weights(tmp_path):
     with pytest.raises(ValueError, match="classes"):
-        build_model("slak_micro", num_classes=7, checkpoint=PRETRAINED)
+        create_model("slak_micro", num_classes=7, checkpoint=PRETRAINED)

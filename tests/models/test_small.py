@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from heatbox.models.factory import build_model
+from heatbox.models.factory import create_model
 
 
 @pytest.mark.parametrize(
@@ -16,7 +16,7 @@ from heatbox.models.factory import build_model
     ],
 )
 def test_feature_map_and_size(name, shape, largest):
-    model = build_model(name)
+    model = create_model(name)
     assert model.forward_features(torch.zeros(1, 3, 64, 64)).shape == shape
     assert sum(p.numel() for p in model.parameters()) < largest
     assert all(
@@ -28,7 +28,7 @@ def test_feature_map_and_size(name, shape, largest):
 def test_narrow_networks_begin_at_the_scale_of_their_width(name):
     """A layer's outputs then begin at about the scale of its inputs, whatever its width."""
     torch.manual_seed(0)
-    for module in build_model(name).modules():
+    for module in create_model(name).modules():
         if isinstance(module, torch.nn.Linear | torch.nn.Conv2d) and module.weight.numel() > 2000:
             inputs = module.weight[0].numel()
             assert float(module.weight.detach().std()) * inputs**0.5 == pytest.approx(1, abs=0.1)
@@ -36,7 +36,7 @@ def test_narrow_networks_begin_at_the_scale_of_their_width(name):
 
 def test_wide_networks_begin_as_their_authors_have_it():
     torch.manual_seed(0)
-    model = build_model("test_slak")
+    model = create_model("test_slak")
     assert float(model.stages[3][0].pwconv1.weight.detach().std()) == pytest.approx(0.02, rel=0.1)
 
 
@@ -52,7 +52,7 @@ def test_feature_map_lies_over_the_picture(name, middle, offset):
     centres = []
     for seed in range(20):
         torch.manual_seed(seed)
-        model = build_model(name)
+        model = create_model(name)
         images = torch.randn(4, 3, 64, 64, requires_grad=True)
         model.forward_features(images)[:, :, middle, middle].square().sum().backward()
         share = images.grad.square().sum((0, 1))

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from heatbox.errors import InputError
-from heatbox.models.factory import build_model
+from heatbox.models.factory import create_model
 from heatbox.models.introspect import ClassifierView
 from heatbox.models.stages import SHIFTS, shifted_copies, stitched
 
@@ -23,7 +23,7 @@ NETWORKS = [
 def unlike_noise(name, **options):
     """A network whose BatchNorms are not the identity, in eval mode."""
     torch.manual_seed(0)
-    model = build_model(name, **options)
+    model = create_model(name, **options)
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.running_mean.normal_(0, 0.1)
@@ -38,7 +38,7 @@ def test_one_look_shows_what_the_network_computes(name):
     model = unlike_noise(name)
     view, images = ClassifierView(model), torch.randn(2, 3, 96, 128)
     features, logits = view(images)
-    look = view.look(images, sharp=True)
+    look = view.extract(images, sharp=True)
     assert torch.allclose(look.features, features, atol=1e-5)
     assert torch.allclose(look.logits, logits, atol=1e-5)
     double = [2 * side for side in features.shape[2:]]
@@ -47,7 +47,7 @@ def test_one_look_shows_what_the_network_computes(name):
     assert row == column == name.startswith("tf_")
     assert torch.allclose(look.sharp[:, :, row::2, column::2], features, atol=1e-5)
     assert look.sharp[:, :, 1 - row :: 2, 1 - column :: 2].std() > 0.1 * features.std()
-    plain = view.look(images)
+    plain = view.extract(images)
     assert plain.sharp is None
     for one, other in zip(plain.middle, look.middle, strict=True):
         assert torch.equal(one, other)
@@ -69,7 +69,7 @@ def test_one_look_shows_what_the_network_computes(name):
 def test_middle_layers_are_the_stages_that_timm_names(name, strides):
     model = unlike_noise(name)
     images = torch.randn(2, 3, 64, 96)
-    middle = ClassifierView(model).look(images).middle
+    middle = ClassifierView(model).extract(images).middle
     for found, wanted, stride in zip(middle, timms(model, images), strides, strict=True):
         assert torch.equal(found, wanted)
         assert found.shape[2:] == (64 // stride, 96 // stride)
@@ -87,7 +87,7 @@ def test_sharp_map_is_timms_dilation_away_from_the_border(name):
     dilated = unlike_noise(name, output_stride=16)
     dilated.load_state_dict(model.state_dict())
     images = torch.randn(1, 3, 384, 384)
-    sharp = ClassifierView(model).look(images, sharp=True).sharp
+    sharp = ClassifierView(model).extract(images, sharp=True).sharp
     wanted = dilated.forward_features(images)
     assert sharp.shape == wanted.shape
     border = 9  # what four 3 x 3 convolutions, one before and three after the stride, can see of it
@@ -108,7 +108,7 @@ def test_stitching_undoes_shifting(late):
 @torch.no_grad()
 def test_odd_sides():
     view = ClassifierView(unlike_noise("resnet18"))
-    look = view.look(torch.randn(1, 3, 200, 232), sharp=True)
+    look = view.extract(torch.randn(1, 3, 200, 232), sharp=True)
     assert look.features.shape[2:] == (7, 8)
     assert look.middle[1].shape[2:] == look.sharp.shape[2:] == (13, 15)
     assert torch.equal(look.sharp[:, :, ::2, ::2], look.features)
@@ -122,7 +122,7 @@ def test_a_network_of_ones_own():
         nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3),
     )  # fmt: skip
     images = torch.randn(2, 3, 64, 64)
-    look = ClassifierView(model).look(images, sharp=True)
+    look = ClassifierView(model).extract(images, sharp=True)
     for found, end in zip(look.middle, (2, 4), strict=True):
         assert torch.allclose(found, model[:end](images), atol=1e-6)
     model[4].stride, model[4].padding = (1, 1), (1, 1)
@@ -132,11 +132,11 @@ def test_a_network_of_ones_own():
 
 @torch.no_grad()
 def test_networks_whose_last_stage_cannot_be_run_alone():
-    view = ClassifierView(build_model("hrnet_w18_small"))
+    view = ClassifierView(create_model("hrnet_w18_small"))
     images = torch.randn(1, 3, 64, 64)
-    assert len(view.look(images).middle) == 2
+    assert len(view.extract(images).middle) == 2
     with pytest.raises(InputError, match="hrnet_w18_small: its last stage cannot be run on shifted inputs"):
-        view.look(images, sharp=True)
+        view.extract(images, sharp=True)
     one_stage = nn.Sequential(nn.Conv2d(3, 4, 8, 8), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))
     with pytest.raises(InputError, match="no feature map of twice"):
-        ClassifierView(one_stage).look(images, sharp=True)
+        ClassifierView(one_stage).extract(images, sharp=True)

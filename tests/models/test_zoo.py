@@ -4,7 +4,7 @@ import pytest
 import timm
 import torch
 
-from heatbox.models.factory import build_model
+from heatbox.models.factory import create_model
 from heatbox.models.zoo import ZOO, list_models
 
 
@@ -45,7 +45,7 @@ def test_all_pretrained_models_of_the_paper_are_there():
 @pytest.mark.filterwarnings("ignore:Mapping deprecated model name")
 def test_models_of_the_paper_are_built_by_name(name):
     with torch.device("meta"):
-        model = build_model(name, num_classes=200)
+        model = create_model(name, num_classes=200)
     assert model.get_classifier().out_features == 200
 
 

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 import torch
 
-from heatbox.config import TrainOptions
+from heatbox.training.config import TrainOptions
 from heatbox.training.recipes import get_recipe
 from heatbox.training.trainer import train
 

@@ -8,12 +8,12 @@ import torch
 from timm.models import is_model
 
 from heatbox.cli.main import main
-from heatbox.config import TrainConfig
 from heatbox.data.glyphs import glyphs
 from heatbox.errors import InputError
 from heatbox.evaluation.run import to_json
-from heatbox.models.factory import build_model
+from heatbox.models.factory import create_model
 from heatbox.models.zoo import ZOO
+from heatbox.training.config import TrainConfig
 from heatbox.training.recipes import RECIPES, get_recipe, published
 from heatbox.training.weights import built, start_model
 
@@ -182,4 +182,4 @@ def test_a_gap_fc_head_is_built_for_convnext():
     config = dataclasses.replace(CONFIGS["convnext_tiny"], model="convnext_atto", pretrained="scratch")
     model = start_model(config, 7)
     assert isinstance(model.head.norm, torch.nn.Identity)
-    assert build_model("convnext_atto").head.norm is not model.head.norm
+    assert create_model("convnext_atto").head.norm is not model.head.norm

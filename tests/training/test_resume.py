@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from heatbox.cli.main import main
-from heatbox.models.factory import build_model
+from heatbox.models.factory import create_model
 from heatbox.training.sparse import maskable
 from heatbox.training.state import STATE
 from helpers.training import RECIPE, Training, history_of, weights_of
@@ -46,7 +46,7 @@ def test_what_a_training_leaves(uninterrupted):
         ]
     assert found["last"]["epoch"] == 4
     assert (uninterrupted / "log.csv").read_text().count("\n") == 5
-    model = build_model("test_slak", checkpoint=uninterrupted / "checkpoints" / "epoch-0004.safetensors")
+    model = create_model("test_slak", checkpoint=uninterrupted / "checkpoints" / "epoch-0004.safetensors")
     weights, masks = maskable(model), torch.load(uninterrupted / STATE, weights_only=True)["masks"]
     total = sum(weight.numel() for weight in weights.values())
     assert sum(int(mask.sum()) for mask in masks.values()) == round(0.6 * total)

@@ -21,6 +21,7 @@ from heatbox.data.types import Example, Split
 from heatbox.evaluation.collect import collect
 from heatbox.evaluation.run import METRICS, Record, Run, read_json
 from heatbox.evaluation.schema import a_number, checked
+from heatbox.models.spec import as_input
 from heatbox.visualization.figures import channels as figures
 from heatbox.visualization.figures.style import save_figure
 
@@ -67,10 +68,9 @@ def _threshold(subject: Subject, split: Split, config: ChannelsConfig, run: Run)
     if (run.folder / THRESHOLD).exists():
         return _saved_threshold(run)
     some = spread(split, PERCENTILE_IMAGES).examples
-    parameter = next(subject.view.model.parameters())
     with torch.inference_mode():
         maps = [
-            subject.view.features(images.to(parameter.device, parameter.dtype)).float().cpu()
+            subject.view.features(as_input(subject.view.model, images)).float().cpu()
             for _, images in preprocessed(split, some, subject.preprocess(), config.batch_size)
         ]
     threshold = percentile_threshold(torch.cat(maps), config.area_percentile)
@@ -87,9 +87,8 @@ def _records(
     subject: Subject, examples: Sequence[Example], images: Tensor, config: ChannelsConfig, threshold: float
 ) -> list[Record]:
     view = subject.view
-    parameter = next(view.model.parameters())
     with torch.inference_mode():
-        features, logits = view(images.to(parameter.device, parameter.dtype))
+        features, logits = view(as_input(view.model, images))
         labels = torch.tensor([example.label for example in examples], device=features.device)
         targets = labels if config.target == "label" else logits.argmax(1)
         found = {

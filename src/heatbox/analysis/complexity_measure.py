@@ -25,6 +25,7 @@ from heatbox.data.types import Example, Split
 from heatbox.errors import InputError
 from heatbox.evaluation.collect import collect
 from heatbox.evaluation.run import METRICS, Record, Run
+from heatbox.models.spec import as_input
 from heatbox.visualization.figures import complexity as figures
 from heatbox.visualization.figures.style import save_figure
 
@@ -86,10 +87,9 @@ def measure(
 def _records(
     subject: Subject, examples: Sequence[Example], images: Tensor, config: ComplexityConfig, grid: int
 ) -> list[Record]:
-    parameter = next(subject.view.model.parameters())
     norm = None if config.channel_norm == "none" else config.channel_norm
     with torch.inference_mode():
-        features = subject.view.features(images.to(parameter.device, parameter.dtype)).float()
+        features = subject.view.features(as_input(subject.view.model, images)).float()
         pooled = torch.nn.functional.adaptive_avg_pool2d(features, grid)
         own, common = (explained_variance(maps, norm).cpu().numpy() for maps in (features, pooled))
         seeds = [zlib.crc32(f"{config.seed} {example.id}".encode()) for example in examples]

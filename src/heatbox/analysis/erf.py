@@ -23,6 +23,7 @@ from heatbox.analysis.gradients import feature_function, input_gradients, networ
 from heatbox.data.transforms import Preprocess
 from heatbox.errors import InputError
 from heatbox.models.introspect import ClassifierView
+from heatbox.models.spec import data_config
 
 PUBLISHED_THRESHOLDS = (0.2, 0.3, 0.5, 0.99)
 """The shares t that the source's tables print."""
@@ -180,8 +181,7 @@ def _batches(
             raise InputError(f"images have shape {tuple(images.shape)}, expected (B, 3, H, W)")
         yield from images.split(batch_size)  # type: ignore[no-untyped-call]
         return
-    config = getattr(network, "pretrained_cfg", None) or {}
-    preprocess = Preprocess.from_config(config, size or PUBLISHED_SIZE, "bicubic")
+    preprocess = Preprocess.from_config(data_config(network), size or PUBLISHED_SIZE, "bicubic")
     for start in range(0, len(images), batch_size):
         chosen = images[start : start + batch_size]
         if not all(isinstance(image, Image.Image) for image in chosen):

@@ -28,6 +28,7 @@ from heatbox.data.types import Split
 from heatbox.errors import InputError
 from heatbox.models.head import eval_mode
 from heatbox.models.introspect import ClassifierView
+from heatbox.models.spec import as_input, data_config
 
 Aggregation = Literal["mean", "sum", "max"]
 Mapped = Mapping[str, Sequence[int]]
@@ -240,8 +241,7 @@ def shape_bias(
         raise TypeError(f"cue_conflict: {kind_of(cue_conflict)}, expected a split or a path")
     split = cue_conflict if isinstance(cue_conflict, Split) else open_split(str(cue_conflict))
     network = model.model if isinstance(model, ClassifierView) else model
-    config = getattr(network, "pretrained_cfg", None) or {}
-    prepare = preprocess or Preprocess.from_config(config)
+    prepare = preprocess or Preprocess.from_config(data_config(network))
     responses: list[Response] = []
     starts = range(0, len(split), batch_size)
     for start in track(starts, "shape bias", len(starts)):
@@ -255,9 +255,8 @@ def answers(
     model: nn.Module, images: torch.Tensor, ids: Iterable[str], split: Split, categories: Mapped | None = None
 ) -> list[Response]:
     """What a classifier says to a batch of preprocessed cue-conflict images (B, 3, H, W)."""
-    like = next(model.parameters())
     with eval_mode(model), torch.inference_mode():
-        logits = model(images.to(like.device, like.dtype))
+        logits = model(as_input(model, images))
     probabilities = logits.double().cpu().softmax(1).numpy()
     chosen = categories_for(split, probabilities.shape[1]) if categories is None else categories
     said = decide(probabilities, chosen)

@@ -18,7 +18,7 @@ from heatbox.boxes.ops import REFERENCE_SIDE
 from heatbox.data.types import Split
 from heatbox.evaluation.predict import evaluate
 from heatbox.evaluation.run import METRICS, Record, Run
-from heatbox.maps.normalize import prepare_heatmap
+from heatbox.maps.normalize import normalize_heatmap
 from heatbox.visualization.figures import maps as figures
 from heatbox.visualization.figures.style import save_figure
 from heatbox.visualization.overlay import contact_sheet, save_png
@@ -76,7 +76,7 @@ def areas_of(run: Run, track: Track = silent) -> Numbers:
     for batch in track(run.records(64), "activated areas", -(-len(run) // 64)):
         objects += [_covered(record) for record in batch]
         for name, found in areas.items():
-            maps = np.stack([prepare_heatmap(record[f"map_{name}"], REFERENCE_SIDE) for record in batch])
+            maps = np.stack([normalize_heatmap(record[f"map_{name}"], REFERENCE_SIDE) for record in batch])
             found.append(activated_area(maps, AREA_THRESHOLDS))
     whole = {name: np.concatenate(found) for name, found in areas.items()}
     both = np.stack([whole["cam"][:, _HALF], whole["cam-positive"][:, _HALF]])  # (2, N)

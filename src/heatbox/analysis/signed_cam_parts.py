@@ -14,8 +14,9 @@ from heatbox.analysis.config import DataConfig
 from heatbox.analysis.subjects import Subject, check_labels
 from heatbox.data.types import Example, Split
 from heatbox.maps.cam import Signs, cam
-from heatbox.maps.normalize import prepare_heatmap
+from heatbox.maps.normalize import normalize_heatmap
 from heatbox.models.introspect import ClassifierView
+from heatbox.models.spec import as_input
 from heatbox.visualization.overlay import TRUTH_COLOUR, Cell, draw_boxes, overlay, paste, save_sheet
 
 SIGNS: tuple[Signs, ...] = ("positive", "negative", "all")
@@ -74,14 +75,13 @@ def draw_parts(
 
 
 def _row(subject: Subject, split: Split, example: Example, side: int) -> list[Cell]:
-    parameter = next(subject.view.model.parameters())
     picture = split.open_image(example)
-    parts = parts_of(subject.view, subject.preprocess()(picture).to(parameter.device), example.label)
+    parts = parts_of(subject.view, as_input(subject.view.model, subject.preprocess()(picture)), example.label)
     small = picture.resize((side, side), Image.Resampling.BILINEAR)
     truth = example.boxes * side / np.tile(example.size, 2)
 
     def shown(raw: np.ndarray, words: str) -> Cell:
-        return Cell(draw_boxes(overlay(small, prepare_heatmap(raw, side)), truth, TRUTH_COLOUR), words)
+        return Cell(draw_boxes(overlay(small, normalize_heatmap(raw, side)), truth, TRUTH_COLOUR), words)
 
     cells = [Cell(draw_boxes(small, truth, TRUTH_COLOUR), subject.label)]
     cells += [

@@ -21,8 +21,9 @@ from heatbox.data.types import Split
 from heatbox.errors import InputError
 from heatbox.evaluation.run import CONFIG, Run, read_json, to_json
 from heatbox.evaluation.schema import a_count, checked, checked_network
-from heatbox.models.factory import build_model
+from heatbox.models.factory import create_model
 from heatbox.models.introspect import ClassifierView
+from heatbox.models.spec import blank_input
 from heatbox.training.trainer import TRAINING
 from heatbox.training.weights import checkpoint_path
 
@@ -37,7 +38,7 @@ class Subject:
 
     Attributes:
         label: what figures and folders call it.
-        model: a name that `build_model` takes.
+        model: a name that `create_model` takes.
         checkpoint: a file of weights, "pretrained" or None.
         settings: num_classes, size, interpolation, mean and std where they are not the model's own, and the
             options of the function that builds it.
@@ -56,7 +57,7 @@ class Subject:
     def view(self) -> ClassifierView:
         """The network, built when first asked for."""
         options = self.settings.get("model_options") or {}
-        network = build_model(self.model, self.settings.get("num_classes"), self.checkpoint, **options)
+        network = create_model(self.model, self.settings.get("num_classes"), self.checkpoint, **options)
         return ClassifierView(network.to(pick_device(self.device)))
 
     @cached_property
@@ -70,11 +71,7 @@ class Subject:
 
     def preprocess(self, size: int | None = None, interpolation: str | None = None) -> Preprocess:
         """How pictures become input, by default as the network was trained."""
-        own = dict(getattr(self.view.model, "pretrained_cfg", None) or {})
-        own |= {key: self.settings[key] for key in ("mean", "std") if self.settings.get(key) is not None}
-        return Preprocess.from_config(
-            own, size or self.settings.get("size"), interpolation or self.settings.get("interpolation")
-        )
+        return self.evaluate_config(data="").preprocess(self.view.model, size, interpolation)
 
     def evaluate_config(self, **changes: Any) -> EvaluateConfig:
         """What `heatbox evaluate` would be asked for this network."""
@@ -105,8 +102,7 @@ class Subject:
     def feature_side(self) -> int:
         """Smaller side of the last feature map at the network's input size."""
         height, width = self.preprocess().size
-        parameter = next(self.view.model.parameters())
-        blank = torch.zeros(1, 3, height, width, device=parameter.device, dtype=parameter.dtype)
+        blank = blank_input(self.view.model, height, width)
         with torch.inference_mode():
             return min(self.view.features(blank).shape[2:])
 

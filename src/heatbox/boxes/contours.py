@@ -147,7 +147,7 @@ def to_convention(boxes: np.ndarray, shape: tuple[int, int], protocol: Protocol)
     return np.concatenate([boxes[:, :2], ends], axis=1).astype(np.int64)
 
 
-def boxes_at(
+def heatmap_to_boxes(
     heatmap: np.ndarray,
     thresholds: Sequence[float] | np.ndarray,
     contours: Contours = "largest",
@@ -174,7 +174,7 @@ def boxes_at(
     Examples:
         >>> heatmap = np.zeros((8, 8))
         >>> heatmap[2:5, 3:7] = 1.0
-        >>> boxes_at(heatmap, [0.5], protocol="exact")[0].tolist()  # x1, y1, x2, y2
+        >>> heatmap_to_boxes(heatmap, [0.5], protocol="exact")[0].tolist()  # x1, y1, x2, y2
         [[3, 2, 7, 5]]
     """
     cuts = as_numbers(thresholds, "thresholds", "numbers in [0, 1)").reshape(-1)

@@ -11,8 +11,8 @@ from typing import Annotated, Any
 import tyro
 
 from heatbox.cli.terminal import INTERRUPTED, AsJson, print_json, print_table, say
-from heatbox.config import TrainConfig, TrainOptions
 from heatbox.errors import InputError
+from heatbox.training.config import TrainConfig, TrainOptions
 from heatbox.training.recipes import RECIPES, get_recipe, published
 
 

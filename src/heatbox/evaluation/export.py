@@ -13,12 +13,12 @@ import numpy as np
 
 from heatbox._utils.io import made_folder, write_atomically
 from heatbox._utils.progress import Track, silent
-from heatbox.boxes.contours import boxes_at, largest_contours, to_levels
+from heatbox.boxes.contours import heatmap_to_boxes, largest_contours, to_levels
 from heatbox.boxes.ops import REFERENCE_SIDE
 from heatbox.data.types import Split
 from heatbox.errors import InputError
 from heatbox.evaluation.run import MASK, Record, Run, to_json
-from heatbox.maps.normalize import prepare_heatmap
+from heatbox.maps.normalize import normalize_heatmap
 from heatbox.visualization.overlay import FOUND_COLOUR, TRUTH_COLOUR, draw_boxes, draw_mask, overlay, save_png
 
 OVERLAY_SIDE = 512
@@ -46,7 +46,7 @@ class Found:
 
     def heatmap(self, record: Record) -> np.ndarray:
         """(224, 224) float32 in [0, 1], as it is scored."""
-        return prepare_heatmap(record[f"map_{self.method}"], REFERENCE_SIDE)
+        return normalize_heatmap(record[f"map_{self.method}"], REFERENCE_SIDE)
 
     def box(self, record: Record, size: Sequence[int] | None = None) -> np.ndarray:
         """(4,) float64 xyxy in pixels of the image; x2 and y2 are past the last pixel.
@@ -57,7 +57,7 @@ class Found:
         """
         heatmap = self.heatmap(record)
         if self.protocol == "exact":
-            box = boxes_at(heatmap, [self.threshold], protocol="exact")[0][0]
+            box = heatmap_to_boxes(heatmap, [self.threshold], protocol="exact")[0][0]
         else:  # the evaluator's box ends at the last pixel where it meets the border: here it ends past it
             levels = to_levels(heatmap, "reference")
             if levels.top == 0:

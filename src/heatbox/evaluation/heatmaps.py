@@ -12,7 +12,7 @@ import numpy as np
 
 from heatbox._utils.cores import available_cores
 from heatbox.errors import InputError
-from heatbox.maps.normalize import prepare_heatmap
+from heatbox.maps.normalize import normalize_heatmap
 
 Anything = TypeVar("Anything")
 
@@ -47,7 +47,7 @@ class MapFolder:
         """Id and map of every image that has one, or what is wrong with it; read in threads.
 
         Args:
-            resize: bring maps to `side` (or their own size) and [0, 1], as `prepare_heatmap` does.
+            resize: bring maps to `side` (or their own size) and [0, 1], as `normalize_heatmap` does.
             side: the side that maps must have, in pixels, unless they are resized; None for any.
             threads: threads to use; all cores by default.
             at_a_time: maps held in memory.
@@ -105,7 +105,7 @@ def load_map(path: Path, resize: bool, side: int | None) -> np.ndarray | InputEr
     if resize:
         if not np.isfinite(one).all():
             return InputError(f"{path} holds {int((~np.isfinite(one)).sum())} values that are not finite")
-        return prepare_heatmap(one, side or one.shape)
+        return normalize_heatmap(one, side or one.shape)
     if side is not None and one.shape != (side, side):
         return InputError(
             f"{path} is {one.shape[1]} x {one.shape[0]}, expected {side} x {side} (or have maps resized)"

@@ -18,7 +18,7 @@ from heatbox.errors import InputError
 from heatbox.evaluation.heatmaps import in_batches, open_maps, problems_of
 from heatbox.evaluation.run import MASK, Record, Run
 from heatbox.maps.baselines import BASELINES
-from heatbox.maps.normalize import prepare_heatmap
+from heatbox.maps.normalize import normalize_heatmap
 from heatbox.metrics.localization import label_rank
 from heatbox.metrics.masks import MaskScore, MaskScorer, in_frame, mask_table_of
 
@@ -91,7 +91,7 @@ def _score_records(
     ranks: list[np.ndarray] = []
 
     def heatmap(record: Record, name: str) -> np.ndarray:
-        return fixed[name] if name in fixed else prepare_heatmap(record[f"map_{name}"], REFERENCE_SIDE)
+        return fixed[name] if name in fixed else normalize_heatmap(record[f"map_{name}"], REFERENCE_SIDE)
 
     for batch in track(run.records(AT_ONCE), "scoring", -(-len(run) // AT_ONCE)):
         ranks.append(label_rank(np.stack([r["logits"] for r in batch]), [r["label"] for r in batch]))

@@ -21,11 +21,10 @@ from torch import Tensor, nn
 
 from heatbox._utils.devices import pick_device
 from heatbox._utils.progress import Track, silent
-from heatbox.boxes.contours import Protocol, boxes_at, threshold_grid
+from heatbox.boxes.contours import Protocol, heatmap_to_boxes, threshold_grid
 from heatbox.boxes.ops import REFERENCE_SIDE, box_iou, scale_boxes
 from heatbox.config import EvaluateConfig
 from heatbox.data.open import open_split
-from heatbox.data.transforms import Preprocess
 from heatbox.data.types import Example, Split
 from heatbox.errors import InputError
 from heatbox.evaluation.collect import collect
@@ -36,11 +35,20 @@ from heatbox.evaluation.run import METRICS, Record, Run
 from heatbox.evaluation.stream import BoxScorer
 from heatbox.evaluation.summary import EVERY, LARGEST, MapScore, table_of
 from heatbox.maps.baselines import BASELINES
-from heatbox.maps.normalize import prepare_heatmap
-from heatbox.maps.registry import ENLARGED, Needs, Scene, find_method, look_at, needs_of, require, with_seed
+from heatbox.maps.normalize import normalize_heatmap
+from heatbox.maps.registry import (
+    ENLARGED,
+    MapInputs,
+    Requirements,
+    find_method,
+    look_at,
+    needs_of,
+    require,
+    with_seed,
+)
 from heatbox.metrics.localization import label_rank
-from heatbox.models.factory import build_model
 from heatbox.models.introspect import ClassifierView
+from heatbox.models.spec import as_input
 
 SCORED_AT_ONCE = 64
 
@@ -77,9 +85,9 @@ def evaluate(
         find_method(name)  # an unknown one is said before anything is built
     _check_numbers(config)
     if model is None:
-        model = build_model(config.model, config.num_classes, config.checkpoint)
+        model = config.build()
     view = ClassifierView(model.to(pick_device(config.device)))
-    preprocess_of(view.model, config)
+    config.preprocess(view.model)  # refuses a size or mean that no input can have before anything is computed
     require(view, needs_of(methods))
     inner = dataclasses.replace(
         config, data=config.fullsup or "", metadata=config.fullsup_metadata, fullsup=None
@@ -139,19 +147,12 @@ def _fullsup_run(view: ClassifierView, split: Split, config: EvaluateConfig, run
 # -------------------------------------------------------------------------------------------- prediction
 
 
-def preprocess_of(model: nn.Module, config: EvaluateConfig) -> Preprocess:
-    """The model's own preprocessing, with what the config sets otherwise."""
-    own = dict(getattr(model, "pretrained_cfg", None) or {})
-    own |= {key: value for key, value in (("mean", config.mean), ("std", config.std)) if value is not None}
-    return Preprocess.from_config(own, config.size, config.interpolation)
-
-
 def predict(
     view: ClassifierView, split: Split, config: EvaluateConfig, run: Run, track: Track = silent
 ) -> None:
     """Write a record for every image of the split that the run does not hold yet."""
     needs = needs_of(config.method)
-    preprocess = preprocess_of(view.model, config)
+    preprocess = config.preprocess(view.model)
     sizes = [preprocess, preprocess.enlarged(ENLARGED)] if needs.larger else [preprocess]
 
     def prepared(image: Image.Image) -> list[Tensor]:
@@ -169,17 +170,16 @@ def _records(
     examples: Sequence[Example],
     images: Sequence[Tensor],
     config: EvaluateConfig,
-    needs: Needs,
+    needs: Requirements,
 ) -> list[Record]:
     """Run the classifier and every map method on one batch."""
-    parameter = next(view.model.parameters())
     with torch.inference_mode():
-        batch, *more = (one.to(parameter.device, parameter.dtype) for one in images)
+        batch, *more = (as_input(view.model, one) for one in images)
         look, forward_ms = _timed(lambda: look_at(view, batch, needs), batch)
         logits = look.logits
         labels = torch.tensor([example.label for example in examples], device=batch.device)
         targets = labels if config.target == "label" else logits.argmax(1)
-        scene = Scene.of(look, view, batch, targets, config.norm, *more)
+        scene = MapInputs.of(look, view, batch, targets, config.norm, *more)
         maps, spent = {}, {"ms_forward": forward_ms}
         for name in config.method:
             found, spent[f"ms_{name}"] = _timed(partial(find_method(name), scene), batch)
@@ -218,7 +218,7 @@ def _timed(work: Callable[[], Any], batch: Tensor) -> tuple[Any, float]:
     return found, 1000 * (now() - begin) / len(batch)
 
 
-def _strongest(scene: Scene, count: int) -> dict[str, np.ndarray]:
+def _strongest(scene: MapInputs, count: int) -> dict[str, np.ndarray]:
     """The channels of highest class weight of each image, for showing.
 
     Returns:
@@ -302,7 +302,7 @@ def score_maps(
             maps = (
                 [fixed[name]] * len(batch)
                 if name in fixed
-                else [prepare_heatmap(record[f"map_{name}"], REFERENCE_SIDE) for record in batch]
+                else [normalize_heatmap(record[f"map_{name}"], REFERENCE_SIDE) for record in batch]
             )
             collector.update([record["id"] for record in batch], maps, truth, sizes)
     return {name: collector.result() for name, collector in collectors.items()}, np.concatenate(ranks)
@@ -337,9 +337,9 @@ def _best_boxes(metrics: dict[str, Any], protocol: Protocol) -> dict[str, Any]:
     reference = protocol == "reference"
 
     def box(record: Record, name: str) -> np.ndarray:
-        frame = prepare_heatmap(record[f"map_{name}"], REFERENCE_SIDE)
+        frame = normalize_heatmap(record[f"map_{name}"], REFERENCE_SIDE)
         threshold = metrics["methods"][name]["threshold"]
-        return boxes_at(frame, [threshold], protocol=protocol)[0].astype(np.float64)
+        return heatmap_to_boxes(frame, [threshold], protocol=protocol)[0].astype(np.float64)
 
     def iou(record: Record, name: str) -> float:
         size = (record["width"], record["height"])

@@ -245,7 +245,7 @@ def score_folder(
         thresholds: number of evenly spaced thresholds.
         threads: threads to use; all cores by default.
         records: as for `score_stream`.
-        resize: bring maps to 224 x 224 and [0, 1] as `prepare_heatmap` does. Otherwise, in the reference
+        resize: bring maps to 224 x 224 and [0, 1] as `normalize_heatmap` does. Otherwise, in the reference
             protocol, maps of another size are not scored: boxes are compared in the 224 x 224 frame.
         progress: as for `score_stream`.
         keep: as for `score_stream`.

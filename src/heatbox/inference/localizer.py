@@ -12,12 +12,13 @@ from PIL import Image
 from torch import Tensor, nn
 
 from heatbox._utils.checks import check_choice, check_length, check_number, kind_of
-from heatbox.boxes.contours import boxes_at
+from heatbox.boxes.contours import heatmap_to_boxes
 from heatbox.data.transforms import Preprocess
 from heatbox.errors import InputError
-from heatbox.maps.normalize import prepare_heatmap
-from heatbox.maps.registry import ENLARGED, MapFunction, Scene, find_method, look_at, needs_of, require
+from heatbox.maps.normalize import normalize_heatmap
+from heatbox.maps.registry import ENLARGED, MapFunction, MapInputs, find_method, look_at, needs_of, require
 from heatbox.models.introspect import ClassifierView
+from heatbox.models.spec import as_input, data_config
 
 BOX_FRAME = 224  # boxes are read off maps of this side, as in scoring, and scaled to the image
 
@@ -88,7 +89,7 @@ class Localizer:
         self.threshold = threshold
         self.contours = contours
         self.norm = norm
-        self.preprocess = preprocess or Preprocess.from_config(getattr(model, "pretrained_cfg", None) or {})
+        self.preprocess = preprocess or Preprocess.from_config(data_config(model))
 
     def __call__(
         self, images: Tensor | Sequence[Image.Image], targets: Tensor | Sequence[int] | None = None
@@ -113,9 +114,9 @@ class Localizer:
         # Methods of one's own may need gradients, which tensors made in inference mode refuse.
         with torch.no_grad():
             look = look.cloned()
-            scene = Scene.of(look, self.view, batch, wanted.clone(), self.norm, *more)
+            scene = MapInputs.of(look, self.view, batch, wanted.clone(), self.norm, *more)
             maps = self.method(scene).float().cpu()
-        heatmaps = [prepare_heatmap(one, (size[1], size[0])) for one, size in zip(maps, sizes, strict=True)]
+        heatmaps = [normalize_heatmap(one, (size[1], size[0])) for one, size in zip(maps, sizes, strict=True)]
         boxes = [self._boxes(one, size) for one, size in zip(maps, sizes, strict=True)]
         return Prediction(labels.cpu(), wanted.cpu(), logits.float().cpu(), maps, heatmaps, boxes)
 
@@ -136,8 +137,7 @@ class Localizer:
             wanted += [self.preprocess.enlarged(ENLARGED)] if self.needs.larger else []
             batches = [torch.stack([preprocess(one) for one in pictures]) for preprocess in wanted]
             sizes = [image.size for image in images]
-        parameter = next(self.view.model.parameters())
-        return [batch.to(parameter.device, parameter.dtype) for batch in batches], sizes
+        return [as_input(self.view.model, batch) for batch in batches], sizes
 
     def _targets(self, targets: Tensor | Sequence[int], labels: Tensor) -> Tensor:
         """(B,) int64 classes, on the device of the labels."""
@@ -155,6 +155,6 @@ class Localizer:
         return wanted.long()
 
     def _boxes(self, one: Tensor, size: tuple[int, int]) -> np.ndarray:
-        frame = prepare_heatmap(one, BOX_FRAME)
-        found = boxes_at(frame, [self.threshold], self.contours, protocol="exact")[0]
+        frame = normalize_heatmap(one, BOX_FRAME)
+        found = heatmap_to_boxes(frame, [self.threshold], self.contours, protocol="exact")[0]
         return found * np.tile(np.array(size, dtype=np.float64) / BOX_FRAME, 2)

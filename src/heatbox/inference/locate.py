@@ -7,16 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import nn
 
-from heatbox._utils.devices import pick_device
 from heatbox.config import LocateConfig
-from heatbox.data.transforms import Preprocess
 from heatbox.data.types import decode_image
 from heatbox.errors import InputError
 from heatbox.inference.localizer import Localizer, Prediction
 from heatbox.maps.registry import with_seed
-from heatbox.models.factory import build_model
 from heatbox.visualization.overlay import FOUND_COLOUR, draw_boxes, overlay, save_png
 
 Line = dict[str, Any]
@@ -29,7 +25,7 @@ def locate_files(
 
     Args:
         photos: picture files.
-        config: the model, the map and the threshold; see also `heatbox.build_model` and `heatbox.Localizer`.
+        config: the model, the map and the threshold; see also `heatbox.create_model` and `heatbox.Localizer`.
         out: folder for overlays; None draws none.
 
     Yields:
@@ -41,14 +37,15 @@ def locate_files(
     """
     if not photos:
         raise InputError("no picture was named, expected one or more picture files")
-    network = build_model(config.model, config.num_classes, config.checkpoint).to(pick_device(config.device))
+    network = config.build()
     method, target = with_seed(config.method, config.walk_seed), config.target
-    preprocess = Preprocess.from_config(getattr(network, "pretrained_cfg", None) or {}, config.size)
-    localizer = Localizer(network, method, config.threshold, config.contours, preprocess=preprocess)
+    localizer = Localizer(
+        network, method, config.threshold, config.contours, preprocess=config.preprocess(network)
+    )
     if target is not None and not 0 <= target < localizer.view.num_classes:
         last = localizer.view.num_classes - 1
         raise InputError(f"class {target} is out of range: the model has classes 0 to {last}")
-    names = class_names(localizer.view.num_classes, network)
+    names = config.class_names(network, localizer.view.num_classes)
     settings = {"model": config.model, "method": method, "threshold": config.threshold}
     used: set[str] = set()
     pictures = {photo.resolve() for photo in photos}
@@ -75,16 +72,6 @@ def locate_files(
                 raise InputError(f"{path}: the overlay could not be written ({error})") from error
             line["overlay"] = str(save_png(heat, path))
         yield line
-
-
-def class_names(number: int, model: nn.Module) -> Sequence[str]:
-    """Names of the classes where they are known: those of ImageNet-1k for timm models of 1000 classes."""
-    if number != 1000 or not getattr(model, "pretrained_cfg", None):
-        return ()
-    from timm.data import ImageNetInfo
-
-    info = ImageNetInfo("imagenet-1k")
-    return [info.index_to_description(index) for index in range(number)]
 
 
 def _answer(found: Prediction, names: Sequence[str]) -> Line:

@@ -64,7 +64,7 @@ def export_onnx(model: nn.Module, path: str | Path, side: int) -> None:
     """Write a classifier with its feature map and CAM as an ONNX file.
 
     The file's input is "images" (B, 3, side, side) for any B; its outputs are "logits", "features" and
-    "cam". Needs the extra `heatbox[onnx]`.
+    "cam". Requires the extra `heatbox[onnx]`.
 
     Args:
         model: the classifier, on the CPU; put into eval mode.

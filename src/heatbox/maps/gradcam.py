@@ -4,9 +4,9 @@ Each method looks at the map that `ClassifierView` finds, the one that the head 
 leaf of the graph, so that gradients are those of the head alone: the same numbers as from the whole network,
 and no backward pass through it. Maps keep the resolution of the feature map.
 
-Needs the extra `gradcam`. Sources: Grad-CAM (Selvaraju et al., ICCV 2017), Grad-CAM++ (Chattopadhyay et al.,
-WACV 2018), HiResCAM (Draelos and Carin, 2020), LayerCAM (Jiang et al., TIP 2021), XGrad-CAM (Fu et al.,
-BMVC 2020), Eigen-CAM (Muhammad and Yeasin, IJCNN 2020), KPCA-CAM (Karmani et al., 2024).
+Requires the extra `gradcam`. Sources: Grad-CAM (Selvaraju et al., ICCV 2017), Grad-CAM++ (Chattopadhyay et
+al., WACV 2018), HiResCAM (Draelos and Carin, 2020), LayerCAM (Jiang et al., TIP 2021), XGrad-CAM (Fu et
+al., BMVC 2020), Eigen-CAM (Muhammad and Yeasin, IJCNN 2020), KPCA-CAM (Karmani et al., 2024).
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from heatbox._utils.checks import check_whole, kind_of
 from heatbox.errors import InputError
 
 
-def prepare_heatmap(maps: Any, size: int | tuple[int, int] = 224) -> np.ndarray:
+def normalize_heatmap(maps: Any, size: int | tuple[int, int] = 224) -> np.ndarray:
     """Resize with cubic interpolation, then scale each map to [0, 1] by its own extremes.
 
     The order, the interpolation (OpenCV's cubic) and the fate of maps without contrast follow the
@@ -30,7 +30,7 @@ def prepare_heatmap(maps: Any, size: int | tuple[int, int] = 224) -> np.ndarray:
         TypeError: no real numbers, or a size that is neither a whole number nor two.
 
     Examples:
-        >>> prepare_heatmap(np.array([[0.0, 2.0], [4.0, 8.0]]), 2)
+        >>> normalize_heatmap(np.array([[0.0, 2.0], [4.0, 8.0]]), 2)
         array([[0.  , 0.25],
                [0.5 , 1.  ]])
     """

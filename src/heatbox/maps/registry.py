@@ -22,8 +22,9 @@ from heatbox.maps.gradcam import GRADIENT_METHODS, gradient_map, tool_class
 from heatbox.maps.pc1 import pc1
 from heatbox.maps.random_walk import walk
 from heatbox.models.factory import function_of
-from heatbox.models.head import eval_mode, model_name
-from heatbox.models.introspect import ClassifierView, Look
+from heatbox.models.head import eval_mode
+from heatbox.models.introspect import ClassifierView, ModelOutput
+from heatbox.models.spec import model_name
 
 MapFunction = Callable[[nn.Module, Tensor, Tensor], Tensor]
 """(model, images (B, 3, H, W), targets (B,)) → maps (B, h, w)."""
@@ -33,7 +34,7 @@ ENLARGED = 2
 
 
 @dataclass(frozen=True)
-class Needs:
+class Requirements:
     """What methods have to be given beside the last feature map.
 
     Attributes:
@@ -48,7 +49,7 @@ class Needs:
 
 
 @dataclass(frozen=True)
-class Scene:
+class MapInputs:
     """What a method may look at, computed once for all methods.
 
     Attributes:
@@ -57,7 +58,7 @@ class Scene:
         features: (B, C, h, w) last feature map.
         targets: (B,) class each map is made for.
         norm: how norm layers of the head are treated, see `ClassifierView.class_weights`.
-        middle: maps of middle layers, see `ClassifierView.look`; empty if no method asked for them.
+        middle: maps of middle layers, see `ClassifierView.extract`; empty if no method asked for them.
         sharp: the last feature map at twice the resolution, likewise.
         larger: (B, 3, 2 H, 2 W) the images at twice the side; by default they are interpolated.
     """
@@ -74,52 +75,52 @@ class Scene:
     @classmethod
     def of(
         cls,
-        look: Look,
+        look: ModelOutput,
         view: ClassifierView,
         images: Tensor,
         targets: Tensor,
         norm: Literal["fold", "ignore"] = "fold",
         larger: Tensor | None = None,
-    ) -> Scene:
+    ) -> MapInputs:
         """A scene from one look of the classifier at the images."""
         return cls(view, images, look.features, targets, norm, look.middle, look.sharp, larger)
 
     @cached_property
-    def enlarged(self) -> Scene:
+    def enlarged(self) -> MapInputs:
         """The same scene, seen in a second pass with the larger images."""
         images = self.larger
         if images is None:
             images = F.interpolate(self.images, scale_factor=ENLARGED, mode="bicubic", align_corners=False)
-        return Scene(self.view, images, self.view.features(images), self.targets, self.norm)
+        return MapInputs(self.view, images, self.view.features(images), self.targets, self.norm)
 
     @cached_property
-    def sharpened(self) -> Scene:
+    def sharpened(self) -> MapInputs:
         """The same scene with the sharp feature map in place of the last one."""
-        sharp = self.view.look(self.images, 0, sharp=True).sharp if self.sharp is None else self.sharp
+        sharp = self.view.extract(self.images, 0, sharp=True).sharp if self.sharp is None else self.sharp
         assert sharp is not None
         return replace(self, features=sharp)
 
     @property
     def middle_maps(self) -> tuple[Tensor, ...]:
         """Maps of middle layers."""
-        return self.middle or self.view.look(self.images).middle
+        return self.middle or self.view.extract(self.images).middle
 
 
-Method = Callable[[Scene], Tensor]
+Method = Callable[[MapInputs], Tensor]
 
 
-def _cam(scene: Scene) -> Tensor:
+def _cam(scene: MapInputs) -> Tensor:
     weights, _ = scene.view.class_weights(scene.features, scene.targets, scene.norm)
     return cam(scene.features, weights)
 
 
-def _signed(signs: Literal["positive", "negative"]) -> Callable[[Scene], Tensor]:
+def _signed(signs: Literal["positive", "negative"]) -> Callable[[MapInputs], Tensor]:
     """CAM of the channels whose class weight has one sign (F_pos or F_neg, supplement 12).
 
     Both maps are high where their channels fire: the negative one is what they take away from the logit.
     """
 
-    def signed(scene: Scene) -> Tensor:
+    def signed(scene: MapInputs) -> Tensor:
         weights, _ = scene.view.class_weights(scene.features, scene.targets, scene.norm)
         part = cam(scene.features, weights, signs)
         return part if signs == "positive" else -part
@@ -135,9 +136,9 @@ METHODS: dict[str, Method] = {
 }
 """Maps made from a scene; any of them can be the seed of a walk."""
 
-WALKS: dict[str, tuple[Needs, Callable[[Scene], Scene]]] = {
-    "walk": (Needs(middle=True, larger=True), lambda scene: scene.enlarged),
-    "walk-one-pass": (Needs(middle=True, sharp=True), lambda scene: scene.sharpened),
+WALKS: dict[str, tuple[Requirements, Callable[[MapInputs], MapInputs]]] = {
+    "walk": (Requirements(middle=True, larger=True), lambda scene: scene.enlarged),
+    "walk-one-pass": (Requirements(middle=True, sharp=True), lambda scene: scene.sharpened),
 }
 """Walks: what each needs, and the scene its seed is made from."""
 
@@ -185,14 +186,16 @@ def with_seed(method: str, seed: str) -> str:
     return name + f":{seed}" + method[len(name) :] if name in WALKS and seed != SEED else method
 
 
-def needs_of(methods: Iterable[str | MapFunction]) -> Needs:
+def needs_of(methods: Iterable[str | MapFunction]) -> Requirements:
     """What some methods need together."""
     names = [m.removesuffix(CENTRE_PRIOR).partition(":")[0] for m in methods if isinstance(m, str)]
     needs = [WALKS[name][0] for name in names if name in WALKS]
-    return Needs(*(any(getattr(one, field) for one in needs) for field in ("middle", "sharp", "larger")))
+    return Requirements(
+        *(any(getattr(one, field) for one in needs) for field in ("middle", "sharp", "larger"))
+    )
 
 
-def require(view: ClassifierView, needs: Needs) -> None:
+def require(view: ClassifierView, needs: Requirements) -> None:
     """Raise, before any image is looked at, what a model cannot give.
 
     Raises:
@@ -205,9 +208,9 @@ def require(view: ClassifierView, needs: Needs) -> None:
         assert view.shift
 
 
-def look_at(view: ClassifierView, images: Tensor, needs: Needs) -> Look:
+def look_at(view: ClassifierView, images: Tensor, needs: Requirements) -> ModelOutput:
     """One forward pass that shows what the methods need of it."""
-    return view.look(images, 2 if needs.middle else 0, needs.sharp)
+    return view.extract(images, 2 if needs.middle else 0, needs.sharp)
 
 
 def _of_tool(name: str) -> Method:
@@ -221,7 +224,7 @@ def _walk(kind: str, seed: str) -> Method:
 
 
 def _adapted(function: MapFunction) -> Method:
-    def adapted(scene: Scene) -> Tensor:
+    def adapted(scene: MapInputs) -> Tensor:
         with torch.inference_mode(False), torch.no_grad(), eval_mode(scene.view.model):
             # Tensors made in inference mode would refuse the gradients that a method may want.
             maps = function(scene.view.model, scene.images.clone(), scene.targets.clone())

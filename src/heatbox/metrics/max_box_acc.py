@@ -260,7 +260,7 @@ def update_together(
     if any(np.shape(one) != (REFERENCE_SIDE, REFERENCE_SIDE) for one in maps):
         warnings.warn(
             "the reference protocol compares boxes in a 224 x 224 frame, but a heatmap has another size: "
-            "resize it with prepare_heatmap, or use protocol='exact'",
+            "resize it with normalize_heatmap, or use protocol='exact'",
             stacklevel=3,
         )
     truth, starts = stack_truth(boxes, image_sizes)

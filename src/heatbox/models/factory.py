@@ -25,7 +25,7 @@ WEIGHTS = Path(__file__).parent / "weights"
 """Weights that come with the package, of small networks trained on glyphs (docs/training.md)."""
 
 
-def build_model(
+def create_model(
     name: str, num_classes: int | None = None, checkpoint: str | Path | None = None, **options: object
 ) -> nn.Module:
     """Build a classifier by name.
@@ -48,7 +48,7 @@ def build_model(
         TypeError: a name or checkpoint that is no text or path, a number of classes that is no whole number.
 
     Examples:
-        >>> model = build_model("test_resnet", num_classes=10)
+        >>> model = create_model("test_resnet", num_classes=10)
         >>> model(torch.zeros(1, 3, 64, 64)).shape
         torch.Size([1, 10])
     """

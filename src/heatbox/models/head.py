@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from heatbox.errors import InputError
 from heatbox.models.folding import BATCH_NORM, apply_step, plain_batch_norm
+from heatbox.models.spec import as_input, input_size, model_name
 
 _PASS_THROUGH = (nn.Identity, nn.Flatten, nn.Dropout, nn.Dropout2d)
 _RELATIVE_TOLERANCE = 1e-4
@@ -114,12 +115,11 @@ def _trace(model: nn.Module, images: Tensor) -> tuple[list[Call], Tensor]:
 
 def _probe(model: nn.Module) -> tuple[list[Call], Tensor, Tensor]:
     """Trace a small random image; the model's own input size where it does not take 64 pixels."""
-    parameter = next(model.parameters(), torch.zeros(()))
-    own_size = tuple((getattr(model, "pretrained_cfg", None) or {}).get("input_size", (3, 224, 224)))
+    own_size = input_size(model)
     generator = torch.Generator().manual_seed(0)
     failure: Exception | None = None
     for size in ((own_size[0], 64, 64), own_size, (3, 224, 224)):
-        images = torch.randn(2, *size, generator=generator).to(parameter.device, parameter.dtype)
+        images = as_input(model, torch.randn(2, *size, generator=generator))
         try:
             calls, logits = _trace(model, images)
         except Exception as error:
@@ -132,11 +132,6 @@ def _probe(model: nn.Module) -> tuple[list[Call], Tensor, Tensor]:
         if any(_is_pooling(call) for call in calls) or size[1] >= 224:
             return calls, logits, images
     raise InputError(f"{model_name(model)} could not be run on a random image of {own_size}: {failure}")
-
-
-def model_name(model: nn.Module) -> str:
-    """What messages call a model."""
-    return (getattr(model, "pretrained_cfg", None) or {}).get("architecture") or type(model).__name__
 
 
 def _close(a: Tensor, b: Tensor) -> bool:
@@ -239,14 +234,12 @@ def _past_batch_norm(
 
 def _check(model: nn.Module, tap: Tap, head: list[nn.Module]) -> tuple[Tap, list[nn.Module]]:
     """The chain must reproduce the logits of other images than those it was read from."""
-    parameter = next(model.parameters())
-    config = getattr(model, "pretrained_cfg", None) or {}
-    for size in ((3, 96, 96), tuple(config.get("input_size", (3, 224, 224)))):
+    for size in ((3, 96, 96), input_size(model)):
         images = torch.randn(2, *size, generator=torch.Generator().manual_seed(1))
         caught: list[Tensor] = []
         try:
             with tapped(tap, caught):
-                logits = model(images.to(parameter.device, parameter.dtype))
+                logits = model(as_input(model, images))
         except Exception:  # a model of fixed input size
             continue
         value = caught[-1].float().mean((2, 3))

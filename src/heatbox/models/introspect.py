@@ -26,7 +26,7 @@ from heatbox.models.stages import Late, Spot, centred_late, find_shift, find_sta
 
 
 @dataclass(frozen=True)
-class Look:
+class ModelOutput:
     """What one forward pass shows.
 
     Attributes:
@@ -42,10 +42,10 @@ class Look:
     middle: tuple[Tensor, ...]
     sharp: Tensor | None
 
-    def cloned(self) -> Look:
+    def cloned(self) -> ModelOutput:
         """Copies, which may need gradients where the originals, made in inference mode, refuse."""
         sharp = None if self.sharp is None else self.sharp.clone()
-        return Look(
+        return ModelOutput(
             self.features.clone(), self.logits.clone(), tuple(one.clone() for one in self.middle), sharp
         )
 
@@ -127,7 +127,7 @@ class ClassifierView:
             self._late[height, width] = centred_late(self.model, self.shift, (height, width))
         return self._late[height, width]
 
-    def look(self, images: Tensor, layers: int = 2, sharp: bool = False) -> Look:
+    def extract(self, images: Tensor, layers: int = 2, sharp: bool = False) -> ModelOutput:
         """Run the classifier once, in eval mode, and keep what its middle layers say.
 
         Args:
@@ -153,9 +153,11 @@ class ClassifierView:
         features, many = caught[-1], len(images)
         middle = tuple(seen[spot][:many] for spot in spots)  # past the shifts there are four batches
         if shift is None:
-            return Look(features, logits, middle, None)
+            return ModelOutput(features, logits, middle, None)
         height, width = seen[shift].shape[2:]
-        return Look(features[:many], logits[:many], middle, stitched(features, late)[:, :, :height, :width])
+        return ModelOutput(
+            features[:many], logits[:many], middle, stitched(features, late)[:, :, :height, :width]
+        )
 
     def features(self, images: Tensor) -> Tensor:
         """The last feature map alone, (B, C, h, w)."""

@@ -28,7 +28,8 @@ from timm.layers import Conv2dSame
 from torch import Tensor, nn
 
 from heatbox.errors import InputError
-from heatbox.models.head import Tap, eval_mode, model_name, tapped
+from heatbox.models.head import Tap, eval_mode, tapped
+from heatbox.models.spec import as_input, input_size, model_name
 
 SHIFTS = ((0, 0), (0, 1), (1, 0), (1, 1))
 """Whether rows and columns are shifted in the runs of the last stage, the unshifted one first."""
@@ -155,11 +156,9 @@ _NOT_ALONE = "its last stage cannot be run on shifted inputs, as it reads more t
 
 
 def _probe_images(model: nn.Module, size: Sequence[int] | None = None) -> Tensor:
-    parameter = next(model.parameters())
-    config = getattr(model, "pretrained_cfg", None) or {}
-    channels, *own = config.get("input_size", (3, 224, 224))
+    channels, *own = input_size(model)
     images = torch.randn(2, channels, *(size or own), generator=torch.Generator().manual_seed(2))
-    return images.to(parameter.device, parameter.dtype)
+    return as_input(model, images)
 
 
 def _named_stages(model: nn.Module) -> list[nn.Module]:

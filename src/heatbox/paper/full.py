@@ -11,13 +11,14 @@ import timm
 import torch
 
 from heatbox.analysis.config import AllConfig
-from heatbox.config import EvaluateConfig, TrainConfig, TrainOptions
+from heatbox.config import EvaluateConfig
 from heatbox.data.catalogue import CATALOGUE
 from heatbox.models.counts import count
 from heatbox.paper import work
 from heatbox.paper.networks import Network
 from heatbox.paper.plan import Scale
 from heatbox.paper.steps import Cost, Input, Step
+from heatbox.training.config import TrainConfig, TrainOptions
 from heatbox.training.recipes import RECIPES, get_recipe
 from heatbox.training.weights import PUBLISHED
 

@@ -10,10 +10,11 @@ import dataclasses
 from typing import Any
 
 from heatbox.analysis.config import AllConfig
-from heatbox.config import EvaluateConfig, TrainConfig, TrainOptions
+from heatbox.config import EvaluateConfig
 from heatbox.paper.networks import Network
 from heatbox.paper.plan import Scale
 from heatbox.paper.steps import Cost
+from heatbox.training.config import TrainConfig, TrainOptions
 from heatbox.training.recipes import get_recipe
 
 FAMILIES = ("convnext", "replknet", "slak")

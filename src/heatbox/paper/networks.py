@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from heatbox.config import TrainConfig
 from heatbox.errors import InputError
 from heatbox.paper.steps import Input
+from heatbox.training.config import TrainConfig
 from heatbox.training.trainer import TRAINING
 from heatbox.training.weights import checkpoint_path
 
@@ -45,7 +45,7 @@ class Place:
 
     Attributes:
         name: of the network.
-        model: that `build_model` takes.
+        model: that `create_model` takes.
         options: further arguments of the function that builds it.
         training: folder of its training, or None for one that is published.
         weights: file of the published weights, or "pretrained" for those that timm publishes.

@@ -9,10 +9,11 @@ from functools import partial
 from pathlib import Path
 
 from heatbox.analysis.config import AllConfig
-from heatbox.config import EvaluateConfig, TrainOptions
+from heatbox.config import EvaluateConfig
 from heatbox.paper import work
 from heatbox.paper.networks import Network, Place
 from heatbox.paper.steps import Cost, Input, Made, Step
+from heatbox.training.config import TrainOptions
 from heatbox.visualization.report.build import PageFigure
 
 Pass = Callable[[Network, str], Cost]

@@ -12,14 +12,15 @@ from heatbox.analysis.config import AllConfig
 from heatbox.analysis.runner import COMPARISON, Analysis
 from heatbox.analysis.signed_cam_parts import draw_parts
 from heatbox.analysis.subjects import images_of, subjects_of
-from heatbox.config import EvaluateConfig, TrainConfig, TrainOptions
+from heatbox.config import EvaluateConfig
 from heatbox.data.open import open_split
 from heatbox.data.prepare import prepare_cub
 from heatbox.errors import InputError
 from heatbox.evaluation.predict import evaluate
 from heatbox.evaluation.run import METRICS, Run, read_json
-from heatbox.models.factory import build_model
+from heatbox.models.factory import create_model
 from heatbox.paper.networks import Place, best_checkpoint
+from heatbox.training.config import TrainConfig, TrainOptions
 from heatbox.training.log import epoch_line
 from heatbox.training.recipes import published
 from heatbox.training.trainer import train
@@ -65,7 +66,7 @@ def evaluate_network(place: Place, asked: EvaluateConfig, folder: Path, *, tell:
     if config.fullsup and not config.fullsup.startswith("glyphs") and not Path(config.fullsup).exists():
         tell(f"no transferred scores: {config.fullsup} is not there")
         config = dataclasses.replace(config, fullsup=None)
-    model = build_model(place.model, None, checkpoint, **place.options)
+    model = create_model(place.model, None, checkpoint, **place.options)
     evaluate(config, Run(folder), on_terminal, anew, model)
 
 

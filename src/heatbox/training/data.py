@@ -14,11 +14,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from heatbox._utils.progress import Track, silent
-from heatbox.config import TrainConfig
 from heatbox.data.augment import Augment
 from heatbox.data.loader import TrainCrop, TrainImages
 from heatbox.data.types import Example, Split
 from heatbox.errors import InputError
+from heatbox.training.config import TrainConfig
 from heatbox.training.randomness import ORDER, PICTURE, derived, seeded
 
 Key = tuple[int, int]  # epoch, index of the picture

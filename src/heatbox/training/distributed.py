@@ -8,7 +8,7 @@ from typing import Any
 
 from heatbox._utils.devices import pick_device
 from heatbox._utils.extras import require
-from heatbox.config import TrainConfig, TrainOptions
+from heatbox.training.config import TrainConfig, TrainOptions
 
 
 def make_fabric(config: TrainConfig, options: TrainOptions) -> Any:

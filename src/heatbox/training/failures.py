@@ -8,8 +8,8 @@ from contextlib import contextmanager
 
 import torch
 
-from heatbox.config import TrainConfig
 from heatbox.errors import InputError
+from heatbox.training.config import TrainConfig
 
 # What torch says when an allocation on the CPU fails, and when a process of the group is gone.
 _NO_MEMORY = re.compile(r"can't allocate memory|not enough memory", re.IGNORECASE)

@@ -13,9 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from heatbox._utils.progress import Track, silent
-from heatbox.config import TrainConfig, TrainOptions
 from heatbox.data.types import Split
 from heatbox.errors import InputError
+from heatbox.models.spec import placement
+from heatbox.training.config import TrainConfig, TrainOptions
 from heatbox.training.data import Plan, augment_of, batches
 from heatbox.training.optim import make_optimizer, rate_at, set_rates
 from heatbox.training.randomness import STEP, derived, seed_all
@@ -215,9 +216,7 @@ def _masks(
     first = Plan(
         plan.images, plan.batch_size, plan.slot_size, plan.epochs, plan.seed
     )  # the same in each process
-    images, labels, _ = (
-        part.to(next(model.parameters()).device) for part in next(batches(split, config, first))
-    )
+    images, labels, _ = (part.to(placement(model)[0]) for part in next(batches(split, config, first)))
 
     def loss(network: nn.Module) -> Tensor:
         return nn.functional.cross_entropy(network(images), labels)

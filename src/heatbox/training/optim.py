@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from heatbox.config import TrainConfig
 from heatbox.models.checkpoint_fit import classifier_names
+from heatbox.training.config import TrainConfig
 
 
 def rate_at(step: int, steps: int, warmup: int, floor: float) -> float:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from heatbox.errors import InputError
 from heatbox.models.slak import recover_masks
+from heatbox.models.spec import placement
 from heatbox.training.randomness import MASKS, derived
 
 LEAST_PRUNE_RATE = 0.005  # at which the authors' cosine ends
@@ -81,7 +82,7 @@ class Masks:
         if every < 1 or not 0 <= prune_rate <= 1:
             raise InputError(f"prune rate {prune_rate} and update every {every} steps make no sense")
         self.model = model
-        self.kept = {name: mask.to(next(model.parameters()).device) for name, mask in kept.items()}
+        self.kept = {name: mask.to(placement(model)[0]) for name, mask in kept.items()}
         self.prune_rate, self.every, self.steps, self.seed = prune_rate, every, steps, seed
         self._share_with_all_processes()
         self.apply(model)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from heatbox._utils.io import written_atomically
 from heatbox.errors import InputError
+from heatbox.models.spec import placement
 
 STATE = "state.pt"
 FORMAT = 1
@@ -92,7 +93,7 @@ class TrainState:
                 self.ema.load_state_dict(found["ema"])
             self.optimizer.load_state_dict(found["optimizer"])
             _refuse_other_moments(self.optimizer)
-            device = next(self.model.parameters()).device
+            device = placement(self.model)[0]
             self.masks.clear()
             shapes = {name: parameter.shape for name, parameter in self.model.named_parameters()}
             for name, mask in found["masks"].items():

@@ -19,13 +19,13 @@ from typing import Any
 from torch import nn
 
 from heatbox._utils.progress import Track, silent
-from heatbox.config import TrainConfig, TrainOptions
 from heatbox.data.open import TrainingSplits, open_training
 from heatbox.data.transforms import Preprocess
 from heatbox.errors import InputError
 from heatbox.evaluation.run import CONFIG, ENVIRONMENT, Run, environment, to_json
 from heatbox.maps.registry import find_method
 from heatbox.models.checkpoints import load_checkpoint
+from heatbox.training.config import TrainConfig, TrainOptions
 from heatbox.training.data import cached
 from heatbox.training.distributed import make_fabric
 from heatbox.training.failures import explained

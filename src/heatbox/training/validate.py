@@ -14,13 +14,14 @@ from heatbox.boxes.ops import REFERENCE_SIDE
 from heatbox.data.prefetch import preprocessed
 from heatbox.data.transforms import Preprocess
 from heatbox.data.types import Split
-from heatbox.maps.normalize import prepare_heatmap
-from heatbox.maps.registry import Scene, find_method
+from heatbox.maps.normalize import normalize_heatmap
+from heatbox.maps.registry import MapInputs, find_method
 from heatbox.metrics.distributed import sum_over_processes
 from heatbox.metrics.localization import classified, label_rank, rank_counts
 from heatbox.metrics.max_box_acc import V2_IOU, MaxBoxAcc, update_together
 from heatbox.models.head import eval_mode
 from heatbox.models.introspect import ClassifierView
+from heatbox.models.spec import placement
 
 
 def assess(
@@ -46,7 +47,7 @@ def assess(
     Returns:
         "top1" and "top5" in percent, and for every method "MaxBoxAcc", its "threshold", and "MaxBoxAccV2".
     """
-    device = next(model.parameters()).device
+    device = placement(model)[0]
     rank, world = (fabric.global_rank, fabric.world_size) if fabric is not None else (0, 1)
     mine = split.examples[rank::world]
     view = ClassifierView(model) if methods else None
@@ -64,12 +65,12 @@ def assess(
             ranks.append(label_rank(logits.float().cpu().numpy(), labels.cpu().numpy()))
             if view is None:
                 continue
-            scene = Scene(view, images, features, labels, "fold")
+            scene = MapInputs(view, images, features, labels, "fold")
             for name, metrics in scores.items():
                 maps = find_method(name)(scene).float().cpu().numpy()
                 update_together(
                     metrics,
-                    [prepare_heatmap(one, REFERENCE_SIDE) for one in maps],
+                    [normalize_heatmap(one, REFERENCE_SIDE) for one in maps],
                     [example.boxes for example in examples],
                     [example.size for example in examples],
                 )

@@ -8,15 +8,15 @@ from typing import Any
 import torch
 from torch import nn
 
-from heatbox.config import TrainConfig
 from heatbox.data.types import Split
 from heatbox.errors import InputError
 from heatbox.evaluation.run import to_json
 from heatbox.models.checkpoint_files import write_safetensors
 from heatbox.models.checkpoint_fit import gap_fc_head
 from heatbox.models.checkpoints import load_checkpoint
-from heatbox.models.factory import PRETRAINED, build_model
+from heatbox.models.factory import PRETRAINED, create_model
 from heatbox.ops import accelerate
+from heatbox.training.config import TrainConfig
 
 PUBLISHED, SCRATCH = "published", "scratch"
 CHECKPOINTS = "checkpoints"
@@ -24,7 +24,7 @@ CHECKPOINTS = "checkpoints"
 
 def built(config: TrainConfig, num_classes: int, checkpoint: str | None = None) -> nn.Module:
     """The untrained model of a configuration, with its preprocessing noted in `pretrained_cfg`."""
-    model = build_model(config.model, num_classes, checkpoint, **config.model_options)
+    model = create_model(config.model, num_classes, checkpoint, **config.model_options)
     if config.head == "gap_fc":
         gap_fc_head(model)
     known = getattr(model, "pretrained_cfg", None)

@@ -18,7 +18,7 @@ from heatbox.boxes.ops import REFERENCE_SIDE
 from heatbox.data.types import Split
 from heatbox.errors import InputError
 from heatbox.evaluation.run import Record, Run
-from heatbox.maps.normalize import prepare_heatmap
+from heatbox.maps.normalize import normalize_heatmap
 
 # Told apart by colour-blind readers, on dark and light ground alike.
 TRUTH_COLOUR, FOUND_COLOUR = (255, 255, 255), (255, 176, 0)
@@ -168,7 +168,7 @@ def _truth_cell(record: Record, picture: Image.Image, split: Split) -> Cell:
 
 
 def _map_cell(record: Record, picture: Image.Image, method: str) -> Cell:
-    heat = overlay(picture, prepare_heatmap(record[f"map_{method}"], picture.width))
+    heat = overlay(picture, normalize_heatmap(record[f"map_{method}"], picture.width))
     heat = draw_boxes(heat, _scaled_truth(record, picture), TRUTH_COLOUR)
     found = record[f"box_{method}"] * picture.width / REFERENCE_SIDE
     return Cell(draw_boxes(heat, found, FOUND_COLOUR), f"{method}  IoU {record[f'iou_{method}']:.2f}")

@@ -11,9 +11,9 @@ from rich.text import Text
 from heatbox._utils.progress import printable
 
 if TYPE_CHECKING:
-    from heatbox.config import TrainConfig
     from heatbox.data.catalogue import Entry
     from heatbox.models.zoo import ModelRow
+    from heatbox.training.config import TrainConfig
 
 
 def score_table(metrics: dict[str, Any], title: str) -> Table:

@@ -6,7 +6,7 @@ import pytest
 
 from heatbox.cli.main import main
 from heatbox.evaluation.run import Run
-from heatbox.models.factory import build_model
+from heatbox.models.factory import create_model
 from heatbox.visualization.report.analyses import gathered, instrument_figures
 from heatbox.visualization.report.models import describe, model_scores
 from heatbox.visualization.report.runs import read_folders
@@ -23,7 +23,7 @@ def folders(tmp_path_factory):
     field = ["--erf-size", "48", "--erf-images", "2", "--erf-grid", "0"]
     words = ["--atoms", "2", "4", "--grid", "4", "--channels-an-image", "4", "--nonzero", "2"]
     for number, name in enumerate(("first", "second"), 1):
-        network = build_model(model)
+        network = create_model(model)
         for parameter in network.parameters():
             parameter.data.mul_(number)
         Run(top / name).start({"model": model, "size": 64})

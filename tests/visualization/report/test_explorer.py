@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from heatbox.boxes.contours import boxes_at, threshold_grid
+from heatbox.boxes.contours import heatmap_to_boxes, threshold_grid
 from heatbox.errors import InputError
 from heatbox.visualization.report.explorer import box_rows, packed, small_map
 from heatbox.visualization.report.page import render, script_json
@@ -28,7 +28,7 @@ def test_rows_give_the_evaluators_boxes_at_every_threshold(protocol, contours):
     maps = [np.random.default_rng(seed).random((12, 15)) for seed in range(3)] + [np.zeros((5, 5))]
     for heatmap in maps:
         rows = box_rows(heatmap, 97, protocol)
-        wanted = boxes_at(heatmap, threshold_grid(97), contours, protocol)
+        wanted = heatmap_to_boxes(heatmap, threshold_grid(97), contours, protocol)
         for index, boxes in enumerate(wanted):
             found = unpacked_at(rows, index, contours)
             assert sorted(map(tuple, found.tolist())) == sorted(map(tuple, boxes.tolist()))

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from heatbox.boxes.contours import boxes_at, threshold_grid
+from heatbox.boxes.contours import heatmap_to_boxes, threshold_grid
 from heatbox.boxes.ops import box_iou, scaled_truth
 from heatbox.config import EvaluateConfig
 from heatbox.errors import InputError
 from heatbox.evaluation.predict import evaluate
 from heatbox.evaluation.run import Run
-from heatbox.maps.normalize import prepare_heatmap
+from heatbox.maps.normalize import normalize_heatmap
 from heatbox.visualization.report.build import write_report
 from helpers.browser import opened
 from helpers.scenes import write_model, write_split
@@ -59,11 +59,11 @@ def view(page, tmp_path):
 
 
 def frame(record, method):
-    return prepare_heatmap(record[f"map_{method}"], 224)
+    return normalize_heatmap(record[f"map_{method}"], 224)
 
 
 def iou(record, method, index, contours="largest"):
-    boxes = boxes_at(frame(record, method), [threshold_grid(1000)[index]], contours)[0]
+    boxes = heatmap_to_boxes(frame(record, method), [threshold_grid(1000)[index]], contours)[0]
     truth = scaled_truth(record["boxes"], (record["width"], record["height"]), (224, 224), "reference")
     return box_iou(boxes, truth, inclusive=True).max()
 
@@ -93,7 +93,9 @@ def test_the_slider_moves_boxes_to_where_the_evaluator_has_them(view, records, c
     for index in (0, 137, 400, 861, 999):
         set_slider(view, index)
         for place in (0, 7):
-            wanted = boxes_at(frame(records[place], "cam"), [threshold_grid(1000)[index]], contours)[0]
+            wanted = heatmap_to_boxes(frame(records[place], "cam"), [threshold_grid(1000)[index]], contours)[
+                0
+            ]
             assert shown_boxes(view, place) == sorted(map(tuple, wanted.tolist()))
 
 

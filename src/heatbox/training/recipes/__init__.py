@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import difflib
 
-from heatbox.config import TrainConfig
 from heatbox.errors import InputError
+from heatbox.training.config import TrainConfig
 
 # Importing the families registers their recipes, in this order.
 from heatbox.training.recipes import convnext, replknet, slak, small  # noqa: F401

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from heatbox.config import TrainConfig
+from heatbox.training.config import TrainConfig
 from heatbox.training.recipes.shared import augmented, fine_tuned, recipe
 
 

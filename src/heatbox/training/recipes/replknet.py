@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from heatbox.config import TrainConfig
+from heatbox.training.config import TrainConfig
 from heatbox.training.recipes.shared import augmented, fine_tuned, recipe
 
 PUBLISHED_IN = "the table of github.com/DingXiaoH/RepLKNet-pytorch"

@@ -16,7 +16,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
-from heatbox.config import TrainConfig
+from heatbox.training.config import TrainConfig
 
 Recipe = Callable[[], TrainConfig]
 RECIPES: dict[str, Recipe] = {}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from heatbox.config import TrainConfig
+from heatbox.training.config import TrainConfig
 from heatbox.training.recipes.shared import fine_tuned, recipe
 
 PUBLISHED_IN = "the tables of github.com/VITA-Group/SLaK"

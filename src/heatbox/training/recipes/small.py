@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from heatbox.config import TrainConfig
+from heatbox.training.config import TrainConfig
 from heatbox.training.recipes.shared import recipe
 
 

@@ -31,7 +31,7 @@ from heatbox.boxes.ops import REFERENCE_SIDE, scaled_truth
 from heatbox.data.types import Example, Split
 from heatbox.errors import InputError
 from heatbox.evaluation.run import Record, Run
-from heatbox.maps.normalize import prepare_heatmap
+from heatbox.maps.normalize import normalize_heatmap
 
 FINEST = 32
 """Side to which larger maps are reduced for showing; their boxes come from the whole map."""
@@ -83,7 +83,7 @@ def box_rows(heatmap: np.ndarray, thresholds: int = 1000, protocol: Protocol = "
     Args:
         heatmap: (H, W) in [0, 1], no side over 255.
         thresholds: number of thresholds, up to 65536.
-        protocol: the convention of the boxes, see `boxes_at`.
+        protocol: the convention of the boxes, see `heatmap_to_boxes`.
 
     Raises:
         InputError: the heatmap is malformed, or there are too many thresholds or pixels for a page.
@@ -191,7 +191,7 @@ def explorer_data(sources: Sequence[Source], limit: int = 500, track: Track = si
             image["truth"].setdefault(source.protocol, _truth(record, source.protocol))
             for name in source.methods:
                 columns[name][index] = _prediction(record, name)
-                frame = prepare_heatmap(record[f"map_{name}"], REFERENCE_SIDE)
+                frame = normalize_heatmap(record[f"map_{name}"], REFERENCE_SIDE)
                 rows[name][index] = box_rows(frame, source.thresholds, source.protocol)
         maps += [_map(source, name, columns[name], rows[name]) for name in source.methods]
     names = next((source.split.class_names for source in sources if source.split), [])

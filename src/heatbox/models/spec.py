@@ -1,0 +1,59 @@
+"""What a built classifier says of itself: preprocessing, class names, where it computes.
+
+`heatbox.config.ModelSpec` says which classifier is meant; the rest of the package asks these two.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from heatbox.config import ModelSpec as ModelSpec
+
+IMAGENET_CLASSES = 1000
+
+
+def data_config(model: nn.Module) -> dict[str, Any]:
+    """The model's own preprocessing, fields of timm's `pretrained_cfg`; empty where it has none."""
+    return dict(getattr(model, "pretrained_cfg", None) or {})
+
+
+def input_size(model: nn.Module, default: tuple[int, int, int] = (3, 224, 224)) -> tuple[int, int, int]:
+    """Channels, height and width of the input that a model was trained with."""
+    channels, height, width = data_config(model).get("input_size", default)
+    return channels, height, width
+
+
+def model_name(model: nn.Module) -> str:
+    """What messages call a model: its architecture where it is known, or else its class."""
+    return data_config(model).get("architecture") or type(model).__name__
+
+
+def class_names(model: nn.Module, number: int) -> Sequence[str]:
+    """Names of the classes where they are known: those of ImageNet-1k for timm models of 1000 classes."""
+    if number != IMAGENET_CLASSES or not data_config(model):
+        return ()
+    from timm.data import ImageNetInfo
+
+    info = ImageNetInfo("imagenet-1k")
+    return [info.index_to_description(index) for index in range(number)]
+
+
+def placement(model: nn.Module) -> tuple[torch.device, torch.dtype]:
+    """Device and dtype of a model's first parameter; the CPU and float32 where it has none."""
+    parameter = next(model.parameters(), torch.zeros(()))
+    return parameter.device, parameter.dtype
+
+
+def as_input(model: nn.Module, images: Tensor) -> Tensor:
+    """Images (B, 3, H, W) on the model's device and in its dtype."""
+    return images.to(*placement(model))
+
+
+def blank_input(model: nn.Module, height: int, width: int, batch: int = 1) -> Tensor:
+    """Zeros (batch, 3, height, width) that a model takes."""
+    device, dtype = placement(model)
+    return torch.zeros(batch, 3, height, width, device=device, dtype=dtype)
