@@ -6,9 +6,9 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from heatbox._utils.io import write_atomically
+from heatbox._utils.io import to_json, write_atomically
 from heatbox.errors import InputError
-from heatbox.evaluation.run import PREDICTIONS, Run, to_json
+from heatbox.evaluation.run import PREDICTIONS, Run
 
 
 def record(number, boxes=1):

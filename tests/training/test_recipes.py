@@ -7,10 +7,10 @@ import pytest
 import torch
 from timm.models import is_model
 
+from heatbox._utils.io import to_json
 from heatbox.cli.main import main
 from heatbox.data.glyphs import glyphs
 from heatbox.errors import InputError
-from heatbox.evaluation.run import to_json
 from heatbox.models.factory import create_model
 from heatbox.models.zoo import ZOO
 from heatbox.training.config import TrainConfig

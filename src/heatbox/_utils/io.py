@@ -1,17 +1,20 @@
-"""Files that are either there whole or not at all, and names for them."""
+"""Atomic writes, JSON, and names of files and folders."""
 
 from __future__ import annotations
 
+import json
 import logging
+import math
 import os
 import platform
 import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict, is_dataclass
 from functools import cache
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from heatbox.errors import InputError
 
@@ -131,3 +134,40 @@ def made_folder(folder: Path) -> Path:
 def folder_name(words: str) -> str:
     """A folder name made of words that may hold slashes and the like."""
     return re.sub(r"[^\w.-]+", "-", Path(words).name if "/" not in words else words).strip("-.") or "run"
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object in a file.
+
+    Raises:
+        InputError: it cannot be read, or holds something else.
+    """
+    try:
+        content = json.loads(path.read_text())
+    except (ValueError, OSError, RecursionError) as error:
+        raise InputError(f"{path}: is not valid JSON ({error})") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: holds a {type(content).__name__}, expected a JSON object")
+    return content
+
+
+def to_json(content: object) -> str:
+    """JSON text of dictionaries, dataclasses, arrays and paths; NaN and infinity become null."""
+    return json.dumps(_plain(content), indent=2, allow_nan=False)
+
+
+def _plain(value: Any) -> Any:
+    """Only what JSON knows: dataclasses become dictionaries, arrays lists, NaN and infinity null."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return _plain(asdict(value))
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if hasattr(value, "tolist"):  # an array or a number of NumPy, which need not be imported here
+        return _plain(value.tolist())
+    if isinstance(value, list | tuple | set):
+        return [_plain(item) for item in value]
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

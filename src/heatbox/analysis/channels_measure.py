@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from heatbox._utils.io import read_json
 from heatbox._utils.progress import Track, silent
 from heatbox.analysis.activation import activation_area, percentile_threshold
 from heatbox.analysis.class_weights import correlate, correlate_by_class, random_head
@@ -19,7 +20,7 @@ from heatbox.analysis.subjects import Subject, spread
 from heatbox.data.prefetch import preprocessed
 from heatbox.data.types import Example, Split
 from heatbox.evaluation.collect import collect
-from heatbox.evaluation.run import METRICS, Record, Run, read_json
+from heatbox.evaluation.run import METRICS, Record, Run
 from heatbox.evaluation.schema import a_number, checked
 from heatbox.models.spec import as_input
 from heatbox.visualization.figures import channels as figures

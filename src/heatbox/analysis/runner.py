@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from heatbox._utils.extras import require
-from heatbox._utils.io import holds_only, write_atomically
+from heatbox._utils.io import holds_only, to_json, write_atomically
 from heatbox._utils.progress import Track, silent
 from heatbox.analysis import channels_measure as channels
 from heatbox.analysis import complexity_measure as complexity
@@ -29,7 +29,7 @@ from heatbox.analysis.subjects import Subject, check_labels, images_of, subjects
 from heatbox.data.open import open_split
 from heatbox.data.types import Split
 from heatbox.errors import InputError
-from heatbox.evaluation.run import ENVIRONMENT, environment, to_json
+from heatbox.evaluation.run import ENVIRONMENT, environment
 from heatbox.visualization.figures.comparison import comparison
 from heatbox.visualization.figures.scores import ModelScore, score_against_erf
 from heatbox.visualization.figures.style import save_figure

@@ -13,13 +13,13 @@ from typing import Any
 import torch
 
 from heatbox._utils.devices import pick_device
-from heatbox._utils.io import folder_name
+from heatbox._utils.io import folder_name, read_json, to_json
 from heatbox.analysis.config import DataConfig, ModelsConfig
 from heatbox.config import EvaluateConfig
 from heatbox.data.transforms import Preprocess
 from heatbox.data.types import Split
 from heatbox.errors import InputError
-from heatbox.evaluation.run import CONFIG, Run, read_json, to_json
+from heatbox.evaluation.run import CONFIG, Run
 from heatbox.evaluation.schema import a_count, checked, checked_network
 from heatbox.models.factory import create_model
 from heatbox.models.introspect import ClassifierView

@@ -35,7 +35,7 @@ def say(words: str) -> None:
 
 def print_json(content: object) -> None:
     """Results on standard output, for a program."""
-    from heatbox.evaluation.run import to_json
+    from heatbox._utils.io import to_json
 
     print(to_json(content))
 

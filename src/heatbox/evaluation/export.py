@@ -11,13 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from heatbox._utils.io import made_folder, write_atomically
+from heatbox._utils.io import made_folder, to_json, write_atomically
 from heatbox._utils.progress import Track, silent
 from heatbox.boxes.contours import heatmap_to_boxes, largest_contours, to_levels
 from heatbox.boxes.ops import REFERENCE_SIDE
 from heatbox.data.types import Split
 from heatbox.errors import InputError
-from heatbox.evaluation.run import MASK, Record, Run, to_json
+from heatbox.evaluation.run import MASK, Record, Run
 from heatbox.maps.normalize import normalize_heatmap
 from heatbox.visualization.overlay import FOUND_COLOUR, TRUTH_COLOUR, draw_boxes, draw_mask, overlay, save_png
 

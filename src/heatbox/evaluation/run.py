@@ -13,13 +13,11 @@ renamed: a name that exists is complete.
 from __future__ import annotations
 
 import json
-import math
 import os
 import platform
 import shutil
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, is_dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -28,7 +26,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from heatbox._utils.io import holds_only, made_folder, write_atomically, written_atomically
+from heatbox._utils.io import (
+    holds_only,
+    made_folder,
+    read_json,
+    to_json,
+    write_atomically,
+    written_atomically,
+)
 from heatbox.errors import InputError
 from heatbox.evaluation.schema import NOT_PARQUET, SavedRecord, check_record, checked_scores, checked_settings
 
@@ -272,44 +277,7 @@ def _git_commit() -> str | None:
     return done.stdout.strip() or None
 
 
-# --------------------------------------------------------------------------------- JSON and Parquet forms
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """The JSON object in a file.
-
-    Raises:
-        InputError: it cannot be read, or holds something else.
-    """
-    try:
-        content = json.loads(path.read_text())
-    except (ValueError, OSError, RecursionError) as error:
-        raise InputError(f"{path}: is not valid JSON ({error})") from error
-    if not isinstance(content, dict):
-        raise InputError(f"{path}: holds a {type(content).__name__}, expected a JSON object")
-    return content
-
-
-def to_json(content: object) -> str:
-    """JSON text of dictionaries, dataclasses, arrays and paths; NaN and infinity become null."""
-    return json.dumps(_plain(content), indent=2, allow_nan=False)
-
-
-def _plain(value: Any) -> Any:
-    """Only what JSON knows: dataclasses become dictionaries, arrays lists, NaN and infinity null."""
-    if is_dataclass(value) and not isinstance(value, type):
-        return _plain(asdict(value))
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, np.ndarray | np.generic):
-        return _plain(value.tolist())
-    if isinstance(value, list | tuple | set):
-        return [_plain(item) for item in value]
-    if isinstance(value, Path):
-        return str(value)
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
+# ---------------------------------------------------------------------------------------- Parquet files
 
 
 _SHAPE = "_shape"

@@ -10,8 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from heatbox._utils.io import write_atomically
-from heatbox.evaluation.run import to_json
+from heatbox._utils.io import to_json, write_atomically
 
 MARKS = "steps"
 """Folder of a plan's output with a file for each finished step."""

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from heatbox._utils.io import read_json
 from heatbox._utils.progress import on_terminal
 from heatbox.analysis.config import AllConfig
 from heatbox.analysis.runner import COMPARISON, Analysis
@@ -17,7 +18,7 @@ from heatbox.data.open import open_split
 from heatbox.data.prepare import prepare_cub
 from heatbox.errors import InputError
 from heatbox.evaluation.predict import evaluate
-from heatbox.evaluation.run import METRICS, Run, read_json
+from heatbox.evaluation.run import METRICS, Run
 from heatbox.models.factory import create_model
 from heatbox.paper.networks import Place, best_checkpoint
 from heatbox.training.config import TrainConfig, TrainOptions

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from heatbox._utils.extras import require
-from heatbox._utils.io import write_atomically
-from heatbox.evaluation.run import to_json
+from heatbox._utils.io import to_json, write_atomically
 
 Row = dict[str, Any]
 LOGS = ("log.csv", "log.json")

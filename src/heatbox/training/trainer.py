@@ -18,11 +18,12 @@ from typing import Any
 
 from torch import nn
 
+from heatbox._utils.io import to_json
 from heatbox._utils.progress import Track, silent
 from heatbox.data.open import TrainingSplits, open_training
 from heatbox.data.transforms import Preprocess
 from heatbox.errors import InputError
-from heatbox.evaluation.run import CONFIG, ENVIRONMENT, Run, environment, to_json
+from heatbox.evaluation.run import CONFIG, ENVIRONMENT, Run, environment
 from heatbox.maps.registry import find_method
 from heatbox.models.checkpoints import load_checkpoint
 from heatbox.training.config import TrainConfig, TrainOptions

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from heatbox._utils.io import to_json
 from heatbox.data.types import Split
 from heatbox.errors import InputError
-from heatbox.evaluation.run import to_json
 from heatbox.models.checkpoint_files import write_safetensors
 from heatbox.models.checkpoint_fit import gap_fc_head
 from heatbox.models.checkpoints import load_checkpoint

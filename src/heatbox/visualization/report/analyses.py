@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from heatbox._utils.io import read_json
 from heatbox.errors import InputError
-from heatbox.evaluation.run import METRICS, read_json
+from heatbox.evaluation.run import METRICS
 from heatbox.visualization.figures import channels, complexity, erf, shape_bias
 from heatbox.visualization.figures.maps import threshold_curves
 from heatbox.visualization.figures.style import Drawn

@@ -8,8 +8,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from heatbox._utils.io import read_json
 from heatbox.errors import InputError
-from heatbox.evaluation.run import CONFIG, METRICS, read_json
+from heatbox.evaluation.run import CONFIG, METRICS
 from heatbox.visualization.figures.scores import SCRATCH, ModelScore
 from heatbox.visualization.report.runs import Folder, analysed
 

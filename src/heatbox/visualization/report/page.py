@@ -10,7 +10,7 @@ from importlib.resources import files
 from typing import Any
 
 from heatbox._utils.extras import require
-from heatbox.evaluation.run import to_json
+from heatbox._utils.io import to_json
 
 _ESCAPES = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026", "\u2028": "\\u2028", "\u2029": "\\u2029"}
 

@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow.parquet as pq
 
+from heatbox._utils.io import read_json
 from heatbox.data.open import open_split
 from heatbox.data.types import Split
 from heatbox.errors import InputError
-from heatbox.evaluation.run import CONFIG, ENVIRONMENT, METRICS, PREDICTIONS, Run, read_json
+from heatbox.evaluation.run import CONFIG, ENVIRONMENT, METRICS, PREDICTIONS, Run
 from heatbox.evaluation.schema import NOT_PARQUET
 from heatbox.visualization.figures.style import as_plain_text
 from heatbox.visualization.report.explorer import Source
