@@ -45,7 +45,6 @@ ALLOWED = {
     ("models", "config"),  # models.spec exports ModelSpec
     ("data", "visualization"),  # the contact sheet of `data check`
     ("evaluation", "visualization.report"),  # names of runs
-    ("visualization", "evaluation"),  # the contact sheet of a run
 }  # fmt: skip
 
 

@@ -63,7 +63,8 @@ def run_demo(
     options = TrainOptions(cache=True, tensorboard=False)
     model, _ = train(config, training, options, track, report, overwrite=True)
     metrics = evaluate(evaluation, run, track, model=model)
-    save_png(contact_sheet(run, glyphs("test", test_images), METHODS), out / "contact-sheet.png")
+    sheet = contact_sheet({"demo": run.records()}, glyphs("test", test_images), METHODS)
+    save_png(sheet, out / "contact-sheet.png")
     return metrics
 
 

@@ -9,7 +9,7 @@ from heatbox.data.open import open_split
 from heatbox.errors import InputError
 from heatbox.evaluation.predict import evaluate
 from heatbox.evaluation.run import Run
-from heatbox.visualization.overlay import _fitted, draw_boxes, maps_beside, overlay, save_sheet
+from heatbox.visualization.overlay import _truncated, contact_sheet, draw_boxes, overlay, save_sheet
 from helpers.scenes import write_model, write_split
 
 
@@ -72,19 +72,20 @@ def two_runs(tmp_path_factory):
 
 def test_the_same_images_of_several_runs_beside_each_other(two_runs):
     folder, split = two_runs
-    runs = {name: Run(folder / name) for name in ("one", "two")}
-    sheet = maps_beside(runs, split, ("cam", "pc1"), 4, 32)
+    runs = {name: Run(folder / name).records() for name in ("one", "two")}
+    sheet = contact_sheet(runs, split, ("cam", "pc1"), 4, 32)
     # A row an image, the truth and two maps of each run, margins, captions, a heading and a line below.
     assert sheet.size == (5 * 32 + 3 * 6 + 6, 18 + 4 * (32 + 18 + 6) + 6 + 18)
     left, right = (np.asarray(sheet)[24:56, 6 + k * 32 : 6 + (k + 1) * 32] for k in (1, 3))
     assert np.array_equal(left, right)  # both runs are of one network
+    runs = {name: Run(folder / name).records() for name in ("one", "fewer")}
     with pytest.raises(InputError, match="fewer: holds no image"):
-        maps_beside({"one": runs["one"], "fewer": Run(folder / "fewer")}, split, ("cam",), 6, 32)
+        contact_sheet(runs, split, ("cam",), 6, 32)
 
 
 def test_a_sheet_of_256_colours_looks_like_the_sheet(two_runs, tmp_path):
     folder, split = two_runs
-    sheet = maps_beside({"one": Run(folder / "one")}, split, ("cam",), 3, 64)
+    sheet = contact_sheet({"one": Run(folder / "one").records()}, split, ("cam",), 3, 64)
     with Image.open(save_sheet(sheet, tmp_path / "deep" / "sheet.png")) as saved:
         difference = np.asarray(saved.convert("RGB"), float) - np.asarray(sheet, float)
     assert np.sqrt((difference**2).mean()) < 4
@@ -99,8 +100,8 @@ def test_endless_words_are_shortened_with_few_measurements():
             return 7.0 * len(words)
 
     font = Counting()
-    assert _fitted("x" * 10_000, 100, font) == "x" * 13 + "…"
+    assert _truncated("x" * 10_000, 100, font) == "x" * 13 + "…"
     assert font.calls < 20
-    assert _fitted("x" * 14, 98, font) == "x" * 14
-    assert _fitted("x" * 15, 98, font) == "x" * 13 + "…"
-    assert _fitted("xx", 3, font) == "…"
+    assert _truncated("x" * 14, 98, font) == "x" * 14
+    assert _truncated("x" * 15, 98, font) == "x" * 13 + "…"
+    assert _truncated("xx", 3, font) == "…"

@@ -122,7 +122,8 @@ def draw_signed(
     written += save_figure(figures.signed_areas(areas), out / "signed-cam-areas")
     for subject in subjects:
         path = out / f"signed-cam-{subject.folder.name}.png"
-        sheet = contact_sheet(Run(subject.folder / "maps"), split, SIGNED, examples, 160)
+        runs = {subject.label: Run(subject.folder / "maps").records()}
+        sheet = contact_sheet(runs, split, SIGNED, examples, 160)
         written.append(save_png(sheet, path))
     return written
 

@@ -17,7 +17,7 @@ from heatbox.maps.cam import Signs, cam
 from heatbox.maps.normalize import normalize_heatmap
 from heatbox.models.introspect import ClassifierView
 from heatbox.models.spec import as_input
-from heatbox.visualization.overlay import TRUTH_COLOUR, Cell, draw_boxes, overlay, paste, save_sheet
+from heatbox.visualization.overlay import TRUTH_COLOUR, Cell, draw_boxes, image_grid, overlay, save_sheet
 
 SIGNS: tuple[Signs, ...] = ("positive", "negative", "all")
 
@@ -71,7 +71,7 @@ def draw_parts(
     headings += ["channels of lowest weight w", *[""] * (count - 1)]
     headings += ["CAM from weights that are", *[""] * (len(SIGNS) - 1)]
     words = "each channel and map over its own range, violet lowest, yellow highest; white: ground truth"
-    return save_sheet(paste(rows, side, words, headings), path)
+    return save_sheet(image_grid(rows, side, words, headings), path)
 
 
 def _row(subject: Subject, split: Split, example: Example, side: int) -> list[Cell]:

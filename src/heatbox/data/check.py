@@ -21,8 +21,7 @@ from heatbox.data.catalogue import checksum_problems
 from heatbox.data.open import open_data_set
 from heatbox.data.types import Example, Split, decode_image
 from heatbox.errors import InputError
-from heatbox.visualization.data_sheet import data_sheet
-from heatbox.visualization.overlay import save_png
+from heatbox.visualization.overlay import data_sheet, save_png
 
 _HELD_OUT = ("test", "val", "valid", "validation", "fullsup")
 _BATCH = 256

@@ -28,7 +28,7 @@ from heatbox.training.trainer import train
 from heatbox.visualization.figures import score_tables, scores
 from heatbox.visualization.figures.comparison import comparison
 from heatbox.visualization.figures.style import Drawn, save_figure
-from heatbox.visualization.overlay import maps_beside, save_sheet
+from heatbox.visualization.overlay import contact_sheet, save_sheet
 from heatbox.visualization.report.build import PageFigure, write_report
 from heatbox.visualization.report.models import describe, model_scores
 from heatbox.visualization.report.runs import read_folders
@@ -94,8 +94,8 @@ def _of(asked: AllConfig, places: Sequence[Place]) -> AllConfig:
 def draw_pictures(runs: Mapping[str, Path], data: str, out: Path, *, tell: Tell, anew: bool) -> None:
     """CAM and PC1 of the same images by several networks."""
     split = open_split(data)
-    found = {label: Run(folder) for label, folder in runs.items()}
-    save_sheet(maps_beside(found, split, MAPS), out)
+    found = {label: Run(folder).records() for label, folder in runs.items()}
+    save_sheet(contact_sheet(found, split, MAPS, count=8, side=112), out)
 
 
 def draw_cam_parts(asked: AllConfig, places: Sequence[Place], out: Path, *, tell: Tell, anew: bool) -> None:
