@@ -11,7 +11,7 @@ from fuzz.memory import MemoryTree
 from fuzz.mutate import WORDS, Case, damaged
 from fuzz.target import Target, files_of, one_sentence, sane
 from heatbox.analysis.responses import read_responses
-from heatbox.data.formats import coco, folder, ilsvrc, matlab, rows, wsol
+from heatbox.data.formats import coco, folder, ilsvrc, rows, wsol
 from heatbox.data.open import _recognise
 from heatbox.errors import InputError
 from helpers import data_trees as trees
@@ -215,7 +215,7 @@ def _run_rows(case: Case, _: Path) -> None:
 
 
 def _run_matlab(case: Case, _: Path) -> None:
-    matlab.read_structures(case["meta.mat"], "synsets")
+    ilsvrc.read_structures(case["meta.mat"], "synsets")
 
 
 def _matlab(root: Path) -> list[Case]:

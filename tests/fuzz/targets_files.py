@@ -25,12 +25,17 @@ from fuzz.memory import MemoryTree
 from fuzz.mutate import BINARY, Case, damaged, mutated
 from fuzz.target import Target, one_sentence, sane
 from heatbox.data.files.archives import open_tree
-from heatbox.data.files.images import TreeImages, image_size
-from heatbox.data.files.jpeg import decode_plain_jpeg, plain_jpeg_size
-from heatbox.data.formats.openimages import open_grey
+from heatbox.data.files.images import (
+    TreeImages,
+    decode_image,
+    decode_plain_jpeg,
+    image_size,
+    open_grey,
+    plain_jpeg_size,
+)
 from heatbox.data.loader import TrainCrop, TrainImages
 from heatbox.data.open import open_data_set
-from heatbox.data.types import Example, Split, decode_image
+from heatbox.data.types import Example, Split
 from heatbox.errors import InputError
 from heatbox.evaluation.heatmaps import load_map
 from heatbox.evaluation.stream import score_stream

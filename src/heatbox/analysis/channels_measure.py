@@ -17,7 +17,7 @@ from heatbox.analysis.activation import activation_area, percentile_threshold
 from heatbox.analysis.class_weights import correlate, correlate_by_class, random_head
 from heatbox.analysis.config import ChannelsConfig
 from heatbox.analysis.subjects import Subject, spread
-from heatbox.data.prefetch import preprocessed
+from heatbox.data.loader import preprocessed
 from heatbox.data.types import Example, Split
 from heatbox.evaluation.collect import collect
 from heatbox.evaluation.run import METRICS, Record, Run

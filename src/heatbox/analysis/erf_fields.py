@@ -14,7 +14,7 @@ import numpy as np
 from heatbox._utils.io import write_atomically
 from heatbox._utils.progress import Track, silent
 from heatbox.analysis.erf import PUBLISHED_THRESHOLDS, ReceptiveField, contributions
-from heatbox.data.prefetch import preprocessed
+from heatbox.data.loader import preprocessed
 from heatbox.data.transforms import Preprocess
 from heatbox.data.types import Example, Split
 from heatbox.errors import InputError

@@ -12,7 +12,7 @@ from heatbox.analysis.config import ErfConfig
 from heatbox.analysis.erf_fields import RunningField, measure_field, numbers_of
 from heatbox.analysis.positions import receptive_fields
 from heatbox.analysis.subjects import Subject
-from heatbox.data.prefetch import preprocessed
+from heatbox.data.loader import preprocessed
 from heatbox.data.types import Split
 from heatbox.errors import InputError
 from heatbox.evaluation.run import METRICS

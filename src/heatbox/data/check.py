@@ -18,8 +18,9 @@ from heatbox._utils.cores import number_of_jobs
 from heatbox._utils.io import made_folder, write_atomically
 from heatbox._utils.progress import Track, silent
 from heatbox.data.catalogue import checksum_problems
+from heatbox.data.files.images import decode_image
 from heatbox.data.open import open_data_set
-from heatbox.data.types import Example, Split, decode_image
+from heatbox.data.types import Example, Split
 from heatbox.errors import InputError
 from heatbox.visualization.overlay import data_sheet, save_png
 

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import io
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -20,10 +21,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 from torch.nn.functional import interpolate
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, default_collate
 
-from heatbox.data.files.jpeg import decode_factor, decode_plain_jpeg, plain_jpeg_size
-from heatbox.data.types import Example, Split, decode_image, to_rgb
+from heatbox._utils.cores import available_cores
+from heatbox.data.files.images import decode_factor, decode_image, decode_plain_jpeg, plain_jpeg_size, to_rgb
+from heatbox.data.types import Example, Split
 from heatbox.errors import InputError
 
 Crop = tuple[int, int, int, int]
@@ -186,3 +188,33 @@ class TrainImages(Dataset):
             return self.transform(decode_image(data, where))
         except _UNDECODABLE as error:
             raise InputError(f"{where}: cannot be decoded ({error})") from error
+
+
+def preprocessed(
+    split: Split, examples: Sequence[Example], preprocess: Callable[[Image.Image], Any], size: int
+) -> Iterator[tuple[list[Example], Any]]:
+    """Batches in order; pictures are decoded in threads, one batch ahead.
+
+    Args:
+        split: opens the pictures.
+        examples: those of the split that are wanted.
+        preprocess: picture → (3, H, W), or a list of such tensors.
+        size: images a batch; the last may be smaller.
+
+    Yields:
+        the examples and their (B, 3, H, W) float32, or a list of such batches.
+
+    Raises:
+        InputError: naming the picture that cannot be read.
+    """
+
+    def load(example: Example) -> Any:
+        return preprocess(split.open_image(example))
+
+    with ThreadPoolExecutor(available_cores()) as pool:
+        chunks = [list(examples[start : start + size]) for start in range(0, len(examples), size)]
+        coming = [[pool.submit(load, example) for example in chunk] for chunk in chunks[:1]]
+        for index, chunk in enumerate(chunks):
+            if index + 1 < len(chunks):
+                coming.append([pool.submit(load, example) for example in chunks[index + 1]])
+            yield chunk, default_collate([future.result() for future in coming.pop(0)])

@@ -15,8 +15,8 @@ from heatbox._utils.cores import number_of_jobs
 from heatbox._utils.io import write_atomically
 from heatbox._utils.progress import Track, silent
 from heatbox.data.formats import cub
-from heatbox.data.geometry import CentreCrop, Chain, Resize, ResizeShort
 from heatbox.data.open import open_data_set
+from heatbox.data.transforms import CentreCrop, Chain, Resize, ResizeShort
 from heatbox.data.types import Example, Split
 from heatbox.errors import InputError
 

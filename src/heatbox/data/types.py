@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import io
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
 from heatbox.errors import InputError
 
@@ -114,39 +112,3 @@ def _is_text(name: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
-
-
-def decode_image(data: bytes | Path, name: str) -> Image.Image:
-    """Any picture Pillow reads → upright 8-bit RGB; what is wrong with it is raised as `InputError`.
-
-    EXIF orientation is applied, transparency is laid on white, 16-bit and float greys are scaled to
-    8 bits by their own range's full scale (65535 for 16-bit integers) and CMYK is converted.
-    """
-    try:
-        with Image.open(io.BytesIO(data) if isinstance(data, bytes) else data) as image:
-            image.load()
-            return to_rgb(ImageOps.exif_transpose(image))
-    except Image.DecompressionBombError as error:
-        raise InputError(f"{name}: the picture is too large to decode safely ({error})") from error
-    except FileNotFoundError as error:
-        raise InputError(f"{name}: no such image file") from error
-    except UnidentifiedImageError as error:
-        raise InputError(f"{name}: not a picture in a format that can be read") from error
-    except Exception as error:  # a damaged file can make a decoder raise anything
-        raise InputError(f"{name}: the picture is damaged ({error})") from error
-
-
-def to_rgb(image: Image.Image) -> Image.Image:
-    """8-bit RGB of an image in any Pillow mode, transparent pixels laid on white."""
-    if image.mode == "RGB":
-        return image
-    if image.mode.startswith("I") or image.mode == "F":
-        grey = np.asarray(image, dtype=np.float64)
-        full_scale = 65535.0 if image.mode.startswith("I") else max(float(np.nanmax(grey, initial=0)), 1e-12)
-        scaled = np.nan_to_num(np.clip(grey / full_scale, 0, 1)) * 255
-        return Image.fromarray(scaled.round().astype(np.uint8)).convert("RGB")
-    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
-        image = image.convert("RGBA")
-        ground = Image.new("RGBA", image.size, "white")
-        return Image.alpha_composite(ground, image).convert("RGB")
-    return image.convert("RGB")

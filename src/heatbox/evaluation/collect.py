@@ -8,7 +8,7 @@ from typing import Any
 from PIL import Image
 
 from heatbox._utils.progress import Track, silent
-from heatbox.data.prefetch import preprocessed
+from heatbox.data.loader import preprocessed
 from heatbox.data.types import Example, Split
 from heatbox.evaluation.run import Record, Run
 

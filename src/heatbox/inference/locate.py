@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from heatbox.config import LocateConfig
-from heatbox.data.types import decode_image
+from heatbox.data.files.images import decode_image
 from heatbox.errors import InputError
 from heatbox.inference.localizer import Localizer, Prediction
 from heatbox.maps.registry import with_seed

@@ -11,7 +11,7 @@ from torch import nn
 
 from heatbox._utils.progress import Track, silent
 from heatbox.boxes.ops import REFERENCE_SIDE
-from heatbox.data.prefetch import preprocessed
+from heatbox.data.loader import preprocessed
 from heatbox.data.transforms import Preprocess
 from heatbox.data.types import Split
 from heatbox.maps.normalize import normalize_heatmap

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from heatbox.data.files import decompress
+from heatbox.data.files import archives
 from heatbox.data.files.archives import open_tree
 from heatbox.data.files.trees import FolderTree, UnionTree, below, find_folders
 from heatbox.errors import InputError
@@ -118,7 +118,7 @@ def test_bombs(tmp_path, monkeypatch):
     bomb = zipped(tmp_path / "a.zip", {"small": b"", "zeros": zeros})
     with pytest.raises(InputError, match="which is not safe"):
         open_tree(bomb).read("zeros")
-    monkeypatch.setattr(decompress, "MAX_RATIO", 20)
+    monkeypatch.setattr(archives, "MAX_RATIO", 20)
     with pytest.raises(InputError, match="unpacks to more than"):
         open_tree(tar(tmp_path / "b.tgz", "w:gz", {"zeros": zeros}))
     assert not list(tmp_path.glob("*.heatbox.tar"))

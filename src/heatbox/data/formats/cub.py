@@ -11,10 +11,9 @@ import dataclasses
 
 import numpy as np
 
-from heatbox.data.files.images import TreeImages, image_size
+from heatbox.data.files.images import TreeImages, image_size, open_grey
 from heatbox.data.files.trees import Tree, below
 from heatbox.data.formats import wsol
-from heatbox.data.formats.openimages import open_grey
 from heatbox.data.formats.rows import Complain, checked_box, id_table, numbers, refuse, safe_id, whole
 from heatbox.data.types import Example, Split
 from heatbox.errors import InputError

@@ -8,13 +8,11 @@ masks need no size: each is resized with its heatmap.
 from __future__ import annotations
 
 import dataclasses
-import io
 
 import cv2
 import numpy as np
-from PIL import Image
 
-from heatbox.data.files.images import TreeImages
+from heatbox.data.files.images import TreeImages, open_grey
 from heatbox.data.files.trees import Tree, below
 from heatbox.data.formats.rows import Complain, refuse, rows, safe_id
 from heatbox.data.formats.wsol import has_row, image_folder, metadata_folders, read_ids, read_labels
@@ -112,17 +110,3 @@ class _Masks:
 
 def _resized(mask: np.ndarray) -> np.ndarray:
     return cv2.resize(mask.astype(np.uint8), (_SIDE, _SIDE), interpolation=cv2.INTER_NEAREST) > 0
-
-
-def open_grey(tree: Tree, name: str) -> np.ndarray:
-    """(height, width) uint8 levels of a mask file.
-
-    Raises:
-        InputError: it cannot be read.
-    """
-    data = tree.read(name)
-    try:
-        with Image.open(io.BytesIO(data)) as image:
-            return np.asarray(image.convert("L"))
-    except Exception as error:  # a damaged file can make a decoder raise anything
-        raise InputError(f"{tree.describe(name)}: the mask cannot be read ({error})") from error

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from heatbox.data.formats.matlab import read_structures
+from heatbox.data.formats.ilsvrc import read_structures
 
 scipy_io = pytest.importorskip("scipy.io")
 
