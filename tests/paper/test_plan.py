@@ -10,10 +10,11 @@ from heatbox.errors import InputError
 from heatbox.models.counts import count
 from heatbox.paper.full import MAIN, OTHERS, TFLOPS, cost, full
 from heatbox.paper.mini import FAMILIES, mini
-from heatbox.paper.networks import Network, best_checkpoint
+from heatbox.paper.networks import Network
 from heatbox.paper.plan import make_plan
 from heatbox.paper.steps import statuses
 from heatbox.training.recipes import RECIPES, get_recipe
+from heatbox.training.weights import best_checkpoint
 
 # Every figure and table that the supplement shows or names: 2, 3, 5, 7, 8, 10, 12 are the main text's.
 PAPER = {

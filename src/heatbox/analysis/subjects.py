@@ -13,22 +13,19 @@ from typing import Any
 import torch
 
 from heatbox._utils.devices import pick_device
-from heatbox._utils.io import folder_name, read_json, to_json
+from heatbox._utils.io import folder_name, to_json
 from heatbox.analysis.config import DataConfig, ModelsConfig
 from heatbox.config import EvaluateConfig
 from heatbox.data.transforms import Preprocess
 from heatbox.data.types import Split
 from heatbox.errors import InputError
-from heatbox.evaluation.run import CONFIG, Run
-from heatbox.evaluation.schema import a_count, checked, checked_network
+from heatbox.evaluation.run import Run
 from heatbox.models.factory import create_model
 from heatbox.models.introspect import ClassifierView
 from heatbox.models.spec import blank_input
-from heatbox.training.trainer import TRAINING
-from heatbox.training.weights import checkpoint_path
+from heatbox.training.weights import spec_of_run
 
 NO_CHECKPOINT = "none"
-_WEIGHTS = "weights.safetensors"
 _SETTINGS = ("num_classes", "size", "interpolation", "mean", "std")
 
 
@@ -145,32 +142,9 @@ def _named(model: str, checkpoint: str | None, config: ModelsConfig) -> Subject:
     if not Path(model).is_dir():
         label = model.rpartition(":")[2] if ".py:" in model else model
         return Subject(label, model, checkpoint, settings, config.device, Path())
-    folder = _run_folder(Path(model))
-    saved = checked_network(Run(folder).config(), folder / CONFIG)
-    name = saved["model"]
-    settings = {key: saved.get(key) if value is None else value for key, value in settings.items()}
-    settings["model_options"] = saved.get("model_options") or {}
-    file = checkpoint or _trained(folder) or saved.get("checkpoint")
-    return Subject(Path(model).resolve().name, name, file, settings, config.device, Path())
-
-
-def _run_folder(folder: Path) -> Path:
-    """The folder itself, or the training that `heatbox demo` keeps in it."""
-    for found in (folder, folder / "training"):
-        if (found / CONFIG).is_file():
-            return found
-    raise InputError(f"{folder}: holds no {CONFIG}; expected the folder of a run, or a model's name")
-
-
-def _trained(folder: Path) -> str | None:
-    """The last weights that a training left in its folder, their average where there is one."""
-    if (folder / _WEIGHTS).is_file():
-        return str(folder / _WEIGHTS)
-    if not (folder / TRAINING).is_file():
-        return None
-    form = {"last": {"epoch": a_count}}
-    last = checked(read_json(folder / TRAINING), form, str(folder / TRAINING))["last"]
-    return str(checkpoint_path(folder, last["epoch"], "ema" if "ema" in last else "weights"))
+    spec = spec_of_run(model, checkpoint=checkpoint, **settings)
+    settings = {key: getattr(spec, key) for key in (*_SETTINGS, "model_options")}
+    return Subject(Path(model).resolve().name, spec.model, spec.checkpoint, settings, config.device, Path())
 
 
 def _unique(labels: Sequence[str]) -> list[str]:

@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from heatbox.errors import InputError
 from heatbox.paper.steps import Input
 from heatbox.training.config import TrainConfig
-from heatbox.training.trainer import TRAINING
-from heatbox.training.weights import checkpoint_path
-
-CHOSEN_BY = "cam"
-"""Map whose best checkpoint is taken, as the paper does (supplement 8)."""
+from heatbox.training.weights import best_checkpoint
 
 
 @dataclass(frozen=True)
@@ -64,24 +58,3 @@ class Place:
             InputError: the training is not finished.
         """
         return self.weights if self.training is None else str(best_checkpoint(self.training))
-
-
-def best_checkpoint(training: Path) -> Path:
-    """The checkpoint of a finished training whose CAM has the best MaxBoxAcc, or else its last one.
-
-    Raises:
-        InputError: there is none.
-    """
-    try:
-        found = json.loads((training / TRAINING).read_text())
-        last = found["last"]
-        chosen = found["best"].get(CHOSEN_BY) or {
-            "epoch": last["epoch"],
-            "weights": "ema" if "ema" in last else "weights",
-        }
-        path = checkpoint_path(training, chosen["epoch"], chosen["weights"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{training}: holds no finished training ({error})") from error
-    if not path.is_file():
-        raise InputError(f"{path}: is missing; train {training.name} again")
-    return path

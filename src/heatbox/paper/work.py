@@ -20,11 +20,12 @@ from heatbox.errors import InputError
 from heatbox.evaluation.predict import evaluate
 from heatbox.evaluation.run import METRICS, Run
 from heatbox.models.factory import create_model
-from heatbox.paper.networks import Place, best_checkpoint
+from heatbox.paper.networks import Place
 from heatbox.training.config import TrainConfig, TrainOptions
 from heatbox.training.log import epoch_line
 from heatbox.training.recipes import published
 from heatbox.training.trainer import train
+from heatbox.training.weights import best_checkpoint
 from heatbox.visualization.figures import score_tables, scores
 from heatbox.visualization.figures.comparison import comparison
 from heatbox.visualization.figures.style import Drawn, save_figure

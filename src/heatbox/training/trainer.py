@@ -34,9 +34,14 @@ from heatbox.training.log import BOARD, LOGS, Log
 from heatbox.training.loop import Assess, Row, fit, plan_of
 from heatbox.training.state import STATE
 from heatbox.training.validate import assess
-from heatbox.training.weights import CHECKPOINTS, built, checkpoint_path, save_weights, start_model
-
-TRAINING = "training.json"
+from heatbox.training.weights import (
+    CHECKPOINTS,
+    TRAINING,
+    built,
+    checkpoint_path,
+    save_weights,
+    start_model,
+)
 
 
 def train(

@@ -1,4 +1,4 @@
-"""The model a training begins with, and the files of weights it leaves."""
+"""Which model a training starts from, the checkpoints it writes, and which model a run folder stands for."""
 
 from __future__ import annotations
 
@@ -8,9 +8,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from heatbox._utils.io import to_json
+from heatbox._utils.io import read_json, to_json
+from heatbox.config import ModelSpec
 from heatbox.data.types import Split
 from heatbox.errors import InputError
+from heatbox.evaluation.run import CONFIG, Run
+from heatbox.evaluation.schema import a_count, checked, checked_network
 from heatbox.models.checkpoint_files import write_safetensors
 from heatbox.models.checkpoint_fit import gap_fc_head
 from heatbox.models.checkpoints import load_checkpoint
@@ -20,6 +23,8 @@ from heatbox.training.config import TrainConfig
 
 PUBLISHED, SCRATCH = "published", "scratch"
 CHECKPOINTS = "checkpoints"
+TRAINING = "training.json"
+_SETTINGS = ("num_classes", "size", "interpolation", "mean", "std", "model_options")
 
 
 def built(config: TrainConfig, num_classes: int, checkpoint: str | None = None) -> nn.Module:
@@ -96,3 +101,59 @@ def save_weights(model: nn.Module, config: TrainConfig, split: Split, path: Path
         "recipe": config.recipe,
     }
     write_safetensors(path, model.state_dict(), metadata)
+
+
+def last_checkpoint(folder: Path) -> Path | None:
+    """The last weights of a training, their average where there is one; None where nothing was trained.
+
+    Raises:
+        InputError: training.json is damaged.
+    """
+    path = folder / TRAINING
+    if not path.is_file():
+        return None
+    last = checked(read_json(path), {"last": {"epoch": a_count}}, str(path))["last"]
+    return checkpoint_path(folder, last["epoch"], "ema" if "ema" in last else "weights")
+
+
+def best_checkpoint(folder: Path, method: str = "cam") -> Path:
+    """The checkpoint of a training with the best MaxBoxAcc of a map, or the last one where none was scored.
+
+    The paper reports the best checkpoint of CAM (supplement 8).
+
+    Raises:
+        InputError: there is no such checkpoint.
+    """
+    path = folder / TRAINING
+    last = last_checkpoint(folder)
+    if last is None:
+        raise InputError(f"{folder}: holds no finished training ({TRAINING} is missing)")
+    form = {"best": {f"{method}?": {"epoch": a_count, "weights": {"weights", "ema"}}}}
+    best = checked(read_json(path), form, str(path))["best"].get(method)
+    chosen = checkpoint_path(folder, best["epoch"], best["weights"]) if best else last
+    if not chosen.is_file():
+        raise InputError(f"{chosen}: is missing; train {folder.name} again")
+    return chosen
+
+
+def spec_of_run(folder: str | Path, **overrides: Any) -> ModelSpec:
+    """The model that a run folder stands for: the evaluated one, or a training with its last weights.
+
+    Args:
+        folder: of an evaluation, a demo or a training.
+        overrides: fields of `ModelSpec` that replace the run's; those that are None do not. The device is
+            not the run's: it is "auto" unless it is given here.
+
+    Raises:
+        InputError: the folder holds no run, or its files are damaged.
+    """
+    path = next((one for one in (Path(folder), Path(folder) / "training") if (one / CONFIG).is_file()), None)
+    if path is None:
+        raise InputError(f"{folder}: holds no {CONFIG}; expected the folder of a run, or a model's name")
+    saved = checked_network(Run(path).config(), path / CONFIG)
+    weights = path / "weights.safetensors"
+    last = weights if weights.is_file() else last_checkpoint(path)
+    fields = {name: saved[name] for name in _SETTINGS if saved.get(name) is not None}
+    fields |= {name: tuple(fields[name]) for name in ("mean", "std") if name in fields}
+    fields |= {"model": saved["model"], "checkpoint": str(last) if last else saved.get("checkpoint")}
+    return ModelSpec(**fields | {name: value for name, value in overrides.items() if value is not None})
