@@ -28,7 +28,7 @@ from torch import Tensor, nn
 import heatbox.models.replknet  # noqa: F401 - registers its models with timm
 from heatbox.analysis.activation import channel_statistics
 from heatbox.analysis.complexity import explained_variance
-from heatbox.analysis.erf import erf
+from heatbox.analysis.erf import effective_receptive_field
 from heatbox.maps.pc1 import pc1
 from heatbox.models.introspect import ClassifierView
 from heatbox.ops import DepthwiseConv2d
@@ -166,8 +166,13 @@ def compare_fields(name: str, size: int, images: int, turns: int) -> None:
     published = published_field(theirs, batch)
     # What the network is made of is found out once, not for every image, so it is not measured.
     for words, view in (("", ClassifierView(ours)), (", merged", ClassifierView(merged(ours)))):
-        assert np.abs(erf(view, batch).contribution - published).max() <= 1e-3 * published.max()
-        times = take_turns(partial(erf, view, batch), partial(published_field, theirs, batch), turns)
+        assert (
+            np.abs(effective_receptive_field(view, batch).contribution - published).max()
+            <= 1e-3 * published.max()
+        )
+        times = take_turns(
+            partial(effective_receptive_field, view, batch), partial(published_field, theirs, batch), turns
+        )
         line(f"receptive field {name} at {size}{words}", times, images)
 
 

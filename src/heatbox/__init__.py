@@ -10,7 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from heatbox.analysis.erf import erf as erf
+    from heatbox.analysis.erf import effective_receptive_field as effective_receptive_field
     from heatbox.analysis.shape_bias import shape_bias as shape_bias
     from heatbox.boxes.contours import heatmap_to_boxes as heatmap_to_boxes
     from heatbox.data.formats.wsol import load_wsol as load_wsol
@@ -52,7 +52,7 @@ _HOMES = {
     "ClassifierView": "heatbox.models.introspect",
     "convert": "heatbox.models.checkpoints",
     "cue_conflict": "heatbox.data.glyphs",
-    "erf": "heatbox.analysis.erf",
+    "effective_receptive_field": "heatbox.analysis.erf",
     "full_image": "heatbox.maps.baselines",
     "glyphs": "heatbox.data.glyphs",
     "InputError": "heatbox.errors",

@@ -84,7 +84,7 @@ def test_golden_contribution_and_every_threshold(shared):
     noise = torch.from_numpy(np.random.RandomState(0).standard_normal((4, 3, 128, 128)).astype(np.float32))
     sets = (("sample_images", images, "contribution_mean"), ("noise", noise, "noise_contribution_mean"))
     for name, batch, key in sets:
-        found = heatbox.erf(model, batch, batch_size=3)
+        found = heatbox.effective_receptive_field(model, batch, batch_size=3)
         assert np.abs(found.contribution - arrays[key]).max() < 1e-4
         for log, curve in ((True, "curve"), (False, "curve_without_log")):
             for t, wanted in numbers[name][curve].items():
@@ -101,7 +101,9 @@ def test_contribution_is_that_of_the_published_loop(small):
     small.train()
     before = {name: value.clone() for name, value in small.state_dict().items()}
     for size in (1, 2, 5):
-        assert np.allclose(erf.contribution(small, images, batch_size=size), wanted, atol=1e-6)
+        assert np.allclose(
+            erf.effective_receptive_field(small, images, batch_size=size).contribution, wanted, atol=1e-6
+        )
     assert small.training  # everything is put back
     assert all(parameter.requires_grad and parameter.grad is None for parameter in small.parameters())
     assert all(torch.equal(value, before[name]) for name, value in small.state_dict().items())
@@ -124,8 +126,8 @@ def test_positions_are_those_of_single_gradients(small):
 def test_recomputed_activations_change_nothing(monkeypatch):
     model = timm.create_model("resnet10t", num_classes=3).eval()
     images = torch.randn(2, 3, 64, 64)
-    plain = erf.contribution(model, images)
-    monkeypatch.setattr("heatbox.analysis.gradients.CHECKPOINT_FROM", 0)
+    plain = erf.effective_receptive_field(model, images).contribution
+    monkeypatch.setattr("heatbox.analysis.erf.CHECKPOINT_FROM", 0)
     calls = []
     monkeypatch.setattr(
         "timm.models.resnet.checkpoint_seq",
@@ -133,7 +135,7 @@ def test_recomputed_activations_change_nothing(monkeypatch):
             calls.append(1) or __import__("timm").models.checkpoint_seq(seq, x, **options)
         ),
     )
-    assert np.allclose(erf.contribution(model, images), plain, atol=1e-7)
+    assert np.allclose(erf.effective_receptive_field(model, images).contribution, plain, atol=1e-7)
     assert calls
     assert model.grad_checkpointing is False
 
@@ -143,12 +145,14 @@ def test_features_are_those_before_a_final_norm(monkeypatch, from_pixels):
     """RepLKNet's procedure looks at the last stage, before the BatchNorm that the head reads through."""
     import heatbox.models.replknet  # noqa: F401 - registers its models with timm
 
-    monkeypatch.setattr("heatbox.analysis.gradients.CHECKPOINT_FROM", from_pixels)
+    monkeypatch.setattr("heatbox.analysis.erf.CHECKPOINT_FROM", from_pixels)
     torch.manual_seed(2)
     model = timm.create_model("replknet_micro", num_classes=5).eval()
     images = torch.randn(2, 3, 64, 64)
     wanted = published_contribution(model.forward_features, images)
-    assert np.allclose(erf.contribution(model, images), wanted, atol=1e-6 * max(1, wanted.max()))
+    assert np.allclose(
+        erf.effective_receptive_field(model, images).contribution, wanted, atol=1e-6 * max(1, wanted.max())
+    )
     assert wanted.any()
 
 
@@ -157,12 +161,16 @@ def test_a_network_without_classifier_gives_its_own_features():
     model = timm.create_model("resnet10t", num_classes=0).eval()
     images = torch.randn(1, 3, 64, 64)
     assert np.allclose(
-        erf.contribution(model, images), published_contribution(model.forward_features, images), atol=1e-6
+        erf.effective_receptive_field(model, images).contribution,
+        published_contribution(model.forward_features, images),
+        atol=1e-6,
     )
 
 
 def test_pictures_are_squashed_to_the_size_asked_for(small):
-    found = heatbox.erf(small, [Image.new("RGB", (30, 80), "red"), Image.new("L", (64, 20), 40)], size=48)
+    found = heatbox.effective_receptive_field(
+        small, [Image.new("RGB", (30, 80), "red"), Image.new("L", (64, 20), 40)], size=48
+    )
     assert found.contribution.shape == (48, 48)
     assert found.images == 2
 
@@ -171,11 +179,11 @@ def test_images_without_a_finite_gradient_are_left_out(small):
     small[4] = nn.GELU()  # whose slope at NaN is NaN
     images = torch.randn(3, 3, 32, 32)
     images[1, 0, 16, 16] = float("nan")
-    found = heatbox.erf(small, images)
+    found = heatbox.effective_receptive_field(small, images)
     assert (found.images, found.skipped) == (2, 1)
-    assert np.allclose(found.contribution, erf.contribution(small, images[[0, 2]]))
+    assert np.allclose(found.contribution, erf.effective_receptive_field(small, images[[0, 2]]).contribution)
     with pytest.raises(InputError, match="gradients of all 1 images"):
-        heatbox.erf(small, images[1:2])
+        heatbox.effective_receptive_field(small, images[1:2])
 
 
 @given(
@@ -232,13 +240,13 @@ def test_bad_measures(contribution, t, says):
 
 def test_bad_images(small):
     with pytest.raises(InputError, match=r"shape \(3, 8, 8\)"):
-        heatbox.erf(small, torch.zeros(3, 8, 8))
+        heatbox.effective_receptive_field(small, torch.zeros(3, 8, 8))
     with pytest.raises(InputError, match="no image"):
-        heatbox.erf(small, [])
+        heatbox.effective_receptive_field(small, [])
     with pytest.raises(InputError, match="batch_size is 0"):
-        heatbox.erf(small, torch.zeros(1, 3, 8, 8), batch_size=0)
+        heatbox.effective_receptive_field(small, torch.zeros(1, 3, 8, 8), batch_size=0)
 
 
-def test_module_and_function_of_one_name():
-    assert callable(heatbox.erf)
-    assert heatbox.erf is erf.erf
+def test_the_public_name_is_the_function_not_the_module():
+    assert callable(heatbox.effective_receptive_field)
+    assert heatbox.effective_receptive_field is erf.effective_receptive_field

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import scipy.optimize
 
-from heatbox.analysis.gaussian import fit_gaussian
+from heatbox.analysis.erf import fit_gaussian
 from heatbox.errors import InputError
 
 

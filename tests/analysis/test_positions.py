@@ -3,9 +3,7 @@ import pytest
 import torch
 from torch import nn
 
-from heatbox.analysis.erf import contributions
-from heatbox.analysis.gaussian import fit_gaussian
-from heatbox.analysis.positions import receptive_fields, spread_cells
+from heatbox.analysis.erf import contributions, fit_gaussian, receptive_field_grid, spread_cells
 from heatbox.errors import InputError
 
 
@@ -20,7 +18,7 @@ def model():
 
 def test_fields_lie_where_their_position_looks(model):
     images = torch.randn(3, 3, 48, 64)
-    found = receptive_fields(model, images.split(2), grid=3)
+    found = receptive_field_grid(model, images.split(2), grid=3)
     assert found.feature_size == (12, 16)
     assert found.rows.tolist() == [0, 6, 11]
     assert found.columns.tolist() == [0, 8, 15]
@@ -43,7 +41,7 @@ def test_fields_lie_where_their_position_looks(model):
 def test_the_model_is_left_as_it_was(model):
     model.train()
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    receptive_fields(model, [torch.randn(1, 3, 16, 16)], grid=2)
+    receptive_field_grid(model, [torch.randn(1, 3, 16, 16)], grid=2)
     assert model.training
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
@@ -56,6 +54,6 @@ def test_cells_are_spread():
 
 def test_bad_input(model):
     with pytest.raises(InputError, match="no image"):
-        receptive_fields(model, [])
+        receptive_field_grid(model, [])
     with pytest.raises(InputError, match="grid of 0"):
-        receptive_fields(model, [torch.zeros(1, 3, 16, 16)], grid=0)
+        receptive_field_grid(model, [torch.zeros(1, 3, 16, 16)], grid=0)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from heatbox.analysis import erf_fields as fields
+from heatbox.analysis import erf
 from heatbox.analysis import shape_bias_measure as shape_bias
 from heatbox.analysis.responses import Response
 from heatbox.analysis.shape_bias import from_responses, groups_of
@@ -74,7 +74,7 @@ def test_all_over_two_networks(scene, capsys, monkeypatch):
         assert pq.read_table(scene / "out" / "figures" / f"{name}.parquet").num_rows, name
     assert (scene / "out" / "figures" / "signed-cam-blobs.png").exists()
     # A second call measures nothing again, and says the same.
-    for place in ("fields.contributions", "channels._records", "complexity._records", "shape_bias.answers"):
+    for place in ("erf.contributions", "channels._records", "complexity._records", "shape_bias.answers"):
         monkeypatch.setattr(f"heatbox.analysis.{place}", lambda *_: pytest.fail("measured again"))
     monkeypatch.setattr("heatbox.evaluation.predict._records", lambda *_: pytest.fail("measured again"))
     monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda *_, **__: None)  # drawing takes seconds
@@ -92,7 +92,7 @@ def test_headlines_are_those_of_the_pure_functions(scene, capsys):
     (row,) = json.loads(capsys.readouterr().out)
     model, split = create_model("mine.py:blobs"), open_split("set")
     pictures = [split.open_image(example) for example in split.take(3)]
-    found = heatbox.erf(model, pictures, size=48)
+    found = heatbox.effective_receptive_field(model, pictures, size=48)
     assert row["erf_auc"] == pytest.approx(found.auc(), abs=1e-6)
     assert row["erf_gaussian_radius_px"] == pytest.approx(found.gaussian().sigma, rel=1e-3)
 
@@ -173,7 +173,7 @@ def test_an_interrupted_field_goes_on(scene, monkeypatch, capsys):
         *GRID,
         "--json",
     ]
-    real, calls = fields.contributions, []
+    real, calls = erf.contributions, []
 
     def stop_at_third(*arguments):
         calls.append(1)
@@ -181,7 +181,7 @@ def test_an_interrupted_field_goes_on(scene, monkeypatch, capsys):
             raise KeyboardInterrupt
         return real(*arguments)
 
-    monkeypatch.setattr(fields, "contributions", stop_at_third)
+    monkeypatch.setattr(erf, "contributions", stop_at_third)
     assert main(command) == 130
     assert "goes on from there" in capsys.readouterr().err
     with np.load(scene / "out" / "models" / "blobs" / "erf" / "contribution.npz") as kept:
@@ -189,7 +189,7 @@ def test_an_interrupted_field_goes_on(scene, monkeypatch, capsys):
     assert main(command) == 0
     assert len(calls) == 4  # one image was left
     resumed = json.loads(capsys.readouterr().out)
-    monkeypatch.setattr(fields, "contributions", real)
+    monkeypatch.setattr(erf, "contributions", real)
     assert main([*command, "--overwrite"]) == 0
     assert json.loads(capsys.readouterr().out) == resumed
 

@@ -1,16 +1,20 @@
-"""Effective receptive field: which input pixels the middle of the last feature map really depends on.
+"""Effective receptive field: which input pixels the centre of the last feature map depends on.
 
 Luo et al., "Understanding the Effective Receptive Field in Deep Convolutional Neural Networks", 2016,
 measured as Ding et al. do for RepLKNet (CVPR 2022) and CAM Back Again after them (supplement 10): the
 gradient of the central position's activations with respect to the input, averaged over images, and the
-smallest centred square that holds a share t of it.
+smallest centred square that holds a fraction t of it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import io
+import zipfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -18,26 +22,41 @@ from PIL import Image
 from torch import Tensor, nn
 
 from heatbox._utils.checks import as_numbers, check_length, check_module, check_whole
-from heatbox.analysis.gaussian import GaussianFit, fit_gaussian
-from heatbox.analysis.gradients import feature_function, input_gradients, network_of
+from heatbox._utils.io import write_atomically
+from heatbox._utils.progress import Track, silent
+from heatbox.analysis.config import ErfConfig
+from heatbox.data.loader import preprocessed
 from heatbox.data.transforms import Preprocess
+from heatbox.data.types import Example, Split
 from heatbox.errors import InputError
+from heatbox.evaluation.run import METRICS
+from heatbox.models.head import eval_mode
 from heatbox.models.introspect import ClassifierView
-from heatbox.models.spec import data_config
+from heatbox.models.spec import as_input, data_config
+from heatbox.visualization.figures import erf as figures
+from heatbox.visualization.figures.style import save_figure
+
+if TYPE_CHECKING:
+    from heatbox.analysis.subjects import Subject
 
 PUBLISHED_THRESHOLDS = (0.2, 0.3, 0.5, 0.99)
-"""The shares t that the source's tables print."""
+"""The fractions t in the tables of the source."""
 
 THRESHOLDS = np.arange(1, 100) / 100
-"""The shares t of the curve r(t), over which its area is taken: .01, .02, ..., .99."""
+"""The fractions t of the curve r(t), over which its area is taken: .01, .02, ..., .99."""
 
 PUBLISHED_SIZE = 1024
-"""Side of the input in the source, in pixels; images are squashed to it with bicubic interpolation."""
+"""Side of the input in the source, in pixels; images are resized to it with bicubic interpolation."""
+
+CHECKPOINT_FROM = 2**19
+"""Input pixels of a batch from which activations are recomputed instead of kept: half a 1024 x 1024 image."""
+
+_GOLDEN = (5**0.5 - 1) / 2
 
 
 @dataclass(frozen=True)
 class ReceptiveField:
-    """The effective receptive field of a network, averaged over some images.
+    """The effective receptive field of a model, averaged over some images.
 
     Attributes:
         contribution: (H, W) float64, mean contribution of each input pixel, not below 0.
@@ -50,7 +69,7 @@ class ReceptiveField:
     skipped: int = 0
 
     def side(self, t: float, log: bool = True) -> int | None:
-        """Side in pixels of the smallest centred square holding the share t, see `side`."""
+        """Side in pixels of the smallest centred square that holds the fraction t, see `side`."""
         return side(self.contribution, t, log)
 
     def area_ratio(self, t: Any, log: bool = True) -> Any:
@@ -58,7 +77,7 @@ class ReceptiveField:
         return area_ratio(self.contribution, t, log)
 
     def curve(self, log: bool = True) -> tuple[np.ndarray, np.ndarray]:
-        """The shares t and the area ratios r(t), both (99,)."""
+        """The fractions t and the area ratios r(t), both (99,)."""
         return THRESHOLDS, area_ratio(self.contribution, THRESHOLDS, log)
 
     def auc(self, log: bool = True) -> float:
@@ -66,38 +85,40 @@ class ReceptiveField:
         return auc(self.contribution, log)
 
     def gaussian(self) -> GaussianFit:
-        """The round Gaussian that fits the contribution best, about the centre of the input."""
+        """The isotropic Gaussian about the centre of the input that fits the contribution best."""
         return fit_gaussian(self.contribution)
 
 
-def erf(
+def effective_receptive_field(
     model: nn.Module | ClassifierView,
     images: Tensor | Sequence[Image.Image],
     size: int | None = None,
     batch_size: int = 1,
 ) -> ReceptiveField:
-    """Measure the effective receptive field of a network.
+    """Measure the effective receptive field of a model.
 
     Args:
-        model: any network with a last feature map, see `heatbox.analysis.gradients.feature_function`.
-        images: (B, 3, H, W) preprocessed, or PIL images, squashed to a square with bicubic interpolation
-            and normalised as the model's timm config says.
-        size: side of that square in pixels; 1024 by default. A tensor is taken as it is.
-        batch_size: images in memory at once.
+        model: any model with a last feature map, see `feature_function`.
+        images: (B, 3, H, W) preprocessed, or PIL images, which are resized to a square with bicubic
+            interpolation and normalised with the mean and std of the model's timm config.
+        size: side of that square in pixels, 1024 by default; not used for a tensor.
+        batch_size: images per forward pass.
 
     Returns:
-        the mean contribution with its measures: ``erf(model, images).area_ratio(0.5)``.
+        the mean contribution, with its measures as methods:
+        ``effective_receptive_field(model, images).area_ratio(0.5)``.
 
     Raises:
         InputError: no image, images of a wrong shape, or gradients that are finite for none of them.
-        TypeError: no network, images that are neither a tensor nor PIL images, or numbers that are not whole.
+        TypeError: no model, images that are neither a tensor nor PIL images, or sizes that are no integers.
     """
-    check_module(network_of(model), "model")
+    network = _module(model)
+    check_module(network, "model")
     total: np.ndarray | None = None
     count = skipped = 0
-    network, features_of = network_of(model), feature_function(model)
+    features_of = feature_function(model)
     for batch in _batches(network, images, size, batch_size):
-        maps = gradient_maps(network, features_of, batch)[0]
+        maps = _gradient_maps(network, features_of, batch)[0]
         finite = np.isfinite(maps).all((1, 2))
         summed = maps[finite].sum(0, dtype=np.float64)
         total = summed if total is None else total + summed
@@ -109,68 +130,8 @@ def erf(
     return ReceptiveField(total / count, count, skipped)
 
 
-def contribution(
-    model: nn.Module | ClassifierView,
-    images: Tensor | Sequence[Image.Image],
-    size: int | None = None,
-    batch_size: int = 1,
-) -> np.ndarray:
-    """Mean contribution of each input pixel, (H, W) float64; arguments and errors as of `erf`."""
-    return erf(model, images, size, batch_size).contribution
-
-
-def contributions(
-    model: nn.Module | ClassifierView, images: Tensor, positions: Sequence[tuple[int, int]] | None = None
-) -> np.ndarray:
-    """Contribution of each input pixel to the central position of the last feature map, image by image.
-
-    The activations of the position are rectified and summed over channels; their gradient with respect to
-    the input is rectified and summed over colours.
-
-    Args:
-        model: any network with a last feature map.
-        images: (B, 3, H, W), preprocessed; all are in memory together.
-        positions: (row, column) cells of the feature map (h, w) instead of the central one, (h // 2, w // 2).
-
-    Returns:
-        (B, H, W) float32; with `positions` (P, B, H, W).
-
-    Raises:
-        InputError: images or positions that do not fit.
-    """
-    maps = gradient_maps(network_of(model), feature_function(model), images, positions)
-    return maps[0] if positions is None else maps
-
-
-def gradient_maps(
-    network: nn.Module,
-    features_of: Callable[[Tensor], Tensor],
-    images: Tensor,
-    positions: Sequence[tuple[int, int]] | None = None,
-) -> np.ndarray:
-    """`contributions` where the function from images to feature map is at hand; always (P, B, H, W)."""
-    if not isinstance(images, Tensor) or images.ndim != 4 or 0 in images.shape:
-        shape = tuple(images.shape) if isinstance(images, Tensor) else type(images).__name__
-        raise InputError(f"images have shape {shape}, expected (B, 3, H, W), none of them 0")
-    with input_gradients(network, images) as inputs:
-        features = features_of(inputs)  # (B, C, h, w)
-        height, width = features.shape[2:]
-        cells = [(height // 2, width // 2)] if positions is None else list(positions)
-        found = []
-        for index, (row, column) in enumerate(cells):
-            if not (0 <= row < height and 0 <= column < width):
-                raise InputError(f"position {(row, column)} is outside the feature map {(height, width)}")
-            activation = features[:, :, row, column].relu().sum()
-            (gradient,) = torch.autograd.grad(activation, inputs, retain_graph=index + 1 < len(cells))
-            found.append(gradient.detach().relu().sum(1).float().cpu().numpy())
-    return np.stack(found)
-
-
 def _batches(
-    network: nn.Module,
-    images: Tensor | Sequence[Image.Image],
-    size: int | None,
-    batch_size: int,
+    network: nn.Module, images: Tensor | Sequence[Image.Image], size: int | None, batch_size: int
 ) -> Iterator[Tensor]:
     check_whole(batch_size, "batch_size")
     if size is not None:
@@ -189,19 +150,140 @@ def _batches(
         yield torch.stack([preprocess(image.convert("RGB")) for image in chosen])
 
 
+# ------------------------------------------------------------------------------- gradients of the input
+
+
+def contributions(
+    model: nn.Module | ClassifierView, images: Tensor, positions: Sequence[tuple[int, int]] | None = None
+) -> np.ndarray:
+    """Contribution of each input pixel to the central position of the last feature map, per image.
+
+    The activations of the position are rectified and summed over channels; their gradient with respect to
+    the input is rectified and summed over colours.
+
+    Args:
+        model: any model with a last feature map.
+        images: (B, 3, H, W), preprocessed, in one forward pass.
+        positions: (row, column) cells of the feature map (h, w) instead of the central one, (h // 2, w // 2).
+
+    Returns:
+        (B, H, W) float32; with `positions` (P, B, H, W).
+
+    Raises:
+        InputError: images or positions that do not fit.
+    """
+    maps = _gradient_maps(_module(model), feature_function(model), images, positions)
+    return maps[0] if positions is None else maps
+
+
+def _gradient_maps(
+    network: nn.Module,
+    features_of: Callable[[Tensor], Tensor],
+    images: Tensor,
+    positions: Sequence[tuple[int, int]] | None = None,
+) -> np.ndarray:
+    """`contributions` with a given function from images to feature map; always (P, B, H, W)."""
+    if not isinstance(images, Tensor) or images.ndim != 4 or 0 in images.shape:
+        shape = tuple(images.shape) if isinstance(images, Tensor) else type(images).__name__
+        raise InputError(f"images have shape {shape}, expected (B, 3, H, W), none of them 0")
+    with input_gradients(network, images) as inputs:
+        features = features_of(inputs)  # (B, C, h, w)
+        height, width = features.shape[2:]
+        cells = [(height // 2, width // 2)] if positions is None else list(positions)
+        found = []
+        for index, (row, column) in enumerate(cells):
+            if not (0 <= row < height and 0 <= column < width):
+                raise InputError(f"position {(row, column)} is outside the feature map {(height, width)}")
+            activation = features[:, :, row, column].relu().sum()
+            (gradient,) = torch.autograd.grad(activation, inputs, retain_graph=index + 1 < len(cells))
+            found.append(gradient.detach().relu().sum(1).float().cpu().numpy())
+    return np.stack(found)
+
+
+def feature_function(model: nn.Module | ClassifierView) -> Callable[[Tensor], Tensor]:
+    """Images (B, 3, H, W) → last feature map (B, C, h, w), before a final norm that belongs to the head.
+
+    This is the map of `ClassifierView.features`. For a model without a head that `ClassifierView` can trace
+    (no classifier, or a head of another kind) it is the output of `forward_features`.
+
+    Raises:
+        InputError: there is no such map.
+    """
+    if isinstance(model, ClassifierView):
+        return model.features
+    try:
+        return ClassifierView(model).features
+    except InputError:
+        own = getattr(model, "forward_features", None)
+        if not callable(own):
+            raise
+
+        def features(images: Tensor) -> Tensor:
+            value = own(images)
+            if not isinstance(value, Tensor) or value.ndim != 4:
+                raise InputError(f"{type(model).__name__}.forward_features returns no map (B, C, h, w)")
+            return value
+
+        return features
+
+
+def _module(model: nn.Module | ClassifierView) -> nn.Module:
+    return model.model if isinstance(model, ClassifierView) else model
+
+
+@contextmanager
+def input_gradients(model: nn.Module, images: Tensor) -> Iterator[Tensor]:
+    """Prepare a model for gradients of its input alone; yields the images as a leaf that requires grad.
+
+    Inside, the model is in eval mode, no parameter accumulates a gradient, and for large inputs activations
+    are recomputed in the backward pass if the model supports it (`set_grad_checkpointing`), so that memory
+    grows with one block, not with the depth. The model's own state is restored on exit.
+    """
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    leaf = as_input(model, images.detach()).clone().requires_grad_()
+    large = leaf.shape[0] * leaf.shape[2] * leaf.shape[3] >= CHECKPOINT_FROM
+    try:
+        for parameter in parameters:
+            parameter.requires_grad_(False)
+        with eval_mode(model), torch.enable_grad(), _recomputing(model, large):
+            yield leaf
+    finally:
+        for parameter in parameters:
+            parameter.requires_grad_(True)
+
+
+@contextmanager
+def _recomputing(model: nn.Module, wanted: bool) -> Iterator[None]:
+    flags = [
+        (module, module.grad_checkpointing)
+        for module in model.modules()
+        if isinstance(getattr(module, "grad_checkpointing", None), bool)
+    ]
+    switch = getattr(model, "set_grad_checkpointing", None)
+    try:
+        if wanted and callable(switch):
+            # timm raises these for models that cannot recompute; such a model keeps its activations.
+            with suppress(AssertionError, NotImplementedError):
+                switch(True)
+        yield
+    finally:
+        for module, flag in flags:
+            module.grad_checkpointing = flag
+
+
 # --------------------------------------------------------------------------------------- measures of a map
 
 
-def shares_by_square(contribution: np.ndarray, log: bool = True) -> tuple[np.ndarray, np.ndarray]:
-    """Share of the total that each square around the centre (H // 2, W // 2) holds.
+def fractions_by_square(contribution: np.ndarray, log: bool = True) -> tuple[np.ndarray, np.ndarray]:
+    """Fraction of the total that each square around the centre (H // 2, W // 2) holds.
 
     Args:
         contribution: (H, W), finite and not below 0.
         log: take log10(x + 1) first, as RepLKNet's code does; SLaK's figures do not.
 
     Returns:
-        sides 3, 5, ... in pixels of the squares that lie within the input, and their shares in [0, 1]. The
-        largest of an even input leaves out the first row and column, as the source's does.
+        sides 3, 5, ... in pixels of the squares that lie within the input, and their fractions in [0, 1]. The
+        largest square of an even input leaves out the first row and column, as the source's does.
 
     Raises:
         InputError: not an (H, W) array of finite values from 0 on.
@@ -218,43 +300,43 @@ def shares_by_square(contribution: np.ndarray, log: bool = True) -> tuple[np.nda
     reach = min(height, width) // 2
     held = np.bincount(ring.ravel(), values.ravel(), minlength=reach)[:reach].cumsum()
     total = values.sum()
-    shares = held / total if total > 0 else np.zeros(reach)
-    return 2 * np.arange(1, max(reach, 1)) + 1, shares[1:]
+    fractions = held / total if total > 0 else np.zeros(reach)
+    return 2 * np.arange(1, max(reach, 1)) + 1, fractions[1:]
 
 
 def side(contribution: np.ndarray, t: float, log: bool = True) -> int | None:
-    """Side in pixels of the smallest centred square that holds *more* than the share t of the contribution.
+    """Side in pixels of the smallest centred square that holds *more* than the fraction t.
 
     Returns:
-        an odd number from 3 on, or None where no square within the input holds so much.
+        an odd number from 3 on, or None if no square within the input holds so much.
 
     Raises:
-        InputError: a share outside [0, 1], or as `shares_by_square`.
+        InputError: a fraction outside [0, 1], or as `fractions_by_square`.
     """
-    sides, shares = shares_by_square(contribution, log)
-    index = int(np.searchsorted(shares, _shares(t), side="right"))
+    sides, fractions = fractions_by_square(contribution, log)
+    index = int(np.searchsorted(fractions, _checked(t), side="right"))
     return int(sides[index]) if index < len(sides) else None
 
 
 def area_ratio(contribution: np.ndarray, t: Any, log: bool = True) -> Any:
-    """Area of the smallest centred square that holds more than the share t, over the area of the input.
+    """Area of the smallest centred square that holds more than the fraction t, over the area of the input.
 
     Args:
         contribution: (H, W), finite and not below 0.
-        t: a share in [0, 1], or an array of them.
+        t: a fraction in [0, 1], or an array of them.
         log: take log10(x + 1) of the contribution first.
 
     Returns:
-        r(t) in (0, 1], a float for a float and an array for an array; 1 where no square within the input
-        holds so much.
+        r(t) in (0, 1], a float for a float and an array for an array; 1 if no square within the input holds
+        so much.
 
     Raises:
-        InputError: a share outside [0, 1], or as `shares_by_square`.
+        InputError: a fraction outside [0, 1], or as `fractions_by_square`.
     """
-    sides, shares = shares_by_square(contribution, log)
-    wanted = _shares(t)
+    sides, fractions = fractions_by_square(contribution, log)
+    wanted = _checked(t)
     ratios = np.append(sides**2 / np.asarray(contribution).size, 1.0)
-    found = ratios[np.searchsorted(shares, wanted, side="right")]
+    found = ratios[np.searchsorted(fractions, wanted, side="right")]
     return float(found) if wanted.ndim == 0 else found
 
 
@@ -264,8 +346,336 @@ def auc(contribution: np.ndarray, log: bool = True) -> float:
     return float(((ratios[1:] + ratios[:-1]) / 2 * np.diff(THRESHOLDS)).sum())
 
 
-def _shares(t: Any) -> np.ndarray:
-    wanted = as_numbers(t, "t", "shares in [0, 1]")
+def _checked(t: Any) -> np.ndarray:
+    wanted = as_numbers(t, "t", "fractions in [0, 1]")
     if not ((wanted >= 0) & (wanted <= 1)).all():
-        raise InputError(f"t is {t}, expected shares in [0, 1]")
+        raise InputError(f"t is {t}, expected fractions in [0, 1]")
     return wanted
+
+
+@dataclass(frozen=True)
+class GaussianFit:
+    """A least-squares fit of ``amplitude * exp(-d^2 / (2 sigma^2))``, d the distance to a fixed centre.
+
+    Attributes:
+        sigma: radius in pixels.
+        amplitude: in units of the map.
+        explained: fraction of the map's sum of squares that the Gaussian explains, in [0, 1]; a low value
+            means that the map is not Gaussian, and sigma should not be interpreted.
+    """
+
+    sigma: float
+    amplitude: float
+    explained: float
+
+
+def fit_gaussian(values: np.ndarray, centre: tuple[float, float] | None = None) -> GaussianFit:
+    """Fit an isotropic Gaussian about a given centre.
+
+    For a given sigma the best amplitude has a closed form, so only sigma is searched for: on a coarse
+    logarithmic grid, then by golden-section search. The Gaussian separates into rows and columns.
+
+    Args:
+        values: (H, W), finite, not all zero.
+        centre: (row, column) in pixels; by default (H // 2, W // 2), the centre of the receptive field's
+            squares.
+
+    Raises:
+        InputError: not such a map.
+    """
+    found = np.asarray(values, dtype=np.float64)
+    if found.ndim != 2 or not np.isfinite(found).all() or not found.any():
+        raise InputError(
+            f"a Gaussian is fitted to a finite (H, W) map that is not all zero; got shape {found.shape}"
+        )
+    height, width = found.shape
+    row, column = (height // 2, width // 2) if centre is None else centre
+    rows, columns = (np.arange(height) - row) ** 2, (np.arange(width) - column) ** 2
+    energy = float((found**2).sum())
+
+    def overlap(log_sigma: float) -> tuple[float, float]:
+        """<map, gaussian> and <gaussian, gaussian>."""
+        down, across = (np.exp(-0.5 * squares / np.exp(2 * log_sigma)) for squares in (rows, columns))
+        return float(down @ found @ across), float((down**2).sum() * (across**2).sum())
+
+    def explained(log_sigma: float) -> float:
+        with_map, with_self = overlap(log_sigma)
+        return with_map**2 / with_self / energy
+
+    grid = np.linspace(np.log(0.3), np.log(2.0 * max(height, width)), 48)
+    best = int(np.argmax([explained(one) for one in grid]))
+    low, high = grid[max(best - 1, 0)], grid[min(best + 1, len(grid) - 1)]
+    for _ in range(40):
+        left, right = high - _GOLDEN * (high - low), low + _GOLDEN * (high - low)
+        low, high = (low, right) if explained(left) >= explained(right) else (left, high)
+    middle = (low + high) / 2
+    with_map, with_self = overlap(middle)
+    return GaussianFit(float(np.exp(middle)), with_map / with_self, explained(middle))
+
+
+# ------------------------------------------------------------------- positions other than the central one
+
+
+@dataclass(frozen=True)
+class ReceptiveFieldGrid:
+    """Receptive fields of a grid of positions of the last feature map.
+
+    Attributes:
+        rows, columns: (R,) and (K,) cells of the feature map, whose size is `feature_size`.
+        contribution: (R, K, H, W) float64, mean over images.
+        feature_size: (h, w) of the feature map.
+        images: number of images in the mean.
+    """
+
+    rows: np.ndarray
+    columns: np.ndarray
+    contribution: np.ndarray
+    feature_size: tuple[int, int]
+    images: int
+
+    def centre(self, row: int, column: int) -> tuple[float, float]:
+        """Pixel (row, column) of the input under the middle of a cell."""
+        (height, width), (h, w) = self.contribution.shape[2:], self.feature_size
+        return (row + 0.5) * height / h - 0.5, (column + 0.5) * width / w - 0.5
+
+    def gaussians(self) -> list[list[GaussianFit]]:
+        """The Gaussian fit of each position, about the middle of its cell."""
+        return [
+            [
+                fit_gaussian(self.contribution[i, k], self.centre(row, column))
+                for k, column in enumerate(self.columns)
+            ]
+            for i, row in enumerate(self.rows)
+        ]
+
+    def mass_centres(self) -> np.ndarray:
+        """(R, K, 2) pixel (row, column) of the centre of mass of each position's contribution."""
+        height, width = self.contribution.shape[2:]
+        total = self.contribution.sum((2, 3))
+        total = np.where(total > 0, total, np.nan)
+        down = (self.contribution.sum(3) @ np.arange(height)) / total
+        across = (self.contribution.sum(2) @ np.arange(width)) / total
+        return np.stack([down, across], axis=-1)
+
+
+def spread_cells(side: int, count: int) -> np.ndarray:
+    """At most `count` cells along a side of a feature map, evenly spaced, the first and the last included."""
+    return np.unique(np.linspace(0, side - 1, min(count, side)).round().astype(int))
+
+
+def receptive_field_grid(
+    model: nn.Module | ClassifierView, batches: Iterable[Tensor], grid: int = 5
+) -> ReceptiveFieldGrid:
+    """Receptive fields of an evenly spaced grid of positions.
+
+    One forward pass per batch and one backward pass per position.
+
+    Args:
+        model: any model with a last feature map.
+        batches: of preprocessed images (B, 3, H, W), all of one size.
+        grid: positions along each side, the outermost ones included.
+
+    Raises:
+        InputError: no image, or a grid without a position.
+    """
+    if grid < 1:
+        raise InputError(f"a grid of {grid} positions along a side is empty, expected 1 or more")
+    network, features_of = _module(model), feature_function(model)
+    total: np.ndarray | None = None
+    count = 0
+    rows = columns = np.zeros(0, int)
+    size: tuple[int, ...] = (0, 0)
+    for batch in batches:
+        if total is None:
+            with input_gradients(network, batch[:1]) as one, torch.no_grad():
+                size = tuple(features_of(one).shape[2:])
+            rows, columns = spread_cells(size[0], grid), spread_cells(size[1], grid)
+        cells = [(int(row), int(column)) for row in rows for column in columns]
+        maps = _gradient_maps(network, features_of, batch, cells)  # (P, B, H, W)
+        found = maps.sum(1, dtype=np.float64)
+        total = found if total is None else total + found
+        count += len(batch)
+    if total is None:
+        raise InputError("there is no image to measure the receptive fields on")
+    shape = (len(rows), len(columns), *total.shape[1:])
+    return ReceptiveFieldGrid(rows, columns, total.reshape(shape) / count, (size[0], size[1]), count)
+
+
+# --------------------------------------------------------------------------- over a data set, resumable
+
+FIELD = "contribution.npz"
+Numbers = dict[str, Any]
+
+
+@dataclass
+class RunningErf:
+    """The sum of the contributions of some images, in one .npz file that is rewritten as it grows.
+
+    Args:
+        path: the file; the images that it already holds are kept.
+
+    Raises:
+        InputError: the file is damaged.
+    """
+
+    path: Path
+
+    def __post_init__(self) -> None:
+        self.total: np.ndarray | None = None
+        self.ids: list[str] = []
+        self.skipped: list[str] = []
+        if self.path.exists():
+            try:
+                with np.load(self.path) as file:
+                    self.total, self.ids = file["total"], file["ids"].tolist()
+                    self.skipped = file["skipped"].tolist()
+            except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+                raise InputError(
+                    f"{self.path}: is damaged ({error}); delete it to measure its images again"
+                ) from error
+
+    def add(self, ids: Sequence[str], maps: np.ndarray) -> None:
+        """Add the (B, H, W) contributions of some images; those that are not finite are listed as skipped."""
+        finite = np.isfinite(maps).all((1, 2))
+        summed = maps[finite].sum(0, dtype=np.float64)
+        self.total = summed if self.total is None else self.total + summed
+        for name, good in zip(ids, finite, strict=True):
+            (self.ids if good else self.skipped).append(name)
+
+    def save(self) -> None:
+        """Write the file."""
+        if self.total is not None:
+            stream = io.BytesIO()
+            ids, skipped = np.array(self.ids, dtype=str), np.array(self.skipped, dtype=str)
+            np.savez(stream, total=self.total, ids=ids, skipped=skipped)
+            write_atomically(self.path, stream.getvalue())
+
+    def mean(self) -> ReceptiveField:
+        """The mean over the images added so far.
+
+        Raises:
+            InputError: there is none.
+        """
+        if self.total is None or not self.ids:
+            raise InputError(f"{self.path}: holds the receptive field of no image")
+        return ReceptiveField(self.total / len(self.ids), len(self.ids), len(self.skipped))
+
+
+def erf_of_examples(
+    view: ClassifierView,
+    split: Split,
+    examples: Sequence[Example],
+    preprocess: Preprocess,
+    batch_size: int,
+    path: Path,
+    what: str,
+    track: Track = silent,
+) -> ReceptiveField:
+    """The mean receptive field over some examples of a split; images that `path` holds are not repeated.
+
+    The file is written after every batch, which is cheap beside a backward pass.
+    """
+    field = RunningErf(path)
+    known = {*field.ids, *field.skipped}
+    todo = [example for example in examples if example.id not in known]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    coming = preprocessed(split, todo, preprocess, batch_size)
+    for chosen, images in track(coming, what, -(-len(todo) // batch_size)):
+        field.add([example.id for example in chosen], contributions(view, images))
+        field.save()
+    return field.mean()
+
+
+def numbers_of(found: ReceptiveField) -> Numbers:
+    """A receptive field in JSON: the published fractions, the curve, its area, a Gaussian."""
+    height, width = found.contribution.shape
+    numbers: Numbers = {"images": found.images, "skipped": found.skipped, "size": [height, width]}
+    for log in (True, False):
+        fractions, ratios = found.curve(log)
+        numbers["log" if log else "linear"] = {
+            "auc": found.auc(log),
+            "side": {f"{t:g}": found.side(t, log) for t in PUBLISHED_THRESHOLDS},
+            "area_ratio": {f"{t:g}": found.area_ratio(t, log) for t in PUBLISHED_THRESHOLDS},
+            "t": fractions,
+            "r": ratios,
+        }
+    if found.contribution.any():
+        fit = found.gaussian()
+        numbers["gaussian"] = {"sigma": fit.sigma, "explained": fit.explained}
+    return numbers
+
+
+def measure(
+    subject: Subject, split: Split, config: ErfConfig, overwrite: bool = False, track: Track = silent
+) -> Numbers:
+    """The receptive field of one model, of the centre and of a grid of positions.
+
+    Returns:
+        `numbers_of` the central one, with "positions" if a grid was asked for.
+
+    Raises:
+        InputError: an argument out of range, or images that cannot be used.
+    """
+    for name in ("erf_size", "erf_images", "erf_batch_size", "erf_grid_images"):
+        if getattr(config, name) < 1:
+            raise InputError(f"{name.replace('_', ' ')} is {getattr(config, name)}, expected 1 or more")
+    options = {"data": config.data, "erf_size": config.erf_size, "erf_images": config.erf_images}
+    run = subject.run("erf", options, config.seed, overwrite)
+    path = run.folder / FIELD
+    if overwrite:
+        path.unlink(missing_ok=True)
+    examples = split.take(config.erf_images).examples
+    what = f"receptive field of {subject.label}"
+    preprocess = subject.preprocess(config.erf_size, "bicubic")
+    numbers = numbers_of(
+        erf_of_examples(subject.view, split, examples, preprocess, config.erf_batch_size, path, what, track)
+    )
+    before = run.metrics().get("positions") if (run.folder / METRICS).exists() else None
+    wanted = [config.erf_grid, config.erf_grid_images]
+    if before and before.get("asked") == wanted:
+        numbers["positions"] = before
+    elif config.erf_grid > 0:
+        some = split.take(config.erf_grid_images).examples
+        coming = (images for _, images in preprocessed(split, some, preprocess, 1))
+        tracked = track(coming, f"positions of {subject.label}", len(some))
+        found = receptive_field_grid(subject.view, tracked, config.erf_grid)
+        numbers["positions"] = {"asked": wanted, **_numbers_of_grid(found)}
+    run.write_json(METRICS, numbers)
+    return numbers
+
+
+def _numbers_of_grid(found: ReceptiveFieldGrid) -> Numbers:
+    fits = found.gaussians()
+    return {
+        "rows": found.rows,
+        "columns": found.columns,
+        "sigma": np.array([[fit.sigma for fit in row] for row in fits]),
+        "explained": np.array([[fit.explained for fit in row] for row in fits]),
+        "mass_centre": found.mass_centres(),
+        "feature_size": found.feature_size,
+        "size": found.contribution.shape[2:],
+        "images": found.images,
+    }
+
+
+def draw(subjects: list[Subject], found: dict[str, Numbers], out: Path) -> list[Path]:
+    """Heatmaps with the squares, the curves of all models on one plot, the radius of each position."""
+    maps = {
+        subject.label: (RunningErf(subject.folder / "erf" / FIELD).mean().contribution, found[subject.label])
+        for subject in subjects
+    }
+    written = save_figure(figures.heatmaps(maps), out / "erf-heatmaps")
+    written += save_figure(figures.curves(found), out / "erf-curves")
+    grids = {label: numbers["positions"] for label, numbers in found.items() if "positions" in numbers}
+    if grids:
+        written += save_figure(figures.positions(grids), out / "erf-positions")
+    return written
+
+
+def headline(numbers: Numbers) -> Numbers:
+    """The numbers of the comparison."""
+    return {
+        "erf_auc": numbers["log"]["auc"],
+        "erf_area_at_half": numbers["log"]["area_ratio"]["0.5"],
+        "erf_gaussian_radius_px": numbers.get("gaussian", {}).get("sigma"),
+    }

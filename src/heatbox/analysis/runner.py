@@ -12,7 +12,7 @@ from heatbox._utils.io import holds_only, to_json, write_atomically
 from heatbox._utils.progress import Track, silent
 from heatbox.analysis import channels_measure as channels
 from heatbox.analysis import complexity_measure as complexity
-from heatbox.analysis import erf_measure as erf
+from heatbox.analysis import erf
 from heatbox.analysis import shape_bias_measure as shape_bias
 from heatbox.analysis import signed_cam as maps
 from heatbox.analysis.config import (

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from heatbox._utils.progress import Track, silent
 from heatbox.analysis.config import ShapeBiasConfig
-from heatbox.analysis.erf_fields import measure_field, numbers_of
+from heatbox.analysis.erf import erf_of_examples, numbers_of
 from heatbox.analysis.imagenet_categories import CATEGORIES
 from heatbox.analysis.responses import Response
 from heatbox.analysis.shape_bias import (
@@ -128,7 +128,7 @@ def _groups(
             if not ids:
                 continue
             examples = [by_id[one] for one in ids[: config.group_images]]
-            field = measure_field(
+            field = erf_of_examples(
                 subject.view,
                 split,
                 examples,

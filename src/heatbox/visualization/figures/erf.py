@@ -27,7 +27,7 @@ def heatmaps(fields: Mapping[str, tuple[np.ndarray, Mapping[str, Any]]]) -> Draw
     """The contribution of every pixel, a panel a network, with the squares that hold the share t.
 
     Args:
-        fields: label → contribution (H, W), and the numbers that `heatbox.analysis.erf_fields.numbers_of`
+        fields: label → contribution (H, W), and the numbers that `heatbox.analysis.erf.numbers_of`
             says of it.
     """
     figure, axes = panels(len(fields), 3.9, 4.8)
@@ -94,7 +94,7 @@ def curves(fields: Mapping[str, Mapping[str, Any]]) -> Drawn:
     """r(t) of several networks on one plot, with and without the logarithm.
 
     Args:
-        fields: label → numbers as of `heatbox.analysis.erf_fields.numbers_of`.
+        fields: label → numbers as of `heatbox.analysis.erf.numbers_of`.
     """
     figure, axes = panels(2, 4.6, 3.8, share_y=True)
     rows: list[Row] = []
@@ -131,7 +131,7 @@ def groups(found: Mapping[str, Mapping[str, Mapping[str, Any]]], category: str) 
     """r(t) of images that the shape decided beside that of images that the texture decided (Fig. 17).
 
     Args:
-        found: label → "shape" and "texture" → numbers as of `heatbox.analysis.erf_fields.numbers_of`; a group
+        found: label → "shape" and "texture" → numbers as of `heatbox.analysis.erf.numbers_of`; a group
             without images is absent.
         category: the shape category, or "all".
     """
