@@ -156,6 +156,8 @@ class LocateConfig(ModelSpec):
     """Share of the map's maximum above which pixels are the object; evaluate prints a data set's best one."""
     contours: Literal["largest", "all"] = "largest"
     """One box a picture, or one for every connected region."""
+    protocol: Literal["reference", "exact"] = "reference"
+    """Maps binarised at 8-bit levels as evaluate scores them, or without rounding."""
     target: int | None = None
     """Class to look for; by default the predicted one."""
 

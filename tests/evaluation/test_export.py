@@ -57,7 +57,7 @@ def test_boxes_in_pixels_are_the_scored_ones(run):
     found = found_of(run.folder, "pc1")
     for record in records(run):
         wanted = heatmap_to_boxes(found.heatmap(record), [found.threshold])[0][0]
-        box = found.box(record) * 224 / np.tile([record["width"], record["height"]], 2)
+        box = found.boxes(record)[0] * 224 / np.tile([record["width"], record["height"]], 2)
         assert np.array_equal(np.minimum(box.round().astype(int), [224, 224, 223, 223]), wanted)
     assert json.loads((run.folder / "metrics.json").read_text())["methods"]["pc1"]["threshold"] == (
         found.threshold

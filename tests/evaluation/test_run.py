@@ -43,7 +43,7 @@ def test_records_come_back_bit_for_bit(tmp_path):
     assert len(run) == 7
     for found, wanted in zip([r for batch in run.records(3) for r in batch], records, strict=True):
         same(wanted, found)
-    run.finish({"twice": lambda r: 2 * r["label"]})
+    run.finish(lambda r: {"twice": 2 * r["label"]})
     assert run.finished
     assert not (tmp_path / "run" / "parts").exists()
     for found, wanted in zip([r for batch in run.records(3) for r in batch], records, strict=True):

@@ -12,6 +12,8 @@ EXTRAS = {
     "analysis": ("matplotlib", "sklearn"),
     "onnx": ("onnx", "onnxscript", "onnxruntime"),
     "gradcam": ("pytorch_grad_cam",),
+    "supervision": ("supervision",),
+    "pandas": ("pandas",),
 }
 """Extra → the modules that it brings."""
 

@@ -13,11 +13,12 @@ import numpy as np
 
 from heatbox._utils.io import made_folder, to_json, write_atomically
 from heatbox._utils.progress import Track, silent
-from heatbox.boxes.contours import heatmap_to_boxes, largest_contours, to_levels
+from heatbox.boxes.contours import Protocol
 from heatbox.boxes.ops import REFERENCE_SIDE
 from heatbox.data.types import Split
 from heatbox.errors import InputError
 from heatbox.evaluation.run import MASK, Record, Run
+from heatbox.inference.boxes import check_threshold, map_to_boxes
 from heatbox.maps.normalize import normalize_heatmap
 from heatbox.visualization.overlay import FOUND_COLOUR, TRUTH_COLOUR, draw_boxes, draw_mask, overlay, save_png
 
@@ -38,7 +39,7 @@ class Found:
     run: Run
     method: str
     threshold: float
-    protocol: str
+    protocol: Protocol
 
     def records(self) -> Iterator[Record]:
         """All records of the run."""
@@ -48,22 +49,15 @@ class Found:
         """(224, 224) float32 in [0, 1], as it is scored."""
         return normalize_heatmap(record[f"map_{self.method}"], REFERENCE_SIDE)
 
-    def box(self, record: Record, size: Sequence[int] | None = None) -> np.ndarray:
-        """(4,) float64 xyxy in pixels of the image; x2 and y2 are past the last pixel.
+    def boxes(self, record: Record, size: Sequence[int] | None = None) -> np.ndarray:
+        """(K, 4) float64 xyxy, half-open: the box of the largest contour, or none; see `map_to_boxes`.
 
         Args:
             record: of the image.
             size: (width, height) of the image, by default as the record has it.
         """
-        heatmap = self.heatmap(record)
-        if self.protocol == "exact":
-            box = heatmap_to_boxes(heatmap, [self.threshold], protocol="exact")[0][0]
-        else:  # the evaluator's box ends at the last pixel where it meets the border: here it ends past it
-            levels = to_levels(heatmap, "reference")
-            if levels.top == 0:
-                return np.zeros(4)
-            box = largest_contours(levels)[levels.at(np.array([self.threshold]))[0]] + [0, 0, 1, 1]
-        return box * np.tile(size or (record["width"], record["height"]), 2) / REFERENCE_SIDE
+        size = size or (record["width"], record["height"])
+        return map_to_boxes(record[f"map_{self.method}"], size, self.threshold, protocol=self.protocol)
 
 
 def found_of(folder: Path, method: str | None = None, threshold: float | None = None) -> Found:
@@ -85,10 +79,8 @@ def found_of(folder: Path, method: str | None = None, threshold: float | None = 
     name = method or methods[0]
     if name not in methods:
         raise InputError(f"{folder}: holds no maps of {name!r}, only of {', '.join(methods)}")
-    if threshold is not None and not 0 <= threshold < 1:
-        raise InputError(f"threshold is {threshold}, expected a share of the maximum in [0, 1)")
     best = metrics["methods"][name]["threshold"]
-    return Found(run, name, best if threshold is None else threshold, config["protocol"])
+    return Found(run, name, best if threshold is None else check_threshold(threshold), config["protocol"])
 
 
 def write_coco(found: Found, path: Path, class_names: Sequence[str] = (), track: Track = silent) -> Path:
@@ -124,9 +116,8 @@ def write_coco(found: Found, path: Path, class_names: Sequence[str] = (), track:
         size = {"width": record["width"], "height": record["height"]}
         images.append({"id": number, "file_name": record["id"], **size})
         place = {"image_id": number, "category_id": record["target"]}
-        box = found.box(record)
-        if (box[2:] > box[:2]).all():
-            score = _probability(record["logits"], record["target"])
+        score = _probability(record["logits"], record["target"])
+        for box in found.boxes(record):
             detections.append({**place, "bbox": _corner_and_size(box), "score": score})
         for one in record["boxes"]:
             corners = _corner_and_size(one)
@@ -186,7 +177,7 @@ def write_overlays(
         drawn = draw_boxes(drawn, record["boxes"] * scale, TRUTH_COLOUR)
         if MASK in record:
             drawn = draw_mask(drawn, record[MASK], TRUTH_COLOUR)
-        drawn = draw_boxes(drawn, found.box(record, sides)[None], FOUND_COLOUR)
+        drawn = draw_boxes(drawn, found.boxes(record, sides), FOUND_COLOUR)
         save_png(drawn, _inside(folder, record["id"] + ".png"))
 
 

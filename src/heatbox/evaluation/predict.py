@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from heatbox._utils.devices import pick_device
 from heatbox._utils.progress import Track, silent
-from heatbox.boxes.contours import Protocol, heatmap_to_boxes, threshold_grid
+from heatbox.boxes.contours import Protocol, threshold_grid, to_convention
 from heatbox.boxes.ops import REFERENCE_SIDE, box_iou, scale_boxes
 from heatbox.config import EvaluateConfig
 from heatbox.data.open import open_split
@@ -34,6 +34,7 @@ from heatbox.evaluation.records import Records
 from heatbox.evaluation.run import METRICS, Record, Run
 from heatbox.evaluation.stream import BoxScorer
 from heatbox.evaluation.summary import EVERY, LARGEST, MapScore, table_of
+from heatbox.inference.boxes import frame_boxes, to_image
 from heatbox.maps.baselines import BASELINES
 from heatbox.maps.normalize import normalize_heatmap
 from heatbox.maps.registry import (
@@ -103,7 +104,7 @@ def evaluate(
     fullsup = _fullsup_run(view, chosen_on, inner, run, track) if chosen_on is not None else None
     metrics = score(run, config.method, config.thresholds, config.protocol, fullsup, track)
     if not run.finished:
-        run.finish({} if has_masks(run) else _best_boxes(metrics, config.protocol))
+        run.finish(None if has_masks(run) else _best_boxes(metrics, config.protocol))
     run.write_json(METRICS, metrics)
     return metrics
 
@@ -329,26 +330,30 @@ class _Collector:
         return MapScore(scores[LARGEST], scores[EVERY], records)
 
 
-def _best_boxes(metrics: dict[str, Any], protocol: Protocol) -> dict[str, Any]:
-    """Columns of predictions.parquet that need the best threshold: each method's box and its IoU.
+def _best_boxes(metrics: dict[str, Any], protocol: Protocol) -> Callable[[Record], dict[str, Any]]:
+    """Columns of predictions.parquet that need the best thresholds: each method's box and its scored IoU.
 
-    Boxes are in the 224 x 224 frame in which they are compared.
+    The box is the one of the largest contour in pixels of the image, half-open, (0, 4) where there is none.
+    The IoU is the one that is scored: that of the boxes in the 224 x 224 frame, in the convention of the
+    protocol.
     """
     reference = protocol == "reference"
+    frame = (REFERENCE_SIDE, REFERENCE_SIDE)
+    best = {
+        name: found["threshold"]
+        for name, found in metrics["methods"].items()
+        if name not in metrics["baselines"]
+    }
 
-    def box(record: Record, name: str) -> np.ndarray:
-        frame = normalize_heatmap(record[f"map_{name}"], REFERENCE_SIDE)
-        threshold = metrics["methods"][name]["threshold"]
-        return heatmap_to_boxes(frame, [threshold], protocol=protocol)[0].astype(np.float64)
-
-    def iou(record: Record, name: str) -> float:
+    def columns(record: Record) -> dict[str, Any]:
         size = (record["width"], record["height"])
-        truth = scale_boxes(record["boxes"], size, (REFERENCE_SIDE, REFERENCE_SIDE), truncate=reference)
-        return float(box_iou(box(record, name), truth, inclusive=reference).max())
+        truth = scale_boxes(record["boxes"], size, frame, truncate=reference)
+        found: dict[str, Any] = {}
+        for name, threshold in best.items():
+            boxes = frame_boxes(record[f"map_{name}"], threshold, protocol=protocol)
+            scored = to_convention(boxes - [0, 0, 1, 1], frame, protocol) if len(boxes) else np.zeros((1, 4))
+            found[f"box_{name}"] = to_image(boxes, size)
+            found[f"iou_{name}"] = float(box_iou(scored, truth, inclusive=reference).max())
+        return found
 
-    columns: dict[str, Any] = {}
-    for name in metrics["methods"]:
-        if name not in metrics["baselines"]:
-            columns[f"box_{name}"] = lambda record, name=name: box(record, name)
-            columns[f"iou_{name}"] = lambda record, name=name: iou(record, name)
     return columns

@@ -17,7 +17,8 @@ import os
 import platform
 import shutil
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache, partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,8 @@ CONFIG, ENVIRONMENT, METRICS, PREDICTIONS = (
     "metrics.json",
     "predictions.parquet",
 )
+BOX = "box_"
+"""Prefix of the columns with each map's box in pixels of the image, (K, 4) xyxy, half-open."""
 MASK = "mask"
 """Column of records: the mask in the 224 x 224 frame, 0 background, 1 object, 255 ignored."""
 FOLDERS = ("parts", "records", "records-fullsup", "fullsup")
@@ -152,17 +155,18 @@ class Run:
                 part.replace(part.with_suffix(".damaged"))
         return ids
 
-    def finish(self, add_columns: Mapping[str, Any] | None = None) -> None:
+    def finish(self, add_columns: Callable[[Record], Mapping[str, Any]] | None = None) -> None:
         """Join the parts to predictions.parquet, with further columns computed from each record.
 
         Args:
-            add_columns: column name → function of a record; its value becomes the column's.
+            add_columns: record → its values of the further columns, by name.
         """
 
         def tables() -> Iterator[pa.Table]:
             for records in self._read(self._parts(), RECORDS_AT_ONCE):
-                for record in records:
-                    record.update({name: value(record) for name, value in (add_columns or {}).items()})
+                if add_columns is not None:
+                    for record in records:
+                        record.update(add_columns(record))
                 yield _table(records)
 
         _write_parquet(self.folder / PREDICTIONS, tables())
@@ -236,10 +240,28 @@ class Run:
                 with pq.ParquetFile(path) as file:
                     if len(set(file.schema_arrow.names)) < len(file.schema_arrow.names):
                         raise InputError(f"{path}: has two columns of one name")
+                    derived = {} if _in_pixels(file.schema_arrow) else self._boxes(file.schema_arrow.names)
                     for batch in file.iter_batches(batch_size):
-                        yield _records(pa.Table.from_batches([batch]), str(path))
+                        yield _records(pa.Table.from_batches([batch]), str(path), derived)
             except NOT_PARQUET as error:
                 raise InputError(f"{path}: is not a readable Parquet file ({error})") from error
+
+    def _boxes(self, columns: Sequence[str]) -> dict[str, Callable[[Record], Any]]:
+        """Box columns of a run of 0.1.0, in the 224 x 224 frame there, computed from the maps instead."""
+
+        def box(record: Record, method: str) -> np.ndarray:
+            from heatbox.inference.boxes import map_to_boxes
+
+            size, threshold = (record["width"], record["height"]), thresholds()[method]
+            return map_to_boxes(record[f"map_{method}"], size, threshold, protocol=settings()["protocol"])
+
+        @cache
+        def thresholds() -> dict[str, float]:
+            return {name: found["threshold"] for name, found in self.scores()["methods"].items()}
+
+        settings = cache(self.settings)
+        names = [name for name in columns if name.startswith(BOX) and not name.endswith(_SHAPE)]
+        return {name: partial(box, method=name.removeprefix(BOX)) for name in names}
 
     def __len__(self) -> int:
         files = [self.folder / PREDICTIONS] if self.finished else self._parts()
@@ -281,6 +303,8 @@ def _git_commit() -> str | None:
 
 
 _SHAPE = "_shape"
+_IN_PIXELS = {b"heatbox.boxes": b"image pixels, half-open"}
+"""Metadata of tables whose box columns are in pixels of the image; version 0.1.0 wrote none."""
 
 
 def _table(records: Sequence[Record]) -> pa.Table:
@@ -296,13 +320,18 @@ def _table(records: Sequence[Record]) -> pa.Table:
                 columns[name + _SHAPE] = pa.array(shapes, type=pa.list_(pa.int32()))
         else:
             columns[name] = pa.array(values)
-    return pa.table(columns)
+    return pa.table(columns).replace_schema_metadata(_IN_PIXELS)
 
 
-def _records(table: pa.Table, where: str) -> list[Record]:
-    records = [SavedRecord(where) for _ in range(table.num_rows)]
+def _in_pixels(schema: pa.Schema) -> bool:
+    """Whether the boxes of maps in a table are in pixels of the image."""
+    return (schema.metadata or {}).items() >= _IN_PIXELS.items()
+
+
+def _records(table: pa.Table, where: str, derived: Mapping[str, Callable[[Record], Any]]) -> list[Record]:
+    records = [SavedRecord(where, derived) for _ in range(table.num_rows)]
     for name in table.column_names:
-        if name.endswith(_SHAPE):
+        if name.endswith(_SHAPE) or name in derived:
             continue
         column = table[name]
         lists = pa.types.is_list(column.type)

@@ -7,7 +7,7 @@ kind is said in one sentence here, so that report, compare and export need not l
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -236,14 +236,23 @@ _PREFIXED = {"map_": (_REAL, (None, None)), "box_": (_REAL, (None, 4))}
 
 
 class SavedRecord(dict[str, Any]):
-    """A record of a run's Parquet file; a column that the file lacks is said as an `InputError`."""
+    """A record of a run's Parquet file; a column that the file lacks is an `InputError`.
 
-    def __init__(self, where: str) -> None:
+    Args:
+        where: the file, for messages.
+        derived: column → function of a record that computes its value when it is first read.
+    """
+
+    def __init__(self, where: str, derived: Mapping[str, Callable[[SavedRecord], Any]]) -> None:
         super().__init__()
         self.where = where
+        self.derived = derived
 
     def __missing__(self, name: str) -> Any:
-        raise InputError(f"{self.where}: has no column {name!r}")
+        if name not in self.derived:
+            raise InputError(f"{self.where}: has no column {name!r}")
+        self[name] = self.derived[name](self)
+        return self[name]
 
 
 def check_record(record: SavedRecord) -> None:

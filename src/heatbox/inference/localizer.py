@@ -1,39 +1,42 @@
-"""From pictures to boxes in one call."""
+"""From images to boxes in one call."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from heatbox._utils.checks import check_choice, check_length, check_number, kind_of
-from heatbox.boxes.contours import heatmap_to_boxes
+from heatbox._utils.checks import check_choice, check_length, kind_of
+from heatbox._utils.extras import require as require_extra
+from heatbox.boxes.contours import Contours, Protocol
 from heatbox.data.transforms import Preprocess
 from heatbox.errors import InputError
+from heatbox.inference.boxes import check_threshold, map_to_boxes
 from heatbox.maps.normalize import normalize_heatmap
 from heatbox.maps.registry import ENLARGED, MapFunction, MapInputs, find_method, look_at, needs_of, require
 from heatbox.models.introspect import ClassifierView
 from heatbox.models.spec import as_input, data_config
 
-BOX_FRAME = 224  # boxes are read off maps of this side, as in scoring, and scaled to the image
+if TYPE_CHECKING:
+    import supervision
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a localizer found in a batch of B images.
+    """The output of a localizer for a batch of B images.
 
     Attributes:
         labels: (B,) predicted class.
         targets: (B,) class that the maps were made for.
         logits: (B, K) float32.
-        maps: (B, h, w) float32, as the method made them: low resolution, not scaled.
+        maps: (B, h, w) float32, as the method returned them: low resolution, not scaled.
         heatmaps: B arrays (H, W) float32 in [0, 1], each of its image's size.
-        boxes: B arrays (N, 4) float64 xyxy in pixels of the image; x2 and y2 are past the last pixel.
+        boxes: B arrays (N, 4) float64 xyxy in pixels of the image, half-open; see `map_to_boxes`.
     """
 
     labels: Tensor
@@ -43,25 +46,50 @@ class Prediction:
     heatmaps: list[np.ndarray]
     boxes: list[np.ndarray]
 
+    def scores(self) -> np.ndarray:
+        """(B,) float32, the softmax probability of each image's target."""
+        return self.logits.softmax(1).gather(1, self.targets[:, None])[:, 0].numpy()
+
+    def to_detections(self) -> list[supervision.Detections]:
+        """The boxes of each image as `supervision.Detections`.
+
+        Every box has its image's target as class_id and the softmax probability of that class as confidence.
+
+        Raises:
+            InputError: supervision is not installed.
+        """
+        require_extra("supervision", "to_detections()")
+        from supervision import Detections
+
+        return [
+            Detections(
+                xyxy=boxes.astype(np.float32).reshape(-1, 4),
+                confidence=np.full(len(boxes), score, np.float32),
+                class_id=np.full(len(boxes), target, np.int64),
+            )
+            for boxes, score, target in zip(self.boxes, self.scores(), self.targets.tolist(), strict=True)
+        ]
+
 
 class Localizer:
-    """A classifier made to say where.
+    """A classifier that returns boxes.
 
     Args:
-        model: a convolutional classifier that `ClassifierView` can see through.
-        method: "cam", "pc1", "walk", "walk-one-pass", a name put together from these (see
+        model: a convolutional classifier that `ClassifierView` can analyse.
+        method: "cam", "pc1", "walk", "walk-one-pass", a name composed of these (see
             `heatbox.maps.registry`), or a callable (model, images, targets) → (B, h, w).
-        threshold: share of a map's maximum above which pixels belong to the object, in [0, 1). No value
+        threshold: fraction of a map's maximum above which pixels belong to the object, in [0, 1). No value
             is right for all networks and maps: choose it on images with boxes (`heatbox evaluate`
             prints the best one).
-        contours: "largest" gives one box an image, "all" one for every connected region.
+        contours: "largest" returns one box per image, "all" one per contour.
         norm: "fold" or "ignore", see `ClassifierView.class_weights`.
         preprocess: how PIL images become input; by default from the model's own timm config.
+        protocol: how maps are binarised, "reference" or "exact"; see `map_to_boxes`.
 
     Raises:
-        InputError: an unknown method, contours or norm, a threshold outside [0, 1), a model that cannot be
-            seen through.
-        TypeError: an argument of a wrong kind.
+        InputError: an unknown method, contours, norm or protocol, a threshold outside [0, 1), or a model
+            whose head cannot be found.
+        TypeError: an argument of a wrong type.
     """
 
     def __init__(
@@ -69,19 +97,19 @@ class Localizer:
         model: nn.Module,
         method: str | MapFunction = "cam",
         threshold: float = 0.35,
-        contours: Literal["largest", "all"] = "largest",
+        contours: Contours = "largest",
         norm: Literal["fold", "ignore"] = "fold",
         preprocess: Preprocess | None = None,
+        protocol: Protocol = "reference",
     ) -> None:
-        check_number(threshold, "threshold", "a share of the maximum in [0, 1)")
+        check_threshold(threshold)
         check_choice(contours, "contours", ("largest", "all"))
         check_choice(norm, "norm", ("fold", "ignore"))
+        check_choice(protocol, "protocol", ("reference", "exact"))
         if not isinstance(method, str) and not callable(method):
             raise TypeError(
                 f"method: {kind_of(method)}, expected a name or a callable (model, images, targets)"
             )
-        if not 0 <= threshold < 1:
-            raise InputError(f"threshold is {threshold}, expected a share of the maximum in [0, 1)")
         self.view = ClassifierView(model)
         self.method = find_method(method)
         self.needs = needs_of([method])
@@ -89,6 +117,7 @@ class Localizer:
         self.threshold = threshold
         self.contours = contours
         self.norm = norm
+        self.protocol = protocol
         self.preprocess = preprocess or Preprocess.from_config(data_config(model))
 
     def __call__(
@@ -103,7 +132,7 @@ class Localizer:
         Raises:
             InputError: images or targets of a wrong shape, a class that the model does not have, no image, or
                 something else among the PIL images.
-            TypeError: images that are no sequence at all, or targets that are no whole numbers.
+            TypeError: images that are not a sequence, or targets that are not integers.
         """
         (batch, *more), sizes = self._batch(images)
         with torch.inference_mode():
@@ -111,17 +140,20 @@ class Localizer:
             logits = look.logits
             labels = logits.argmax(1)
             wanted = labels if targets is None else self._targets(targets, labels)
-        # Methods of one's own may need gradients, which tensors made in inference mode refuse.
+        # Custom methods may need gradients, which tensors made in inference mode do not support.
         with torch.no_grad():
             look = look.cloned()
             scene = MapInputs.of(look, self.view, batch, wanted.clone(), self.norm, *more)
             maps = self.method(scene).float().cpu()
         heatmaps = [normalize_heatmap(one, (size[1], size[0])) for one, size in zip(maps, sizes, strict=True)]
-        boxes = [self._boxes(one, size) for one, size in zip(maps, sizes, strict=True)]
+        boxes = [
+            map_to_boxes(one, size, self.threshold, self.contours, self.protocol)
+            for one, size in zip(maps, sizes, strict=True)
+        ]
         return Prediction(labels.cpu(), wanted.cpu(), logits.float().cpu(), maps, heatmaps, boxes)
 
     def _batch(self, images: Tensor | Sequence[Image.Image]) -> tuple[list[Tensor], list[tuple[int, int]]]:
-        """Input on the model's device, pictures also larger if needed, and each image's (width, height)."""
+        """Input on the device of the model, enlarged too if a method needs it, and sizes (width, height)."""
         check_length(images, "images", "a tensor (B, 3, H, W) or a sequence of PIL images")
         if len(images) == 0:
             raise InputError("there is no image to localize in")
@@ -132,10 +164,10 @@ class Localizer:
         else:
             if not all(isinstance(image, Image.Image) for image in images):
                 raise InputError("images are neither a tensor (B, 3, H, W) nor a sequence of PIL images")
-            pictures = [image.convert("RGB") for image in images]
+            rgb = [image.convert("RGB") for image in images]
             wanted = [self.preprocess]
             wanted += [self.preprocess.enlarged(ENLARGED)] if self.needs.larger else []
-            batches = [torch.stack([preprocess(one) for one in pictures]) for preprocess in wanted]
+            batches = [torch.stack([preprocess(one) for one in rgb]) for preprocess in wanted]
             sizes = [image.size for image in images]
         return [as_input(self.view.model, batch) for batch in batches], sizes
 
@@ -153,8 +185,3 @@ class Localizer:
         if bool(((wanted < 0) | (wanted >= classes)).any()):
             raise InputError(f"targets are {wanted.tolist()}, but the model has classes 0 to {classes - 1}")
         return wanted.long()
-
-    def _boxes(self, one: Tensor, size: tuple[int, int]) -> np.ndarray:
-        frame = normalize_heatmap(one, BOX_FRAME)
-        found = heatmap_to_boxes(frame, [self.threshold], self.contours, protocol="exact")[0]
-        return found * np.tile(np.array(size, dtype=np.float64) / BOX_FRAME, 2)

@@ -40,7 +40,12 @@ def locate_files(
     network = config.build()
     method, target = with_seed(config.method, config.walk_seed), config.target
     localizer = Localizer(
-        network, method, config.threshold, config.contours, preprocess=config.preprocess(network)
+        network,
+        method,
+        config.threshold,
+        config.contours,
+        preprocess=config.preprocess(network),
+        protocol=config.protocol,
     )
     if target is not None and not 0 <= target < localizer.view.num_classes:
         last = localizer.view.num_classes - 1

@@ -16,7 +16,6 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from heatbox._utils.io import write_atomically
-from heatbox.boxes.ops import REFERENCE_SIDE
 from heatbox.data.types import Example, Split
 from heatbox.errors import InputError
 from heatbox.maps.normalize import normalize_heatmap
@@ -183,12 +182,17 @@ def _class_name(split: Split, label: int) -> str:
 def _map_cell(record: Record, image: Image.Image, method: str) -> Cell:
     heat = overlay(image, normalize_heatmap(record[f"map_{method}"], image.width))
     heat = draw_boxes(heat, _scaled_truth(record, image), TRUTH_COLOUR)
-    found = record[f"box_{method}"] * image.width / REFERENCE_SIDE
+    found = record[f"box_{method}"] * _scale(record, image)
     return Cell(draw_boxes(heat, found, FOUND_COLOUR), f"{method}  IoU {record[f'iou_{method}']:.2f}")
 
 
 def _scaled_truth(record: Record, image: Image.Image) -> np.ndarray:
-    return record["boxes"] * np.tile([image.width / record["width"], image.height / record["height"]], 2)
+    return record["boxes"] * _scale(record, image)
+
+
+def _scale(record: Record, image: Image.Image) -> np.ndarray:
+    """(4,) factors from pixels of the recorded image to those of the drawn one."""
+    return np.tile([image.width / record["width"], image.height / record["height"]], 2)
 
 
 def image_grid(

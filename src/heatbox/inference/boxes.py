@@ -1,0 +1,110 @@
+"""From one map to boxes in pixels of its image: the function behind every box that a command saves or draws.
+
+It needs no deep learning library, so that saved maps are exported and drawn without one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from heatbox._utils.checks import check_choice, check_number
+from heatbox.boxes.contours import (
+    Contours,
+    Protocol,
+    all_contours,
+    largest_contours,
+    to_convention,
+    to_levels,
+)
+from heatbox.boxes.ops import REFERENCE_SIDE
+from heatbox.errors import InputError
+from heatbox.maps.normalize import normalize_heatmap
+
+
+def check_threshold(threshold: float) -> float:
+    """A threshold as given.
+
+    Raises:
+        InputError: it lies outside [0, 1).
+        TypeError: it is no number.
+    """
+    check_number(threshold, "threshold", "a fraction of the maximum in [0, 1)")
+    if not 0 <= threshold < 1:
+        raise InputError(f"threshold is {threshold}, expected a fraction of the maximum in [0, 1)")
+    return threshold
+
+
+def frame_boxes(
+    raw_map: Any, threshold: float, contours: Contours = "largest", protocol: Protocol = "reference"
+) -> np.ndarray:
+    """Boxes of one map in the 224 x 224 frame in which maps are scored.
+
+    Args:
+        raw_map: (h, w), as a map method returns it.
+        threshold: fraction of the map's maximum in [0, 1).
+        contours: "largest" for the box of the largest contour, "all" for one box per contour.
+        protocol: how the map is binarised, "reference" (8-bit levels) or "exact" (float).
+
+    Returns:
+        (K, 4) int64 xyxy, half-open; (0, 4) where no pixel is above the threshold.
+    """
+    levels = to_levels(normalize_heatmap(raw_map, REFERENCE_SIDE), protocol)
+    if levels.top == 0:
+        return np.zeros((0, 4), np.int64)
+    at = levels.at(np.array([threshold]))[0]
+    if contours == "largest":
+        found = largest_contours(levels)[at : at + 1]
+    else:
+        found, first, last = all_contours(levels)
+        found = found[(first <= at) & (at <= last)]
+    return to_convention(found, levels.shape, "exact")
+
+
+def map_to_boxes(
+    raw_map: Any,
+    image_size: Sequence[float],
+    threshold: float,
+    contours: Contours = "largest",
+    protocol: Protocol = "reference",
+) -> np.ndarray:
+    """Boxes of one map in pixels of its image.
+
+    Every command takes its boxes from this function. The map is resized to 224 x 224 and binarised as it is
+    scored; the boxes found there are scaled to the image. A box that reaches the border of the frame ends at
+    the border of the image.
+
+    Args:
+        raw_map: (h, w) array or tensor of any range, as a map method returns it.
+        image_size: (width, height) of the image in pixels.
+        threshold: fraction of the map's maximum in [0, 1); pixels above it belong to the object.
+        contours: "largest" for the box of the largest contour, "all" for one box per contour, those of
+            holes included.
+        protocol: "reference" binarises 8-bit levels as the reference evaluator does, "exact" the float map.
+
+    Returns:
+        (K, 4) float64 xyxy in pixels of the image, half-open: x2 and y2 are past the last pixel. A constant
+        map, or one with NaN or infinity, has no box: (0, 4).
+
+    Raises:
+        InputError: the map has another shape, the threshold lies outside [0, 1), or an unknown `contours` or
+            `protocol`.
+        TypeError: no array of real numbers.
+
+    Examples:
+        >>> heatmap = np.zeros((224, 224))
+        >>> heatmap[56:112, 0:28] = 1.0
+        >>> map_to_boxes(heatmap, (448, 448), 0.5).tolist()  # x1, y1, x2, y2
+        [[0.0, 112.0, 56.0, 224.0]]
+    """
+    check_threshold(threshold)
+    check_choice(contours, "contours", ("largest", "all"))
+    check_choice(protocol, "protocol", ("reference", "exact"))
+    return to_image(frame_boxes(raw_map, threshold, contours, protocol), image_size)
+
+
+def to_image(boxes: np.ndarray, image_size: Sequence[float]) -> np.ndarray:
+    """(K, 4) half-open boxes of the 224 x 224 frame in pixels of an image of size (width, height)."""
+    return boxes * np.tile(np.asarray(image_size, np.float64), 2) / REFERENCE_SIDE
