@@ -43,7 +43,6 @@ NEVER = {
 }
 ALLOWED = {
     ("models", "config"),  # models.spec exports ModelSpec
-    ("data", "visualization"),  # the contact sheet of `data check`
     ("evaluation", "visualization.report"),  # names of runs
 }  # fmt: skip
 

@@ -32,15 +32,16 @@ def data_check(
         heatbox data check CUB_200_2011.tgz
         heatbox data check photos/ --json
     """
-    from dataclasses import asdict
-
     from heatbox._utils.progress import on_terminal
     from heatbox.data.check import check_data
+    from heatbox.visualization.overlay import data_sheet, save_png
 
     out = out or Path(folder_name(f"heatbox-check-{path.resolve().stem}"))
     report = check_data(path, out, on_terminal, jobs)
+    if sheet := data_sheet(report.readable, _SHEET_IMAGES):
+        save_png(sheet, out / "contact-sheet.png")
     if as_json:
-        print_json(asdict(report))
+        print_json(report.as_dict())
     else:
         from heatbox.visualization.tables import check_table
 
@@ -107,4 +108,5 @@ def data_list(as_json: AsJson = False) -> None:
 
 
 DATA_COMMANDS = {"check": data_check, "prepare": data_prepare, "list": data_list}
-_MOST_PROBLEMS = 20  # on one screen
+_MOST_PROBLEMS = 20  # printed; report.json lists all
+_SHEET_IMAGES = 24

@@ -5,13 +5,12 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from heatbox._utils.cores import number_of_jobs
+from heatbox._utils.cores import map_in_threads
 from heatbox._utils.io import write_atomically
 from heatbox._utils.progress import Track, silent
 from heatbox.data.formats import cub
@@ -25,7 +24,6 @@ VARIANTS = {
     "squash": Chain((Resize((BEFORE_CROP, BEFORE_CROP)), CentreCrop((SIDE, SIDE)))),
     "short-side": Chain((ResizeShort(BEFORE_CROP), CentreCrop((SIDE, SIDE)))),
 }
-_BATCH = 128
 
 
 def prepare_cub(
@@ -75,22 +73,16 @@ def _claim(out: Path, variant: str) -> None:
 def _prepare_split(
     split: Split, out: Path, variant: str, track: Track, jobs: int | None, problems: list[str]
 ) -> None:
-    def make(example: Example) -> Example | str:
+    def copy(example: Example) -> Example | str:
         try:
             return _prepare(split, example, out / "images" / example.id, variant)
         except InputError as error:
             return str(error)
 
-    made: list[Example] = []
-    starts = range(0, len(split), _BATCH)
-    with ThreadPoolExecutor(number_of_jobs(jobs)) as pool:
-        for start in track(starts, f"preparing {len(split)} images of {split.name}", len(starts)):
-            for done in pool.map(make, split.examples[start : start + _BATCH]):
-                if isinstance(done, str):
-                    problems.append(done)
-                else:
-                    made.append(done)
-    _write_metadata(made, out)
+    what = f"preparing {len(split)} images of {split.name}"
+    results = list(map_in_threads(copy, split.examples, jobs, track, what))
+    problems += [result for result in results if isinstance(result, str)]
+    _write_metadata([result for result in results if not isinstance(result, str)], out)
 
 
 def _prepare(split: Split, example: Example, path: Path, variant: str) -> Example:

@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from heatbox._utils.io import write_atomically
-from heatbox.data.types import Example, Split
+from heatbox.data.types import Split
 from heatbox.errors import InputError
 from heatbox.maps.normalize import normalize_heatmap
 
@@ -144,22 +144,18 @@ def contact_sheet(
     return image_grid(groups, side, caption, headings)
 
 
-def data_sheet(
-    splits: Sequence[Split], readable: Mapping[str, Sequence[Example]], count: int, side: int = 160
-) -> Image.Image | None:
-    """Images of a data set with their boxes or masks, split and class; None without a readable image.
+def data_sheet(splits: Sequence[Split], count: int, side: int = 160) -> Image.Image | None:
+    """Images of a data set with their boxes or masks, split and class; None without an image.
 
     Args:
-        splits: of the data set; the images are spread evenly over each.
-        readable: name of a split → its examples whose images can be opened.
+        splits: of the data set, all images readable; the images shown are spread evenly over each.
         count: number of images.
         side: of each image in pixels; images are resized to squares.
     """
     cells = []
     for split in splits:
-        examples = readable[split.name]
-        for index in _evenly(len(examples), max(1, count // len(splits))):
-            example = examples[index]
+        for index in _evenly(len(split), max(1, count // len(splits))):
+            example = split.examples[index]
             image = split.open_image(example).resize((side, side), Image.Resampling.BILINEAR)
             if len(example.boxes):
                 image = draw_boxes(image, example.boxes * side / np.tile(example.size, 2), TRUTH_COLOUR)

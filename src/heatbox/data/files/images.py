@@ -21,7 +21,7 @@ from heatbox.data.types import Example
 from heatbox.errors import InputError
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
-_ORIENTATION = 0x0112  # EXIF tag
+ORIENTATION = 0x0112  # EXIF tag
 _TURNED = (5, 6, 7, 8)  # EXIF orientations that swap width and height
 _START, _SCAN, _APP1 = b"\xff\xd8\xff", 0xDA, 0xE1  # JPEG markers
 
@@ -37,7 +37,7 @@ def image_size(tree: Tree, name: str, complain: Complain) -> tuple[int, int] | N
     where = tree.describe(name)
     try:
         with Image.open(source if isinstance(source, Path) else io.BytesIO(source)) as image:
-            turned = image.getexif().get(_ORIENTATION, 1) in _TURNED
+            turned = image.getexif().get(ORIENTATION, 1) in _TURNED
             return (image.height, image.width) if turned else image.size
     except FileNotFoundError:
         complain(f"{where}: no such image file")
@@ -149,7 +149,7 @@ def _is_upright(data: bytes) -> bool:
     """Whether Pillow, which knows all places in which an orientation may stand, finds none to apply."""
     try:
         with Image.open(io.BytesIO(data)) as image:
-            return image.getexif().get(_ORIENTATION, 1) in (0, 1)
+            return image.getexif().get(ORIENTATION, 1) in (0, 1)
     except Exception:  # a damaged file can make a decoder raise anything
         return False
 
