@@ -159,3 +159,13 @@ def test_json_holds_arrays_and_paths(tmp_path):
 def test_a_folder_whose_name_is_no_text_is_refused_before_anything_is_computed(tmp_path):
     with pytest.raises(InputError, match="the folder's name is not UTF-8 text"):
         Run(f"{tmp_path}/\udce9")
+
+
+def test_a_run_begun_before_a_key_was_recorded_is_resumed(tmp_path):
+    Run(tmp_path / "run").start({"model": "x"})
+    Run(tmp_path / "run").start({"model": "x", "model_options": {}})
+    with pytest.raises(InputError, match="another model"):
+        Run(tmp_path / "run").start({"model": "y", "model_options": {}})
+    Run(tmp_path / "new").start({"model": "x", "model_options": {}})
+    with pytest.raises(InputError, match="another model_options"):
+        Run(tmp_path / "new").start({"model": "x", "model_options": {"depth": 2}})

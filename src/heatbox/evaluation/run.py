@@ -48,6 +48,8 @@ BOX = "box_"
 """Prefix of the columns with each map's box in pixels of the image, (K, 4) xyxy, half-open."""
 MASK = "mask"
 """Column of records: the mask in the 224 x 224 frame, 0 background, 1 object, 255 ignored."""
+LATER_KEYS = ("model_options",)
+"""Keys of config.json that version 0.1.0 did not write: its runs are resumed without comparing them."""
 FOLDERS = ("parts", "records", "records-fullsup", "fullsup")
 _PACKAGES = (
     "heatbox",
@@ -110,10 +112,11 @@ class Run:
             raise InputError(f"{self.folder}: is a file, expected a folder for the run")
         if (self.folder / CONFIG).exists() and resume:
             found = self.config()
-            if found != wanted:
-                keys = sorted(key for key in {*found, *wanted} if found.get(key) != wanted.get(key))
+            unknown = {key for key in LATER_KEYS if key not in found}
+            keys = {key for key in {*found, *wanted} - unknown if found.get(key) != wanted.get(key)}
+            if keys:
                 raise InputError(
-                    f"{self.folder}: holds a run of another configuration (another {', '.join(keys)}); "
+                    f"{self.folder}: holds a run of another configuration (another {', '.join(sorted(keys))}); "
                     "choose another --out or pass --overwrite"
                 )
         elif self._is_of_others():
