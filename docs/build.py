@@ -13,6 +13,7 @@ import sys
 import tomllib
 from collections import defaultdict
 from pathlib import Path
+from types import ModuleType
 
 from notebook import run
 
@@ -23,14 +24,15 @@ ROOT = DOCS.parent
 FROM_ROOT = {name: f"{name.lower().removesuffix('.md')}.md" for name in ("CHANGELOG.md", "ARCHITECTURE.md")}
 FROM_ROOT |= {name: f"{name.lower().removesuffix('.md')}.md" for name in ("CONTRIBUTING.md", "SECURITY.md")}
 
-ROOMS = {
-    "localizer": "From pictures to boxes",
+SECTIONS = {
+    "inference": "From images to boxes",
     "models": "Models",
     "maps": "Maps",
     "boxes": "Boxes",
     "metrics": "Scores",
     "data": "Data",
-    "analysis": "Instruments",
+    "evaluation": "Evaluation",
+    "analysis": "Analysis",
     "ops": "Large convolutions",
 }
 
@@ -47,23 +49,29 @@ def gather(pages: Path) -> None:
 
 
 def api_page() -> str:
-    """One entry a public name, in the order of the data's way; names of other rooms come last."""
-    rooms: dict[str, list[str]] = defaultdict(list)
+    """One entry a public name, in the order in which data flows; names of other packages come last."""
+    sections: dict[str, list[str]] = defaultdict(list)
     for name in heatbox.__all__:
         value = getattr(heatbox, name)
+        if isinstance(value, ModuleType):
+            continue
         module = getattr(value, "__module__", "heatbox")
-        room = ROOMS.get(module.split(".")[1] if "." in module else "", "Further names")
+        section = SECTIONS.get(module.split(".")[1] if "." in module else "", "Further names")
         path = f"{module}.{value.__qualname__}" if hasattr(value, "__qualname__") else f"heatbox.{name}"
-        rooms[room].append(path)
+        sections[section].append(path)
     lines = [
         "# API",
         "",
         "Every name below is imported from `heatbox`: `import heatbox as hb; hb.cam(...)`.",
         "",
     ]
-    for room in [*ROOMS.values(), "Further names"]:
-        if room in rooms:
-            lines += [f"## {room}", "", *(f"::: {path}\n" for path in sorted(rooms[room], key=str.lower))]
+    for section in [*SECTIONS.values(), "Further names"]:
+        if section in sections:
+            lines += [
+                f"## {section}",
+                "",
+                *(f"::: {path}\n" for path in sorted(sections[section], key=str.lower)),
+            ]
     return "\n".join(lines)
 
 

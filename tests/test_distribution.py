@@ -35,9 +35,13 @@ def test_the_wheel_holds_the_package_and_nothing_else(built):
     in_tree = {name for name in in_tree if "__pycache__" not in name and not name.endswith((".nbi", ".nbc"))}
     assert inside == in_tree
     assert "heatbox/py.typed" in inside
-    assert {f"heatbox/report/assets/{name}" for name in ASSETS} <= inside
+    assert {f"heatbox/visualization/report/assets/{name}" for name in ASSETS} <= inside
     kinds = {Path(name).suffix for name in inside} - {".py"}
-    assert kinds == {".typed", ".css", ".js", ".j2", ".safetensors"}
+    assert kinds == {".typed", ".pyi", ".css", ".js", ".j2", ".safetensors"}
+    assert {name for name in inside if name.endswith(".pyi")} >= {
+        "heatbox/__init__.pyi",
+        "heatbox/metrics/__init__.pyi",
+    }
     weights = {name for name in inside if name.endswith(".safetensors")}
     assert all(name.startswith("heatbox/models/weights/") for name in weights)
     assert {"LICENSE", "METADATA", "WHEEL", "RECORD", "entry_points.txt"} == {

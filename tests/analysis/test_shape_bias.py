@@ -2,6 +2,7 @@
 
 import csv
 import gzip
+import importlib
 import json
 import math
 
@@ -13,11 +14,12 @@ import torch
 from torch import nn
 
 import heatbox
-from heatbox.analysis import shape_bias
 from heatbox.analysis.imagenet_categories import CATEGORIES
 from heatbox.analysis.responses import by_observer, read_responses
 from heatbox.data.glyphs import CLASS_NAMES, cue_conflict
 from heatbox.errors import InputError
+
+shape_bias = importlib.import_module("heatbox.analysis.shape_bias")  # the package has a function of that name
 
 ROWS = [
     ("cat1-dog2.png", "cat", "dog", "cat"),

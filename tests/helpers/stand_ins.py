@@ -41,7 +41,7 @@ def lay_out(folder: Path) -> None:
     exec(MODEL, names)
     torch.save(names["build"]().state_dict(), folder / "mine.pth")
     for place, maps in (("CUB/test", "maps"), ("CUB/val", "maps-val")):
-        split = hb.load_wsol(write_split(folder / place, 8))
+        split = hb.open_split(write_split(folder / place, 8))
         for example in split:
             path = folder / maps / f"{example.id}.npy"
             path.parent.mkdir(parents=True, exist_ok=True)

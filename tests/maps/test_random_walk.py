@@ -1,5 +1,7 @@
 """The walk against the same in plain loops, and what it promises of shapes, memory and odd input."""
 
+import importlib
+
 import numpy as np
 import pytest
 import torch
@@ -8,8 +10,9 @@ from hypothesis import strategies as st
 
 import heatbox
 from heatbox.errors import InputError
-from heatbox.maps import random_walk as walk_module
 from heatbox.maps.random_walk import walk
+
+walk_module = importlib.import_module("heatbox.maps.random_walk")  # the package has a function of that name
 
 
 def in_loops(seed, features, steps=2, damping=0.1):

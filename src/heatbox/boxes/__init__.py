@@ -1,1 +1,5 @@
-"""Heatmaps become boxes."""
+"""From a heatmap to boxes at thresholds, and boxes compared with each other."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

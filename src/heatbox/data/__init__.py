@@ -1,1 +1,5 @@
-"""Images, labels and boxes come in."""
+"""Data sets on disk or embedded, read as splits of examples."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
+from heatbox._utils.checks import kind_of
 from heatbox.data.files.archives import open_tree, with_archives
 from heatbox.data.files.trees import FolderTree, Tree, below, find_folders
 from heatbox.data.formats import coco, cub, cue_conflict, folder, ilsvrc, openimages, tiny_imagenet, wsol
@@ -94,7 +95,9 @@ def _recognise(tree: Tree, where: str) -> DataSet | None:
     return None
 
 
-def open_split(data: str, metadata: Path | None = None, num_classes: int | None = None) -> Split:
+def open_split(
+    data: str | os.PathLike[str], metadata: Path | None = None, num_classes: int | None = None
+) -> Split:
     """Open a split.
 
     Args:
@@ -106,8 +109,11 @@ def open_split(data: str, metadata: Path | None = None, num_classes: int | None 
 
     Raises:
         InputError: the path is not recognised, has no such split, or what the reader of its layout raises.
+        TypeError: data is neither text nor a path.
     """
-    found = _open_split(data, metadata, num_classes)
+    if not isinstance(data, str | os.PathLike):
+        raise TypeError(f"data: {kind_of(data)}, expected a path or glyphs:SPLIT")
+    found = _open_split(os.fspath(data), metadata, num_classes)
     _log.info("read %s: %s, %d images of %d classes", data, found.name, len(found), found.num_classes)
     return found
 

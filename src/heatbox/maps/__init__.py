@@ -1,1 +1,5 @@
-"""Feature maps become a heatmap."""
+"""Heatmaps from feature maps: class activation maps, PC1, the random walk, baselines."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -11,8 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from heatbox.config import ModelSpec as ModelSpec
-
 IMAGENET_CLASSES = 1000
 
 

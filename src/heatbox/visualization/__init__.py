@@ -1,1 +1,5 @@
-"""Figures, tables, overlays and the report page."""
+"""Overlays, contact sheets, figures, tables and the report page."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,82 @@
+from . import (
+    analysis,
+    boxes,
+    data,
+    evaluation,
+    inference,
+    maps,
+    metrics,
+    models,
+    ops,
+    training,
+    visualization,
+)
+from .analysis.erf import effective_receptive_field
+from .analysis.shape_bias import shape_bias
+from .boxes.contours import heatmap_to_boxes
+from .config import ModelSpec
+from .data.glyphs import cue_conflict, glyphs
+from .data.open import open_split
+from .errors import InputError
+from .evaluation.stream import score_folder, score_stream
+from .inference.localizer import Localizer, Prediction
+from .maps.baselines import centre_gaussian, full_image
+from .maps.cam import cam
+from .maps.normalize import normalize_heatmap
+from .maps.pc1 import pc1
+from .maps.random_walk import walk
+from .metrics.bootstrap import bootstrap_interval, paired_interval
+from .metrics.localization import LocalizationAccuracy
+from .metrics.max_box_acc import V2_IOU, MaxBoxAcc, update_together
+from .metrics.pxap import PxAP
+from .models.checkpoints import convert, load_checkpoint
+from .models.factory import create_model
+from .models.introspect import ClassifierView
+from .models.zoo import list_models
+from .ops.accelerate import accelerate
+
+__version__: str
+__all__ = [
+    "ClassifierView",
+    "InputError",
+    "LocalizationAccuracy",
+    "Localizer",
+    "MaxBoxAcc",
+    "ModelSpec",
+    "Prediction",
+    "PxAP",
+    "V2_IOU",
+    "accelerate",
+    "analysis",
+    "bootstrap_interval",
+    "boxes",
+    "cam",
+    "centre_gaussian",
+    "convert",
+    "create_model",
+    "cue_conflict",
+    "data",
+    "effective_receptive_field",
+    "evaluation",
+    "full_image",
+    "glyphs",
+    "heatmap_to_boxes",
+    "inference",
+    "list_models",
+    "load_checkpoint",
+    "maps",
+    "metrics",
+    "models",
+    "normalize_heatmap",
+    "open_split",
+    "ops",
+    "paired_interval",
+    "pc1",
+    "score_folder",
+    "score_stream",
+    "shape_bias",
+    "training",
+    "update_together",
+    "visualization",
+    "walk",
+]

@@ -1,0 +1,8 @@
+from .localizer import Localizer, Prediction
+from .locate import locate_files
+
+__all__ = [
+    "Localizer",
+    "Prediction",
+    "locate_files",
+]
