@@ -37,6 +37,7 @@ from .ops.accelerate import accelerate
 
 __version__: str
 __all__ = [
+    "V2_IOU",
     "ClassifierView",
     "InputError",
     "LocalizationAccuracy",
@@ -45,7 +46,6 @@ __all__ = [
     "ModelSpec",
     "Prediction",
     "PxAP",
-    "V2_IOU",
     "accelerate",
     "analysis",
     "bootstrap_interval",

@@ -7,8 +7,8 @@ from .random_walk import walk
 from .registry import METHODS, MapInputs, find_method
 
 __all__ = [
-    "ExplainedClassifier",
     "METHODS",
+    "ExplainedClassifier",
     "MapInputs",
     "cam",
     "centre_gaussian",

@@ -5,6 +5,7 @@ from .max_box_acc import V2_IOU, BoxScore, MaxBoxAcc, oracle_and_transferred, up
 from .pxap import PixelScore, PxAP
 
 __all__ = [
+    "V2_IOU",
     "BoxScore",
     "Interval",
     "LocalizationAccuracy",
@@ -13,7 +14,6 @@ __all__ = [
     "PixelScore",
     "PxAP",
     "TorchMetric",
-    "V2_IOU",
     "bootstrap_interval",
     "oracle_and_transferred",
     "paired_interval",
