@@ -1,9 +1,14 @@
 from .activation import ChannelStatistics, activation_area, channel_statistics
 from .class_weights import Correlation, correlate, correlate_by_class
 from .complexity import Reconstruction, explained_variance, reconstruction_error
-from .erf import ReceptiveField, effective_receptive_field
-from .gaussian import GaussianFit, fit_gaussian
-from .positions import PositionFields, receptive_fields
+from .erf import (
+    GaussianFit,
+    ReceptiveField,
+    ReceptiveFieldGrid,
+    effective_receptive_field,
+    fit_gaussian,
+    receptive_field_grid,
+)
 from .shape_bias import ShapeBias, shape_bias
 from .thresholds import ThresholdCurve, threshold_curve
 
@@ -11,8 +16,8 @@ __all__ = [
     "ChannelStatistics",
     "Correlation",
     "GaussianFit",
-    "PositionFields",
     "ReceptiveField",
+    "ReceptiveFieldGrid",
     "Reconstruction",
     "ShapeBias",
     "ThresholdCurve",
@@ -23,7 +28,7 @@ __all__ = [
     "effective_receptive_field",
     "explained_variance",
     "fit_gaussian",
-    "receptive_fields",
+    "receptive_field_grid",
     "reconstruction_error",
     "shape_bias",
     "threshold_curve",

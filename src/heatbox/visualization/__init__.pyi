@@ -1,10 +1,10 @@
-from .overlay import contact_sheet, draw_boxes, maps_beside, overlay
+from .overlay import contact_sheet, draw_boxes, image_grid, overlay
 from .report.build import write_report
 
 __all__ = [
     "contact_sheet",
     "draw_boxes",
-    "maps_beside",
+    "image_grid",
     "overlay",
     "write_report",
 ]
