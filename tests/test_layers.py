@@ -42,7 +42,6 @@ NEVER = {
     "metrics": {"models"},
 }
 ALLOWED = {
-    ("models", "config"),  # models.spec exports ModelSpec
     ("evaluation", "visualization.report"),  # names of runs
 }  # fmt: skip
 
