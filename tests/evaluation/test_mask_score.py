@@ -208,8 +208,8 @@ def test_a_page_has_the_table_of_masks_and_says_what_it_lacks(scene, mask_run, c
     found = json.loads((mask_run / "metrics.json").read_text())["methods"]
     assert "PxAP minus centre-Gaussian" in text
     for name in ("cam", "pc1", "centre-gaussian"):
-        assert f"<td>{found[name]['PxAP']:.1f}<small>" in text
-        assert f"<td>{found[name]['pixel_iou']:.1f}</td>" in text
+        assert f"<td>{found[name]['PxAP']:.2f}<small>" in text
+        assert f"<td>{found[name]['pixel_iou']:.2f}</td>" in text
     best = max(found[name]["PxAP"] for name in ("cam", "pc1"))
     assert f"with {best:.1f}%" in text
     assert 'id="explorer-data"' not in text

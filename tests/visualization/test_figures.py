@@ -8,7 +8,7 @@ from PIL import Image
 
 from heatbox.errors import InputError
 from heatbox.visualization.figures import channels, erf, maps, shape_bias
-from heatbox.visualization.figures.style import as_table, interval, new_figure, save_figure
+from heatbox.visualization.figures.style import as_table, format_interval, new_figure, save_figure
 
 CURVE = {"t": [0.2, 0.5], "r": [0.1, 0.4], "auc": 0.2}
 FIELD = {"log": CURVE, "linear": {**CURVE, "auc": 0.1}, "images": 3}
@@ -86,8 +86,8 @@ def test_saved_files(tmp_path):
 
 def test_tables_and_words():
     assert as_table([{"a": 1}, {"b": 2.0}]).to_pylist() == [{"a": 1, "b": None}, {"a": None, "b": 2.0}]
-    assert interval(0.5, (0.25, 0.75)) == "0.50 [0.25, 0.75]"
-    assert interval(0.5, (None, 0.75)) == "0.50"
+    assert format_interval(0.5, (0.25, 0.75)) == "0.50 [0.25, 0.75]"
+    assert format_interval(0.5, (None, 0.75)) == "0.50"
 
 
 def test_matplotlib_is_an_extra(monkeypatch):

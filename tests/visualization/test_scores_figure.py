@@ -7,11 +7,11 @@ import pytest
 
 from heatbox.errors import InputError
 from heatbox.training.recipes import RECIPES, get_recipe
-from heatbox.visualization.figures.score_tables import maps_compared
 from heatbox.visualization.figures.scores import (
     ModelScore,
     arrows_between,
     correlation,
+    maps_compared,
     score_against_erf,
     scores_per_model,
 )

@@ -112,7 +112,7 @@ def _as_lines(items: Iterable[Item], words: Callable[[], str], total: int | None
         if now - last >= SECONDS_A_LINE:
             last = now
             known = (
-                f" of {total}, about {_duration((now - begin) / done * (total - done))} left" if total else ""
+                f" of {total}, about {duration((now - begin) / done * (total - done))} left" if total else ""
             )
             _say(f"{words()}: {done}{known}")
 
@@ -121,6 +121,7 @@ def _say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """``12 min`` or ``3 h 5 min``; at least 1 min."""
     minutes = max(round(seconds / 60), 1)
     return f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min"

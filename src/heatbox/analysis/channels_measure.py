@@ -187,7 +187,7 @@ def draw_weights(found: dict[str, Numbers], out: Path) -> list[Path]:
         for head in ("trained", "random")
     }
     words = "spatial mean of the channel\n(units of the feature map)"
-    written = save_figure(figures.against_weight(sides, words, most=2), out / "gap-weight")
+    written = save_figure(figures.against_weight(sides, words, per_row=2), out / "gap-weight")
     heads = {
         label: {head: one["control"][head]["correlation"] for head in ("trained", "random")}
         for label, one in found.items()

@@ -30,8 +30,7 @@ from heatbox.data.open import open_split
 from heatbox.data.types import Split
 from heatbox.errors import InputError
 from heatbox.evaluation.run import ENVIRONMENT, environment
-from heatbox.visualization.figures.comparison import comparison
-from heatbox.visualization.figures.scores import ModelScore, score_against_erf
+from heatbox.visualization.figures.scores import ModelScore, headline_numbers, score_against_erf
 from heatbox.visualization.figures.style import save_figure
 
 ANALYSIS, COMPARISON = "analysis.json", "comparison.json"
@@ -175,7 +174,7 @@ class Analysis:
         rows = json.loads(to_json(self.rows))
         write_atomically(self.out / COMPARISON, (to_json({"models": rows}) + "\n").encode())
         if len(rows) > 1:
-            save_figure(comparison(rows), self.figures / "comparison")
+            save_figure(headline_numbers(rows), self.figures / "comparison")
         if all("erf_auc" in row and "cam_MaxBoxAccV2" in row for row in rows):
             models = [
                 ModelScore(row["model"], {"cam": _scores_of(row, "cam")}, row["model"], auc=row["erf_auc"])

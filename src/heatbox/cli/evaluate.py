@@ -172,8 +172,8 @@ def show_scores(metrics: dict[str, Any], title: str, as_json: bool) -> None:
         print_json(metrics)
     else:
         from heatbox._utils.progress import printable
-        from heatbox.visualization.tables import difference_lines, mask_table, score_table
+        from heatbox.visualization.tables import difference_lines, terminal_score_table
 
-        print_table((mask_table if metrics.get("truth") == "masks" else score_table)(metrics, title))
+        print_table(terminal_score_table(metrics, title))
         for line in difference_lines(metrics):
             print(printable(line))

@@ -26,8 +26,7 @@ from heatbox.training.log import epoch_line
 from heatbox.training.recipes import published
 from heatbox.training.trainer import train
 from heatbox.training.weights import best_checkpoint
-from heatbox.visualization.figures import score_tables, scores
-from heatbox.visualization.figures.comparison import comparison
+from heatbox.visualization.figures import scores
 from heatbox.visualization.figures.style import Drawn, save_figure
 from heatbox.visualization.overlay import contact_sheet, save_sheet
 from heatbox.visualization.report.build import PageFigure, write_report
@@ -137,8 +136,8 @@ def draw_scores(
         "per-model-pc1": lambda: scores.scores_per_model(models, "pc1"),
         "against-erf-cam": lambda: scores.score_against_erf(models, "cam"),
         "against-erf-pc1": lambda: scores.score_against_erf(models, "pc1"),
-        "pc1-against-cam": lambda: score_tables.maps_compared(models),
-        "all": lambda: score_tables.all_scores(models, _baselines(finished), _printed(models)),
+        "pc1-against-cam": lambda: scores.maps_compared(models),
+        "all": lambda: scores.all_scores(models, _baselines(finished), _printed(models)),
     }
     save_figure(drawers[figure](), out.with_suffix(""))
 
@@ -157,7 +156,7 @@ def _baselines(runs: Sequence[Path]) -> dict[str, Any]:
     return {name: metrics["methods"][name] for name in metrics["baselines"]}
 
 
-def _printed(models: Sequence[scores.ModelScore]) -> score_tables.Published:
+def _printed(models: Sequence[scores.ModelScore]) -> scores.Published:
     return {model.name: published(model.name) for model in models}
 
 
@@ -170,7 +169,7 @@ def draw_headlines(analyses: Sequence[Path], out: Path, *, tell: Tell, anew: boo
                 rows.setdefault(row["model"], {}).update(row)
     if not rows:
         raise InputError("no instrument has measured anything")
-    save_figure(comparison(list(rows.values())), out.with_suffix(""))
+    save_figure(scores.headline_numbers(list(rows.values())), out.with_suffix(""))
 
 
 def write_page(

@@ -1,14 +1,15 @@
-"""Results as tables that a person reads in a terminal."""
+"""Tables of results: the columns of scores, shared by the terminal and the report, and terminal tables."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 from rich.text import Text
 
-from heatbox._utils.progress import printable
+from heatbox._utils.progress import duration, printable
 
 if TYPE_CHECKING:
     from heatbox.data.catalogue import Entry
@@ -16,77 +17,162 @@ if TYPE_CHECKING:
     from heatbox.training.config import TrainConfig
 
 
-def score_table(metrics: dict[str, Any], title: str) -> Table:
-    """Methods and baselines: scores in percent under both threshold policies, 95% bootstrap intervals."""
-    rows = metrics["methods"]
-    transferred = any("transferred" in found for found in rows.values())
-    localization = any("localization" in found for found in rows.values())
-    headings = ["MaxBoxAcc oracle", "at", "MaxBoxAccV2 oracle"]
-    headings += ["MaxBoxAcc transferred", "at", "MaxBoxAccV2 transferred"] if transferred else []
-    headings += ["Top-1 loc", "Top-5 loc"] if localization else []
-    table = _of_maps(metrics, title, "oracle: threshold best on these images", headings, "V2", transferred)
-    for name, found in rows.items():
-        cells = [_cell(found["MaxBoxAcc"], found["MaxBoxAcc_interval"]), f"{found['threshold']:.3f}"]
-        cells.append(_cell(found["MaxBoxAccV2"], found["MaxBoxAccV2_interval"]))
-        if transferred:
-            other = found["transferred"]
-            cells += [_cell(**other["MaxBoxAcc"]), f"{other['threshold']:.3f}", _cell(**other["MaxBoxAccV2"])]
-        if localization:
-            cells += [f"{found['localization'][place]:.2f}" for place in ("top1", "top5")]
-        _add_map(table, metrics, name, cells, "MaxBoxAccV2")
-    return table
+@dataclass(frozen=True)
+class Cell:
+    """A formatted value of a score table, with the ends of its 95% interval where it has one."""
+
+    value: str
+    low: str = ""
+    high: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.value} [{self.low}, {self.high}]" if self.low else self.value
 
 
-def mask_table(metrics: dict[str, Any], title: str) -> Table:
-    """Methods and baselines: PxAP in percent with 95% bootstrap intervals, and the best overlap of pixels."""
-    rows = metrics["methods"]
-    transferred = any("transferred" in found for found in rows.values())
-    headings = ["PxAP", "pixel IoU oracle", "at"]
-    headings += ["pixel IoU transferred", "at"] if transferred else []
-    words = "pixel IoU over all pixels, oracle: at the threshold best for it"
-    table = _of_maps(metrics, title, words, headings, "PxAP", transferred)
-    for name, found in rows.items():
-        cells = [_cell(found["PxAP"], found["PxAP_interval"])]
-        cells += [f"{found['pixel_iou']:.2f}", f"{found['threshold']:.3f}"]
-        if transferred:
-            other = found["transferred"]
-            cells += [f"{other['pixel_iou']:.2f}", f"{other['threshold']:.3f}"]
-        _add_map(table, metrics, name, cells, "PxAP")
-    return table
+@dataclass(frozen=True)
+class Column:
+    """A column of a score table.
+
+    Attributes:
+        heading: of the column.
+        cell: a map's entry in "methods" of metrics.json → what the column shows of it.
+        requires: key of an entry; the column is shown where some map has it. "" shows it always.
+    """
+
+    heading: str
+    cell: Callable[[Mapping[str, Any]], Cell]
+    requires: str = ""
 
 
-def _of_maps(
-    metrics: dict[str, Any], title: str, words: str, headings: Sequence[str], compared: str, transferred: bool
-) -> Table:
-    """An empty table of maps, its caption telling what the numbers are."""
-    caption = f"{metrics['images']} images"
-    if "top1" in metrics:
-        caption += f", classification top-1 {metrics['top1']:.1f}%, top-5 {metrics['top5']:.1f}%"
-    caption += f"; [95% bootstrap interval]; {words}"
-    if transferred:
-        caption += "; transferred: best on the fully supervised split"
-    table = Table(title=_text(title), caption=_text(caption))
-    table.add_column("map", no_wrap=True)
-    for heading in (*headings, f"{compared} minus centre"):
-        table.add_column(heading, justify="right")
-    return table
+@dataclass(frozen=True)
+class ScoreTable:
+    """A score table as text, for the terminal and for the report.
+
+    Attributes:
+        headings: of the columns after the map's name.
+        rows: name of the map or baseline, whether it is a baseline, and its cells.
+        caption: what the numbers are.
+    """
+
+    headings: list[str]
+    rows: list[tuple[str, bool, list[Cell]]]
+    caption: str
 
 
-def _add_map(table: Table, metrics: dict[str, Any], name: str, cells: Sequence[str], compared: str) -> None:
-    """The row of a map, its difference to the centre baseline last."""
-    minus = metrics["methods"][name].get("minus_baseline")
-    last = _cell(**minus[compared], form="+.2f") if minus else ""
-    style = "dim" if name in metrics["baselines"] else ""
-    table.add_row(_text(name), *map(_text, [*cells, last]), style=style)
+def _number(*keys: str, digits: int = 2) -> Callable[[Mapping[str, Any]], Cell]:
+    """A column's cell: the number under nested keys."""
+
+    def cell(entry: Mapping[str, Any]) -> Cell:
+        value: Any = entry
+        for key in keys:
+            value = value[key]
+        return Cell(f"{value:.{digits}f}")
+
+    return cell
 
 
-def difference_lines(metrics: dict[str, Any]) -> list[str]:
-    """Paired differences between maps of the same images, a line each."""
-    return [
-        f"{pair['first']} minus {pair['second']}: "
-        + ", ".join(f"{n} {_cell(**pair[n], form='+.2f')}" for n in pair if n not in ("first", "second"))
-        for pair in metrics["differences"]
+def _score(name: str) -> Callable[[Mapping[str, Any]], Cell]:
+    """A column's cell: an oracle score with its interval."""
+    return lambda entry: _with_interval(entry[name], entry[f"{name}_interval"])
+
+
+def _transferred(name: str) -> Callable[[Mapping[str, Any]], Cell]:
+    """A column's cell: a score at the transferred threshold, with its interval."""
+    return lambda entry: _with_interval(**entry["transferred"][name])
+
+
+def _minus_baseline(name: str) -> Callable[[Mapping[str, Any]], Cell]:
+    """A column's cell: the paired difference to the centre baseline, which has none itself."""
+    return lambda entry: (
+        _with_interval(**entry["minus_baseline"][name], sign="+") if entry.get("minus_baseline") else Cell("")
+    )
+
+
+def _with_interval(value: float, interval: Sequence[float], sign: str = "") -> Cell:
+    low, high = interval
+    return Cell(f"{value:{sign}.2f}", f"{low:{sign}.1f}", f"{high:{sign}.1f}")
+
+
+BOX_COLUMNS = (
+    Column("MaxBoxAcc oracle", _score("MaxBoxAcc")),
+    Column("at", _number("threshold", digits=3)),
+    Column("MaxBoxAccV2 oracle", _score("MaxBoxAccV2")),
+    Column("MaxBoxAcc transferred", _transferred("MaxBoxAcc"), "transferred"),
+    Column("at", _number("transferred", "threshold", digits=3), "transferred"),
+    Column("MaxBoxAccV2 transferred", _transferred("MaxBoxAccV2"), "transferred"),
+    Column("Top-1 loc", _number("localization", "top1"), "localization"),
+    Column("Top-5 loc", _number("localization", "top5"), "localization"),
+    Column("V2 minus centre-Gaussian", _minus_baseline("MaxBoxAccV2")),
+)
+MASK_COLUMNS = (
+    Column("PxAP", _score("PxAP")),
+    Column("pixel IoU oracle", _number("pixel_iou")),
+    Column("at", _number("threshold", digits=3)),
+    Column("pixel IoU transferred", _number("transferred", "pixel_iou"), "transferred"),
+    Column("at", _number("transferred", "threshold", digits=3), "transferred"),
+    Column("PxAP minus centre-Gaussian", _minus_baseline("PxAP")),
+)
+
+
+def score_table(metrics: Mapping[str, Any], milliseconds: Mapping[str, float] | None = None) -> ScoreTable:
+    """The scores of maps and baselines against boxes or masks, as text.
+
+    Args:
+        metrics: content of metrics.json.
+        milliseconds: map → time an image, for a last column; "forward" is the forward pass.
+    """
+    masks, times = metrics.get("truth") == "masks", milliseconds or {}
+    methods = metrics["methods"]
+    columns = [
+        column
+        for column in (MASK_COLUMNS if masks else BOX_COLUMNS)
+        if not column.requires or any(column.requires in entry for entry in methods.values())
     ]
+    rows = []
+    for name, entry in methods.items():
+        cells = [column.cell(entry) for column in columns]
+        cells += [Cell(f"{times[name]:.2f}" if name in times else "")] if times else []
+        rows.append((name, name in metrics["baselines"], cells))
+    headings = [column.heading for column in columns] + (["ms an image"] if times else [])
+    return ScoreTable(headings, rows, _caption(metrics, masks, times))
+
+
+def _caption(metrics: Mapping[str, Any], masks: bool, times: Mapping[str, float]) -> str:
+    text = f"Percent of {metrics['images']} images, with 95% bootstrap intervals."
+    if "top1" in metrics:
+        text += f" Classification: top-1 {metrics['top1']:.1f}%, top-5 {metrics['top5']:.1f}%."
+    text += " Pixel IoU is computed over all pixels." if masks else ""
+    text += " Oracle: threshold best on these images"
+    transferred = any("transferred" in entry for entry in metrics["methods"].values())
+    text += "; transferred: threshold best on the fully supervised split." if transferred else "."
+    if "forward" in times:
+        text += (
+            " Milliseconds are the median over batches, in addition to a forward pass of "
+            f"{times['forward']:.2f} ms an image."
+        )
+    return text + (" Baselines, which do not use the images, are in grey." if metrics["baselines"] else "")
+
+
+def terminal_score_table(metrics: Mapping[str, Any], title: str) -> Table:
+    """The score table for the terminal."""
+    content = score_table(metrics)
+    table = Table(title=_text(title), caption=_text(content.caption))
+    table.add_column("map", no_wrap=True)
+    for heading in content.headings:
+        table.add_column(heading, justify="right")
+    for name, baseline, cells in content.rows:
+        table.add_row(_text(name), *(_text(str(cell)) for cell in cells), style="dim" if baseline else "")
+    return table
+
+
+def difference_lines(metrics: Mapping[str, Any]) -> list[str]:
+    """Paired differences between maps of the same images, a line each."""
+    lines = []
+    for pair in metrics["differences"]:
+        names = [name for name in pair if name not in ("first", "second")]
+        scores = ", ".join(f"{name} {_with_interval(**pair[name], sign='+')}" for name in names)
+        lines.append(f"{pair['first']} minus {pair['second']}: {scores}")
+    return lines
 
 
 def model_table(rows: Sequence[ModelRow]) -> Table:
@@ -104,14 +190,9 @@ def model_table(rows: Sequence[ModelRow]) -> Table:
     return table
 
 
-def _text(words: str) -> Text:
-    """Words as they are: rich would take square brackets in names for its markup."""
-    return Text(printable(words))
-
-
-def _cell(value: float, interval: Sequence[float], form: str = ".2f") -> str:
-    low, high = (format(end, form.replace(".2f", ".1f")) for end in interval)
-    return f"{value:{form}} [{low}, {high}]"
+def _text(content: str) -> Text:
+    """Text as it is: rich would interpret square brackets in names as markup."""
+    return Text(printable(content))
 
 
 def check_table(splits: Mapping[str, Mapping[str, int]], title: str) -> Table:
@@ -127,8 +208,8 @@ def check_table(splits: Mapping[str, Mapping[str, int]], title: str) -> Table:
 
 
 def catalogue_table(entries: Sequence[Entry]) -> Table:
-    """What the data sets are, and what to put where."""
-    table = Table(caption="heatbox data check PATH tells whether it is all there", show_lines=True)
+    """The data sets, where they are published, and how to arrange their files."""
+    table = Table(caption="heatbox data check PATH reports what is missing", show_lines=True)
     for heading in ("data set", "what", "licence", "size", "published at", "put into one folder"):
         table.add_column(heading, overflow="fold")
     for e in entries:
@@ -137,7 +218,7 @@ def catalogue_table(entries: Sequence[Entry]) -> Table:
 
 
 def comparison_table(rows: Sequence[Mapping[str, Any]], title: str) -> Table:
-    """Headline numbers of the instruments, a line a number and a column a network."""
+    """Headline numbers of the instruments: one row a number, one column a model."""
     table = Table(title=_text(title))
     table.add_column("", no_wrap=True)
     for row in rows:
@@ -156,16 +237,16 @@ def bias_table(found: Mapping[str, Mapping[str, Any]]) -> Table:
     for heading in ("observer", "shape bias", "decided by shape or texture", "images"):
         table.add_column(heading, justify="left" if heading == "observer" else "right")
     for name, one in found.items():
-        bias = _cell(100 * one["overall"], [100 * end for end in one["interval"]])
+        bias = str(_with_interval(100 * one["overall"], [100 * end for end in one["interval"]]))
         table.add_row(_text(name), _text(bias), f"{one['decided']:,}", f"{one['images']:,}")
     return table
 
 
 def training_table(found: Mapping[str, Any], title: str) -> Table:
-    """The best checkpoint of each map, as the paper reports it, and the last one beside it."""
+    """The best checkpoint of each map, as the paper reports it, and the last one."""
     caption = (
-        "thresholds best on the scored images; the best checkpoint is chosen on them too, as the paper does, "
-        "the last one is not"
+        "thresholds best on the scored images; the best checkpoint is chosen on the same images, as in the "
+        "paper, the last one is not"
     )
     table = Table(title=_text(title), caption=_text(caption))
     for heading in ("map", "checkpoint", "epoch", "weights", "top-1", "MaxBoxAcc", "at", "MaxBoxAccV2"):
@@ -190,10 +271,10 @@ def training_table(found: Mapping[str, Any], title: str) -> Table:
 
 
 def recipe_table(rows: Sequence[tuple[TrainConfig, Mapping[str, tuple[float, float]]]]) -> Table:
-    """What each recipe trains, from which weights, and the published scores."""
+    """The model of each recipe, its initial weights, and the published scores."""
     caption = (
         "published: MaxBoxAcc / MaxBoxAccV2 on CUB-200-2011, thresholds best on the test images, best of the "
-        "saved checkpoints; where none stands, the paper draws the model without its numbers"
+        "saved checkpoints; empty where the paper shows the model without its numbers"
     )
     table = Table(caption=_text(caption))
     for heading in ("recipe", "model", "pixels", "from", "augmented", "published CAM", "published PC1"):
@@ -209,19 +290,13 @@ def recipe_table(rows: Sequence[tuple[TrainConfig, Mapping[str, tuple[float, flo
 
 
 def plan_table(steps: Sequence[Mapping[str, Any]]) -> Table:
-    """The steps of a plan: what each makes of the paper, where it stands, its cost and what is missing."""
+    """The steps of a plan: the tables and figures each makes, its state, its cost and what is missing."""
     bases = "; ".join(dict.fromkeys(one["basis"] for one in steps if one["seconds"]))
     table = Table(caption=_text(f"time: {bases}" if bases else ""))
     for heading in ("step", "makes", "state", "time", "missing"):
         table.add_column(heading, no_wrap=heading in ("state", "time"), overflow="fold")
     for one in steps:
         makes = ", ".join(made["paper"] or made["title"] for made in one["makes"])
-        time = "" if one["seconds"] is None else _duration(one["seconds"])
+        time = "" if one["seconds"] is None else duration(one["seconds"])
         table.add_row(*map(_text, (one["step"], makes, one["state"], time, "; ".join(one["why"]))))
     return table
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -10,7 +10,7 @@ from PIL import Image
 from heatbox.cli.evaluate import show_scores
 from heatbox.cli.main import main
 from heatbox.visualization.figures.scores import ModelScore, scores_per_model
-from heatbox.visualization.figures.style import as_plain_text, new_figure, plain, save_figure
+from heatbox.visualization.figures.style import as_plain_text, new_figure, save_figure, style_axes
 from helpers.browser import opened
 from helpers.data_trees import coco_json
 from helpers.scenes import write_model, write_split
@@ -244,7 +244,7 @@ def test_a_name_in_a_figure_is_no_formula(tmp_path, name):
 
 def test_titles_of_figures_are_no_formulas():
     figure = new_figure(4, 3)
-    plain(figure.subplots(), "$a_b$", "$x", "y$")
+    style_axes(figure.subplots(), "$a_b$", "$x", "y$")
     texts = [text for text in as_plain_text(figure).findobj() if hasattr(text, "get_parse_math")]
     assert texts
     assert not any(text.get_parse_math() for text in texts)

@@ -8,27 +8,26 @@ from typing import Any
 import numpy as np
 
 from heatbox.visualization.figures.style import (
-    COLOURS,
     DENSITY,
     GREY,
     Drawn,
     Row,
-    interval,
+    format_interval,
+    line_style,
     new_figure,
     panels,
-    plain,
-    style,
+    style_axes,
 )
 
 BINS = 60
-FEWEST_POINTS = 50
-"""Points in a column of cells below which its quartiles say little."""
+MIN_POINTS = 50
+"""Points in a column of cells below which its quartiles are not computed."""
 
 
 def density(x: np.ndarray, y: np.ndarray, bins: int = BINS) -> dict[str, Any]:
-    """What is saved of many points for a figure: counts on a grid, and quartiles of y along x.
+    """Summary of many points for a figure: counts on a grid, and quartiles of y along x.
 
-    The grid spans the points but for the outermost 0.1% on each side of y, which would leave it empty.
+    The grid spans the range of x, and of y without the outermost 0.1% on each side.
 
     Args:
         x, y: (M,) coordinates.
@@ -47,7 +46,7 @@ def density(x: np.ndarray, y: np.ndarray, bins: int = BINS) -> dict[str, Any]:
     quartiles = np.full((cells, 3), np.nan)
     for index in range(cells):
         inside = y[column == index]
-        if len(inside) >= FEWEST_POINTS:
+        if len(inside) >= MIN_POINTS:
             quartiles[index] = np.quantile(inside, [0.25, 0.5, 0.75])
     return {
         "x_edges": x_edges,
@@ -59,7 +58,7 @@ def density(x: np.ndarray, y: np.ndarray, bins: int = BINS) -> dict[str, Any]:
 
 
 def _edges(x: np.ndarray, bins: int) -> np.ndarray:
-    """Edges between cells; values on a lattice, such as shares of 49 pixels, are not cut by them."""
+    """Edges between cells; values on a lattice, such as fractions of 49 pixels, do not fall on an edge."""
     steps = np.unique(x)
     if len(steps) > 8 * bins:
         return np.linspace(x.min(), x.max(), bins + 1)
@@ -68,16 +67,16 @@ def _edges(x: np.ndarray, bins: int) -> np.ndarray:
     return np.concatenate([[taken[0] - width / 2], (taken[1:] + taken[:-1]) / 2, [steps[-1] + width / 2]])
 
 
-def against_weight(found: Mapping[str, Mapping[str, Any]], x_label: str, most: int = 3) -> Drawn:
-    """Class weight against a quantity of the channel, as a density, a panel an entry (Fig. 18 and 19).
+def against_weight(found: Mapping[str, Mapping[str, Any]], x_label: str, per_row: int = 3) -> Drawn:
+    """Class weight against a quantity of the channel, as a density, one panel an entry (Fig. 18 and 19).
 
     Args:
         found: title → "density" (see `density`) and "correlation" (pearson, spearman, their intervals,
             images, points).
-        x_label: what the quantity is, with its unit.
-        most: panels in a row.
+        x_label: name of the quantity, with its unit.
+        per_row: panels in a row.
     """
-    figure, axes = panels(len(found), 4.0, 3.7, most)
+    figure, axes = panels(len(found), 4.0, 3.7, per_row)
     rows: list[Row] = []
     image = None
     from matplotlib.colors import LogNorm
@@ -99,12 +98,12 @@ def against_weight(found: Mapping[str, Mapping[str, Any]], x_label: str, most: i
         one.plot(middles, quartiles[:, 1], color="black", linewidth=1.6, label="median")
         one.plot(middles, quartiles[:, 0], color="black", linewidth=0.9, linestyle="--", label="quartiles")
         one.plot(middles, quartiles[:, 2], color="black", linewidth=0.9, linestyle="--")
-        plain(one, title, x_label, "class weight")
+        style_axes(one, title, x_label, "class weight")
         one.axhline(0, color=GREY, linewidth=0.6)
         one.text(
             0.98,
             0.98,
-            _words(link),
+            _correlations(link),
             transform=one.transAxes,
             fontsize=7.5,
             ha="right",
@@ -132,21 +131,21 @@ def against_weight(found: Mapping[str, Mapping[str, Any]], x_label: str, most: i
     return figure, rows
 
 
-def _words(link: Mapping[str, Any]) -> str:
+def _correlations(link: Mapping[str, Any]) -> str:
     if link["pearson"] is None or np.isnan(link["pearson"]):
-        return f"no correlation: one does not vary\nn = {link['images']} images"
+        return f"no correlation: one quantity is constant\nn = {link['images']} images"
     return (
-        f"r = {interval(link['pearson'], link['pearson_interval'], '+.2f')}\n"
-        f"rank r = {interval(link['spearman'], link['spearman_interval'], '+.2f')}\n"
+        f"r = {format_interval(link['pearson'], link['pearson_interval'], '+.2f')}\n"
+        f"rank r = {format_interval(link['spearman'], link['spearman_interval'], '+.2f')}\n"
         f"n = {link['images']} images, {link['points']:,} channels"
     )
 
 
 def by_class(found: Mapping[str, Sequence[Mapping[str, Any]]], what: str) -> Drawn:
-    """How the rank correlation is spread over classes, a curve a network.
+    """Distribution of the rank correlation over classes, one curve a model.
 
     Args:
-        found: label → a row a class: "class", "spearman", "images".
+        found: label → a row for each class: "class", "spearman", "images".
         what: the two quantities, for the axis.
     """
     figure = new_figure(7.2, 3.6)
@@ -160,11 +159,11 @@ def by_class(found: Mapping[str, Sequence[Mapping[str, Any]]], what: str) -> Dra
         )
         rows += [{"model": label, **one} for one in classes]
         if known:
-            share = np.arange(1, len(known) + 1) / len(known)
+            fraction = np.arange(1, len(known) + 1) / len(known)
             below = np.mean(np.asarray(known) < 0)
-            words = f"{label}: {len(known)} classes, {below:.0%} below 0"
-            axes.step(known, share, where="post", linewidth=1.8, label=words, **style(index))
-    plain(axes, "", f"rank correlation of {what} within a class", "share of classes at or below")
+            legend = f"{label}: {len(known)} classes, {below:.0%} below 0"
+            axes.step(known, fraction, where="post", linewidth=1.8, label=legend, **line_style(index).line)
+    style_axes(axes, "", f"rank correlation of {what} within a class", "fraction of classes at or below")
     axes.axvline(0, color=GREY, linewidth=0.8)
     axes.set_ylim(0, 1.02)
     axes.legend(fontsize=7.5, loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False)
@@ -172,7 +171,7 @@ def by_class(found: Mapping[str, Sequence[Mapping[str, Any]]], what: str) -> Dra
 
 
 def control(found: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> Drawn:
-    """Correlation with the trained and with a random head, side by side with intervals.
+    """Correlation with the trained and with a random head, with intervals.
 
     Args:
         found: label → "trained" and "random" → correlation numbers.
@@ -180,9 +179,9 @@ def control(found: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> Drawn:
     figure = new_figure(6.4, 1.3 + 0.55 * len(found))
     axes = figure.subplots()
     rows: list[Row] = []
-    looks = {"trained": (COLOURS[0], "o", -0.13), "random": (COLOURS[1], "s", 0.13)}
+    styles = {"trained": (line_style(0), -0.13), "random": (line_style(1), 0.13)}
     for place, (label, heads) in enumerate(found.items()):
-        for head, (colour, mark, shift) in looks.items():
+        for head, (style, shift) in styles.items():
             link = heads[head]
             rows.append(
                 {
@@ -197,19 +196,17 @@ def control(found: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> Drawn:
             )
             if link["spearman"] is None or np.isnan(link["spearman"]):
                 continue
-            axes.plot(link["spearman_interval"], [place + shift] * 2, color=colour, linewidth=1.2)
+            axes.plot(link["spearman_interval"], [place + shift] * 2, color=style.colour, linewidth=1.2)
             axes.plot(
                 [link["spearman"]],
                 [place + shift],
-                color=colour,
-                marker=mark,
-                linestyle="none",
+                **style.point,
                 markersize=6,
                 label=f"{head} head (n = {link['images']} images)" if place == 0 else None,
             )
     axes.set_yticks(range(len(found)), list(found))
     axes.set_ylim(len(found) - 0.5, -0.7)
     axes.axvline(0, color=GREY, linewidth=0.8)
-    plain(axes, "", "rank correlation of spatial mean\nand class weight [95% interval]")
+    style_axes(axes, "", "rank correlation of spatial mean\nand class weight [95% interval]")
     axes.legend(fontsize=7.5, loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False)
     return figure, rows

@@ -8,21 +8,18 @@ from typing import Any
 import numpy as np
 
 from heatbox.visualization.figures.style import (
-    COLOURS,
-    MARKS,
     Drawn,
     Row,
     label_first,
-    line,
-    look_of,
+    line_style,
     panels,
-    plain,
-    style,
+    plot_line,
+    style_axes,
 )
 
 
 def explained_variance(found: Mapping[str, Mapping[str, Any]]) -> Drawn:
-    """Cumulative explained variance: mean over images, and the band that holds the middle 80% of them.
+    """Cumulative explained variance: mean over images, and the band of the middle 80% of them.
 
     Args:
         found: label → "own" and "grid" → "mean", "low", "high" (P,), "map" (h, w), "images".
@@ -37,15 +34,15 @@ def explained_variance(found: Mapping[str, Mapping[str, Any]]) -> Drawn:
             curve = numbers[kind]
             number = np.arange(1, len(curve["mean"]) + 1)
             h, w = curve["map"]
-            words = f"{label} ({w} x {h}, n = {curve['images']})"
-            line(one, number, curve["mean"], look_of(index), words, 0.12, 4)
-            band: dict[str, Any] = {"color": look_of(index)[0], "alpha": 0.18, "linewidth": 0}
+            legend = f"{label} ({w} x {h}, n = {curve['images']})"
+            plot_line(one, number, curve["mean"], line_style(index), legend, 0.12, 4)
+            band: dict[str, Any] = {"color": line_style(index).colour, "alpha": 0.18, "linewidth": 0}
             one.fill_between(number, curve["low"], curve["high"], **band)
             rows += [
                 {"model": label, "maps": kind, "components": int(k), "mean": m, "low": low, "high": high}
                 for k, m, low, high in zip(number, curve["mean"], curve["low"], curve["high"], strict=True)
             ]
-        plain(one, title, "principal components", "cumulative explained variance")
+        style_axes(one, title, "principal components", "cumulative explained variance")
         one.set_xscale("log")
         one.set_ylim(0, 1.02)
         ticks = [k for k in (1, 2, 5, 10, 20, 50, 100, 200) if k <= one.get_xlim()[1]]
@@ -79,17 +76,17 @@ def reconstruction(found: Mapping[str, Mapping[str, Any]]) -> Drawn:
             one["atoms"],
             error,
             bars,
-            marker=MARKS[index % len(MARKS)],
+            marker=line_style(index).marker,
             markersize=5,
             capsize=3,
             linewidth=1.7,
             label=f"{label} (n = {one['unseen']:,} unseen maps)",
-            **style(index),
+            **line_style(index).line,
         )
         axes.plot(
             one["atoms"],
             one["seen_error"],
-            color=COLOURS[index % len(COLOURS)],
+            color=line_style(index).colour,
             linewidth=0.9,
             alpha=0.7,
             linestyle=(0, (1, 2)),
@@ -110,7 +107,7 @@ def reconstruction(found: Mapping[str, Mapping[str, Any]]) -> Drawn:
     first = next(iter(found.values()))
     g = first["grid"]
     title = f"{g} x {g} maps of unit length, codes of {first['nonzero']} atoms\ndotted: the maps learned from"
-    plain(axes, title, "atoms in the dictionary", "energy not reconstructed [95% interval]")
+    style_axes(axes, title, "atoms in the dictionary", "energy not reconstructed [95% interval]")
     axes.title.set_fontsize(8)
     axes.set_xscale("log", base=2)
     axes.set_xticks(list(first["atoms"]), list(map(str, first["atoms"])))

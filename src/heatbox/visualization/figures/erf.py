@@ -8,27 +8,26 @@ from typing import Any
 import numpy as np
 
 from heatbox.visualization.figures.style import (
-    COLOURS,
     GREY,
     Drawn,
     Row,
     label_first,
-    line,
-    look_of,
+    line_style,
     panels,
-    plain,
+    plot_line,
+    style_axes,
 )
 
-_GOOD_FIT = 0.5  # share of the sum of squares below which a Gaussian says little
+_GOOD_FIT = 0.5  # explained fraction of the sum of squares below which a Gaussian fits poorly
 _SQUARES = ("0.2", "0.3", "0.5", "0.99")
 
 
 def heatmaps(fields: Mapping[str, tuple[np.ndarray, Mapping[str, Any]]]) -> Drawn:
-    """The contribution of every pixel, a panel a network, with the squares that hold the share t.
+    """The contribution of every pixel, one panel a model, with the squares that contain the fraction t.
 
     Args:
-        fields: label → contribution (H, W), and the numbers that `heatbox.analysis.erf.numbers_of`
-            says of it.
+        fields: label → contribution (H, W), and its numbers as returned by
+            `heatbox.analysis.erf.numbers_of`.
     """
     figure, axes = panels(len(fields), 3.9, 4.8)
     rows: list[Row] = []
@@ -53,16 +52,16 @@ def heatmaps(fields: Mapping[str, tuple[np.ndarray, Mapping[str, Any]]]) -> Draw
         one.tick_params(labelsize=7)
     if image is not None:
         bar = figure.colorbar(image, ax=axes, shrink=0.7)
-        bar.set_label("log10(contribution + 1), share of the maximum", fontsize=8)
+        bar.set_label("log10(contribution + 1), fraction of the maximum", fontsize=8)
         bar.ax.tick_params(labelsize=7)
     return figure, rows
 
 
-def _square(axes: Any, x: int, y: int, side: int, number: int, words: str) -> None:
+def _square(axes: Any, x: int, y: int, side: int, number: int, label: str) -> None:
     from matplotlib.patches import Rectangle
 
     corner = (x - side / 2, y - side / 2)
-    for colour, width in (("black", 2.4), ("white", 1.1)):  # white on a dark rim shows on any ground
+    for colour, width in (("black", 2.4), ("white", 1.1)):  # white on a dark rim is visible on any background
         line = (0, ((6, 2), (4, 2), (2, 2), (1, 0))[number])
         axes.add_patch(
             Rectangle(
@@ -77,11 +76,11 @@ def _square(axes: Any, x: int, y: int, side: int, number: int, words: str) -> No
         )
     from matplotlib.patheffects import withStroke
 
-    inside = corner[1] < 0.06 * y  # a label above the largest square would leave the picture
+    inside = corner[1] < 0.06 * y  # a label above the largest square would lie outside the image
     text = axes.text(
         corner[0] + 0.02 * x,
         corner[1] + (0.02 * y if inside else 0),
-        words,
+        label,
         fontsize=6.5,
         color="white",
         va="top" if inside else "bottom",
@@ -94,7 +93,7 @@ def curves(fields: Mapping[str, Mapping[str, Any]]) -> Drawn:
     """r(t) of several networks on one plot, with and without the logarithm.
 
     Args:
-        fields: label → numbers as of `heatbox.analysis.erf.numbers_of`.
+        fields: label → numbers as returned by `heatbox.analysis.erf.numbers_of`.
     """
     figure, axes = panels(2, 4.6, 3.8, share_y=True)
     rows: list[Row] = []
@@ -105,8 +104,8 @@ def curves(fields: Mapping[str, Mapping[str, Any]]) -> Drawn:
     for one, (scale, title) in zip(axes, titles.items(), strict=True):
         for index, (label, numbers) in enumerate(fields.items()):
             found = numbers[scale]
-            words = f"{label}: AUC {found['auc']:.3f} (n = {numbers['images']})"
-            line(one, found["t"], found["r"], look_of(index), words, (5 + 3 * index, 20))
+            legend = f"{label}: AUC {found['auc']:.3f} (n = {numbers['images']})"
+            plot_line(one, found["t"], found["r"], line_style(index), legend, (5 + 3 * index, 20))
             rows += [
                 {
                     "model": label,
@@ -118,7 +117,7 @@ def curves(fields: Mapping[str, Mapping[str, Any]]) -> Drawn:
                 }
                 for t, r in zip(found["t"], found["r"], strict=True)
             ]
-        plain(one, title, "share t of the contribution", "area ratio r(t) of the smallest square")
+        style_axes(one, title, "fraction t of the contribution", "area ratio r(t) of the smallest square")
         one.plot([0, 1], [0, 1], color=GREY, linewidth=0.8, linestyle=(0, (1, 3)))
         one.text(0.72, 0.735, "even over the input", fontsize=7, color=GREY, ha="center", rotation=39)
         one.set(xlim=(0, 1), ylim=(0, 1.02))
@@ -128,23 +127,23 @@ def curves(fields: Mapping[str, Mapping[str, Any]]) -> Drawn:
 
 
 def groups(found: Mapping[str, Mapping[str, Mapping[str, Any]]], category: str) -> Drawn:
-    """r(t) of images that the shape decided beside that of images that the texture decided (Fig. 17).
+    """r(t) of images classified by shape, and of images classified by texture (Fig. 17).
 
     Args:
-        found: label → "shape" and "texture" → numbers as of `heatbox.analysis.erf.numbers_of`; a group
-            without images is absent.
+        found: label → "shape" and "texture" → numbers as returned by
+            `heatbox.analysis.erf.numbers_of`; a group without images is absent.
         category: the shape category, or "all".
     """
     figure, axes = panels(len(found), 3.9, 3.6, share_y=True)
     rows: list[Row] = []
-    looks = {"shape": (COLOURS[0], "-", "o"), "texture": (COLOURS[1], "--", "s")}
+    styles = {"shape": line_style(0), "texture": line_style(1)}
     for one, (label, both) in zip(axes, found.items(), strict=True):
-        for cue, look in looks.items():
+        for cue, style in styles.items():
             if cue not in both:
                 continue
             curve = both[cue]["log"]
-            words = f"decided by {cue}: AUC {curve['auc']:.3f} (n = {both[cue]['images']})"
-            line(one, curve["t"], curve["r"], look, words, 16)
+            legend = f"decided by {cue}: AUC {curve['auc']:.3f} (n = {both[cue]['images']})"
+            plot_line(one, curve["t"], curve["r"], style, legend, 16)
             rows += [
                 {
                     "model": label,
@@ -158,7 +157,7 @@ def groups(found: Mapping[str, Mapping[str, Mapping[str, Any]]], category: str) 
                 for t, r in zip(curve["t"], curve["r"], strict=True)
             ]
         which = "all shapes" if category == "all" else f"shape {category!r}"
-        plain(one, f"{label}: images of {which}", "share t of the contribution", "area ratio r(t)")
+        style_axes(one, f"{label}: images of {which}", "fraction t of the contribution", "area ratio r(t)")
         one.set(xlim=(0, 1), ylim=(0, 1.02))
         one.legend(fontsize=7.5, loc="upper left", frameon=False)
     label_first(axes)
@@ -166,7 +165,7 @@ def groups(found: Mapping[str, Mapping[str, Mapping[str, Any]]], category: str) 
 
 
 def positions(found: Mapping[str, Mapping[str, Any]]) -> Drawn:
-    """The radius of the receptive field of each position, a panel a network.
+    """The radius of the receptive field at each position, one panel a model.
 
     Args:
         found: label → "rows", "columns" (cells), "sigma" and "explained" (R, K), "feature_size", "size" and
@@ -182,8 +181,8 @@ def positions(found: Mapping[str, Mapping[str, Any]]) -> Drawn:
             for k, column in enumerate(numbers["columns"]):
                 ink = "black" if sigma[i, k] > middle else "white"
                 good = numbers["explained"][i][k] >= _GOOD_FIT
-                words = f"{sigma[i, k]:.0f}" if good else f"({sigma[i, k]:.0f})"
-                one.text(k, i, words, ha="center", va="center", color=ink, fontsize=8)
+                radius = f"{sigma[i, k]:.0f}" if good else f"({sigma[i, k]:.0f})"
+                one.text(k, i, radius, ha="center", va="center", color=ink, fontsize=8)
                 rows.append(
                     {
                         "model": label,

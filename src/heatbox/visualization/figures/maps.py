@@ -1,4 +1,4 @@
-"""Figures of class activation maps: thresholds, and maps from positive and negative weights."""
+"""Figures of class activation maps: thresholds, and CAM from positive and from negative weights."""
 
 from __future__ import annotations
 
@@ -11,20 +11,19 @@ from heatbox.visualization.figures.style import (
     COLOURS,
     GREY,
     Drawn,
+    LineStyle,
     Row,
-    interval,
+    format_interval,
     label_first,
-    line,
-    look_of,
+    line_style,
     panels,
-    plain,
-    point,
-    style,
+    plot_line,
+    style_axes,
 )
 
 
 def threshold_curves(found: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> Drawn:
-    """Score against threshold with the chosen point, a panel a map method, a curve a network.
+    """Score against threshold with the best point: one panel a method, one curve a model.
 
     Args:
         found: method → label → "thresholds", "score", "score_v2" (T,), "best", "plateau", "images".
@@ -36,10 +35,10 @@ def threshold_curves(found: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> Dr
             percent = 100 * np.asarray(curve["thresholds"])
             best = 100 * curve["best"]
             top = float(np.max(curve["score"]))
-            words = f"{label}: best {top:.1f} at {best:.1f}% (n = {curve['images']})"
-            one.plot(percent, curve["score"], linewidth=1.7, label=words, **style(index))
-            point(one, best, top, index, markersize=8, markeredgecolor="black")
-            one.vlines(best, 0, top, color=look_of(index)[0], linewidth=0.7, linestyle=(0, (2, 2)))
+            legend = f"{label}: best {top:.1f} at {best:.1f}% (n = {curve['images']})"
+            one.plot(percent, curve["score"], linewidth=1.7, label=legend, **line_style(index).line)
+            one.plot([best], [top], **line_style(index).point, markersize=8, markeredgecolor="black")
+            one.vlines(best, 0, top, color=line_style(index).colour, linewidth=0.7, linestyle=(0, (2, 2)))
             rows += [
                 {
                     "model": label,
@@ -52,7 +51,7 @@ def threshold_curves(found: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> Dr
                 }
                 for t, s, v in zip(curve["thresholds"], curve["score"], curve["score_v2"], strict=True)
             ]
-        plain(one, method, "threshold, % of the map's maximum", "MaxBoxAcc at IoU .5, % of images")
+        style_axes(one, method, "threshold, % of the map's maximum", "MaxBoxAcc at IoU .5, % of images")
         one.set_xlim(0, 100)
         one.legend(fontsize=7.5, loc="upper right", frameon=True, framealpha=0.85)
     axes[0].set_ylim(
@@ -62,36 +61,34 @@ def threshold_curves(found: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> Dr
     return figure, rows
 
 
-_PARTS: dict[str, tuple[str, str, Any, str]] = {
-    "cam": ("all channels", COLOURS[4], "-", "o"),
-    "cam-positive": ("positive weights only", COLOURS[0], "--", "^"),
-    "cam-negative": ("negative weights only", COLOURS[1], "-.", "v"),
+_SIGNS = {
+    "cam": ("all channels", LineStyle(COLOURS[4], "-", "o")),
+    "cam-positive": ("positive weights only", LineStyle(COLOURS[0], "--", "^")),
+    "cam-negative": ("negative weights only", LineStyle(COLOURS[1], "-.", "v")),
 }
 
 
 def signed_scores(found: Mapping[str, Mapping[str, Any]]) -> Drawn:
-    """Scores of CAM from all channels, those of positive and those of negative weight.
+    """Scores of CAM from all channels, from those of positive and from those of negative weight.
 
     Args:
         found: label → method → "MaxBoxAcc", "MaxBoxAcc_interval", "MaxBoxAccV2", "MaxBoxAccV2_interval",
             "threshold"; and "images".
     """
-    figure, axes = panels(2, 4.4, max(2.2, 1.1 + 0.75 * len(found)) / 1.0, share_y=True)
+    figure, axes = panels(2, 4.4, max(2.2, 1.1 + 0.75 * len(found)), share_y=True)
     rows: list[Row] = []
     for one, score in zip(axes, ("MaxBoxAcc", "MaxBoxAccV2"), strict=True):
         for place, (label, methods) in enumerate(found.items()):
-            for number, (method, (words, colour, _, mark)) in enumerate(_PARTS.items()):
+            for number, (method, (channels, style)) in enumerate(_SIGNS.items()):
                 value, ends = methods[method][score], methods[method][f"{score}_interval"]
                 y = place + 0.26 * (number - 1)
-                one.plot(ends, [y, y], color=colour, linewidth=1.4)
+                one.plot(ends, [y, y], color=style.colour, linewidth=1.4)
                 one.plot(
                     [value],
                     [y],
-                    color=colour,
-                    marker=mark,
+                    **style.point,
                     markersize=7,
-                    linestyle="none",
-                    label=words if place == 0 else None,
+                    label=channels if place == 0 else None,
                 )
                 one.annotate(
                     f"{value:.1f}",
@@ -104,7 +101,7 @@ def signed_scores(found: Mapping[str, Mapping[str, Any]]) -> Drawn:
                 rows.append(
                     {
                         "model": label,
-                        "channels": words,
+                        "channels": channels,
                         "score": score,
                         "value": value,
                         "low": ends[0],
@@ -115,38 +112,38 @@ def signed_scores(found: Mapping[str, Mapping[str, Any]]) -> Drawn:
                 )
         one.set_yticks(range(len(found)), [f"{label}\nn = {m['images']}" for label, m in found.items()])
         one.set_ylim(len(found) - 0.5, -0.6)
-        plain(one, "", f"{score}, % of images [95% interval]")
+        style_axes(one, "", f"{score}, % of images [95% interval]")
         one.margins(x=0.12)
     axes[1].legend(fontsize=7.5, loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False)
     return figure, rows
 
 
 def signed_areas(found: Mapping[str, Mapping[str, Any]]) -> Drawn:
-    """Share of the image that each kind of map keeps, against the threshold; the objects' share beside.
+    """Fraction of the image above the threshold for each kind of map, with the area of the objects' boxes.
 
     Args:
         found: label → "thresholds" (T,), "area" (method → (T,) mean), "ratio" (mean of all over positive at
-            .5) with its "ratio_interval", "object" (mean share of the image under the boxes), "images".
+            .5) with its "ratio_interval", "object" (mean fraction of the image inside the boxes), "images".
     """
     figure, axes = panels(len(found), 4.2, 3.6, share_y=True)
     rows: list[Row] = []
     for one, (label, numbers) in zip(axes, found.items(), strict=True):
         percent = 100 * np.asarray(numbers["thresholds"])
-        for method, (words, *look) in _PARTS.items():
+        for method, (channels, style) in _SIGNS.items():
             area = np.asarray(numbers["area"][method])
-            line(one, percent, area, (look[0], look[1], look[2]), words, 3)
+            plot_line(one, percent, area, style, channels, 3)
             rows += [
-                {"model": label, "channels": words, "threshold": t, "area": a, "images": numbers["images"]}
+                {"model": label, "channels": channels, "threshold": t, "area": a, "images": numbers["images"]}
                 for t, a in zip(numbers["thresholds"], area, strict=True)
             ]
         one.axhline(numbers["object"], color=GREY, linewidth=1, linestyle=(0, (1, 2)))
         one.text(99, numbers["object"], "objects' boxes", fontsize=7.5, color=GREY, ha="right", va="bottom")
-        words = f"all / positive at 50%: {interval(numbers['ratio'], numbers['ratio_interval'])}"
-        plain(
+        ratio = f"all / positive at 50%: {format_interval(numbers['ratio'], numbers['ratio_interval'])}"
+        style_axes(
             one,
-            f"{label} (n = {numbers['images']})\n{words}",
+            f"{label} (n = {numbers['images']})\n{ratio}",
             "threshold, % of the map's range",
-            "activated share of the image, mean",
+            "activated fraction of the image, mean",
         )
         one.set(xlim=(0, 100), ylim=(0, 1.02))
     label_first(axes)

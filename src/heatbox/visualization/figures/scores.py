@@ -1,35 +1,63 @@
-"""Localization scores of several models: Fig. 13 and Fig. 14 of the paper, from saved results."""
+"""Figures and tables that compare models: Fig. 13, Fig. 14 and Table 3 of the paper, headline numbers."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from heatbox.errors import InputError
-from heatbox.visualization.figures.style import COLOURS, GREY, MARKS, Drawn, Row, panels, plain
+from heatbox.visualization.figures.style import (
+    GREY,
+    Drawn,
+    Row,
+    format_interval,
+    line_style,
+    new_figure,
+    panels,
+    style_axes,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 SCRATCH = "scratch"
-"""Pre-training of a network that starts from random weights."""
+"""Pre-training of a network that is trained from random weights."""
 SCORES = ("MaxBoxAcc", "MaxBoxAccV2")
-RESOLUTION, PRETRAINING = "#009E73", "#D55E00"  # the paper's green and red, as colour-blind readers see them
+RESOLUTION, PRETRAINING = "#009E73", "#D55E00"  # the paper's green and red, distinct for colour-blind readers
+Published = Mapping[str, Mapping[str, tuple[float, float]]]
+"""Model → map → published (MaxBoxAcc, MaxBoxAccV2) in percent."""
+HEADLINES = {
+    "erf_auc": "receptive field: area under r(t)",
+    "erf_gaussian_radius_px": "receptive field: Gaussian radius, px",
+    "shape_bias": "shape bias, fraction of decided images",
+    "area_weight_rank_correlation": "rank correlation: area and weight",
+    "gap_weight_rank_correlation": "rank correlation: mean and weight",
+    "area_all_over_positive": "area of CAM / of its positive part",
+    "pc1_explained": "variance explained by the first component",
+    "components_for_90": "components for 90% of the variance",
+    "reconstruction_error": "energy not reconstructed by the largest dictionary",
+    "cam_MaxBoxAccV2": "MaxBoxAccV2 of CAM, % of images",
+    "pc1_MaxBoxAccV2": "MaxBoxAccV2 of PC1, % of images",
+    "cam_threshold": "best threshold of CAM, fraction of maximum",
+}
+"""Key of a headline number → its axis label."""
 
 
 @dataclass(frozen=True)
 class ModelScore:
-    """What is known of one model.
+    """Scores and training of one model.
 
     Attributes:
         name: of the model.
-        scores: map → the entry of metrics.json's "methods".
-        family: models of one share a colour and a mark.
-        resolution: side of its training images in pixels, or None where it is not known.
-        pretraining: what its weights come from, such as "scratch", "in1k" or "in22k"; "" where it is not
-            known.
-        variant: what else tells models of a family apart, such as "31B"; arrows join equal ones.
+        scores: map → its entry in "methods" of metrics.json.
+        family: models of a family share a colour and a marker.
+        resolution: side of its training images in pixels, None if unknown.
+        pretraining: such as "scratch", "in1k" or "in22k"; "" if unknown.
+        variant: of the family, such as "31B"; arrows join models of the same variant.
         augmented: whether it was trained with augmentation.
         auc: area under r(t) of its effective receptive field, or None.
     """
@@ -41,28 +69,28 @@ class ModelScore:
     pretraining: str = ""
     variant: str = ""
     augmented: bool = False
-    auc: float | None = field(default=None)
+    auc: float | None = None
 
 
 def scores_per_model(models: Sequence[ModelScore], method: str = "cam") -> Drawn:
     """Both scores of each model with intervals (Fig. 13).
 
-    Arrows lead to the model that differs in training resolution alone (solid) or in pre-training alone
-    (dashed); a star stands for augmentation.
+    Arrows point to the model that differs only in training resolution (solid) or only in pre-training
+    (dashed); a star marks augmentation.
 
     Args:
         models: in the order in which they are drawn.
-        method: whose scores.
+        method: name of the map.
 
     Returns:
-        the figure, and a row a model and score, with the models that arrows lead to.
+        the figure, and a row for each model and score, with the models that arrows point to.
 
     Raises:
-        InputError: no model holds the method.
+        InputError: no model has scores of the method.
     """
     known = _holding(models, method)
     families = list(dict.fromkeys(model.family for model in known))
-    figure, both = panels(2, max(4.2, 0.55 * len(known) + 2), 4.6, most=2)
+    figure, both = panels(2, max(4.2, 0.55 * len(known) + 2), 4.6)
     rows: list[Row] = []
     arrows = arrows_between(known)
     for axes, score in zip(both, SCORES, strict=True):
@@ -78,7 +106,7 @@ def scores_per_model(models: Sequence[ModelScore], method: str = "cam") -> Drawn
         for start, end, kind in arrows:
             _arrow(axes, (start, values[start]), (end, values[end]), kind)
             rows[len(rows) - len(known) + start][f"{kind}_arrow_to"] = known[end].name
-        plain(axes, score, "", f"{score} of {method}, % of images [95% interval]")
+        style_axes(axes, score, "", f"{score} of {method}, % of images [95% interval]")
         axes.set_xticks(range(len(known)), [model.name for model in known], rotation=40, ha="right")
         axes.margins(x=0.12, y=0.18)
     _legend(both[1], _entries(known, families, {kind for _, _, kind in arrows}))
@@ -86,9 +114,9 @@ def scores_per_model(models: Sequence[ModelScore], method: str = "cam") -> Drawn
 
 
 def arrows_between(models: Sequence[ModelScore]) -> list[tuple[int, int, str]]:
-    """Pairs of models that differ in one thing alone: places of both, and "resolution" or "pretraining".
+    """Pairs of models that differ in one respect only: indices of both, and "resolution" or "pretraining".
 
-    Of several resolutions each is joined to the next larger one; of pre-trainings to the next by name.
+    Each resolution is joined to the next larger one, each pre-training to the next by name.
     """
     found: list[tuple[int, int, str]] = []
     for kind, same in (("resolution", "pretraining"), ("pretraining", "resolution")):
@@ -115,15 +143,15 @@ def _order(value: int | str) -> tuple[bool, int | str]:
 def _mark(
     axes: Any, x: float, value: float, ends: Sequence[float], model: ModelScore, families: Sequence[str]
 ) -> None:
-    """A model with its interval: colour and mark of its family, a star where it is augmented."""
-    index = families.index(model.family)
+    """A model with its interval: colour and marker of its family, a star if it is augmented."""
+    style = line_style(families.index(model.family))
     axes.errorbar(
         x,
         value,
         [[max(0.0, value - ends[0])], [max(0.0, ends[1] - value)]],
-        fmt="*" if model.augmented else MARKS[index % len(MARKS)],
+        fmt="*" if model.augmented else style.marker,
         markersize=11 if model.augmented else 6,
-        color=COLOURS[index % len(COLOURS)],
+        color=style.colour,
         capsize=2.5,
         elinewidth=0.8,
     )
@@ -147,18 +175,11 @@ def _arrow(axes: Any, start: tuple[float, float], end: tuple[float, float], kind
 
 
 def _entries(models: Sequence[ModelScore], families: Sequence[str], kinds: set[str]) -> list[Any]:
-    """Of the legend: families by colour and mark; arrows and the star where they are drawn."""
+    """Legend entries: families by colour and marker; arrows and the star if they occur."""
     from matplotlib.lines import Line2D
 
     entries = [
-        Line2D(
-            [],
-            [],
-            color=COLOURS[i % len(COLOURS)],
-            marker=MARKS[i % len(MARKS)],
-            linestyle="",
-            label=name or "unknown",
-        )
+        Line2D([], [], **line_style(i).point, label=name or "unknown")
         for i, name in enumerate(families)
         if len(families) > 1
     ]
@@ -172,7 +193,7 @@ def _entries(models: Sequence[ModelScore], families: Sequence[str], kinds: set[s
 
 
 def _legend(axes: Any, entries: Sequence[Any]) -> None:
-    """Beside the last panel, where it covers no model."""
+    """Next to the last panel, where it covers no model."""
     if entries:
         place: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.0)}
         axes.legend(handles=entries, fontsize=7.5, frameon=False, **place)
@@ -184,22 +205,22 @@ def score_against_erf(
     """Both scores against the area under r(t), with Pearson's correlation and its interval (Fig. 14).
 
     Args:
-        models: those without an area are left out.
-        method: whose scores.
+        models: models without an area are left out.
+        method: name of the map.
         resamples: bootstrap resamples of models for the interval.
         seed: of the resampling.
 
     Returns:
-        the figure, and a row a model and one for each score's correlation.
+        the figure, and a row for each model and for each score's correlation.
 
     Raises:
-        InputError: no model holds the method and an area.
+        InputError: no model has both scores of the method and an area.
     """
     known = [model for model in _holding(models, method) if model.auc is not None]
     if not known:
         raise InputError("no model holds both a score and a receptive field")
     families = list(dict.fromkeys(model.family for model in known))
-    figure, both = panels(2, 4.6, 3.9, most=2)
+    figure, both = panels(2, 4.6, 3.9)
     areas = np.array([model.auc for model in known], dtype=np.float64)
     rows: list[Row] = []
     for axes, score in zip(both, SCORES, strict=True):
@@ -209,18 +230,17 @@ def score_against_erf(
             offset: dict[str, Any] = {"xytext": (5, 3), "textcoords": "offset points"}
             axes.annotate(str(number), (area, value), fontsize=7.5, **offset)
             rows.append({"model": model.name, "score": score, "auc": area, "value": value})
-        found = correlation(areas, values, resamples, seed)
-        rows.append({"model": "correlation", "score": score, "value": found[0]} | _ends(found))
-        plain(
-            axes, f"{score}: {_words(found, len(known))}", "receptive field: area under r(t)", f"{score}, %"
-        )
+        r, low, high = correlation(areas, values, resamples, seed)
+        rows.append({"model": "correlation", "score": score, "value": r, "low": low, "high": high})
+        title = f"{score}: {_correlation_text(r, low, high, len(known))}"
+        style_axes(axes, title, "receptive field: area under r(t)", f"{score}, %")
         axes.margins(0.22)
     _legend(both[1], [*_entries(known, families, set()), *_numbered(known)])
     return figure, rows
 
 
 def _numbered(models: Sequence[ModelScore]) -> list[Any]:
-    """Entries of the legend that say which number is which model: names would lie on each other."""
+    """Legend entries that number the models: names at the points would overlap."""
     from matplotlib.lines import Line2D
 
     names = [f"{number}  {model.name}" for number, model in enumerate(models, 1)]
@@ -235,13 +255,13 @@ def correlation(
     Args:
         x: (N,) values.
         y: (N,) values.
-        resamples: number of resamples; those in which x or y does not vary are left out.
+        resamples: number of resamples; those in which x or y is constant are left out.
         seed: of the resampling.
-        level: share of resamples that the interval holds.
+        level: fraction of resamples inside the interval.
 
     Returns:
-        the correlation, and the interval's ends: NaN where fewer than 5 points make it meaningless, all NaN
-        where x or y does not vary.
+        the correlation, and the interval's ends: NaN with fewer than 5 points, where an interval is
+        meaningless; all NaN if x or y is constant.
     """
     estimate = float(_pearson(x[None], y[None])[0])
     if len(x) < 5 or np.isnan(estimate):
@@ -259,13 +279,11 @@ def _pearson(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return np.divide((a * b).sum(1), scale, out=np.full(len(x), np.nan), where=scale > 1e-12)
 
 
-def _words(found: tuple[float, float, float], count: int) -> str:
-    value, low, high = found
-    if np.isnan(value):
+def _correlation_text(r: float, low: float, high: float, count: int) -> str:
+    if np.isnan(r):
         return "no correlation is defined"
-    if np.isnan(low):
-        return f"r = {value:.2f} ({count} models: too few for an interval)"
-    return f"r = {value:.2f} [{low:.2f}, {high:.2f}]"
+    text = f"r = {format_interval(r, (low, high))}"
+    return f"{text} ({count} models: too few for an interval)" if np.isnan(low) else text
 
 
 def _holding(models: Sequence[ModelScore], method: str) -> list[ModelScore]:
@@ -275,5 +293,161 @@ def _holding(models: Sequence[ModelScore], method: str) -> list[ModelScore]:
     return known
 
 
-def _ends(found: tuple[float, float, float]) -> Row:
-    return {"low": found[1], "high": found[2]}
+def maps_compared(models: Sequence[ModelScore], methods: tuple[str, str] = ("cam", "pc1")) -> Drawn:
+    """Two maps of each model, with their best thresholds (Table 3).
+
+    Returns:
+        the table as a figure, and a row for each model: both scores and the threshold of each map, and the
+        differences.
+
+    Raises:
+        InputError: no model has scores of both maps.
+    """
+    known = [model for model in models if all(method in model.scores for method in methods)]
+    if not known:
+        raise InputError(f"no model holds maps of both {methods[0]} and {methods[1]}")
+    rows: list[Row] = []
+    for model in known:
+        row: Row = {"model": model.name}
+        for method in methods:
+            found = model.scores[method]
+            row |= {f"{method}_{score}": found[score] for score in SCORES}
+            row[f"{method}_threshold"] = found["threshold"]
+        row |= {
+            f"{score}_difference": row[f"{methods[1]}_{score}"] - row[f"{methods[0]}_{score}"]
+            for score in SCORES
+        }
+        rows.append(row)
+    headings = ["model", *(f"{method}\n{name}" for method in methods for name in (*SCORES, "threshold"))]
+    headings += [f"{score}\n{methods[1]} − {methods[0]}" for score in SCORES]
+    cells = [
+        [
+            row["model"],
+            *(
+                f"{row[f'{method}_{name}']:{'.3f' if name == 'threshold' else '.1f'}}"
+                for method in methods
+                for name in (*SCORES, "threshold")
+            ),
+            *(f"{row[f'{score}_difference']:+.1f}" for score in SCORES),
+        ]
+        for row in rows
+    ]
+    return _table(headings, cells, 1), rows
+
+
+def all_scores(
+    models: Sequence[ModelScore],
+    baselines: Mapping[str, Mapping[str, Any]] | None = None,
+    published: Published | None = None,
+) -> Drawn:
+    """Every map of every model under both threshold policies, with baselines and published numbers.
+
+    Args:
+        models: in the order in which they are listed.
+        baselines: name → its entry in "methods" of metrics.json.
+        published: the paper's numbers; empty for models without any.
+
+    Returns:
+        the table as a figure, and a row for each model and map.
+
+    Raises:
+        InputError: there are no scores.
+    """
+    entries = [(model.name, method, one) for model in models for method, one in model.scores.items()]
+    entries += [("any", method, one) for method, one in (baselines or {}).items()]
+    if not entries:
+        raise InputError("no model holds scores")
+    rows = [_row(name, method, one, (published or {}).get(name, {})) for name, method, one in entries]
+    headings = ["model", "map"]
+    headings += ["MaxBoxAcc\noracle [95%]", "at", "MaxBoxAccV2\noracle [95%]"]
+    transferred = any(row["transferred_MaxBoxAcc"] is not None for row in rows)
+    headings += ["MaxBoxAcc\ntransferred", "MaxBoxAccV2\ntransferred"] if transferred else []
+    known = any(row["published_MaxBoxAcc"] is not None for row in rows)
+    headings += ["published\nMaxBoxAcc", "published\nMaxBoxAccV2"] if known else []
+    return _table(headings, [_all_cells(row, transferred, known) for row in rows], 2), rows
+
+
+def _row(name: str, method: str, found: Mapping[str, Any], published: Mapping[str, Any]) -> Row:
+    transferred = found.get("transferred") or {}
+    printed = published.get(method, (None, None))
+    row: Row = {"model": name, "map": method, "threshold": found["threshold"]}
+    for place, score in enumerate(SCORES):
+        low, high = found[f"{score}_interval"]
+        row |= {score: found[score], f"{score}_low": low, f"{score}_high": high}
+        row |= {f"transferred_{score}": transferred[score]["value"] if transferred else None}
+        row |= {f"published_{score}": printed[place]}
+    return row | {"transferred_threshold": transferred.get("threshold")}
+
+
+def _all_cells(row: Row, transferred: bool, known: bool) -> list[str]:
+    def scored(score: str) -> str:
+        return format_interval(row[score], (row[f"{score}_low"], row[f"{score}_high"]), ".1f")
+
+    def number(key: str) -> str:
+        return "" if row[key] is None else f"{row[key]:.1f}"
+
+    cells = [row["model"], row["map"], scored(SCORES[0]), f"{row['threshold']:.3f}", scored(SCORES[1])]
+    cells += [number(f"transferred_{score}") for score in SCORES] if transferred else []
+    return cells + ([number(f"published_{score}") for score in SCORES] if known else [])
+
+
+def _table(headings: Sequence[str], cells: Sequence[Sequence[str]], text_columns: int) -> Figure:
+    """A table as a figure, with rules between rows; the first `text_columns` columns are left-aligned."""
+    figure = new_figure(0.6 + 1.15 * len(headings), 0.6 + 0.3 * (len(cells) + 1))
+    axes = figure.subplots()
+    axes.axis("off")
+    table = axes.table(cells, colLabels=headings, loc="center", cellLoc="right", edges="horizontal")
+    table.auto_set_font_size(False)
+    table.set_fontsize(8.5)
+    table.auto_set_column_width(list(range(len(headings))))
+    table.scale(1, 1.35)
+    for (row, column), cell in table.get_celld().items():
+        if column < text_columns:
+            cell.set_text_props(ha="left")
+        if row == 0:
+            cell.set_height(1.8 * cell.get_height())
+    return figure
+
+
+def headline_numbers(rows: list[Row], labels: Mapping[str, str] = HEADLINES) -> Drawn:
+    """The headline numbers of the instruments: one small panel a number, one marker a model.
+
+    Args:
+        rows: a row for each model: "model" and the numbers, None where one was not measured.
+        labels: key of a number → axis label, with the unit.
+    """
+    known = {key: label for key, label in labels.items() if any(row.get(key) is not None for row in rows)}
+    if not known:
+        figure = new_figure(4, 1)
+        figure.text(0.5, 0.5, "nothing was measured", ha="center")
+        return figure, rows
+    figure, axes = panels(len(known), 3.1, 1.0 + 0.34 * len(rows), share_y=True)
+    for one, (key, label) in zip(axes, known.items(), strict=True):
+        for index, row in enumerate(rows):
+            value = row.get(key)
+            if value is None:
+                one.text(
+                    0.02,
+                    index,
+                    "not measured",
+                    fontsize=7,
+                    color=GREY,
+                    va="center",
+                    transform=one.get_yaxis_transform(),
+                )
+                continue
+            one.plot([value], [index], **line_style(index).point, markersize=7)
+            one.annotate(
+                f"{value:.3g}",
+                (value, index),
+                xytext=(7, 0),
+                textcoords="offset points",
+                fontsize=7.5,
+                va="center",
+            )
+        style_axes(one, "", label)
+        one.xaxis.label.set_fontsize(8)
+        one.set_yticks(range(len(rows)), [row["model"] for row in rows])
+        one.set_ylim(len(rows) - 0.5, -0.5)
+        one.margins(x=0.25)
+    return figure, rows

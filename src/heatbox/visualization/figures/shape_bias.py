@@ -1,4 +1,4 @@
-"""The figure of shape bias, with people and published networks beside."""
+"""The figure of shape bias, with humans and published networks for comparison."""
 
 from __future__ import annotations
 
@@ -6,7 +6,16 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from heatbox.visualization.figures.style import COLOURS, GREY, MARKS, Drawn, Row, interval, new_figure, plain
+from heatbox.visualization.figures.style import (
+    GREY,
+    Drawn,
+    LineStyle,
+    Row,
+    format_interval,
+    line_style,
+    new_figure,
+    style_axes,
+)
 
 
 def shape_bias(found: Mapping[str, Mapping[str, Any]], published: Mapping[str, float] | None = None) -> Drawn:
@@ -15,7 +24,7 @@ def shape_bias(found: Mapping[str, Mapping[str, Any]], published: Mapping[str, f
     Args:
         found: label → "overall", "interval", "images", "decided" and "categories" (name → "bias", "interval",
             "shape", "texture", "other").
-        published: observer → shape bias, drawn as lines; None for stimuli on which nothing was published.
+        published: observer → shape bias, drawn as lines; None for stimuli without published results.
     """
     names = sorted({name for one in found.values() for name in one["categories"]})
     names.sort(
@@ -25,7 +34,7 @@ def shape_bias(found: Mapping[str, Mapping[str, Any]], published: Mapping[str, f
     upper, lower = figure.subplots(2, 1, height_ratios=[max(len(names), 4), len(found) + 1.2], sharex=True)
     rows: list[Row] = []
     for index, (label, one) in enumerate(found.items()):
-        look = {"color": COLOURS[index % len(COLOURS)], "marker": MARKS[index % len(MARKS)]}
+        style = line_style(index)
         shift = 0.5 * (index - (len(found) - 1) / 2) / max(len(found), 1)
         for place, name in enumerate(names):
             numbers = one["categories"].get(name)
@@ -46,7 +55,7 @@ def shape_bias(found: Mapping[str, Mapping[str, Any]], published: Mapping[str, f
                 numbers["bias"],
                 numbers["interval"],
                 place + shift,
-                look,
+                style,
                 4.5,
             )
         rows.append(
@@ -58,19 +67,20 @@ def shape_bias(found: Mapping[str, Mapping[str, Any]], published: Mapping[str, f
                 "high": one["interval"][1],
             }
         )
-        _point(lower, one["overall"], one["interval"], index, look, 7)
+        _point(lower, one["overall"], one["interval"], index, style, 7)
     upper.set_yticks(range(len(names)), names)
     upper.set_ylim(-0.7, len(names) - 0.3)
-    lower.set_yticks(range(len(found)), [_words(label, one) for label, one in found.items()])
+    lower.set_yticks(range(len(found)), [_summary(label, one) for label, one in found.items()])
     lower.set_ylim(len(found) - 0.4, -0.9)
     for axes in (upper, lower):
         _lines(axes, published or {})
-        plain(axes)
+        style_axes(axes)
         axes.set_xlim(0, 1)
     _name_lines(upper, published or {})
     upper.set_ylabel("shape category", fontsize=9)
     lower.set_xlabel(
-        "texture decides  ←   shape bias (share of shape among decided images)   →  shape decides", fontsize=9
+        "texture decides  ←   shape bias (fraction of shape among decided images)   →  shape decides",
+        fontsize=9,
     )
     return figure, rows + [
         {"model": name, "category": "all", "shape_bias": bias, "source": "Geirhos et al., ICLR 2019"}
@@ -78,10 +88,9 @@ def shape_bias(found: Mapping[str, Mapping[str, Any]], published: Mapping[str, f
     ]
 
 
-def _words(label: str, one: Mapping[str, Any]) -> str:
-    return (
-        f"{label}\n{interval(one['overall'], one['interval'])}\n{one['decided']} of {one['images']} decided"
-    )
+def _summary(label: str, one: Mapping[str, Any]) -> str:
+    bias = format_interval(one["overall"], one["interval"])
+    return f"{label}\n{bias}\n{one['decided']} of {one['images']} decided"
 
 
 def _mean(values: Sequence[float | None]) -> float:
@@ -89,23 +98,23 @@ def _mean(values: Sequence[float | None]) -> float:
     return sum(known) / len(known) if known else -1.0
 
 
-def _point(axes: Any, bias: Any, ends: Any, y: float, look: dict[str, Any], size: float) -> None:
-    """A mark with its interval; nothing where no image was decided."""
+def _point(axes: Any, bias: Any, ends: Any, y: float, style: LineStyle, size: float) -> None:
+    """A marker with its interval; nothing if no image was decided."""
     if bias is None or math.isnan(bias):
         return
     if all(end is not None and not math.isnan(end) for end in ends):
-        axes.plot(ends, [y, y], color=look["color"], linewidth=1, alpha=0.55, solid_capstyle="butt")
-    axes.plot([bias], [y], linestyle="none", markersize=size, clip_on=False, **look)
+        axes.plot(ends, [y, y], color=style.colour, linewidth=1, alpha=0.55, solid_capstyle="butt")
+    axes.plot([bias], [y], markersize=size, clip_on=False, **style.point)
 
 
 def _lines(axes: Any, published: Mapping[str, float]) -> None:
     for name, bias in published.items():
-        people = name == "humans"
+        humans = name == "humans"
         axes.axvline(
             bias,
-            color="black" if people else GREY,
-            linewidth=1.4 if people else 0.9,
-            linestyle="-" if people else (0, (2, 2)),
+            color="black" if humans else GREY,
+            linewidth=1.4 if humans else 0.9,
+            linestyle="-" if humans else (0, (2, 2)),
             zorder=1,
         )
 

@@ -11,8 +11,7 @@ from heatbox._utils.extras import require
 from heatbox._utils.io import write_atomically
 from heatbox._utils.progress import Track, silent
 from heatbox.errors import InputError
-from heatbox.visualization.figures.score_tables import maps_compared
-from heatbox.visualization.figures.scores import score_against_erf, scores_per_model
+from heatbox.visualization.figures.scores import maps_compared, score_against_erf, scores_per_model
 from heatbox.visualization.figures.style import Drawn
 from heatbox.visualization.report.analyses import instrument_figures
 from heatbox.visualization.report.explorer import explorer_data
@@ -22,12 +21,13 @@ from heatbox.visualization.report.runs import (
     Folder,
     figure_source,
     lighter,
+    milliseconds,
     read_folders,
     settings_of,
     source_of,
     svg_source,
 )
-from heatbox.visualization.report.score_rows import lead, score_rows
+from heatbox.visualization.tables import score_table
 
 PAGE_BYTES = 20_000_000
 """Above this a browser on a phone becomes slow; the command says so."""
@@ -87,7 +87,10 @@ def write_report(
     content: dict[str, Any] = {
         "title": title or ", ".join(folder.name for folder in folders),
         "lead": lead(scored),
-        "tables": [score_rows(folder) for folder in scored],
+        "tables": [
+            {"title": folder.name, "scores": score_table(folder.scores, milliseconds(folder))}
+            for folder in scored
+        ],
         "figures": _page_figures(folders, notes) if figures is None else [_shown(one) for one in figures],
         "notes": notes,
         "settings": [{"name": folder.name, "text": settings_of(folder)} for folder in folders],
@@ -98,6 +101,32 @@ def write_report(
     if len(page) > PAGE_BYTES:
         notes.append(f"{out}: has {len(page) / 1e6:.0f} MB; fewer --images make it lighter")
     return notes
+
+
+def lead(scored: Sequence[Folder]) -> str:
+    """One sentence: the best map, and its difference to the best baseline.
+
+    Runs scored against masks are considered only where no run was scored against boxes.
+    """
+    boxes = [folder for folder in scored if not folder.has_masks]
+    score = "MaxBoxAccV2" if boxes else "PxAP"
+    rated = [
+        (entry[score], name, folder)
+        for folder in boxes or scored
+        for name, entry in folder.scores["methods"].items()
+        if name not in folder.scores["baselines"]
+    ]
+    if not rated:
+        return "Figures of analyses."
+    best, name, folder = max(rated, key=lambda one: one[0])
+    where = f" ({folder.name})" if len(boxes or scored) > 1 else ""
+    sentence = f"Best map by {score}: {name}{where} with {best:.1f}%"
+    baselines = {one: folder.scores["methods"][one][score] for one in folder.scores["baselines"]}
+    if not baselines:
+        return f"{sentence}."
+    baseline, other = max(baselines.items(), key=lambda item: item[1])
+    side = "above" if best >= other else "below"
+    return f"{sentence}, {abs(best - other):.1f} points {side} the best baseline ({baseline}, {other:.1f}%)."
 
 
 def _page_figures(folders: Sequence[Folder], notes: list[str]) -> list[dict[str, str]]:

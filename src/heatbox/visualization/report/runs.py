@@ -53,6 +53,12 @@ class Folder:
         return Run(self.path)
 
     @property
+    def scores(self) -> dict[str, Any]:
+        """Its metrics, of a folder that holds some."""
+        assert self.metrics is not None
+        return self.metrics
+
+    @property
     def has_masks(self) -> bool:
         """Whether its maps were scored against masks in place of boxes."""
         return self.metrics is not None and self.metrics.get("truth") == "masks"
