@@ -25,7 +25,7 @@ import torch
 from timm.utils import reparameterize_model
 from torch import Tensor, nn
 
-import heatbox.models.replknet  # noqa: F401 - registers its models with timm
+import heatbox.models  # noqa: F401 - registers its families with timm
 from heatbox.analysis.activation import channel_statistics
 from heatbox.analysis.complexity import explained_variance
 from heatbox.analysis.erf import effective_receptive_field

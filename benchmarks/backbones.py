@@ -28,8 +28,7 @@ from timing import take_turns
 from timm.utils import reparameterize_model
 from torch import nn
 
-import heatbox.models.replknet
-import heatbox.models.slak  # noqa: F401 - registers its models with timm
+import heatbox.models  # noqa: F401 - registers its families with timm
 from heatbox.ops import DepthwiseConv2d, accelerate
 
 

@@ -10,7 +10,7 @@ import timm
 import torch
 from torch import nn
 
-import heatbox.models.zoo  # noqa: F401 - registers our models with timm
+import heatbox.models  # noqa: F401 - registers its families with timm
 
 
 def build(name: str) -> nn.Module:

@@ -19,7 +19,7 @@ import timm
 import torch
 from torch import nn
 
-from heatbox.models import zoo  # noqa: F401 - registers the models
+import heatbox.models  # noqa: F401 - registers its families with timm
 from heatbox.ops import DepthwiseConv2d, accelerate
 
 SMALL = ("replknet_micro", "slak_micro", "convnext_micro", "resnet10_small")

@@ -39,8 +39,7 @@ from heatbox.data.types import Example, Split
 from heatbox.errors import InputError
 from heatbox.evaluation.heatmaps import load_map
 from heatbox.evaluation.stream import score_stream
-from heatbox.models.checkpoint_files import read_checkpoint
-from heatbox.models.checkpoints import convert, load_checkpoint
+from heatbox.models.checkpoints import convert, load_checkpoint, read_checkpoint
 from heatbox.models.factory import create_model
 from heatbox.training.state import STATE, TrainState
 

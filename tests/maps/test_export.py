@@ -6,10 +6,10 @@ import pytest
 import timm
 import torch
 
+import heatbox.models  # noqa: F401 - registers its families with timm
 from heatbox.errors import InputError
 from heatbox.maps.cam import cam
 from heatbox.maps.export import ExplainedClassifier, export_onnx, export_program
-from heatbox.models import zoo  # noqa: F401
 from heatbox.models.introspect import ClassifierView
 
 FAMILIES = ["test_replknet", "test_slak", "test_convnext"]

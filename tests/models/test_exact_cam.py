@@ -6,9 +6,9 @@ import timm
 import torch
 from timm.utils.model import reparameterize_model
 
+import heatbox.models  # noqa: F401 - registers its families with timm
 from heatbox.maps.cam import cam
 from heatbox.maps.pc1 import pc1
-from heatbox.models import zoo  # noqa: F401
 from heatbox.models.checkpoints import gap_fc_head
 from heatbox.models.introspect import ClassifierView
 

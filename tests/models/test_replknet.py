@@ -7,8 +7,8 @@ import torch
 from timm.models._manipulate import group_parameters
 from timm.utils.model import reparameterize_model
 
-from heatbox.models import replknet  # noqa: F401
-from heatbox.models.counts import count
+import heatbox.models  # noqa: F401 - registers its families with timm
+from heatbox.models.zoo import count
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ from timm.utils.model import reparameterize_model
 
 from heatbox.errors import InputError
 from heatbox.models import slak
-from heatbox.models.counts import count
+from heatbox.models.zoo import count
 
 
 @pytest.fixture(scope="module")

@@ -34,22 +34,22 @@ def unlike_noise(name, **options):
 
 @pytest.mark.parametrize("name", NETWORKS)
 @torch.no_grad()
-def test_one_look_shows_what_the_network_computes(name):
+def test_one_pass_gives_what_the_network_computes(name):
     model = unlike_noise(name)
     view, images = ClassifierView(model), torch.randn(2, 3, 96, 128)
     features, logits = view(images)
-    look = view.extract(images, sharp=True)
-    assert torch.allclose(look.features, features, atol=1e-5)
-    assert torch.allclose(look.logits, logits, atol=1e-5)
+    output = view.extract(images, sharp=True)
+    assert torch.allclose(output.features, features, atol=1e-5)
+    assert torch.allclose(output.logits, logits, atol=1e-5)
     double = [2 * side for side in features.shape[2:]]
-    assert list(look.sharp.shape[2:]) == double
-    row, column = view.late((96, 128))
+    assert list(output.sharp.shape[2:]) == double
+    row, column = view.sharp_offset((96, 128))
     assert row == column == name.startswith("tf_")
-    assert torch.allclose(look.sharp[:, :, row::2, column::2], features, atol=1e-5)
-    assert look.sharp[:, :, 1 - row :: 2, 1 - column :: 2].std() > 0.1 * features.std()
+    assert torch.allclose(output.sharp[:, :, row::2, column::2], features, atol=1e-5)
+    assert output.sharp[:, :, 1 - row :: 2, 1 - column :: 2].std() > 0.1 * features.std()
     plain = view.extract(images)
     assert plain.sharp is None
-    for one, other in zip(plain.middle, look.middle, strict=True):
+    for one, other in zip(plain.middle, output.middle, strict=True):
         assert torch.equal(one, other)
         assert len(one) == 2
     assert all(not module._forward_hooks for module in model.modules())
@@ -97,21 +97,24 @@ def test_sharp_map_is_timms_dilation_away_from_the_border(name):
     assert not torch.allclose(sharp / scale, wanted / scale, atol=1e-3)  # the zeros around the shifted inputs
 
 
-@pytest.mark.parametrize("late", [(False, False), (False, True), (True, False), (True, True)])
-def test_stitching_undoes_shifting(late):
+@pytest.mark.parametrize("offset", [(False, False), (False, True), (True, False), (True, True)])
+def test_stitching_undoes_shifting(offset):
     maps = torch.arange(2 * 3 * 6 * 8.0).view(2, 3, 6, 8)
-    runs = shifted_copies(maps, late)[:, :, int(late[0]) :: 2, int(late[1]) :: 2]  # a stage that only strides
+    # a stage that only strides
+    runs = shifted_copies(maps, offset)[
+        :, :, int(offset[0]) :: 2, int(offset[1]) :: 2
+    ]  # a stage that only strides
     assert len(runs) == len(SHIFTS) * 2
-    assert torch.equal(stitched(runs, late), maps)
+    assert torch.equal(stitched(runs, offset), maps)
 
 
 @torch.no_grad()
 def test_odd_sides():
     view = ClassifierView(unlike_noise("resnet18"))
-    look = view.extract(torch.randn(1, 3, 200, 232), sharp=True)
-    assert look.features.shape[2:] == (7, 8)
-    assert look.middle[1].shape[2:] == look.sharp.shape[2:] == (13, 15)
-    assert torch.equal(look.sharp[:, :, ::2, ::2], look.features)
+    output = view.extract(torch.randn(1, 3, 200, 232), sharp=True)
+    assert output.features.shape[2:] == (7, 8)
+    assert output.middle[1].shape[2:] == output.sharp.shape[2:] == (13, 15)
+    assert torch.equal(output.sharp[:, :, ::2, ::2], output.features)
 
 
 @torch.no_grad()
@@ -122,12 +125,12 @@ def test_a_network_of_ones_own():
         nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3),
     )  # fmt: skip
     images = torch.randn(2, 3, 64, 64)
-    look = ClassifierView(model).extract(images, sharp=True)
-    for found, end in zip(look.middle, (2, 4), strict=True):
+    output = ClassifierView(model).extract(images, sharp=True)
+    for found, end in zip(output.middle, (2, 4), strict=True):
         assert torch.allclose(found, model[:end](images), atol=1e-6)
     model[4].stride, model[4].padding = (1, 1), (1, 1)
     wanted = model[:6](images)
-    assert torch.allclose(look.sharp[..., 2:-2, 2:-2], wanted[..., 2:-2, 2:-2], atol=1e-5)
+    assert torch.allclose(output.sharp[..., 2:-2, 2:-2], wanted[..., 2:-2, 2:-2], atol=1e-5)
 
 
 @torch.no_grad()

@@ -7,7 +7,7 @@ import pytest
 
 from heatbox.cli.main import main
 from heatbox.errors import InputError
-from heatbox.models.counts import count
+from heatbox.models.zoo import count
 from heatbox.paper.full import MAIN, OTHERS, TFLOPS, cost, full
 from heatbox.paper.mini import FAMILIES, mini
 from heatbox.paper.networks import Network

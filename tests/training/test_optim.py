@@ -8,7 +8,7 @@ import timm
 import torch
 from torch import nn
 
-from heatbox.models import replknet, slak  # noqa: F401 - registers them
+import heatbox.models  # noqa: F401 - registers its families with timm
 from heatbox.training.optim import make_optimizer, parameter_groups, rate_at, set_rates
 from heatbox.training.recipes import get_recipe
 

@@ -30,9 +30,8 @@ from heatbox.data.transforms import Preprocess
 from heatbox.data.types import Example, Split
 from heatbox.errors import InputError
 from heatbox.evaluation.run import METRICS
-from heatbox.models.head import eval_mode
 from heatbox.models.introspect import ClassifierView
-from heatbox.models.spec import as_input, data_config
+from heatbox.models.spec import as_input, data_config, eval_mode
 from heatbox.visualization.figures import erf as figures
 from heatbox.visualization.figures.style import save_figure
 

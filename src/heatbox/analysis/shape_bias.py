@@ -26,9 +26,8 @@ from heatbox.data.open import open_split
 from heatbox.data.transforms import Preprocess
 from heatbox.data.types import Split
 from heatbox.errors import InputError
-from heatbox.models.head import eval_mode
 from heatbox.models.introspect import ClassifierView
-from heatbox.models.spec import as_input, data_config
+from heatbox.models.spec import as_input, data_config, eval_mode
 
 Aggregation = Literal["mean", "sum", "max"]
 Mapped = Mapping[str, Sequence[int]]

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from heatbox._utils.extras import require
 from heatbox.errors import InputError
-from heatbox.models.head import eval_mode
+from heatbox.models.spec import eval_mode
 
 if TYPE_CHECKING:
     from heatbox.models.introspect import ClassifierView
@@ -63,7 +63,7 @@ def gradient_map(name: str, view: ClassifierView, images: Tensor, targets: Tenso
         torch.enable_grad(),
         eval_mode(view.model),
         _frozen(view.model),
-        view.through(leaf),
+        view.replace_features(leaf),
     ):
         method = tool(model=view.model, target_layers=[leaf])
         try:

@@ -22,9 +22,8 @@ from heatbox.maps.gradcam import GRADIENT_METHODS, gradient_map, tool_class
 from heatbox.maps.pc1 import pc1
 from heatbox.maps.random_walk import walk
 from heatbox.models.factory import function_of
-from heatbox.models.head import eval_mode
 from heatbox.models.introspect import ClassifierView, ModelOutput
-from heatbox.models.spec import model_name
+from heatbox.models.spec import eval_mode, model_name
 
 MapFunction = Callable[[nn.Module, Tensor, Tensor], Tensor]
 """(model, images (B, 3, H, W), targets (B,)) → maps (B, h, w)."""
@@ -205,7 +204,7 @@ def require(view: ClassifierView, needs: Requirements) -> None:
         name = model_name(view.model)
         raise InputError(f"{name}: no feature map before the last one was found, so there is no walk on it")
     if needs.sharp:
-        assert view.shift
+        assert view.last_stage_input
 
 
 def look_at(view: ClassifierView, images: Tensor, needs: Requirements) -> ModelOutput:

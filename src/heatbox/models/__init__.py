@@ -22,4 +22,4 @@ def __dir__() -> list[str]:
     return sorted(__all__)
 
 
-from heatbox.models import zoo  # noqa: E402, F401 - registers the families
+from heatbox.models import replknet, slak, small  # noqa: E402, F401 - registers the families

@@ -1,53 +1,384 @@
-"""Official and zoo checkpoints → our models: recognise, load and convert them."""
+"""Checkpoint files: read without running their code, matched to a model, loaded, converted.
+
+Readable are safetensors and PyTorch files of the models' authors and of training scripts. Names and shapes
+decide whether weights fit a model, which form it takes for them, and which model of the zoo a file resembles.
+"""
 
 from __future__ import annotations
 
+import argparse
+import copy
 import json
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from functools import partial
+import os
+import pickle
+import re
+import sys
+import warnings
+import zipfile
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
+import safetensors
+import safetensors.torch
 import torch
 from torch import Tensor, nn
 
 from heatbox._utils.checks import check_module, kind_of
+from heatbox._utils.io import named_when_whole
 from heatbox.errors import InputError
-from heatbox.models.checkpoint_files import (
-    Checkpoint,
-    StateDict,
-    read_checkpoint,
-    read_state_dict,
-    write_safetensors,
-)
-from heatbox.models.checkpoint_fit import (
-    classes_in,
-    classifier_names,
-    fitted,
-    gap_fc_head,
-    identify,
-    is_gap_fc,
-    looks_like,
-    mismatch,
-    take_form,
-    without_numbers,
-    wrong_classes,
-)
+from heatbox.models._blocks import adopt_form
 from heatbox.models.slak import recover_masks
-from heatbox.models.zoo import CUB, ZOO, Weights
+from heatbox.models.zoo import CUB, ZOO, Weights, ZooModel
 
-__all__ = [
-    "CheckpointReport",
-    "classes_in",
-    "convert",
-    "gap_fc_head",
-    "identify",
-    "load_checkpoint",
-    "read_checkpoint",
-    "read_state_dict",
-    "write_safetensors",
-]
+StateDict = dict[str, Tensor]
+
+# Where training scripts put the weights inside their files, most wanted first.
+CONTAINERS = (
+    "state_dict",
+    "model",
+    "model_state_dict",
+    "model_state",
+    "module",
+    "net",
+    "weights",
+    "state_dict_ema",
+    "model_ema",
+)
+# What wrappers put before every name.
+PREFIXES = ("module.", "_orig_mod.", "model.")
+# The paper's ConvNeXt files are of Sequential(Sequential(stem, stages), head).
+WRAPPED = {"0.0.": "stem.", "0.1.": "stages.", "1.fc.": "head.fc."}
+HUB_PREFIXES = ("hf-hub:", "hf_hub:")
+# Share of names and shapes in common from which on a file is said to look like a model.
+ALIKE = 0.5
+CLASSIFIERS = ("head.fc.", "head.", "fc.", "classifier.")
+HEAD_NORM = ("head.norm.weight", "head.norm.bias")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The weights of a file and what the file says about them.
+
+    Attributes:
+        source: path or hub name, for messages.
+        state: parameter names → tensors, without the prefixes of wrappers.
+        entry: name under which the file keeps them; "" for a flat file.
+        metadata: text fields of a safetensors file.
+        wrapped: the file has the key layout of the paper's own ConvNeXt files.
+    """
+
+    source: str
+    state: StateDict
+    entry: str = ""
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    wrapped: bool = False
+
+
+def read_state_dict(path: str | Path, entry: str | None = None) -> StateDict:
+    """Parameter names → tensors of a checkpoint file; see `read_checkpoint`."""
+    return read_checkpoint(path, entry).state
+
+
+def read_checkpoint(path: str | Path, entry: str | None = None) -> Checkpoint:
+    """Read a safetensors file, a PyTorch file, or (online) a model of the hub.
+
+    Args:
+        path: the file, or "hf-hub:owner/name".
+        entry: which of several sets of weights to take from a training script's file, such as "model_ema".
+
+    Raises:
+        InputError: no such file, not a checkpoint, damaged, or a pickle that would run code.
+        TypeError: a path that is none.
+    """
+    if not isinstance(path, str | Path):
+        raise TypeError(f"path: {kind_of(path)}, expected a checkpoint file or hf-hub:owner/name")
+    if isinstance(path, str) and path.startswith(HUB_PREFIXES):
+        return read_hub(path)
+    path = Path(path)
+    if not os.path.isfile(path):
+        raise InputError(f"{path}: no such checkpoint file")
+    metadata: Mapping[str, str] = {}
+    if is_safetensors(path):
+        content, metadata = read_safetensors(path)
+    else:
+        content = read_pickle(path)
+    try:
+        state, found = unwrap(content, entry, str(path))
+    except RecursionError as error:
+        raise InputError(f"{path}: its entries lie in each other without end") from error
+    return named_as_ours(Checkpoint(str(path), strip_prefixes(state), found, metadata))
+
+
+def is_safetensors(path: Path) -> bool:
+    """Whether the file starts as safetensors do: the length of a JSON header, then the header."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(9)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+    return len(start) == 9 and start[8:] == b"{"
+
+
+def read_safetensors(path: Path) -> tuple[StateDict, dict[str, str]]:
+    """Tensors and metadata of a safetensors file."""
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+    except Exception as error:  # a damaged header can make the reader raise anything
+        raise InputError(f"{path}: the safetensors file is damaged ({quoted(error)})") from error
+
+
+def read_pickle(path: Path) -> Any:
+    """Content of a PyTorch file, where it is made of tensors and plain values only.
+
+    Training scripts keep their command line in the file: a bare `argparse.Namespace` is plain enough.
+    """
+    try:
+        with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about pickle protocols: what matters is raised
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except pickle.UnpicklingError as error:
+        culprit = re.search(r"(?:GLOBAL|function|global) ([A-Za-z_][\w.]*\.\w+)", str(error))
+        problem = f"refused, because reading it would run {culprit[1]}" if culprit else "not a checkpoint"
+        raise InputError(
+            f"{path}: {problem}; expected tensors only, as safetensors or a state_dict saved by torch.save"
+        ) from error
+    except Exception as error:  # a damaged file can make the unpickler raise anything
+        raise InputError(f"{path}: not a checkpoint, or damaged ({quoted(error)})") from error
+
+
+def quoted(error: Exception) -> str:
+    """Kind and first line of another library's error, to quote in one of ours."""
+    return f"{type(error).__name__}: {str(error).strip().partition('. ')[0]}".partition("\n")[0]
+
+
+def read_hub(name: str) -> Checkpoint:
+    """Weights of a model on the hub, by name; needs the network or a filled cache."""
+    from timm.models._hub import load_state_dict_from_hf
+
+    try:
+        state = load_state_dict_from_hf(name.partition(":")[2])
+    except Exception as error:  # the hub's client raises its own and its transport's errors
+        raise InputError(f"{name}: could not be fetched from the hub ({quoted(error)})") from error
+    return Checkpoint(name, strip_prefixes(state))
+
+
+def unwrap(content: Any, entry: str | None, source: str) -> tuple[StateDict, str]:
+    """The mapping of names to tensors inside a file's content, and the name of the entry that holds it."""
+    if not isinstance(content, Mapping):
+        raise InputError(f"{source}: holds a {type(content).__name__}, expected names and their tensors")
+    inside = [name for name in CONTAINERS if isinstance(content.get(name), Mapping)]
+    if entry is not None and not isinstance(content.get(entry), Mapping):
+        expected = f"one of {inside}" if inside else "no entry, the file is flat"
+        raise InputError(f"{source}: has no weights under {entry!r}, expected {expected}")
+    chosen = entry if entry is not None else next(iter(inside), None)
+    if chosen is not None:
+        state, deeper = unwrap(content[chosen], None, source)
+        return state, f"{chosen}.{deeper}" if deeper else chosen
+    state = {name: t for name, t in content.items() if isinstance(name, str) and isinstance(t, Tensor)}
+    if not state:
+        keys = ", ".join(repr(key) for key in list(content)[:3])
+        raise InputError(f"{source}: holds no tensors, only {keys or 'nothing'}, expected a state_dict")
+    return state, ""
+
+
+def strip_prefixes(state: StateDict) -> StateDict:
+    """Remove what wrappers (DataParallel, torch.compile) put before every name."""
+    for prefix in PREFIXES:
+        if state and all(name.startswith(prefix) for name in state):
+            return strip_prefixes({name.removeprefix(prefix): tensor for name, tensor in state.items()})
+    return state
+
+
+def named_as_ours(checkpoint: Checkpoint) -> Checkpoint:
+    """Rename the keys of the paper's own ConvNeXt files to timm's."""
+    state = checkpoint.state
+    if not all(name.startswith(tuple(WRAPPED)) for name in state):
+        return checkpoint
+    renamed = {}
+    for name, tensor in state.items():
+        old = next(old for old in WRAPPED if name.startswith(old))
+        renamed[WRAPPED[old] + name.removeprefix(old)] = tensor
+    return replace(checkpoint, state=renamed, wrapped=True)
+
+
+def write_safetensors(path: str | Path, state: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Write tensors and text fields as safetensors; a file of this name is replaced only by a whole one."""
+    path = Path(path)
+    try:
+        tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()}
+        with named_when_whole(path) as temporary:
+            safetensors.torch.save_file(tensors, temporary, metadata={"format": "pt", **metadata})
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
+    except (OSError, safetensors.SafetensorError, ValueError, KeyError, RuntimeError) as error:
+        raise InputError(f"{path}: cannot be written ({quoted(error)})") from error
+
+
+def gap_fc_head(model: nn.Module) -> nn.Module:
+    """Take the LayerNorm out of a timm ConvNeXt's head, in place: average pooling and one linear layer.
+
+    This is the head the paper fine-tunes. The LayerNorm becomes `nn.Identity`, so everything that reads
+    `model.head` sees pooling, no norm, and `fc`. Returns `model`.
+
+    Raises:
+        InputError: the model has no such head.
+    """
+    head = getattr(model, "head", None)
+    if head is None or not (hasattr(head, "norm") and hasattr(head, "fc")):
+        raise InputError(f"{type(model).__name__}: has no pooling-norm-linear head that could become gap_fc")
+    head.norm = nn.Identity()
+    return model
+
+
+def is_gap_fc(names: Collection[str]) -> bool:
+    """Whether these are a ConvNeXt's parameters without the LayerNorm in or before its head."""
+    norms = ("head.norm.weight", "norm_pre.weight")
+    return "stages.0.blocks.0.conv_dw.weight" in names and not any(norm in names for norm in norms)
+
+
+def take_form(model: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Give the model, in place, the form of the weights: merged, or without the head's LayerNorm."""
+    if is_gap_fc(state) and hasattr(getattr(model, "head", None), "norm"):
+        gap_fc_head(model)
+    adopt_form(model, state)
+
+
+def fitted(model: nn.Module, state: StateDict) -> StateDict:
+    """The weights under the model's names, and the model, in place, in the weights' form."""
+    state = renamed_by_timm(model, state)
+    take_form(model, state)
+    return state
+
+
+def renamed_by_timm(model: nn.Module, state: StateDict) -> StateDict:
+    """Apply the renaming timm has for the original authors' files of a family, where that fits better."""
+    module = type(model).__module__
+    rename = getattr(sys.modules.get(module), "checkpoint_filter_fn", None)
+    names = model.state_dict().keys()
+    if rename is None or not module.startswith("timm.") or state.keys() <= names:
+        return state
+    try:
+        renamed = rename(dict(state), model)
+    except Exception:  # the file is of another family, or of none
+        return state
+    return renamed if len(renamed.keys() & names) > len(state.keys() & names) else state
+
+
+def without_numbers(model: nn.Module) -> nn.Module:
+    """A copy of a model on the meta device, made without copying its weights."""
+    memo: dict[int, Any] = {}
+    for parameter in model.parameters():
+        memo[id(parameter)] = nn.Parameter(torch.empty_like(parameter, device="meta"))
+    for buffer in model.buffers():
+        memo[id(buffer)] = torch.empty_like(buffer, device="meta")
+    return copy.deepcopy(model, memo)
+
+
+def classifier_names(model: nn.Module) -> frozenset[str]:
+    """Names of the classifier's parameters."""
+    get_classifier = getattr(model, "get_classifier", None)
+    classifier = get_classifier() if callable(get_classifier) else nn.Identity()
+    inside = {id(parameter) for parameter in classifier.parameters()}
+    return frozenset(name for name, parameter in model.named_parameters() if id(parameter) in inside)
+
+
+def classes_in(state: Mapping[str, Tensor]) -> int | None:
+    """Number of classes of the classifier among these weights, None where there is no classifier."""
+    weights = (state.get(f"{prefix}weight") for prefix in CLASSIFIERS)
+    return next((weight.shape[0] for weight in weights if weight is not None and weight.ndim == 2), None)
+
+
+def mismatch(model: nn.Module, state: Mapping[str, Tensor], skipped: Collection[str] = ()) -> str:
+    """What keeps these weights from loading into the model, as a phrase; "" where nothing does."""
+    own = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    # The counters are read by cumulative averaging only, and some files lack them.
+    optional = {*skipped, *(name for name in own if name.endswith("num_batches_tracked"))}
+    missing = [name for name in own if name not in state and name not in optional]
+    unexpected = [name for name in state if name not in own]
+    shapes = [name for name in state if name in own and tuple(state[name].shape) != own[name]]
+    if not (missing or unexpected or shapes):
+        return ""
+    parts = []
+    if missing:
+        parts.append(f"{missing[0]!r} is missing (first of {len(missing)})")
+    if unexpected:
+        parts.append(f"{unexpected[0]!r} is unexpected (first of {len(unexpected)})")
+    if shapes:
+        found, expected = list(state[shapes[0]].shape), list(own[shapes[0]])
+        parts.append(f"{shapes[0]!r} is {found} where {expected} is expected (first of {len(shapes)})")
+    return f"does not fit {type(model).__name__}: " + ", ".join(parts)
+
+
+def wrong_classes(model: nn.Module, state: Mapping[str, Tensor]) -> str:
+    """Another number of classes, where that is all that keeps these weights from loading, as a phrase."""
+    own = model.state_dict()
+    classifier = {name: tensor for name, tensor in own.items() if name in classifier_names(model)}
+    found = classes_in({name: state[name] for name in classifier if name in state})
+    if found in (None, classes_in(classifier)) or mismatch(model, {**state, **classifier}):
+        return ""
+    return (
+        f"has a classifier of {found} classes where the model has {classes_in(classifier)}, "
+        "expected as many or the classifier left out (head=False)"
+    )
+
+
+def identify(state: Mapping[str, Tensor]) -> tuple[ZooModel, float]:
+    """The model of the zoo these weights are most alike, and how alike.
+
+    Returns:
+        the model, and the share in [0, 1] of names with their shapes that both have, the classifier's and
+        counters aside; 1 where the weights fit.
+    """
+    likely = max(ZOO, key=lambda entry: likeness(entry_signature(entry.name), signature(state)))
+    score = exact_likeness(likely, state)
+    if score >= ALIKE:
+        return likely, score
+    # Perhaps the original authors' names: timm's renaming has to be tried on every model.
+    convnexts = [entry for entry in ZOO if entry.timm_name.startswith("convnext")]
+    scores = [exact_likeness(entry, state) for entry in convnexts]
+    return convnexts[scores.index(max(scores))], max(scores)
+
+
+def exact_likeness(entry: ZooModel, state: Mapping[str, Tensor]) -> float:
+    """How alike these weights are to a model that has taken their form."""
+    model = entry.on_meta()
+    return likeness(signature(fitted(model, dict(state))), signature(model.state_dict()))
+
+
+def likeness(a: frozenset[Any], b: frozenset[Any]) -> float:
+    """Share in [0, 1] of what either has that both have."""
+    return len(a & b) / max(len(a | b), 1)
+
+
+def signature(state: Mapping[str, Tensor]) -> frozenset[tuple[str, tuple[int, ...]]]:
+    """Names with their shapes, of everything but the classifier and counters."""
+    classifier = {f"{prefix}{name}" for prefix in CLASSIFIERS for name in ("weight", "bias")}
+    return frozenset(
+        (name, tuple(tensor.shape))
+        for name, tensor in state.items()
+        if name not in classifier and not name.endswith("num_batches_tracked")
+    )
+
+
+@cache
+def entry_signature(name: str) -> frozenset[tuple[str, tuple[int, ...]]]:
+    """Signature of a model of the zoo."""
+    return signature(next(entry for entry in ZOO if entry.name == name).on_meta().state_dict())
+
+
+def looks_like(state: Mapping[str, Tensor]) -> str:
+    """The model a file looks like, as a phrase for a message."""
+    entry, score = identify(state)
+    if score < ALIKE:
+        return "the file looks like none of the models that `heatbox models` lists"
+    settings = [f"{name}={value}" for name, value in entry.kwargs.items()]
+    if (classes := classes_in(state)) is not None:
+        settings.append(f"num_classes={classes}")
+    return f"the file looks like {entry.timm_name} ({', '.join(settings)})"
 
 
 def _numbers(value: Any, least: float = -1e9) -> bool:
@@ -65,7 +396,6 @@ _PREPROCESSING: dict[str, Callable[[Any], bool]] = {
     "input_size": lambda value: _numbers(value, 1) and all(isinstance(side, int) for side in value),
     "interpolation": lambda value: isinstance(value, str),
 }
-HEAD_NORM = ("head.norm.weight", "head.norm.bias")
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,6 @@ from torch import nn
 
 from heatbox._utils.checks import check_whole, kind_of
 from heatbox.errors import InputError
-from heatbox.models import zoo  # noqa: F401 - registers our models with timm
 from heatbox.models.checkpoints import classes_in, load_checkpoint, read_checkpoint
 
 PRETRAINED = "pretrained"

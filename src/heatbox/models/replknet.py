@@ -21,16 +21,18 @@ from timm.models import build_model_with_cfg, generate_default_cfgs, register_mo
 from torch import Tensor, nn
 
 from heatbox.models._blocks import (
+    HALF,
     ConvNorm,
     Reparameterizable,
+    StagedNet,
     centred,
+    described,
     drop_path_rates,
     fold_batch_norms,
     large_depthwise,
     run_blocks,
     with_weights,
 )
-from heatbox.models._staged import HALF, StagedNet, described
 
 
 class LargeKernelConv(Reparameterizable):

@@ -27,14 +27,15 @@ from heatbox.errors import InputError
 from heatbox.models._blocks import (
     ConvNorm,
     Reparameterizable,
+    StagedNet,
     centred,
+    described,
     drop_path_rates,
     initialise,
     large_depthwise,
     run_blocks,
     with_weights,
 )
-from heatbox.models._staged import StagedNet, described
 
 # Kernel sides of the four stages, by the first: the paper's three settings.
 KERNELS = {31: (31, 29, 27, 13), 51: (51, 49, 47, 13), 61: (61, 59, 57, 13)}

@@ -1,11 +1,12 @@
-"""What a built classifier says of itself: preprocessing, class names, where it computes.
+"""A built classifier: its preprocessing, class names, device, dtype and mode.
 
-`heatbox.config.ModelSpec` says which classifier is meant; the rest of the package asks these two.
+`heatbox.config.ModelSpec` describes which classifier to build; the rest of the package asks these two.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -26,7 +27,7 @@ def input_size(model: nn.Module, default: tuple[int, int, int] = (3, 224, 224)) 
 
 
 def model_name(model: nn.Module) -> str:
-    """What messages call a model: its architecture where it is known, or else its class."""
+    """Name of a model in messages: its architecture where it is known, otherwise its class."""
     return data_config(model).get("architecture") or type(model).__name__
 
 
@@ -52,6 +53,17 @@ def as_input(model: nn.Module, images: Tensor) -> Tensor:
 
 
 def blank_input(model: nn.Module, height: int, width: int, batch: int = 1) -> Tensor:
-    """Zeros (batch, 3, height, width) that a model takes."""
-    device, dtype = placement(model)
-    return torch.zeros(batch, 3, height, width, device=device, dtype=dtype)
+    """Zeros (batch, 3, height, width) on the model's device and in its dtype."""
+    return as_input(model, torch.zeros(batch, 3, height, width))
+
+
+@contextmanager
+def eval_mode(model: nn.Module) -> Iterator[None]:
+    """Put every module in eval mode; afterwards each one is back in the mode it had."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True

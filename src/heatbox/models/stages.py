@@ -1,26 +1,28 @@
 """Middle layers of any CNN, and its last feature map at twice the resolution.
 
-A network is seen as stages: its outputs at falling resolution, the last of which the head reads. timm's
-models name theirs (`feature_info`); in any other model the last map of each resolution is taken.
+A network is a sequence of stages of falling resolution; the head reads the output of the last one. timm's
+models name their stages (`feature_info`); in any other model the last map of each resolution is taken.
 
-The last stage halves the resolution by reading every second position of its input. Run on the input itself
-and on the same shifted by one position sideways, up or down, and both, and with the four results interleaved,
-it gives a map of twice the resolution with the same weights: shift and stitch (Long et al., "Fully
-Convolutional Networks for Semantic Segmentation", CVPR 2015, section 3.2). Away from the border this is what
-dilating the convolutions of the last stage gives (timm's `output_stride`), at the same cost, but it asks
-nothing of them: kernels may be of any size and implementation, and every second position of the result is the
-network's own feature map, whatever lies between, because that is what the unshifted run computes.
+The last stage halves the resolution by reading every second position of its input. It is run on that input
+and on the input shifted by one row, one column, and both; the four results, interleaved, are a map of twice
+the resolution from the same weights: shift and stitch (Long et al., "Fully Convolutional Networks for
+Semantic Segmentation", CVPR 2015, section 3.2). Away from the border this equals dilating the convolutions of
+the last stage (timm's `output_stride`), at the same cost, but it does not depend on the convolutions: kernels
+may be of any size and implementation, and every second position of the result is the network's own feature
+map whatever the stage contains, because the unshifted run computes it.
 
-Which way to shift depends on what a position of the last map is centred on: on the even positions of the
-stage's input where convolutions are padded alike on both sides, on the odd ones where TensorFlow's padding
-puts all of it on the far side. Interleaved the wrong way, a map lies one position off. `centred_late` tells.
+The direction of the shift depends on where the positions of the last map are centred: on the even positions
+of the stage's input where convolutions are padded equally on both sides, on the odd ones under TensorFlow's
+padding, which is all on the far side. With the wrong direction the map is off by one position.
+`find_sharp_offset` determines it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -28,18 +30,49 @@ from timm.layers import Conv2dSame
 from torch import Tensor, nn
 
 from heatbox.errors import InputError
-from heatbox.models.head import Tap, eval_mode, tapped
-from heatbox.models.spec import as_input, input_size, model_name
+from heatbox.models.spec import as_input, eval_mode, input_size, model_name
 
 SHIFTS = ((0, 0), (0, 1), (1, 0), (1, 1))
 """Whether rows and columns are shifted in the runs of the last stage, the unshifted one first."""
 
-Late = tuple[bool, bool]
-"""Whether positions of the last map are centred on odd rows and columns of the last stage's input."""
+SharpOffset = tuple[bool, bool]
+"""Row and column of the last map's first position in the sharp map, 0 or 1 each."""
 
 
 @dataclass(frozen=True)
-class Spot:
+class FeatureHook:
+    """Where the last feature map appears in a forward pass: as the input or the output of a module."""
+
+    module: nn.Module
+    side: Literal["input", "output"]
+
+    @contextmanager
+    def apply(self, function: Callable[[Tensor], Tensor | None]) -> Iterator[None]:
+        """Call a function on the feature map of every forward pass inside; its result replaces it, if any."""
+
+        def replace_input(module: nn.Module, args: tuple) -> tuple | None:
+            new = function(args[0])
+            return None if new is None else (new, *args[1:])
+
+        if self.side == "input":
+            handle = self.module.register_forward_pre_hook(replace_input)
+        else:
+            handle = self.module.register_forward_hook(lambda module, args, output: function(output))
+        try:
+            yield
+        finally:
+            handle.remove()
+
+    @contextmanager
+    def capture(self) -> Iterator[list[Tensor]]:
+        """A list to which every forward pass inside appends its feature map."""
+        captured: list[Tensor] = []
+        with self.apply(captured.append):
+            yield captured
+
+
+@dataclass(frozen=True)
+class StageOutput:
     """Where a stage ends: the output of a module, at one of its calls in a forward pass.
 
     Attributes:
@@ -58,64 +91,67 @@ class Spot:
         return all(1.5 < ratio <= 2 for ratio in self.size)
 
 
-def find_stages(model: nn.Module, tap: Tap) -> list[Spot]:
+def find_stages(model: nn.Module, hook: FeatureHook) -> list[StageOutput]:
     """The ends of the stages before the last one, finest first, found by one forward pass.
 
     Args:
         model: the classifier.
-        tap: where its last feature map appears.
+        hook: where its last feature map appears.
     """
     images = _probe_images(model)
     named = _named_stages(model)
-    caught: list[Tensor] = []
-    with eval_mode(model), torch.no_grad(), tapped(tap, caught), _outputs(named or model.modules()) as seen:
+    with (
+        eval_mode(model),
+        torch.no_grad(),
+        hook.capture() as features,
+        _map_sizes(named or model.modules()) as sizes,
+    ):
         model(images)
-    height, width = caught[-1].shape[-2:]
-    spots = [Spot(module, call, (h / height, w / width)) for module, call, (h, w) in seen]
+    height, width = features[-1].shape[-2:]
+    stages = [StageOutput(module, call, (h / height, w / width)) for module, call, (h, w) in sizes]
     if named:
-        # The last one named is the last stage itself, unless the head's map is coarser still.
-        return spots[:-1] if spots and spots[-1].size == (1, 1) else spots
+        # The last named stage is the last stage itself, unless the head's map is coarser still.
+        return stages[:-1] if stages and stages[-1].size == (1, 1) else stages
     coarsest = images.shape[2] / height
-    last_of_size = {spot.size: spot for spot in spots if 1 < spot.size[0] < coarsest}
-    return sorted(last_of_size.values(), key=lambda spot: spot.size, reverse=True)
+    last_of_size = {stage.size: stage for stage in stages if 1 < stage.size[0] < coarsest}
+    return sorted(last_of_size.values(), key=lambda stage: stage.size, reverse=True)
 
 
-def find_shift(model: nn.Module, tap: Tap, stages: Sequence[Spot]) -> Spot:
-    """The input of the last stage, where shifts have to be made; tried out on a random image.
+def find_last_stage_input(model: nn.Module, hook: FeatureHook, stages: Sequence[StageOutput]) -> StageOutput:
+    """The input of the last stage, which has to be shifted; checked on a random image.
 
     Raises:
-        InputError: no map of twice the last one's resolution is known, or what follows it cannot be run with
-            more images than what comes before, as it reads from there too.
+        InputError: no map of twice the last one's resolution is known, or the layers after it do not accept a
+            larger batch than the layers before it, because they also read from those.
     """
-    spot = next((spot for spot in reversed(stages) if spot.is_double), None)
-    if spot is None:
+    last = next((stage for stage in reversed(stages) if stage.is_double), None)
+    if last is None:
         raise InputError(
             f"{model_name(model)}: no feature map of twice the last one's resolution was found, so its last "
             "stage cannot be run on shifted inputs"
         )
     images = _probe_images(model)
-    caught: list[Tensor] = []
     try:
-        with eval_mode(model), torch.no_grad(), watched([], spot), tapped(tap, caught):
+        with eval_mode(model), torch.no_grad(), capture_stages([], last), hook.capture() as features:
             model(images)
-        runs = len(caught[-1]) // len(images)
+        runs = len(features[-1]) // len(images)
     except RuntimeError as error:
         raise InputError(f"{model_name(model)}: {_NOT_ALONE} ({error})") from error
     if runs != len(SHIFTS):
         raise InputError(f"{model_name(model)}: {_NOT_ALONE}")
-    return spot
+    return last
 
 
 @torch.no_grad()
-def centred_late(model: nn.Module, spot: Spot, size: Sequence[int]) -> Late:
-    """Whether positions of the last map are centred on the odd positions of the last stage's input.
+def find_sharp_offset(model: nn.Module, last: StageOutput, size: Sequence[int]) -> SharpOffset:
+    """Whether positions of the last map are centred on odd rows and columns of the last stage's input.
 
-    Read off the padding of the largest strided convolution after that input. Even kernels are centred between
-    two positions, which shifts serve equally badly either way; pooling counts as centred on even ones.
+    Computed from the padding of the largest strided convolution after that input. Even kernels are centred
+    between two positions, where both directions are equally wrong; pooling counts as centred on even ones.
 
     Args:
         model: the classifier.
-        spot: where its last stage begins.
+        last: the input of its last stage.
         size: (height, width) of the images: padding may depend on whether a side is odd.
     """
     begun = False
@@ -130,7 +166,7 @@ def centred_late(model: nn.Module, spot: Spot, size: Sequence[int]) -> Late:
             offsets.append((max(module.kernel_size), _centres(module, args[0].shape[2:])))
 
     with ExitStack() as stack:
-        stack.callback(spot.module.register_forward_hook(begin).remove)
+        stack.callback(last.module.register_forward_hook(begin).remove)
         for module in model.modules():
             stack.callback(module.register_forward_pre_hook(measure).remove)
         with eval_mode(model):
@@ -140,7 +176,7 @@ def centred_late(model: nn.Module, spot: Spot, size: Sequence[int]) -> Late:
 
 
 def _centres(conv: nn.Conv2d, size: Sequence[int]) -> list[float]:
-    """By axis, how far from its first input position a convolution's first output is centred."""
+    """By axis, the distance from a convolution's first input position to the centre of its first output."""
     centres = []
     for axis, side in enumerate(size):
         kernel, stride = conv.kernel_size[axis], conv.stride[axis]
@@ -162,7 +198,7 @@ def _probe_images(model: nn.Module, size: Sequence[int] | None = None) -> Tensor
 
 
 def _named_stages(model: nn.Module) -> list[nn.Module]:
-    """The modules that end the stages of a timm model; none where it names none, or names other things."""
+    """The modules that end the stages of a timm model; empty where `feature_info` does not name modules."""
     info = getattr(model, "feature_info", None)
     names = [entry.get("module") for entry in info] if isinstance(info, list) else []
     modules = dict(model.named_modules())
@@ -170,78 +206,78 @@ def _named_stages(model: nn.Module) -> list[nn.Module]:
 
 
 @contextmanager
-def _outputs(
+def _map_sizes(
     modules: Iterable[nn.Module],
 ) -> Iterator[list[tuple[nn.Module, int, tuple[int, int]]]]:
-    """Every map (B, C, h, w) that comes out of some modules: module, which of its calls, (h, w)."""
-    seen: list[tuple[nn.Module, int, tuple[int, int]]] = []
+    """A list of every map (B, C, h, w) that some modules return: module, index of its call, (h, w)."""
+    sizes: list[tuple[nn.Module, int, tuple[int, int]]] = []
     calls: dict[nn.Module, int] = {}
 
-    def leave(module: nn.Module, args: tuple, output: object) -> None:
+    def record(module: nn.Module, args: tuple, output: object) -> None:
         call = calls[module] = calls.get(module, -1) + 1
         if isinstance(output, Tensor) and output.ndim == 4 and min(output.shape[2:]) > 1:
-            seen.append((module, call, (output.shape[2], output.shape[3])))
+            sizes.append((module, call, (output.shape[2], output.shape[3])))
 
     with ExitStack() as stack:
         for module in modules:
-            stack.callback(module.register_forward_hook(leave).remove)
-        yield seen
+            stack.callback(module.register_forward_hook(record).remove)
+        yield sizes
 
 
 @contextmanager
-def watched(
-    spots: Sequence[Spot], shifted: Spot | None = None, late: Late = (False, False)
-) -> Iterator[dict[Spot, Tensor]]:
-    """Keep what comes out at some spots of the forward passes inside.
+def capture_stages(
+    stages: Sequence[StageOutput], shifted: StageOutput | None = None, offset: SharpOffset = (False, False)
+) -> Iterator[dict[StageOutput, Tensor]]:
+    """Keep the outputs of some stages in the forward passes inside.
 
     Args:
-        spots: where to look.
-        shifted: from this spot on, the forward pass goes on with the batch four times over: as it is, then
-            shifted as `SHIFTS` say.
-        late: see `shifted_copies`.
+        stages: the stages whose outputs are kept.
+        shifted: after this stage the forward pass continues with four times the batch: unshifted, then
+            shifted in the order of `SHIFTS`.
+        offset: see `shifted_copies`.
 
     Yields:
-        a dictionary that is filled by the forward pass: spot → (B, C, h, w), before any shifts.
+        a dictionary that the forward pass fills: stage → (B, C, h, w), before any shifts.
     """
-    caught: dict[Spot, Tensor] = {}
+    captured: dict[StageOutput, Tensor] = {}
 
-    def watch(spot: Spot) -> torch.utils.hooks.RemovableHandle:
+    def register(stage: StageOutput) -> torch.utils.hooks.RemovableHandle:
         calls = -1
 
-        def leave(module: nn.Module, args: tuple, output: Tensor) -> Tensor | None:
+        def record(module: nn.Module, args: tuple, output: Tensor) -> Tensor | None:
             nonlocal calls
             calls += 1
-            if calls != spot.call:
+            if calls != stage.call:
                 return None
-            caught[spot] = output
-            return shifted_copies(output, late) if spot == shifted else None
+            captured[stage] = output
+            return shifted_copies(output, offset) if stage == shifted else None
 
-        return spot.module.register_forward_hook(leave)
+        return stage.module.register_forward_hook(record)
 
     with ExitStack() as stack:
-        for spot in dict.fromkeys([*spots, *([shifted] if shifted else [])]):
-            stack.callback(watch(spot).remove)
-        yield caught
+        for stage in dict.fromkeys([*stages, *([shifted] if shifted else [])]):
+            stack.callback(register(stage).remove)
+        yield captured
 
 
-def shifted_copies(maps: Tensor, late: Late = (False, False)) -> Tensor:
+def shifted_copies(maps: Tensor, offset: SharpOffset = (False, False)) -> Tensor:
     """(B, C, h, w) → (4 B, C, h, w): the maps, and the maps shifted by `SHIFTS`, zeros beyond the border.
 
     Args:
         maps: input of the last stage.
-        late: by axis, whether unshifted runs make the odd positions: the others are then made by a shift down
-            or right, else by one up or left.
+        offset: by axis, whether the unshifted run computes the odd positions: the others then come from a
+            shift down or right, otherwise from one up or left.
     """
     height, width = maps.shape[2:]
-    below, right = late
-    grown = F.pad(maps, (int(right), int(not right), int(below), int(not below)))
+    below, right = offset
+    padded = F.pad(maps, (int(right), int(not right), int(below), int(not below)))
     starts = [(int(y != below), int(x != right)) for y, x in SHIFTS]
-    return torch.cat([grown[:, :, y : y + height, x : x + width] for y, x in starts])
+    return torch.cat([padded[:, :, y : y + height, x : x + width] for y, x in starts])
 
 
-def stitched(runs: Tensor, late: Late = (False, False)) -> Tensor:
+def stitched(runs: Tensor, offset: SharpOffset = (False, False)) -> Tensor:
     """(4 B, C, h, w) of the runs in the order of `SHIFTS` → (B, C, 2 h, 2 w), interleaved."""
     batch, channels, height, width = runs.shape
     grid = runs.view(2, 2, batch // 4, channels, height, width)  # row shift, column shift, ...
-    grid = grid.flip([axis for axis in (0, 1) if late[axis]])  # even positions first
+    grid = grid.flip([axis for axis in (0, 1) if offset[axis]])  # even positions first
     return grid.permute(2, 3, 4, 0, 5, 1).reshape(batch // 4, channels, 2 * height, 2 * width)

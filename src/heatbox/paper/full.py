@@ -13,7 +13,7 @@ import torch
 from heatbox.analysis.config import AllConfig
 from heatbox.config import EvaluateConfig
 from heatbox.data.catalogue import CATALOGUE
-from heatbox.models.counts import count
+from heatbox.models.zoo import count
 from heatbox.paper import work
 from heatbox.paper.networks import Network
 from heatbox.paper.plan import Scale

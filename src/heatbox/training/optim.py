@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from heatbox.models.checkpoint_fit import classifier_names
+from heatbox.models.checkpoints import classifier_names
 from heatbox.training.config import TrainConfig
 
 

@@ -19,9 +19,8 @@ from heatbox.maps.registry import MapInputs, find_method
 from heatbox.metrics.distributed import sum_over_processes
 from heatbox.metrics.localization import classified, label_rank, rank_counts
 from heatbox.metrics.max_box_acc import V2_IOU, MaxBoxAcc, update_together
-from heatbox.models.head import eval_mode
 from heatbox.models.introspect import ClassifierView
-from heatbox.models.spec import placement
+from heatbox.models.spec import eval_mode, placement
 
 
 def assess(

@@ -14,9 +14,7 @@ from heatbox.data.types import Split
 from heatbox.errors import InputError
 from heatbox.evaluation.run import CONFIG, Run
 from heatbox.evaluation.schema import a_count, checked, checked_network
-from heatbox.models.checkpoint_files import write_safetensors
-from heatbox.models.checkpoint_fit import gap_fc_head
-from heatbox.models.checkpoints import load_checkpoint
+from heatbox.models.checkpoints import gap_fc_head, load_checkpoint, write_safetensors
 from heatbox.models.factory import PRETRAINED, create_model
 from heatbox.ops import accelerate
 from heatbox.training.config import TrainConfig
