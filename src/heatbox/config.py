@@ -10,9 +10,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
-
-import tyro
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from torch import nn
@@ -30,14 +28,14 @@ class ModelSpec:
     The one place that knows them: every command that runs a model takes these options.
     """
 
-    model: Annotated[str, tyro.conf.arg(aliases=["-m"])]
+    model: str
     """A timm model name, or path/to/file.py:function for a model of your own."""
     _: KW_ONLY
     checkpoint: str | None = None
     """A file of weights, or "pretrained" for those that come with heatbox or that timm publishes."""
     num_classes: int | None = None
     """Number of classes; by default the model's own."""
-    model_options: Annotated[Mapping[str, Any], tyro.conf.Suppress] = field(default_factory=dict)
+    model_options: Mapping[str, Any] = field(default_factory=dict)
     """Further arguments of the function that builds the model."""
     size: int | None = None
     """Side of the square input in pixels; by default the model's own."""
@@ -111,7 +109,7 @@ class ModelSpec:
 class EvaluateConfig(ModelSpec):
     """Make maps of a data set and score them."""
 
-    data: Annotated[str, tyro.conf.arg(aliases=["-d"])]
+    data: str
     """A folder or .tar in the metadata layout, or glyphs:test (glyphs:fullsup, glyphs:train)."""
     _: KW_ONLY
     metadata: Path | None = None
@@ -168,7 +166,7 @@ class ScoreConfig:
 
     heatmaps: Path
     """Folder of <image id>.npy heatmaps, 224 x 224 in [0, 1]."""
-    data: Annotated[str, tyro.conf.arg(aliases=["-d"])]
+    data: str
     """Folder or .tar in the metadata layout; its images are not needed."""
     fullsup_heatmaps: Path | None = None
     """Heatmaps of a fully supervised split, on which thresholds are chosen for the transferred scores."""

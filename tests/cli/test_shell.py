@@ -1,6 +1,8 @@
 """The command line as a shell sees it: help, flags, completion, pipes, narrow terminals, the log."""
 
+import contextlib
 import dataclasses
+import functools
 import inspect
 import io
 import os
@@ -21,7 +23,7 @@ from heatbox._utils import progress
 from heatbox.cli import main as cli
 from heatbox.cli import terminal
 from heatbox.cli.evaluate import evaluate_or_rescore
-from heatbox.cli.main import COMMANDS, flat, load, main, overview
+from heatbox.cli.main import COMMANDS, load, main, overview
 from heatbox.cli.parsing import examples, parse
 from heatbox.cli.train import pick_recipe, train_command
 from helpers.scenes import write_model, write_split
@@ -31,7 +33,7 @@ ESCAPE = "\x1b"
 
 def leaves():
     """Every command's words and function."""
-    for name in flat():
+    for name in COMMANDS:
         target = load(name)
         if name == "train":
             yield "train glyphs_resnet", train_command("glyphs_resnet")
@@ -39,10 +41,21 @@ def leaves():
             yield from ((f"{name} {action}", function) for action, function in target.items())
         else:
             yield name, target
-    yield "evaluate --from-run", evaluate_or_rescore(["--from-run"])
+    yield "evaluate --from-run", evaluate_or_rescore(["--from-run"])[0]
 
 
 LEAVES = dict(leaves())
+
+
+@functools.cache
+def help_of(words):
+    """What `--help` of a command prints."""
+    args = ["evaluate", "--from-run", "x"] if "--from-run" in words else words.split()
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed), pytest.raises(SystemExit) as stop:
+        main([*args, "--help"])
+    assert stop.value.code == 0
+    return printed.getvalue()
 
 
 def settings_of(function):
@@ -64,13 +77,12 @@ def settings_of(function):
 
 
 def test_the_list_of_commands_says_what_each_command_says():
-    for group in COMMANDS.values():
-        for name, command in group.items():
-            target = load(name)
-            if isinstance(target, Mapping):
-                continue
-            function = train_command("glyphs_resnet") if name == "train" else target
-            assert inspect.getdoc(function).splitlines()[0] == command.summary, name
+    for name, command in COMMANDS.items():
+        target = load(name)
+        if isinstance(target, Mapping):
+            continue
+        function = train_command("glyphs_resnet") if name == "train" else target
+        assert inspect.getdoc(function).splitlines()[0] == command.summary, name
 
 
 @pytest.mark.parametrize("words", LEAVES)
@@ -85,7 +97,7 @@ def test_every_command_has_help_and_examples_that_parse(words):
         if name == "train":
             found, _, rest = pick_recipe(args[1:])
         elif name == "evaluate":
-            found, rest = evaluate_or_rescore(args), args[1:]
+            found, _, rest = evaluate_or_rescore(args[1:])
         else:
             nested = isinstance(target, Mapping)
             found, rest = (target[args[1]], args[2:]) if nested else (target, args[1:])
@@ -95,12 +107,8 @@ def test_every_command_has_help_and_examples_that_parse(words):
 
 
 @pytest.mark.parametrize("words", LEAVES)
-def test_help_of_every_command(words, capsys):
-    args = ["evaluate", "--from-run", "x"] if "--from-run" in words else words.split()
-    with pytest.raises(SystemExit) as stop:
-        main([*args, "--help"])
-    assert stop.value.code == 0
-    printed = capsys.readouterr().out
+def test_help_of_every_command(words):
+    printed = help_of(words)
     assert "Examples:\n    heatbox " in printed
     assert "--verbose" in printed
     assert ESCAPE not in printed
@@ -114,13 +122,13 @@ def test_what_has_commands_lists_them(args, capsys):
         main([*args, "--help"])
     assert stop.value.code == 0
     assert capsys.readouterr().out == listed
-    assert all(f"  {name} " in listed for name in (load(args[0]) if args else flat()))
+    assert all(f"  {name} " in listed for name in (load(args[0]) if args else COMMANDS))
 
 
 @pytest.mark.parametrize(
     ("args", "says"),
     [
-        (["evalate"], "there is no command 'evalate'; near it: evaluate"),
+        (["evalate"], "there is no command 'evalate'; did you mean evaluate?"),
         (["data", "chek"], "heatbox data has no command 'chek', expected check, prepare, list"),
         (["train"], "no recipe was named"),
         (["train", "--data", "CUB"], "no recipe was named"),
@@ -144,7 +152,7 @@ def test_version(capsys):
 def test_the_list_of_commands_fits(width):
     lines = overview(width).splitlines()
     assert max(map(len, lines[1:])) <= width
-    assert all(any(line.split()[:1] == [name] for line in lines) for name in flat())
+    assert all(any(line.split()[:1] == [name] for line in lines) for name in COMMANDS)
 
 
 # -------------------------------------------------------------------------------------------------- flags
@@ -202,7 +210,7 @@ def test_flags_of_one_name_are_of_one_kind(words):
         if flag == "out":
             assert "Path" in str(kind)
         if flag in ("model", "data"):
-            assert f"-{flag[0]}" in str(kind), "a short form as everywhere"
+            assert re.search(rf"-{flag[0]} \S.*--{flag} \S", help_of(words)), "a short form as everywhere"
 
 
 # --------------------------------------------------------------------------------------------- completion
@@ -242,7 +250,7 @@ def test_bash_completes(tmp_path, capsys):
         main(["completion", "bash"])
     script = tmp_path / "heatbox.bash"
     script.write_text(capsys.readouterr().out)
-    assert set(flat()) <= complete(script, "heatbox")
+    assert set(COMMANDS) <= complete(script, "heatbox")
     assert {"check", "prepare", "list"} <= complete(script, "heatbox", "data")
     assert {"glyphs_resnet", "replknet_31b_in1k_384"} <= complete(script, "heatbox", "train")
     assert {"--threshold", "--device"} <= complete(script, "heatbox", "locate")
@@ -421,7 +429,7 @@ def test_the_log_says_what_is_done_and_only_if_asked(tmp_path, capsys, monkeypat
 
 def test_the_log_ends_with_the_command(capsys):
     with terminal.logged(True, "heatbox"):
-        assert cli.flat()
+        assert cli.COMMANDS
     assert "ended after" in capsys.readouterr().err
     import logging
 

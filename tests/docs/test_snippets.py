@@ -106,7 +106,7 @@ def test_command_is_one(command, reader, monkeypatch):
 
 @pytest.mark.parametrize("command", [c for c in MENTIONED if not is_whole(c)])
 def test_what_the_text_mentions_is_a_command(command):
-    assert command.split()[0] in heatbox.cli.main.flat()
+    assert command.split()[0] in heatbox.cli.main.COMMANDS
 
 
 @pytest.mark.parametrize("command", [c for c in OURS if not only_parsed(c)])

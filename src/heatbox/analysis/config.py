@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
-
-import tyro
+from typing import Literal
 
 from heatbox.config import Target
 
@@ -15,7 +13,7 @@ from heatbox.config import Target
 class ModelsConfig:
     """The networks to compare, and how pictures become their input."""
 
-    model: Annotated[tuple[str, ...], tyro.conf.arg(aliases=["-m"])]
+    model: tuple[str, ...]
     """One or more: timm model names, path/to/file.py:function, or folders of runs with their weights."""
     checkpoint: tuple[str, ...] = ()
     """A file of weights for each model in turn, or "pretrained", or "none"."""
@@ -43,7 +41,7 @@ class ModelsConfig:
 class DataConfig(ModelsConfig):
     """The images to measure on."""
 
-    data: Annotated[str, tyro.conf.arg(aliases=["-d"])]
+    data: str
     """A folder or archive of labelled images, or glyphs:test."""
     metadata: Path | None = None
     """Folder with image_ids.txt and the like, where it is not the data folder itself."""

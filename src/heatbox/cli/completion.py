@@ -6,8 +6,8 @@ from typing import Literal
 
 import tyro
 
-from heatbox.cli.main import flat, load
-from heatbox.cli.parsing import SETTINGS, one_of
+from heatbox.cli.main import COMMANDS, load
+from heatbox.cli.parsing import one_of, run_parser
 from heatbox.training.recipes import RECIPES
 
 Shell = Literal["bash", "zsh", "fish", "tcsh"]
@@ -17,14 +17,14 @@ def completion(shell: tyro.conf.Positional[Shell]) -> None:
     """A script that completes commands and options in your shell.
 
     Args:
-        shell: The shell that is to read the script.
+        shell: The shell that reads the script.
 
     Examples:
         heatbox completion bash > ~/.local/share/bash-completion/completions/heatbox
         heatbox completion zsh > ~/.zfunc/_heatbox
         heatbox completion fish > ~/.config/fish/completions/heatbox.fish
     """
-    functions = {name: load(name) for name in flat()}
-    # Recipes complete by name, without their sixty settings each: a shell takes no script of a megabyte.
+    functions = {name: load(name) for name in COMMANDS}
+    # Recipes complete by name only: with their sixty settings each, the script would exceed a megabyte.
     functions["train"] = RECIPES
-    tyro.cli(one_of(functions), prog="heatbox", args=["--tyro-print-completion", shell], config=SETTINGS)
+    run_parser(one_of(functions), prog="heatbox", args=["--tyro-print-completion", shell])

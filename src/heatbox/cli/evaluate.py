@@ -88,9 +88,10 @@ def evaluate(
     say(f"run: {run.folder}")
 
 
-def evaluate_or_rescore(args: Sequence[str]) -> Callable[..., None]:
-    """The function behind `heatbox evaluate`: with --from-run it scores saved maps again."""
-    return rescore if any(re.match(r"--from[-_]run\b", arg) for arg in args) else evaluate
+def evaluate_or_rescore(args: Sequence[str]) -> tuple[Callable[..., None], str, Sequence[str]]:
+    """The function behind `heatbox evaluate`, which with --from-run scores saved maps again; prog; arguments."""
+    again = any(re.match(r"--from[-_]run\b", arg) for arg in args)
+    return rescore if again else evaluate, "heatbox evaluate", args
 
 
 def rescore(

@@ -1,7 +1,7 @@
-"""The command line: which commands there are, and how one is found, run and answered for.
+"""The command line: the table of commands, dispatch, exit codes.
 
-A command is a function that calls one library function and prints. Its module is imported when it is asked
-for, so that the list of commands costs no more than Python's own start.
+A command is a function that calls one library function and prints. Its module is imported only when the command
+runs, so that the list of commands starts as fast as Python itself.
 """
 
 from __future__ import annotations
@@ -18,20 +18,23 @@ from heatbox.errors import InputError
 
 
 class Command(NamedTuple):
-    """Where a command is, and what the list of commands says of it.
+    """Where a command is defined, and its line in the list of commands.
 
     Attributes:
         summary: the first line of its documentation.
-        home: "module:name" of a function, or of a dictionary of functions for a command that has others.
-        resumes: whether the same command goes on after an interruption.
+        home: "module:name" of a function, or of a dictionary of functions for a command with subcommands.
+        resumes: whether rerunning the command after an interruption resumes it.
+        select: name of a function in the same module that returns (function, prog, remaining arguments) for the
+            arguments, where they decide which function runs.
     """
 
     summary: str
     home: str
     resumes: bool = False
+    select: str = ""
 
 
-COMMANDS: dict[str, dict[str, Command]] = {
+GROUPS: dict[str, dict[str, Command]] = {
     "boxes from labels": {
         "demo": Command(
             "Train on the embedded data set, make maps, score them: the main job in one go.",
@@ -42,6 +45,7 @@ COMMANDS: dict[str, dict[str, Command]] = {
             "Make maps of a data set and score them against its boxes or masks.",
             "heatbox.cli.evaluate:evaluate",
             resumes=True,
+            select="evaluate_or_rescore",
         ),
         "score": Command("Score heatmaps that any tool made.", "heatbox.cli.evaluate:score", resumes=True),
     },
@@ -50,6 +54,7 @@ COMMANDS: dict[str, dict[str, Command]] = {
             "Train a recipe on labels alone; interrupted or killed, the same command goes on.",
             "heatbox.cli.train:train_command",
             resumes=True,
+            select="pick_recipe",
         ),
         "recipes": Command(
             "What can be trained by name, from which weights, and what the paper reports of it.",
@@ -88,121 +93,71 @@ COMMANDS: dict[str, dict[str, Command]] = {
         ),
     },
 }
+COMMANDS = {name: command for group in GROUPS.values() for name, command in group.items()}
 
 DESCRIPTION = "Weakly supervised object localization: from image-level labels to boxes."
-USER_ERROR, INTERRUPTED, READER_GONE = 2, 130, 141
+EPILOG = "heatbox COMMAND --help shows options and examples. Every command takes -v for a log on standard error."
+USER_ERROR, INTERRUPTED, BROKEN_PIPE = 2, 130, 141
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code.
 
-    0: done; 1: some inputs were passed over; 2: input that cannot be used, said in one sentence;
-    130: interrupted; 141: the reader of a pipe went away. A bug keeps its traceback.
+    0: done; 1: some inputs were skipped; 2: invalid input, reported in one sentence; 130: interrupted;
+    141: the reader of a pipe closed it. A bug keeps its traceback.
     """
     try:
-        code = _main(arguments)
+        code = _main(list(sys.argv[1:] if arguments is None else arguments))
         sys.stdout.flush()
         return code
     except BrokenPipeError:  # as with `heatbox models | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains at its end
-        return READER_GONE
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains at exit
+        return BROKEN_PIPE
 
 
-def _main(arguments: Sequence[str] | None) -> int:
-    args = list(sys.argv[1:] if arguments is None else arguments)
-    verbose = args[:1] in (["-v"], ["--verbose"])
-    args = args[1:] if verbose else args
+def _main(args: list[str]) -> int:
     for stream in (sys.stdout, sys.stderr):
-        _never_fails(stream)
+        _replace_unencodable(stream)
     if os.environ.get("NO_COLOR"):
         os.environ.setdefault("PYTHON_TYRO_ANSI_CODES", "False")
-    name = args[0] if args else ""
+    verbose = args[:1] in (["-v"], ["--verbose"])
+    name, *rest = args[verbose:] or [""]
     try:
-        if answered := _answer(args):
-            print(answered, flush=True)
-            raise SystemExit(0)
-        return _run(name, args[1:], verbose)
+        return _dispatch(name, rest, verbose)
     except InputError as error:
-        _tell(f"heatbox: {error}")
+        _print_error(f"heatbox: {error}")
         return USER_ERROR
-    except OSError as error:  # of a file or folder that was named, or of a disk that fails
+    except OSError as error:  # of a file or folder that was named, or of a failing disk
         if error.filename is None:
             raise
-        _tell(f"heatbox: {error.filename}: {error.strerror}")
+        _print_error(f"heatbox: {error.filename}: {error.strerror}")
         return USER_ERROR
     except KeyboardInterrupt:
-        goes_on = name in flat() and flat()[name].resumes
-        more = "; what was computed is kept, the same command goes on from there" if goes_on else ""
-        _tell(f"heatbox: interrupted{more}")
+        resumes = name in COMMANDS and COMMANDS[name].resumes
+        hint = "; completed work is kept, rerun the command to resume" if resumes else ""
+        _print_error(f"heatbox: interrupted{hint}")
         return INTERRUPTED
 
 
-def flat() -> dict[str, Command]:
-    """Every command by name."""
-    return {name: command for group in COMMANDS.values() for name, command in group.items()}
-
-
-def load(name: str) -> Any:
-    """The function of a command, or the dictionary of functions of one that has others.
-
-    Raises:
-        InputError: there is no such command; the message names near ones.
-    """
-    known = flat()
-    if name not in known:
-        import difflib
-
-        near = difflib.get_close_matches(name, known, 2)
-        hint = f"; near it: {', '.join(near)}" if near else ""
-        raise InputError(f"there is no command {name!r}{hint}; heatbox --help lists them")
-    module, _, attribute = known[name].home.partition(":")
-    return getattr(importlib.import_module(module), attribute)
-
-
-def overview(width: int) -> str:
-    """The list of commands, for a terminal of so many columns."""
-    groups = {
-        title: {name: command.summary for name, command in group.items()} for title, group in COMMANDS.items()
-    }
-    words = (
-        "heatbox COMMAND --help tells more, with examples. Every command takes -v for a log of what is done."
-    )
-    return _listed("heatbox COMMAND", DESCRIPTION, groups, words, width)
-
-
-# ----------------------------------------------------------------------------------------- parts of main
-
-
-def _answer(args: Sequence[str]) -> str:
-    """What is said without running anything: the list of commands, or the version; "" to run a command."""
-    if args[:1] in (["-h"], ["--help"]):
-        return overview(_columns())
-    if args[:1] == ["--version"]:
+def _dispatch(name: str, args: Sequence[str], verbose: bool) -> int:
+    """Find the function of a command, parse its arguments, call it."""
+    if not name:
+        _print_error(overview(_columns()))
+        return USER_ERROR
+    if name in ("-h", "--help"):
+        _print_and_exit(overview(_columns()))
+    if name == "--version":
         from heatbox import __version__
 
-        return f"heatbox {__version__}"
-    return ""
-
-
-def _run(name: str, args: Sequence[str], verbose: bool) -> int:
-    if not name:
-        _tell(overview(_columns()))
-        return USER_ERROR
-    target = load(name)
-    prog = f"heatbox {name}"
+        _print_and_exit(f"heatbox {__version__}")
+    target, prog = load(name), f"heatbox {name}"
     if isinstance(target, Mapping):
-        found = _choose(prog, flat()[name].summary, target, args)
-        if found is None:
+        if not args:
+            _print_error(_subcommands(name, target))
             return USER_ERROR
-        prog, target, args = f"{prog} {args[0]}", found, args[1:]
-    elif name == "train":
-        from heatbox.cli.train import pick_recipe
-
-        target, prog, args = pick_recipe(args)
-    elif name == "evaluate":
-        from heatbox.cli.evaluate import evaluate_or_rescore
-
-        target = evaluate_or_rescore(args)
+        target, prog, args = _select_subcommand(name, target, args), f"{prog} {args[0]}", args[1:]
+    elif COMMANDS[name].select:
+        target, prog, args = load(name, COMMANDS[name].select)(args)
     from heatbox.cli.parsing import parse
     from heatbox.cli.terminal import logged
 
@@ -211,32 +166,62 @@ def _run(name: str, args: Sequence[str], verbose: bool) -> int:
         return call() or 0
 
 
-def _choose(
-    prog: str, summary: str, commands: Mapping[str, Callable[..., Any]], args: Sequence[str]
-) -> Callable[..., Any] | None:
-    """The function that `heatbox data ACTION` and the like name; None where none is named."""
-    if args and args[0] in commands:
-        return commands[args[0]]
-    listed = {name: (function.__doc__ or "").split("\n\n")[0] for name, function in commands.items()}
-    told = _listed(
-        f"{prog} COMMAND", summary, {"commands": listed}, f"{prog} COMMAND --help tells more.", _columns()
-    )
-    if args[:1] in (["-h"], ["--help"]):
-        print(told)
-        raise SystemExit(0)
-    if args:
-        raise InputError(f"{prog} has no command {args[0]!r}, expected {', '.join(commands)}")
-    _tell(told)
-    return None
+def load(name: str, attribute: str = "") -> Any:
+    """The function of a command, or the dictionary of functions of a command with subcommands.
+
+    Args:
+        name: the command.
+        attribute: another attribute of the command's module, instead of the one that the table names.
+
+    Raises:
+        InputError: there is no such command; the message suggests similar ones.
+    """
+    if name not in COMMANDS:
+        import difflib
+
+        near = difflib.get_close_matches(name, COMMANDS, 2)
+        hint = f"; did you mean {' or '.join(near)}?" if near else ""
+        raise InputError(f"there is no command {name!r}{hint}; heatbox --help lists all commands")
+    module, _, default = COMMANDS[name].home.partition(":")
+    return getattr(importlib.import_module(module), attribute or default)
+
+
+def overview(width: int) -> str:
+    """The list of commands, wrapped to so many columns."""
+    groups = {
+        title: {name: command.summary for name, command in group.items()} for title, group in GROUPS.items()
+    }
+    return _listing("heatbox COMMAND", DESCRIPTION, groups, EPILOG, width)
+
+
+# ------------------------------------------------------------------------------------------- subcommands
+
+
+def _select_subcommand(
+    name: str, commands: Mapping[str, Callable[..., Any]], args: Sequence[str]
+) -> Callable[..., Any]:
+    """The function that `heatbox data ACTION` and the like name."""
+    if args[0] in ("-h", "--help"):
+        _print_and_exit(_subcommands(name, commands))
+    if args[0] not in commands:
+        raise InputError(f"heatbox {name} has no command {args[0]!r}, expected {', '.join(commands)}")
+    return commands[args[0]]
+
+
+def _subcommands(name: str, commands: Mapping[str, Callable[..., Any]]) -> str:
+    summaries = {one: (function.__doc__ or "").split("\n\n")[0] for one, function in commands.items()}
+    usage = f"heatbox {name} COMMAND"
+    groups, epilog = {"commands": summaries}, f"{usage} --help shows options and examples."
+    return _listing(usage, COMMANDS[name].summary, groups, epilog, _columns())
 
 
 # ---------------------------------------------------------------------------------------------- printing
 
 
-def _listed(
-    usage: str, description: str, groups: Mapping[str, Mapping[str, str]], words: str, width: int
+def _listing(
+    usage: str, description: str, groups: Mapping[str, Mapping[str, str]], epilog: str, width: int
 ) -> str:
-    """Commands with their summaries, wrapped; in a narrow terminal a summary gets lines of its own."""
+    """Commands with their summaries, wrapped; in a narrow terminal a summary gets its own lines."""
     lines = [f"usage: {usage} [options]", "", *textwrap.wrap(description, width)]
     indent = 4 + max(len(name) for group in groups.values() for name in group)
     for title, group in groups.items():
@@ -250,22 +235,27 @@ def _listed(
             else:
                 first = f"  {name}".ljust(indent)
                 lines += textwrap.wrap(summary, width, initial_indent=first, subsequent_indent=" " * indent)
-    return "\n".join([*lines, "", *textwrap.wrap(words, width)])
+    return "\n".join([*lines, "", *textwrap.wrap(epilog, width)])
 
 
 def _columns() -> int:
-    """Width to wrap to: the terminal's, within what can be read; 80 in a pipe."""
+    """Width to wrap to: the terminal's, between 20 and 100 columns."""
     return min(max(shutil.get_terminal_size().columns - 1, 20), 100)
 
 
-def _tell(words: str) -> None:
+def _print_and_exit(text: str) -> None:
+    print(text, flush=True)
+    raise SystemExit(0)
+
+
+def _print_error(text: str) -> None:
     from heatbox._utils.progress import printable
 
-    print(printable(words), file=sys.stderr)
+    print(printable(text), file=sys.stderr)
 
 
-def _never_fails(stream: Any) -> None:
-    """Signs that the terminal's encoding does not have become question marks instead of an error."""
+def _replace_unencodable(stream: Any) -> None:
+    """Print characters that the terminal's encoding lacks as question marks, instead of raising."""
     encoding = (getattr(stream, "encoding", None) or "utf-8").lower().replace("-", "")
     if encoding != "utf8" and hasattr(stream, "reconfigure"):
         stream.reconfigure(errors="replace")

@@ -1,33 +1,72 @@
-"""Arguments → a call of a command's function, by tyro."""
+"""Command-line arguments to a call of a command's function, by tyro."""
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Union, get_type_hints
 
 import tyro
+from tyro.constructors import ConstructorRegistry, StructConstructorSpec, StructTypeInfo
 
 Verbose = Annotated[
     bool,
-    tyro.conf.arg(aliases=["-v"], help="Log what is done to standard error: versions, device, files, times."),
+    tyro.conf.arg(aliases=["-v"], help="Log versions, device, files and times to standard error."),
 ]
 SETTINGS = (tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes, tyro.conf.FlagCreatePairsOff)
+FIELDS = {
+    "model": tyro.conf.arg(aliases=["-m"]),
+    "data": tyro.conf.arg(aliases=["-d"]),
+    "model_options": tyro.conf.Suppress,
+    "recipe": tyro.conf.Suppress,
+    "pretrained_source": tyro.conf.Suppress,
+}
+"""Short options and hidden fields of the configurations, which themselves know nothing of the command line."""
 
 
 def parse(
     function: Callable[..., int | None], args: Sequence[str], prog: str
 ) -> tuple[Callable[[], int | None], bool]:
-    """The call that arguments ask for, and whether they ask for a log; nothing is run.
+    """The call that arguments request, and whether they request a log; nothing is run.
 
     Raises:
-        SystemExit: help was asked for (0), or the arguments do not fit (2); tyro has said so.
+        SystemExit: help was requested (0), or the arguments are invalid (2); tyro has printed why.
     """
-    call: tuple[Callable[[], int | None], bool] = tyro.cli(
-        with_verbose(function), prog=prog, description=described(function), args=args, config=SETTINGS
-    )
-    return call
+    return run_parser(with_verbose(function), args=args, prog=prog, description=description(function))
+
+
+def run_parser(target: Any, **options: Any) -> Any:
+    """`tyro.cli` with the settings of all commands and the markers of `FIELDS`."""
+    with _registry():
+        return tyro.cli(target, config=SETTINGS, **options)
+
+
+def _registry() -> ConstructorRegistry:
+    """Rules of tyro that put the markers of `FIELDS` on the fields of every dataclass."""
+    registry, active = ConstructorRegistry(), set[Any]()
+
+    @registry.struct_rule
+    def mark_fields(info: StructTypeInfo) -> StructConstructorSpec | None:
+        if not dataclasses.is_dataclass(info.type) or info.type in active:
+            return None
+        active.add(info.type)  # so that the rule below this one answers
+        try:
+            spec = ConstructorRegistry.get_struct_spec(info)
+        finally:
+            active.remove(info.type)
+        if not isinstance(spec, StructConstructorSpec):
+            return spec
+        fields = (
+            dataclasses.replace(field, type=Annotated[field.type, FIELDS[field.name]])
+            if field.name in FIELDS
+            else field
+            for field in spec.fields
+        )
+        return dataclasses.replace(spec, fields=tuple(fields))
+
+    return registry
 
 
 def with_verbose(function: Callable[..., int | None]) -> Callable[..., Any]:
@@ -44,8 +83,8 @@ def with_verbose(function: Callable[..., int | None]) -> Callable[..., Any]:
     return bound
 
 
-def described(function: Callable[..., Any]) -> str:
-    """What --help says first: the documentation up to its arguments, the examples included."""
+def description(function: Callable[..., Any]) -> str:
+    """The head of --help: the documentation up to its arguments, and its examples."""
     text = inspect.getdoc(function) or ""
     before, _, rest = text.partition("\nArgs:\n")
     return before.strip() + (
@@ -54,18 +93,18 @@ def described(function: Callable[..., Any]) -> str:
 
 
 def examples(function: Callable[..., Any]) -> list[str]:
-    """The command lines that a command's documentation shows."""
+    """The command lines in a command's documentation."""
     lines = (inspect.getdoc(function) or "").splitlines()
     return [line.strip() for line in lines if line.startswith("    heatbox ")]
 
 
 def one_of(commands: Mapping[str, Any]) -> Any:
-    """The type of which one of the commands is an instance, as tyro wants it."""
+    """A union type with one member for each command, as tyro expects it."""
     members = [
         Annotated[Any, tyro.conf.subcommand(name=name, constructor=_constructor(target))]
         for name, target in commands.items()
     ]
-    return Union[tuple(members)]  # noqa: UP007 - made at run time
+    return Union[tuple(members)]  # noqa: UP007 - built at run time
 
 
 def _constructor(target: Any) -> Callable[..., Any]:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
-
-import tyro
+from typing import Any, Literal
 
 
 @dataclass(frozen=True)
@@ -17,23 +15,23 @@ class TrainConfig:
     `TrainOptions`.
     """
 
-    recipe: Annotated[str, tyro.conf.Suppress]
+    recipe: str
     """The recipe's name."""
-    model: Annotated[str, tyro.conf.arg(aliases=["-m"])]
+    model: str
     """A timm model name, or path/to/file.py:function for a model of your own."""
-    data: Annotated[str, tyro.conf.arg(aliases=["-d"])] = ""
+    data: str = ""
     """The data set, or PATH:SPLIT for its training split."""
     test: str | None = None
     """The split that is scored; by default the test or validation split of the data."""
     limit: int | None = None
     """Only the first so many training images."""
-    model_options: Annotated[Mapping[str, Any], tyro.conf.Suppress] = field(default_factory=dict)
+    model_options: Mapping[str, Any] = field(default_factory=dict)
     """Further arguments of the function that builds the model."""
     head: Literal["own", "gap_fc"] = "own"
     """gap_fc takes the LayerNorm out of a ConvNeXt's head: average pooling and one linear layer."""
     pretrained: str = "scratch"
     """A file of weights to start from, "published" for those that timm publishes, or "scratch"."""
-    pretrained_source: Annotated[str, tyro.conf.Suppress] = ""
+    pretrained_source: str = ""
     """Where the file is published."""
     size: int = 224
     """Side of the square input in pixels."""
