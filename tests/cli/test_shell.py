@@ -128,7 +128,7 @@ def test_what_has_commands_lists_them(args, capsys):
 @pytest.mark.parametrize(
     ("args", "says"),
     [
-        (["evalate"], "there is no command 'evalate'; did you mean evaluate?"),
+        (["evalate"], "there is no command 'evalate'; did you mean evaluate"),
         (["data", "chek"], "heatbox data has no command 'chek', expected check, prepare, list"),
         (["train"], "no recipe was named"),
         (["train", "--data", "CUB"], "no recipe was named"),

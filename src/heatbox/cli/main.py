@@ -96,7 +96,7 @@ GROUPS: dict[str, dict[str, Command]] = {
 COMMANDS = {name: command for group in GROUPS.values() for name, command in group.items()}
 
 DESCRIPTION = "Weakly supervised object localization: from image-level labels to boxes."
-EPILOG = "heatbox COMMAND --help shows options and examples. Every command takes -v for a log on standard error."
+EPILOG = "heatbox COMMAND --help shows options and examples. Every command takes -v for a log."
 USER_ERROR, INTERRUPTED, BROKEN_PIPE = 2, 130, 141
 
 
