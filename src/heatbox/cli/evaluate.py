@@ -89,7 +89,7 @@ def evaluate(
 
 
 def evaluate_or_rescore(args: Sequence[str]) -> tuple[Callable[..., None], str, Sequence[str]]:
-    """The function behind `heatbox evaluate`, which with --from-run scores saved maps again; prog; arguments."""
+    """Function, prog and arguments of `heatbox evaluate`; --from-run selects `rescore`."""
     again = any(re.match(r"--from[-_]run\b", arg) for arg in args)
     return rescore if again else evaluate, "heatbox evaluate", args
 

@@ -1,7 +1,7 @@
 """The command line: the table of commands, dispatch, exit codes.
 
-A command is a function that calls one library function and prints. Its module is imported only when the command
-runs, so that the list of commands starts as fast as Python itself.
+A command is a function that calls one library function and prints. Its module is imported only when the
+command runs, so that the list of commands starts as fast as Python itself.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ class Command(NamedTuple):
         summary: the first line of its documentation.
         home: "module:name" of a function, or of a dictionary of functions for a command with subcommands.
         resumes: whether rerunning the command after an interruption resumes it.
-        select: name of a function in the same module that returns (function, prog, remaining arguments) for the
-            arguments, where they decide which function runs.
+        select: name of a function in the same module that maps arguments to (function, prog, remaining
+            arguments), where the arguments decide which function runs.
     """
 
     summary: str

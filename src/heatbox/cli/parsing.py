@@ -23,7 +23,7 @@ FIELDS = {
     "recipe": tyro.conf.Suppress,
     "pretrained_source": tyro.conf.Suppress,
 }
-"""Short options and hidden fields of the configurations, which themselves know nothing of the command line."""
+"""Short options and hidden fields of the configurations, which do not depend on the parser."""
 
 
 def parse(
@@ -57,14 +57,11 @@ def _registry() -> ConstructorRegistry:
         finally:
             active.remove(info.type)
         if not isinstance(spec, StructConstructorSpec):
-            return spec
-        fields = (
-            dataclasses.replace(field, type=Annotated[field.type, FIELDS[field.name]])
-            if field.name in FIELDS
-            else field
-            for field in spec.fields
-        )
-        return dataclasses.replace(spec, fields=tuple(fields))
+            return None
+        for field in spec.fields:
+            if field.name in FIELDS:
+                field.type = Annotated[field.type, FIELDS[field.name]]  # type: ignore[assignment]
+        return spec
 
     return registry
 
