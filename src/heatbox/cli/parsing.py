@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Union, get_type_hints
 
 import tyro
-from tyro.constructors import ConstructorRegistry, StructConstructorSpec, StructTypeInfo
+from tyro.constructors import ConstructorRegistry, StructConstructorSpec, StructFieldSpec, StructTypeInfo
 
 Verbose = Annotated[
     bool,
@@ -58,12 +58,15 @@ def _registry() -> ConstructorRegistry:
             active.remove(info.type)
         if not isinstance(spec, StructConstructorSpec):
             return None
-        for field in spec.fields:
-            if field.name in FIELDS:
-                field.type = Annotated[field.type, FIELDS[field.name]]  # type: ignore[assignment]
-        return spec
+        return dataclasses.replace(spec, fields=tuple(map(_marked, spec.fields)))
 
     return registry
+
+
+def _marked(field: StructFieldSpec) -> StructFieldSpec:
+    if field.name not in FIELDS:
+        return field
+    return dataclasses.replace(field, type=Annotated[field.type, FIELDS[field.name]])  # type: ignore[arg-type]
 
 
 def with_verbose(function: Callable[..., int | None]) -> Callable[..., Any]:
