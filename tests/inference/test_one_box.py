@@ -20,8 +20,8 @@ from heatbox.inference.localizer import Localizer, map_to_boxes
 from heatbox.inference.locate import locate_files
 from heatbox.maps.normalize import normalize_heatmap
 from heatbox.models.factory import create_model
-from heatbox.visualization.report.explorer import explorer_data
-from heatbox.visualization.report.runs import read_folders, source_of
+from heatbox.visualization.report.explorer import explorer_data, open_source
+from heatbox.visualization.report.folders import read_folders
 from helpers.scenes import write_model, write_split
 
 COUNT = 6
@@ -106,7 +106,7 @@ def test_export(run, method, tmp_path):
 def test_the_page(run):
     """The page stores rows (first threshold, box) in the frame; the reference's are clamped to 223."""
     protocol = run.settings()["protocol"]
-    source = source_of(read_folders([run.folder])[0], [])
+    source = open_source(read_folders([run.folder])[0], [])
     data = explorer_data([source])
     for one in data["maps"]:
         boxes = wanted(run, one["method"])

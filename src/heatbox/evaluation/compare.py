@@ -16,7 +16,7 @@ from heatbox.evaluation.records import Records
 from heatbox.evaluation.run import Run
 from heatbox.evaluation.summary import EVERY, LARGEST, MapScore
 from heatbox.metrics.bootstrap import Interval, paired_interval
-from heatbox.visualization.report.runs import short_names
+from heatbox.visualization.report.folders import short_names
 
 
 def compare_runs(first: Path, second: Path, track: Track = silent) -> dict[str, Any]:

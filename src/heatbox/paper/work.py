@@ -30,8 +30,8 @@ from heatbox.visualization.figures import scores
 from heatbox.visualization.figures.style import Drawn, save_figure
 from heatbox.visualization.overlay import contact_sheet, save_sheet
 from heatbox.visualization.report.build import PageFigure, write_report
+from heatbox.visualization.report.folders import read_folders
 from heatbox.visualization.report.models import describe, model_scores
-from heatbox.visualization.report.runs import read_folders
 
 Tell = Callable[[str], None]
 MAPS = ("cam", "pc1")

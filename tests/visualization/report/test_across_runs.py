@@ -7,9 +7,9 @@ import pytest
 from heatbox.cli.main import main
 from heatbox.evaluation.run import Run
 from heatbox.models.factory import create_model
-from heatbox.visualization.report.analyses import gathered, instrument_figures
+from heatbox.visualization.report.figures import gather, instrument_figures
+from heatbox.visualization.report.folders import read_folders
 from heatbox.visualization.report.models import describe, model_scores
-from heatbox.visualization.report.runs import read_folders
 from helpers.scenes import write_checkpoint, write_model, write_split
 
 SMALL = ["--size", "64", "--batch-size", "8", "--device", "cpu"]
@@ -83,16 +83,16 @@ def test_instruments_of_several_analyses_are_drawn_together(folders, tmp_path):
 
 def test_networks_of_the_same_name_are_told_apart(folders):
     folder = read_folders([folders / "analysis-first", folders / "analysis-first"])
-    found, sources = gathered(folder, "erf", "metrics.json")
+    found, sources = gather(folder, "erf", "metrics.json")
     assert sources == 2
     assert list(found) == ["first", f"first ({folder[1].name})"]
 
 
 def test_more_networks_than_can_be_told_apart_are_left_out_with_a_note(folders, monkeypatch):
-    monkeypatch.setattr("heatbox.visualization.report.analyses.MOST", 1)
+    monkeypatch.setattr("heatbox.visualization.report.figures.MAX_MODELS", 1)
     notes = []
     assert instrument_figures(read_folders(all_of(folders, "first", "second")), notes) == []
-    assert notes[0] == "erf: 2 networks were measured; figures across runs show up to 1"
+    assert notes[0] == "erf: 2 models were measured; figures across runs show at most 1"
 
 
 def test_where_a_network_starts_from(tmp_path):

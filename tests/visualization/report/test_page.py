@@ -207,15 +207,15 @@ def test_more_images_than_asked_for(run, tmp_path):
         assert not troubles
 
 
-def test_pictures_that_are_gone(run, tmp_path, monkeypatch):
+def test_images_that_are_gone(run, tmp_path, monkeypatch):
     def gone(*_):
         raise InputError("nothing there")
 
-    monkeypatch.setattr("heatbox.visualization.report.runs.open_split", gone)
+    monkeypatch.setattr("heatbox.visualization.report.explorer.open_split", gone)
     notes = write_report([run.folder], tmp_path / "bare.html")
-    assert "pictures were not found" in notes[0]
+    assert "images were not found" in notes[0]
     with opened(tmp_path / "bare.html", tmp_path / "profile") as (shown, troubles):
-        assert "pictures were not at hand" in shown.text_content("#about")
+        assert "images were not found" in shown.text_content("#about")
         assert not troubles
 
 

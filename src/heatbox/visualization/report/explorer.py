@@ -1,7 +1,7 @@
-"""What the threshold explorer of a page knows: pictures, small maps, and every box at every threshold.
+"""Data of the page's threshold explorer: images, small maps, and every box at every threshold.
 
 Boxes are not stored threshold by threshold. Each row is a box with the first and the last threshold at which
-it holds, read off the component tree that scores are made with, so a page shows exactly what is scored.
+it occurs, from the component tree used for scoring, so a page shows exactly the boxes that are scored.
 """
 
 from __future__ import annotations
@@ -10,12 +10,14 @@ import base64
 import io
 import itertools
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
+from PIL import Image
 
 from heatbox._utils.progress import Track, silent
 from heatbox.boxes.contours import (
@@ -28,23 +30,25 @@ from heatbox.boxes.contours import (
     to_levels,
 )
 from heatbox.boxes.ops import REFERENCE_SIDE, scaled_truth
+from heatbox.data.open import open_split
 from heatbox.data.types import Example, Split
 from heatbox.errors import InputError
-from heatbox.evaluation.run import Record, Run
+from heatbox.evaluation.run import PREDICTIONS, Record
 from heatbox.maps.normalize import normalize_heatmap
+from heatbox.visualization.report.folders import Folder
 
-FINEST = 32
-"""Side to which larger maps are reduced for showing; their boxes come from the whole map."""
-PICTURE_SIDE, JPEG_QUALITY = 256, 74
+MAX_MAP_SIDE = 32
+"""Side to which larger maps are reduced for display; their boxes come from the full map."""
+IMAGE_SIDE, JPEG_QUALITY = 256, 74
 
 
 @dataclass(frozen=True)
 class BoxRows:
-    """Boxes of one heatmap with the thresholds at which they hold, as indices into the threshold grid.
+    """Boxes of one heatmap with the thresholds at which they occur, as indices into the threshold grid.
 
     Attributes:
-        largest_first: (N,) uint16, the first threshold of each box of the largest contour; it holds until the
-            next one's.
+        largest_first: (N,) uint16, the first threshold of each box of the largest contour; it lasts until the
+            first threshold of the next.
         largest: (N, 4) uint8 xyxy in the 224 x 224 frame, in the convention of the protocol.
         first: (M,) uint16, the first threshold of each box of any contour.
         last: (M,) uint16, its last threshold.
@@ -59,10 +63,10 @@ class BoxRows:
 
 
 def packed(rows: Sequence[BoxRows | None]) -> bytes:
-    """The rows of many images, column by column, deflated (zlib).
+    """The rows of many images, column by column, compressed with zlib.
 
-    Column by column equal values lie together, which halves what is left of them. Little-endian: N and M of
-    every image as uint32 (0 where there is none); every `largest_first`, every `first`, every `last` as
+    In columns equal values are adjacent, which halves the compressed size. Little-endian: N and M of every
+    image as uint32 (0 for an image without rows); every `largest_first`, every `first`, every `last` as
     uint16; then the four columns of every `largest` and of every `boxes` as uint8.
     """
     known = [one for one in rows if one is not None]
@@ -93,63 +97,66 @@ def box_rows(heatmap: np.ndarray, thresholds: int = 1000, protocol: Protocol = "
             f"{thresholds} thresholds of a map {np.shape(heatmap)}: a page holds 65536 and 255 pixels"
         )
     levels = to_levels(check_heatmap(heatmap), protocol)
-    if levels.top == 0:  # nothing is foreground: the evaluator's empty box, everywhere
+    if levels.top == 0:  # no foreground: the evaluator's empty box at every threshold
         empty, zero, end = np.zeros((1, 4), np.uint8), np.zeros(1, np.uint16), np.uint16(thresholds - 1)
         return BoxRows(zero, empty, zero, np.array([end]), empty)
-    at = levels.at(threshold_grid(thresholds))  # (T,) never falling
+    at = levels.at(threshold_grid(thresholds))  # (T,) non-decreasing
     largest = to_convention(largest_contours(levels), levels.shape, protocol)[at]
     changes = np.flatnonzero(np.any(np.diff(largest, axis=0, prepend=-1) != 0, axis=1))
     found, low, high = all_contours(levels)
     first, last = np.searchsorted(at, low, "left"), np.searchsorted(at, high, "right") - 1
-    shown = first <= last  # levels between two thresholds are never cut at
-    boxes = to_convention(found, levels.shape, protocol)[shown]
-    order = np.argsort(first[shown], kind="stable")
+    occurs = first <= last  # not for levels between two adjacent thresholds
+    boxes = to_convention(found, levels.shape, protocol)[occurs]
+    order = np.argsort(first[occurs], kind="stable")
     return BoxRows(
         changes.astype(np.uint16),
         largest[changes].astype(np.uint8),
-        first[shown][order].astype(np.uint16),
-        last[shown][order].astype(np.uint16),
+        first[occurs][order].astype(np.uint16),
+        last[occurs][order].astype(np.uint16),
         boxes[order].astype(np.uint8),
     )
 
 
 @dataclass(frozen=True)
 class Source:
-    """A run to be explored.
+    """A run in the explorer.
 
     Attributes:
-        name: what the page calls it.
-        run: a finished run of `heatbox evaluate`.
-        metrics: its scores.
-        split: where its pictures are, or None where they are not at hand.
+        folder: of a finished run of `heatbox evaluate`.
+        split: the data set with its images; None if they were not found.
+        protocol: convention of its boxes.
+        thresholds: size of its threshold grid.
     """
 
-    name: str
-    run: Run
-    metrics: Mapping[str, Any]
+    folder: Folder
     split: Split | None
-    config: Mapping[str, Any] = field(default_factory=dict)
+    protocol: Protocol
+    thresholds: int
 
-    @property
-    def methods(self) -> list[str]:
-        """Maps that were made, without the baselines."""
-        return [name for name in self.metrics["methods"] if name not in self.metrics["baselines"]]
 
-    @property
-    def protocol(self) -> Protocol:
-        """How boxes are compared."""
-        return self.config.get("protocol", "reference")
+def open_source(folder: Folder, notes: list[str]) -> Source | None:
+    """A folder as a source of the explorer; None if it holds no maps with boxes.
 
-    @property
-    def thresholds(self) -> int:
-        """Size of the threshold grid."""
-        return int(self.config.get("thresholds", 1000))
+    Args:
+        folder: of results.
+        notes: receives a sentence if the images are not found.
+    """
+    if folder.metrics is None or folder.has_masks or not (folder.path / PREDICTIONS).exists():
+        return None
+    config = folder.run.settings()
+    split: Split | None = None
+    try:
+        metadata = config.get("metadata")
+        split = open_split(config["data"], Path(metadata) if metadata else None)
+    except (InputError, KeyError) as error:
+        notes.append(f"{folder.name}: its images were not found, so maps are shown without them ({error})")
+    return Source(folder, split, config.get("protocol", "reference"), int(config.get("thresholds", 1000)))
 
 
 def chosen_ids(source: Source, limit: int) -> list[str]:
     """Ids to show: all, or `limit` of them spread evenly from best to worst IoU, in the order of the run."""
-    key = f"iou_{source.methods[0]}"
-    scored = [(record["id"], record[key]) for records in source.run.records() for record in records]
+    key = f"iou_{source.folder.maps[0]}"
+    scored = [(record["id"], record[key]) for records in source.folder.run.records() for record in records]
     if len(scored) <= limit:
         return [name for name, _ in scored]
     ranked = sorted(range(len(scored)), key=lambda place: -scored[place][1])
@@ -158,29 +165,29 @@ def chosen_ids(source: Source, limit: int) -> list[str]:
 
 
 def explorer_data(sources: Sequence[Source], limit: int = 500, track: Track = silent) -> dict[str, Any]:
-    """What the explorer's script reads.
+    """The data that the explorer's script reads.
 
     Args:
-        sources: runs; the images of the first are shown, and what the others found in them.
-        limit: most images to show.
-        track: how to show progress.
+        sources: runs; the images of the first are shown, with the maps of all.
+        limit: maximum number of images.
+        track: shows progress.
 
     Returns:
-        a dictionary for JSON: "classes", "images", and "maps" with a prediction an image or None.
+        a dictionary for JSON: "classes", "images", and "maps" with a prediction or None for each image.
 
     Raises:
-        InputError: a run is damaged, or a picture cannot be read.
+        InputError: a run is damaged, or an image cannot be read.
     """
     ids = chosen_ids(sources[0], limit)
     place = {name: index for index, name in enumerate(ids)}
     images: list[dict[str, Any] | None] = [None] * len(ids)
     maps: list[dict[str, Any]] = []
     for source in sources:
-        columns: dict[str, list[Any]] = {name: [None] * len(ids) for name in source.methods}
-        rows: dict[str, list[BoxRows | None]] = {name: [None] * len(ids) for name in source.methods}
+        columns: dict[str, list[Any]] = {name: [None] * len(ids) for name in source.folder.maps}
+        rows: dict[str, list[BoxRows | None]] = {name: [None] * len(ids) for name in source.folder.maps}
         examples = {example.id: example for example in source.split or ()}
-        records = itertools.chain.from_iterable(source.run.records())
-        for record in track(records, f"boxes of {source.name}", len(source.run)):
+        records = itertools.chain.from_iterable(source.folder.run.records())
+        for record in track(records, f"boxes of {source.folder.name}", len(source.folder.run)):
             index = place.get(record["id"])
             if index is None:
                 continue
@@ -189,28 +196,28 @@ def explorer_data(sources: Sequence[Source], limit: int = 500, track: Track = si
             image = images[index]
             assert image is not None
             image["truth"].setdefault(source.protocol, _truth(record, source.protocol))
-            for name in source.methods:
+            for name in source.folder.maps:
                 columns[name][index] = _prediction(record, name)
                 frame = normalize_heatmap(record[f"map_{name}"], REFERENCE_SIDE)
                 rows[name][index] = box_rows(frame, source.thresholds, source.protocol)
-        maps += [_map(source, name, columns[name], rows[name]) for name in source.methods]
+        maps += [_map(source, name, columns[name], rows[name]) for name in source.folder.maps]
     names = next((source.split.class_names for source in sources if source.split), [])
     return {
         "frame": REFERENCE_SIDE,
         "classes": [str(name) for name in names],
         "images": images,
         "maps": maps,
-        "total": len(sources[0].run),
-        "pictures": any(image and image["picture"] for image in images),
+        "total": len(sources[0].folder.run),
+        "has_jpegs": any(image and image["jpeg"] for image in images),
     }
 
 
 def _map(source: Source, name: str, column: Sequence[Any], rows: Sequence[BoxRows | None]) -> dict[str, Any]:
-    """One method of one run: where its marks stand on the slider, and its predictions."""
-    found = source.metrics["methods"][name]
+    """One map of one run: its thresholds marked on the slider, and its predictions."""
+    found = source.folder.scores["methods"][name]
     every, transferred = found["all_contours"], found.get("transferred")
     return {
-        "run": source.name,
+        "run": source.folder.name,
         "method": name,
         "thresholds": source.thresholds,
         "protocol": source.protocol,
@@ -223,15 +230,15 @@ def _map(source: Source, name: str, column: Sequence[Any], rows: Sequence[BoxRow
 
 
 def _image(record: Record, source: Source, example: Example | None) -> dict[str, Any]:
-    picture = None
+    jpeg = None
     if source.split is not None and example is not None:
-        picture = jpeg_of(source.split.open_image(example), (record["width"], record["height"]))
+        jpeg = jpeg_of(source.split.open_image(example), (record["width"], record["height"]))
     return {
         "id": record["id"],
         "label": record["label"],
         "size": [record["width"], record["height"]],
         "truth": {},
-        "picture": picture,
+        "jpeg": jpeg,
     }
 
 
@@ -269,13 +276,13 @@ def _channels(record: Record) -> Iterator[dict[str, Any]]:
 
 
 def small_map(raw: np.ndarray) -> np.ndarray:
-    """A map for showing: its own range as 0 to 255, (h, w) uint8, no side over `FINEST`.
+    """A map for display: its own range as 0 to 255, (h, w) uint8, no side over `MAX_MAP_SIDE`.
 
-    A map without contrast, or one that holds NaN or infinity, becomes zeros, as in scoring.
+    A constant map, or one with NaN or infinity, becomes zeros, as in scoring.
     """
     array = np.asarray(raw, dtype=np.float32)
-    if max(array.shape) > FINEST:
-        height, width = (min(side, FINEST) for side in array.shape)
+    if max(array.shape) > MAX_MAP_SIDE:
+        height, width = (min(side, MAX_MAP_SIDE) for side in array.shape)
         array = cv2.resize(array, (width, height), interpolation=cv2.INTER_AREA)
     low, high = float(array.min()), float(array.max())
     if not np.isfinite([low, high]).all() or high <= low:
@@ -283,13 +290,13 @@ def small_map(raw: np.ndarray) -> np.ndarray:
     return ((array - low) / (high - low) * 255).round().astype(np.uint8)
 
 
-def jpeg_of(picture: Any, size: Sequence[int]) -> str:
-    """A picture as base64 JPEG of the aspect of `size`, its longer side `PICTURE_SIDE` or less."""
+def jpeg_of(image: Image.Image, size: Sequence[int]) -> str:
+    """An image as base64 JPEG with the aspect ratio of `size`, its longer side at most `IMAGE_SIDE`."""
     longer = max(size)
-    side = min(PICTURE_SIDE, max(picture.size))
-    target = tuple(max(1, round(length * side / longer)) for length in size)
+    side = min(IMAGE_SIDE, max(image.size))
+    width, height = (max(1, round(length * side / longer)) for length in size)
     stream = io.BytesIO()
-    picture.resize(target).save(stream, "JPEG", quality=JPEG_QUALITY, optimize=True)
+    image.resize((width, height)).save(stream, "JPEG", quality=JPEG_QUALITY, optimize=True)
     return _text(stream.getvalue())
 
 

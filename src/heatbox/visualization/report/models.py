@@ -1,4 +1,4 @@
-"""What runs say of the models they scored: family, training resolution, pre-training, augmentation, ERF."""
+"""The scored models: family, training resolution, pre-training, augmentation, and area of the ERF."""
 
 from __future__ import annotations
 
@@ -12,11 +12,13 @@ from heatbox._utils.io import read_json
 from heatbox.errors import InputError
 from heatbox.evaluation.run import CONFIG, METRICS
 from heatbox.visualization.figures.scores import SCRATCH, ModelScore
-from heatbox.visualization.report.runs import Folder, analysed
+from heatbox.visualization.report.folders import Folder
+
+TRAINING = "training.json"
 
 
 def model_scores(folders: Sequence[Folder]) -> list[ModelScore]:
-    """A model for each folder with scores of boxes, with what its training and analyses beside it tell."""
+    """The model of each folder with scores of boxes, with its training and the area of its ERF if known."""
     areas = dict(_areas(folders))
     found = []
     for folder in folders:
@@ -24,11 +26,7 @@ def model_scores(folders: Sequence[Folder]) -> list[ModelScore]:
             continue
         config = folder.run.settings() if (folder.path / CONFIG).is_file() else {}
         training = _training_of(config)
-        scores = {
-            name: one
-            for name, one in folder.metrics["methods"].items()
-            if name not in folder.metrics["baselines"]
-        }
+        scores = {name: folder.scores["methods"][name] for name in folder.maps}
         name = str(training.get("recipe") or folder.name)
         known = describe(str(training.get("model") or config.get("model") or ""), training)
         area = areas.get(_key(config.get("model"), config.get("checkpoint")))
@@ -37,11 +35,11 @@ def model_scores(folders: Sequence[Folder]) -> list[ModelScore]:
 
 
 def describe(model: str, training: Mapping[str, Any]) -> dict[str, Any]:
-    """Family, variant, pre-training, resolution and augmentation of a model, by its name and training.
+    """Family, variant, pre-training, resolution and augmentation of a model, from its name and training.
 
     Args:
         model: name of the model, such as "convnext_base_384_in22ft1k".
-        training: config of its training; empty where it is not known.
+        training: config of its training, with "pretraining" if that was recorded; empty if unknown.
     """
     name = model.rpartition(":")[2]
     options = training.get("model_options")
@@ -50,53 +48,58 @@ def describe(model: str, training: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "family": "" if ".py:" in model else re.split(r"[_\d]", name)[0],
         "variant": f"{variant} {kernel}".strip(),
-        "pretraining": _pretraining(name, str(training.get("pretrained", ""))),
+        "pretraining": str(training.get("pretraining") or _guess_pretraining(name, training)),
         "resolution": size if isinstance(size := training.get("size"), int) else None,
         "augmented": bool(training.get("auto")),
     }
 
 
-def _pretraining(name: str, weights: str) -> str:
-    """What a training starts from: "scratch", "in1k", "in22k", or the training or file of its weights."""
+def _guess_pretraining(name: str, training: Mapping[str, Any]) -> str:
+    """Pre-training by names, for trainings of 0.1.0, which did not record it.
+
+    "scratch", "in1k", "in22k", or the recipe or file of the initial weights.
+    """
+    weights = str(training.get("pretrained", ""))
     if weights in ("", SCRATCH):
         return weights
-    words = f"{name} {weights}"
-    if re.search(r"in22|ImageNet-22K", words, re.IGNORECASE):
+    names = f"{name} {weights}"
+    if re.search(r"in22|ImageNet-22K", names, re.IGNORECASE):
         return "in22k"
-    if re.search(r"in1k|ImageNet-1K|published|_224|_384", words, re.IGNORECASE):
+    if re.search(r"in1k|ImageNet-1K|published|_224|_384", names, re.IGNORECASE):
         return "in1k"
     file = Path(weights)
     return str(_json(file.parent.parent / CONFIG).get("recipe") or file.stem)
 
 
 def _training_of(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Config of the training whose folder a run's checkpoint lies in; empty where it lies elsewhere."""
+    """Config of the training whose folder contains a run's checkpoint; empty if there is none."""
     checkpoint = config.get("checkpoint")
     if not checkpoint:
         return {}
-    found = _json(Path(checkpoint).parent.parent / CONFIG)
-    return found if "recipe" in found else {}
+    folder = Path(checkpoint).parent.parent
+    found = _json(folder / CONFIG)
+    return found | {"pretraining": _json(folder / TRAINING).get("pretraining")} if "recipe" in found else {}
 
 
 def _areas(folders: Iterable[Folder]) -> Iterable[tuple[tuple[str, str], float]]:
     """(model, checkpoint) → area under r(t), from the analyses in the folders."""
     for folder in folders:
-        for config in analysed(folder.path, "erf", CONFIG):
-            asked, logarithmic = _json(config), _json(config.with_name(METRICS)).get("log")
+        for config in folder.measured("erf", CONFIG):
+            settings, logarithmic = _json(config), _json(config.with_name(METRICS)).get("log")
             area = logarithmic.get("auc") if isinstance(logarithmic, dict) else None
             if isinstance(area, float):
-                weights = str(asked.get("weights") or "").partition(" sha256:")[0]
-                yield _key(asked.get("model"), weights), area
+                weights = str(settings.get("weights") or "").partition(" sha256:")[0]
+                yield _key(settings.get("model"), weights), area
 
 
 def _key(model: Any, checkpoint: Any) -> tuple[str, str]:
-    """What tells two networks apart: weights by their file, a network in a file by its function's name."""
+    """Identity of a model: its weights by their file, a model defined in a file by its function's name."""
     file = Path(checkpoint).resolve() if isinstance(checkpoint, str) and checkpoint else ""
     return str(model or "").rpartition(":")[2], str(file)
 
 
 def _renamed(models: Sequence[ModelScore], folders: Sequence[Folder]) -> list[ModelScore]:
-    """Models of one recipe are called by their folders."""
+    """Models under the names of their folders, where several come from one recipe."""
     names = [folder.name for folder in folders if folder.metrics is not None and not folder.has_masks]
     return [dataclasses.replace(model, name=name) for model, name in zip(models, names, strict=True)]
 

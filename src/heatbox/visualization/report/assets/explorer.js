@@ -49,7 +49,7 @@
   function drawFrame(stage, image, side, which = state.map, boxes = true) {
     const frame = stage.firstChild;
     const photo = frame.querySelector("img");
-    if (photo && !photo.src) photo.src = `data:image/jpeg;base64,${data.images[image].picture}`;
+    if (photo && !photo.src) photo.src = `data:image/jpeg;base64,${data.images[image].jpeg}`;
     const prediction = data.maps[which].predictions[image];
     const canvas = frame.querySelector("canvas");
     frame.classList.toggle("warm", state.heat && Boolean(prediction));
@@ -290,7 +290,7 @@
       const stage = makeFrame(image, data.frame);
       stage.querySelector("svg").remove();
       const photo = stage.querySelector("img");
-      if (photo) photo.src = `data:image/jpeg;base64,${image.picture}`;
+      if (photo) photo.src = `data:image/jpeg;base64,${image.jpeg}`;
       stage.firstChild.classList.add("warm");
       paintHeat(stage.querySelector("canvas"), channel, 56);
       one.append(stage, make("div", "", `no. ${channel.index}: ${channel.weight.toFixed(3)}`));
@@ -319,8 +319,8 @@
   el("about").textContent = (few
     ? `${data.images.length} of the run's ${data.total} images, spread evenly from best to worst.`
     : `All ${data.total} images of the run.`)
-    + " Moving the threshold moves the boxes on every image; each box is the one that is scored."
-    + (data.pictures ? "" : " The pictures were not at hand, so maps are shown alone.");
+    + " Moving the threshold moves the boxes on every image; the boxes shown are the ones scored."
+    + (data.has_jpegs ? "" : " The images were not found, so maps are shown alone.");
 
   el("map").addEventListener("change", () => { state.map = Number(el("map").value); rearrange(); });
   el("other").addEventListener("change", () => { state.other = Number(el("other").value); rearrange(); });

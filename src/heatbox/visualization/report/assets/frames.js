@@ -1,4 +1,4 @@
-/* What the page is made of: elements, frames of pictures, tables. Text is only ever set as text. */
+/* Parts of the page: elements, frames of images, tables. Text is only ever set as text. */
 
 const SVG = "http://www.w3.org/2000/svg";
 
@@ -15,14 +15,14 @@ function make(kind, className_, text) {
   return node;
 }
 
-/** A picture with its map and boxes, in the aspect of the image; boxes are in a square of so many pixels. */
-function makeFrame({ size, picture, id }, side) {
+/** An image with its map and boxes, in its aspect ratio; boxes are in a square of `side` pixels. */
+function makeFrame({ size, jpeg, id }, side) {
   const stage = make("div", "stage");
-  const frame = make("div", picture ? "frame" : "frame bare");
+  const frame = make("div", jpeg ? "frame" : "frame bare");
   const [width, height] = size;
   frame.style.width = `${100 * Math.min(1, width / height)}%`;
   frame.style.height = `${100 * Math.min(1, height / width)}%`;
-  if (picture) {
+  if (jpeg) {
     const photo = make("img");
     photo.alt = id;
     photo.decoding = "async";

@@ -1,4 +1,4 @@
-/* Low-resolution maps, enlarged as the evaluator enlarges them and laid over pictures in colour. */
+/* Low-resolution maps, enlarged as the evaluator enlarges them and overlaid on images in colour. */
 
 /* Nine colours of the viridis scale, dark (0) to yellow (1): lightness rises evenly, hue is safe. */
 const SCALE = [
@@ -10,8 +10,8 @@ const SCALE = [
 function colourOf(value) {
   const place = Math.min(Math.max(value, 0), 1) * (SCALE.length - 1);
   const index = Math.min(Math.floor(place), SCALE.length - 2);
-  const share = place - index;
-  return SCALE[index].map((low, i) => low + (SCALE[index + 1][i] - low) * share);
+  const fraction = place - index;
+  return SCALE[index].map((low, i) => low + (SCALE[index + 1][i] - low) * fraction);
 }
 
 /* The cubic kernel of OpenCV's resize. */
@@ -22,7 +22,7 @@ function cubic(x) {
   return d < 2 ? ((a * d - 5 * a) * d + 8 * a) * d - 4 * a : 0;
 }
 
-/** For each of `to` places the four of `from` it is made of, and their weights. */
+/** For each of `to` positions the four of `from` that it interpolates, and their weights. */
 function taps(from, to) {
   return Array.from({ length: to }, (_, i) => {
     const centre = (i + 0.5) * (from / to) - 0.5;
@@ -68,10 +68,10 @@ function paintHeat(canvas, map, side) {
   canvas.width = side;
   canvas.height = side;
   const pen = canvas.getContext("2d");
-  const picture = pen.createImageData(side, side);
+  const pixels = pen.createImageData(side, side);
   for (let i = 0; i < values.length; i += 1) {
     const [red, green, blue] = colourOf(values[i]);
-    picture.data.set([red, green, blue, 255], 4 * i);
+    pixels.data.set([red, green, blue, 255], 4 * i);
   }
-  pen.putImageData(picture, 0, 0);
+  pen.putImageData(pixels, 0, 0);
 }
