@@ -42,7 +42,6 @@ NEVER = {
     "metrics": {"models"},
 }
 ALLOWED = {
-    ("evaluation", "visualization.report"),  # names of runs
 }  # fmt: skip
 
 

@@ -71,7 +71,7 @@ def test_what_is_right_stays_and_null_becomes_nan():
         (["baselines"], [1], "'baselines[0]' is not a str"),
         (["methods", "cam"], {**_ENTRY, "localization": _AMONG}, "'localization' is there for some of"),
         (["top5"], ..., "has one of 'top1' and 'top5'"),
-        (["images"], 0, "'images' is not a whole number above 0"),
+        (["images"], 0, "'images' is not an integer above 0"),
         (["images"], ..., "holds no scores of maps"),
         (["differences", 0, "first"], ..., "has no 'differences[0]/first'"),
     ],
@@ -127,7 +127,7 @@ def test_a_record_comes_back(tmp_path):
     ("changes", "says"),
     [
         ({"label": 3}, "column 'label' of image 'a.png' is not below 3"),
-        ({"target": -1}, "column 'target' of image 'a.png' is not a whole number"),
+        ({"target": -1}, "column 'target' of image 'a.png' is not an integer"),
         ({"width": 0}, "column 'width' of image 'a.png' is not 1 or more"),
         ({"boxes": np.array([[1.0, 2, np.nan, 4]])}, "column 'boxes' of image 'a.png' is not finite"),
         (
@@ -163,5 +163,5 @@ def test_damaged_tables(tmp_path):
         {"id": ["a"], "map_cam": pa.array([[1.0, 2.0]], pa.list_(pa.float32())), "map_cam_shape": [[3, 3]]}
     )
     pq.write_table(table, part)
-    with pytest.raises(InputError, match="'map_cam' does not have the shape it tells"):
+    with pytest.raises(InputError, match="'map_cam' does not have the shape it states"):
         list(run.records())

@@ -21,7 +21,7 @@ from heatbox.data.loader import preprocessed
 from heatbox.data.types import Example, Split
 from heatbox.evaluation.collect import collect
 from heatbox.evaluation.run import METRICS, Record, Run
-from heatbox.evaluation.schema import a_number, checked
+from heatbox.evaluation.schema import NUMBER, checked
 from heatbox.models.spec import as_input
 from heatbox.visualization.figures import channels as figures
 from heatbox.visualization.figures.style import save_figure
@@ -81,7 +81,7 @@ def _threshold(subject: Subject, split: Split, config: ChannelsConfig, run: Run)
 
 def _saved_threshold(run: Run) -> float:
     path = run.folder / THRESHOLD
-    return float(checked(read_json(path), {"threshold": a_number}, str(path))["threshold"])
+    return float(checked(read_json(path), {"threshold": NUMBER}, str(path))["threshold"])
 
 
 def _records(

@@ -10,13 +10,11 @@ import numpy as np
 
 from heatbox._utils.progress import Track, silent
 from heatbox.errors import InputError
-from heatbox.evaluation.mask_score import has_masks
 from heatbox.evaluation.predict import score_maps
 from heatbox.evaluation.records import Records
-from heatbox.evaluation.run import Run
+from heatbox.evaluation.run import Run, short_names
 from heatbox.evaluation.summary import EVERY, LARGEST, MapScore
 from heatbox.metrics.bootstrap import Interval, paired_interval
-from heatbox.visualization.report.folders import short_names
 
 
 def compare_runs(first: Path, second: Path, track: Track = silent) -> dict[str, Any]:
@@ -46,7 +44,7 @@ def compare_runs(first: Path, second: Path, track: Track = silent) -> dict[str, 
             raise InputError(
                 f"{run.folder}: holds no finished predictions, expected a run of heatbox evaluate"
             )
-        if has_masks(run):
+        if run.has_masks:
             raise InputError(
                 f"{run.folder}: was scored against masks; expected a run on a data set with boxes"
             )

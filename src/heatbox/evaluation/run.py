@@ -1,13 +1,13 @@
 """The run folder: what a run saves, where, and how it is read back.
 
-``config.json``       what was asked: everything needed to run it again
-``environment.json``  versions, platform, git commit, seed
+``config.json``         every setting needed to run it again
+``environment.json``    versions, platform, git commit, seed
 ``predictions.parquet`` one row per image: labels, logits, low-resolution maps, boxes, IoU
-``metrics.json``      the scores
+``metrics.json``        the scores
 
-While a run is going on its rows are kept in ``parts/``, a file every few hundred images, so that an
-interrupted run loses at most those. Every file is written under a temporary name, flushed to disk and then
-renamed: a name that exists is complete.
+Until a run is finished its rows are in ``parts/``, a `ShardStore`: an interrupted run loses at most the last
+few hundred images. Every file is written under a temporary name, flushed to disk and then renamed: a name
+that exists is complete.
 """
 
 from __future__ import annotations
@@ -15,13 +15,15 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import MISSING, fields, is_dataclass
 from functools import cache, partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -36,7 +38,15 @@ from heatbox._utils.io import (
     written_atomically,
 )
 from heatbox.errors import InputError
-from heatbox.evaluation.schema import NOT_PARQUET, SavedRecord, check_record, checked_scores, checked_settings
+from heatbox.evaluation.schema import (
+    NOT_PARQUET,
+    SHAPE,
+    SavedRecord,
+    check_columns,
+    check_record,
+    checked_scores,
+    checked_settings,
+)
 
 CONFIG, ENVIRONMENT, METRICS, PREDICTIONS = (
     "config.json",
@@ -44,12 +54,13 @@ CONFIG, ENVIRONMENT, METRICS, PREDICTIONS = (
     "metrics.json",
     "predictions.parquet",
 )
+SETTINGS = "settings.json"
 BOX = "box_"
 """Prefix of the columns with each map's box in pixels of the image, (K, 4) xyxy, half-open."""
 MASK = "mask"
 """Column of records: the mask in the 224 x 224 frame, 0 background, 1 object, 255 ignored."""
-LATER_KEYS = ("model_options",)
-"""Keys of config.json that version 0.1.0 did not write: its runs are resumed without comparing them."""
+LATER_KEYS: dict[str, Any] = {"model_options": {}}
+"""Keys of config.json that version 0.1.0 did not write → their values in its runs."""
 FOLDERS = ("parts", "records", "records-fullsup", "fullsup")
 _PACKAGES = (
     "heatbox",
@@ -66,6 +77,81 @@ _PACKAGES = (
 RECORDS_AT_ONCE = 256
 
 Record = dict[str, Any]
+T = TypeVar("T")
+
+
+class ShardStore:
+    """Rows of a resumable pass over images: a folder of numbered Parquet files, the shards.
+
+    Every row has the id of an image under "id". A shard is there whole or not at all. Version 0.1.0 called
+    the shards of a scoring part-NUMBER.parquet; they are read and continued too.
+
+    Args:
+        folder: the folder; it is made when something is first written.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def require(self, settings: Mapping[str, Any]) -> None:
+        """Keep the settings that the rows depend on in settings.json, or compare them with those kept there.
+
+        Raises:
+            InputError: the rows were made with other settings.
+        """
+        note = made_folder(self.folder) / SETTINGS
+        if not note.exists():
+            write_atomically(note, json.dumps(settings).encode())
+        elif (found := read_json(note)) != settings:
+            raise InputError(
+                f"{note}: these records were made with other settings ({found}, not {settings}); "
+                "choose another folder or remove this one"
+            )
+
+    def shards(self) -> list[Path]:
+        """The shards in order."""
+        return [shard for _, shard in sorted(self._numbered())]
+
+    def _numbered(self) -> list[tuple[int, Path]]:
+        found = [
+            (re.fullmatch(r"(?:part-)?(\d+)", path.stem), path) for path in self.folder.glob("*.parquet")
+        ]
+        return [(int(match[1]), path) for match, path in found if match]
+
+    def append(self, table: pa.Table) -> None:
+        """Write the next shard."""
+        number = 1 + max((number for number, _ in self._numbered()), default=-1)
+        _write_parquet(made_folder(self.folder) / f"{number:06d}.parquet", [table])
+
+    def read(self, decode: Callable[[pa.Table], T]) -> Iterator[tuple[Path, T]]:
+        """Each shard and what `decode` makes of its table.
+
+        A shard that cannot be read, or whose table `decode` refuses with a KeyError, TypeError or ValueError,
+        is renamed to *.damaged and skipped: its images do not count as done.
+        """
+        for shard in self.shards():
+            try:
+                found = decode(pq.read_table(shard))  # all columns: each is checked
+            except (*NOT_PARQUET, KeyError, TypeError, ValueError):
+                shard.replace(shard.with_suffix(".damaged"))
+                continue
+            yield shard, found
+
+    def written(self) -> dict[str, float]:
+        """Id of each image → when its shard was written, in seconds since 1970."""
+        return {name: shard.stat().st_mtime for shard, ids in self.read(ids_of) for name in ids}
+
+
+def ids_of(table: pa.Table) -> list[str]:
+    """The ids of a shard.
+
+    Raises:
+        KeyError, TypeError: it has no column of ids.
+    """
+    ids = table["id"].to_pylist()
+    if not all(isinstance(name, str) for name in ids):
+        raise TypeError("ids that are not strings")
+    return ids
 
 
 class Run:
@@ -75,11 +161,12 @@ class Run:
         folder: the folder; it is created when something is first written.
 
     Raises:
-        InputError: the folder's name is no UTF-8 text, without which no Parquet file can be opened.
+        InputError: the folder's name is not UTF-8 text, without which no Parquet file can be opened.
     """
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
+        self.parts = ShardStore(self.folder / "parts")
         try:
             str(folder).encode()
         except UnicodeEncodeError as error:
@@ -92,13 +179,15 @@ class Run:
     def start(self, config: object, seed: int | None = None, resume: bool = True) -> None:
         """Write config.json and environment.json, or check that an unfinished run had the same config.
 
+        A key that the saved config lacks counts as the default of its field.
+
         Args:
             config: a dataclass or a dictionary that JSON can hold.
             seed: recorded in environment.json.
-            resume: keep the parts of an earlier, unfinished run of the same config; otherwise drop them.
+            resume: keep the shards of an earlier, unfinished run of the same config; otherwise remove them.
 
         Raises:
-            InputError: the folder holds a run of another config, or something that is no run; or it cannot
+            InputError: the folder holds a run of another config, or something that is not a run; or it cannot
                 be written to.
         """
         try:
@@ -111,12 +200,11 @@ class Run:
         if self.folder.exists() and not self.folder.is_dir():
             raise InputError(f"{self.folder}: is a file, expected a folder for the run")
         if (self.folder / CONFIG).exists() and resume:
-            found = self.config()
-            unknown = {key for key in LATER_KEYS if key not in found}
-            keys = {key for key in {*found, *wanted} - unknown if found.get(key) != wanted.get(key)}
-            if keys:
+            saved = {**_defaults(config), **self.config()}
+            keys = {*self.config(), *wanted}
+            if other := sorted(key for key in keys if saved.get(key) != wanted.get(key)):
                 raise InputError(
-                    f"{self.folder}: holds a run of another configuration (another {', '.join(sorted(keys))}); "
+                    f"{self.folder}: holds a run of another configuration (another {', '.join(other)}); "
                     "choose another --out or pass --overwrite"
                 )
         elif self._is_of_others():
@@ -138,45 +226,30 @@ class Run:
         return write_atomically(self.folder / name, (to_json(content) + "\n").encode())
 
     def append(self, records: Sequence[Record]) -> None:
-        """Save the records of some images as the next part."""
+        """Save the records of some images as the next shard."""
         if records:
-            parts = made_folder(self.folder / "parts")
-            number = 1 + max((int(part.stem) for part in self._parts()), default=-1)
-            _write_parquet(parts / f"{number:06d}.parquet", [_table(records)])
+            self.parts.append(_table(records))
 
     def done(self) -> set[str]:
-        """Ids already saved by an unfinished run.
-
-        A part that a failing disk or a lost connection left damaged is set aside under the name
-        NUMBER.damaged: its images do not count as done.
-        """
-        ids: set[str] = set()
-        for part in self._parts():
-            try:
-                ids.update(pq.read_table(part)["id"].to_pylist())  # all columns: each is checked
-            except (*NOT_PARQUET, KeyError, ValueError):
-                part.replace(part.with_suffix(".damaged"))
-        return ids
+        """Ids already saved by an unfinished run; those of damaged shards are not among them."""
+        return {name for _, ids in self.parts.read(ids_of) for name in ids}
 
     def finish(self, add_columns: Callable[[Record], Mapping[str, Any]] | None = None) -> None:
-        """Join the parts to predictions.parquet, with further columns computed from each record.
+        """Join the shards to predictions.parquet, with further columns computed from each record.
 
         Args:
             add_columns: record → its values of the further columns, by name.
         """
 
         def tables() -> Iterator[pa.Table]:
-            for records in self._read(self._parts(), RECORDS_AT_ONCE):
+            for records in self._read(self.parts.shards(), RECORDS_AT_ONCE):
                 if add_columns is not None:
                     for record in records:
                         record.update(add_columns(record))
                 yield _table(records)
 
         _write_parquet(self.folder / PREDICTIONS, tables())
-        shutil.rmtree(self.folder / "parts")
-
-    def _parts(self) -> list[Path]:
-        return sorted((self.folder / "parts").glob("[0-9]*.parquet"))
+        shutil.rmtree(self.parts.folder)
 
     def _drop(self) -> None:
         """Remove what an earlier run wrote, and nothing else."""
@@ -192,13 +265,16 @@ class Run:
         """Whether predictions.parquet is there."""
         return (self.folder / PREDICTIONS).exists()
 
+    def _files(self) -> list[Path]:
+        """predictions.parquet, or the shards of an unfinished run."""
+        return [self.folder / PREDICTIONS] if self.finished else self.parts.shards()
+
     def made(self) -> float | None:
         """When the first of its predictions were written, in seconds since 1970; None before that."""
-        files = [self.folder / PREDICTIONS] if self.finished else self._parts()
-        return min((file.stat().st_mtime for file in files), default=None)
+        return min((file.stat().st_mtime for file in self._files()), default=None)
 
     def config(self) -> dict[str, Any]:
-        """What the run was asked to do."""
+        """The configuration of the run."""
         return self._read_json(CONFIG)
 
     def metrics(self) -> dict[str, Any]:
@@ -206,12 +282,22 @@ class Run:
         return self._read_json(METRICS)
 
     def scores(self) -> dict[str, Any]:
-        """The scores of maps that `evaluate` or `score` wrote, checked; see `heatbox.evaluation.schema`."""
+        """The scores of maps that `evaluate` or `score` wrote, validated; see `heatbox.evaluation.schema`."""
         return checked_scores(self.metrics(), self.folder / METRICS)
 
     def settings(self) -> dict[str, Any]:
-        """The config of a run of `evaluate`, what readers of its maps need checked and filled in."""
+        """The config of a run of `evaluate`, validated; with defaults where readers of its maps need them."""
         return checked_settings(self.config(), self.folder / CONFIG)
+
+    def methods(self) -> tuple[str, ...]:
+        """Names of the methods whose maps the records hold."""
+        first = next(iter(self.records(1)))[0]
+        return tuple(key.removeprefix("map_") for key in first if key.startswith("map_"))
+
+    @property
+    def has_masks(self) -> bool:
+        """Whether the records hold masks in place of boxes."""
+        return MASK in next(iter(self.records(1)))[0]
 
     def _read_json(self, name: str) -> dict[str, Any]:
         path = self.folder / name
@@ -220,14 +306,14 @@ class Run:
         return read_json(path)
 
     def records(self, batch_size: int = RECORDS_AT_ONCE) -> Iterator[list[Record]]:
-        """All records in batches, from the finished run or from the parts of an unfinished one.
+        """All records in batches, from the finished run or from the shards of an unfinished one.
 
         Maps are (h, w) float32 arrays under "map_METHOD", boxes (K, 4) float64 arrays under "boxes".
 
         Raises:
             InputError: nothing was saved yet, or a file is damaged.
         """
-        files = [self.folder / PREDICTIONS] if self.finished else self._parts()
+        files = self._files()
         if not files:
             raise InputError(f"{self.folder}: holds no predictions; expected the folder of a run")
         empty = True
@@ -241,11 +327,12 @@ class Run:
         for path in files:
             try:
                 with pq.ParquetFile(path) as file:
-                    if len(set(file.schema_arrow.names)) < len(file.schema_arrow.names):
+                    names = file.schema_arrow.names
+                    if len(set(names)) < len(names):
                         raise InputError(f"{path}: has two columns of one name")
-                    derived = {} if _in_pixels(file.schema_arrow) else self._boxes(file.schema_arrow.names)
+                    derived = {} if _in_pixels(file.schema_arrow) else self._boxes(names)
                     for batch in file.iter_batches(batch_size):
-                        yield _records(pa.Table.from_batches([batch]), str(path), derived)
+                        yield _records(batch, str(path), derived)
             except NOT_PARQUET as error:
                 raise InputError(f"{path}: is not a readable Parquet file ({error})") from error
 
@@ -263,15 +350,36 @@ class Run:
             return {name: found["threshold"] for name, found in self.scores()["methods"].items()}
 
         settings = cache(self.settings)
-        names = [name for name in columns if name.startswith(BOX) and not name.endswith(_SHAPE)]
+        names = [name for name in columns if name.startswith(BOX) and not name.endswith(SHAPE)]
         return {name: partial(box, method=name.removeprefix(BOX)) for name in names}
 
     def __len__(self) -> int:
-        files = [self.folder / PREDICTIONS] if self.finished else self._parts()
         try:
-            return sum(pq.read_metadata(path).num_rows for path in files)
+            return sum(pq.read_metadata(path).num_rows for path in self._files())
         except NOT_PARQUET as error:
             raise InputError(f"{self.folder}: holds a damaged Parquet file ({error})") from error
+
+
+def _defaults(config: object) -> dict[str, Any]:
+    """Key → value for which a config without this key counts, as JSON holds it."""
+    found = dict(LATER_KEYS)
+    for field in fields(config) if is_dataclass(config) else ():
+        if field.default is not MISSING:
+            found[field.name] = field.default
+        elif field.default_factory is not MISSING:
+            found[field.name] = field.default_factory()
+    known: dict[str, Any] = json.loads(to_json(found))
+    return known
+
+
+def short_names(paths: Sequence[Path]) -> list[str]:
+    """The last parts of paths, as few as make them unique; numbered where paths are equal."""
+    parts = [path.resolve().parts for path in paths]
+    for count in range(1, max(map(len, parts), default=1) + 1):
+        names = ["/".join(part[-count:]) for part in parts]
+        if len(set(names)) == len(names):
+            return names
+    return [f"{path.name} ({number})" for number, path in enumerate(paths, 1)]
 
 
 def environment(seed: int | None = None) -> dict[str, Any]:
@@ -304,8 +412,6 @@ def _git_commit() -> str | None:
 
 # ---------------------------------------------------------------------------------------- Parquet files
 
-
-_SHAPE = "_shape"
 _IN_PIXELS = {b"heatbox.boxes": b"image pixels, half-open"}
 """Metadata of tables whose box columns are in pixels of the image; version 0.1.0 wrote none."""
 
@@ -320,7 +426,7 @@ def _table(records: Sequence[Record]) -> pa.Table:
             columns[name] = pa.array([value.ravel() for value in values], type=kind)
             if values[0].ndim > 1:
                 shapes = [list(value.shape) for value in values]
-                columns[name + _SHAPE] = pa.array(shapes, type=pa.list_(pa.int32()))
+                columns[name + SHAPE] = pa.array(shapes, type=pa.list_(pa.int32()))
         else:
             columns[name] = pa.array(values)
     return pa.table(columns).replace_schema_metadata(_IN_PIXELS)
@@ -328,24 +434,26 @@ def _table(records: Sequence[Record]) -> pa.Table:
 
 def _in_pixels(schema: pa.Schema) -> bool:
     """Whether the boxes of maps in a table are in pixels of the image."""
-    return (schema.metadata or {}).items() >= _IN_PIXELS.items()
+    return bool((schema.metadata or {}).items() >= _IN_PIXELS.items())
 
 
-def _records(table: pa.Table, where: str, derived: Mapping[str, Callable[[Record], Any]]) -> list[Record]:
-    records = [SavedRecord(where, derived) for _ in range(table.num_rows)]
-    for name in table.column_names:
-        if name.endswith(_SHAPE) or name in derived:
+def _records(
+    batch: pa.RecordBatch, where: str, derived: Mapping[str, Callable[[Record], Any]]
+) -> list[Record]:
+    check_columns(batch, where)
+    records = [SavedRecord(where, derived) for _ in range(batch.num_rows)]
+    for name, column in zip(batch.schema.names, batch.columns, strict=True):
+        if name.endswith(SHAPE) or name in derived:
             continue
-        column = table[name]
         lists = pa.types.is_list(column.type)
-        shapes = table[name + _SHAPE].to_pylist() if name + _SHAPE in table.column_names else None
+        shapes = batch[name + SHAPE].to_pylist() if name + SHAPE in batch.schema.names else None
         for index, value in enumerate(column):
             if lists and value.is_valid:
                 array = value.values.to_numpy(zero_copy_only=False)
                 try:
                     records[index][name] = array.reshape(shapes[index]) if shapes else array
                 except (TypeError, ValueError) as error:
-                    raise InputError(f"{where}: column {name!r} does not have the shape it tells") from error
+                    raise InputError(f"{where}: column {name!r} does not have the shape it states") from error
             else:
                 records[index][name] = value.as_py()
     for record in records:

@@ -1,14 +1,16 @@
-"""What a saved run must hold before other commands rely on it: scores, settings, and each image's record.
+"""What the files of a run must hold: scores, settings, and the record of each image.
 
 Files of a run may come from another version, another tool or a failing disk. What is missing or of another
-kind is said in one sentence here, so that report, compare and export need not look again.
+type is reported here in one sentence with its file and key, so that report, compare and export need not check
+again.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, NoReturn
 
 import numpy as np
 import pyarrow as pa
@@ -16,75 +18,90 @@ import pyarrow as pa
 from heatbox.errors import InputError
 
 NOT_PARQUET = (pa.ArrowException, OSError, UnicodeError)
-"""What reading a damaged Parquet file raises; the last where the name of the file or a column is no text."""
+"""Raised by reading a damaged Parquet file; the last where the name of the file or a column is not text."""
+
+# ---------------------------------------------------------------------------------------------------- JSON
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of JSON value: its words in messages, and whether a value is one."""
+
+    words: str
+    holds: Callable[[Any], bool]
+
 
 Form = Any
-"""What a value has to be: a type, a set of values, a function that tells, ``[form]`` for a list of any
-length, ``(form, form)`` for one of this length, a dictionary of named forms (a name ending in "?" may be
-missing), or ``{...: form}`` for any names."""
+"""What a value has to be: a `Kind`, ``[form]`` for a list of any length, ``(form, form)`` for one of this
+length, a dictionary of forms by key (a key ending in "?" may be missing), or ``{...: form}`` for any keys."""
 
 
-def a_number(value: Any) -> bool:
-    """Whether a value is a number; None stands for one that is not finite."""
-    return value is None or (
-        isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300
-    )
+def _is(value: Any, kind: type | tuple[type, ...]) -> bool:
+    return isinstance(value, kind) and not isinstance(value, bool)
 
 
-def a_share(value: Any) -> bool:
-    """Whether a value is a number in [0, 1]."""
-    return a_number(value) and value is not None and 0 <= value <= 1
+def one_of(*values: Any) -> Kind:
+    """One of some values."""
+    return Kind(" or ".join(sorted(map(repr, values))), lambda value: value in values)
 
 
-def a_count(value: Any) -> bool:
-    """Whether a value is a whole number from 1 to a billion."""
-    return isinstance(value, int) and not isinstance(value, bool) and 0 < value <= 10**9
+def _or_null(kind: Kind) -> Kind:
+    return Kind(f"{kind.words} or null", lambda value: value is None or kind.holds(value))
 
 
-def a_grid(value: Any) -> bool:
-    """Whether a value is a number of thresholds that a computer can hold: 1 to a million."""
-    return a_count(value) and value <= 10**6
+TEXT = Kind("a str", lambda value: isinstance(value, str))
+INTEGER = Kind("an integer", lambda value: _is(value, int))
+FINITE = Kind("a number", lambda value: _is(value, (int, float)) and abs(value) < 1e300)
+NUMBER = Kind("a number", lambda value: value is None or FINITE.holds(value))
+"""null is a number that is not finite; it becomes NaN."""
+FRACTION = Kind("a number from 0 to 1", lambda value: FINITE.holds(value) and 0 <= value <= 1)
+COUNT = Kind("an integer above 0", lambda value: _is(value, int) and 0 < value <= 10**9)
+GRID = Kind("an integer from 1 to a million", lambda value: _is(value, int) and 0 < value <= 10**6)
 
-
-def a_triple(value: Any) -> bool:
-    """Whether a value is None or three finite numbers, one for each of red, green and blue."""
-    return value is None or (
-        isinstance(value, list)
-        and len(value) == 3
-        and all(one is not None and a_number(one) for one in value)
-    )
-
-
-_WORDS = {
-    a_number: "a number",
-    a_share: "a number from 0 to 1",
-    a_count: "a whole number above 0",
-    a_grid: "a whole number from 1 to a million",
-    a_triple: "three numbers",
-}
-
-_PAIR = (a_number, a_number)
-_ESTIMATE = {"value": a_number, "interval": _PAIR}
-_CURVES = {"iou": [a_number], "accuracy": [a_number], "threshold": [a_share], "correct": [[a_number]]}
+_PAIR = (NUMBER, NUMBER)
+_ESTIMATE = {"value": NUMBER, "interval": _PAIR}
+_CURVES = {"iou": [NUMBER], "accuracy": [NUMBER], "threshold": [FRACTION], "correct": [[NUMBER]]}
 _BOXES = {
-    "MaxBoxAcc": a_number,
+    "MaxBoxAcc": NUMBER,
     "MaxBoxAcc_interval": _PAIR,
-    "threshold": a_share,
-    "MaxBoxAccV2": a_number,
+    "threshold": FRACTION,
+    "MaxBoxAccV2": NUMBER,
     "MaxBoxAccV2_interval": _PAIR,
     "largest_contour": _CURVES,
     "all_contours": _CURVES,
-    "localization?": {"gt_known": a_number, "top1": a_number, "top5": a_number},
-    "transferred?": {"MaxBoxAcc": _ESTIMATE, "MaxBoxAccV2": _ESTIMATE, "threshold": a_share},
+    "localization?": {"gt_known": NUMBER, "top1": NUMBER, "top5": NUMBER},
+    "transferred?": {"MaxBoxAcc": _ESTIMATE, "MaxBoxAccV2": _ESTIMATE, "threshold": FRACTION},
     "minus_baseline?": {"MaxBoxAcc": _ESTIMATE, "MaxBoxAccV2": _ESTIMATE},
 }
 _MASKS = {
-    "PxAP": a_number,
+    "PxAP": NUMBER,
     "PxAP_interval": _PAIR,
-    "pixel_iou": a_number,
-    "threshold": a_share,
-    "transferred?": {"pixel_iou": a_number, "threshold": a_share},
+    "pixel_iou": NUMBER,
+    "threshold": FRACTION,
+    "transferred?": {"pixel_iou": NUMBER, "threshold": FRACTION},
     "minus_baseline?": {"PxAP": _ESTIMATE},
+}
+_SETTINGS = {
+    "protocol?": one_of("reference", "exact"),
+    "thresholds?": GRID,
+    "data?": TEXT,
+    "model?": TEXT,
+    "metadata?": _or_null(TEXT),
+    "checkpoint?": _or_null(TEXT),
+}
+_TRIPLE = Kind(
+    "three numbers",
+    lambda value: value is None or (_is(value, list) and len(value) == 3 and all(map(FINITE.holds, value))),
+)
+_NETWORK = {
+    "model": TEXT,
+    "checkpoint?": _or_null(TEXT),
+    "num_classes?": _or_null(COUNT),
+    "size?": _or_null(COUNT),
+    "interpolation?": _or_null(TEXT),
+    "mean?": _TRIPLE,
+    "std?": _TRIPLE,
+    "model_options?": Kind("names and their values", lambda value: value is None or _is(value, dict)),
 }
 
 
@@ -92,27 +109,26 @@ def checked_scores(content: Mapping[str, Any], where: object) -> dict[str, Any]:
     """The content of metrics.json as `evaluate` and `score` write it; a number that is null becomes NaN.
 
     Raises:
-        InputError: naming the key at which it is something else.
+        InputError: naming the key with another value.
     """
     masks = content.get("truth") == "masks"
     names = ("PxAP",) if masks else ("MaxBoxAcc", "MaxBoxAccV2")
-    pair = {"first": str, "second": str, **{f"{name}?": _ESTIMATE for name in names}}
     form = {
-        "images": a_count,
-        "top1?": a_number,
-        "top5?": a_number,
+        "images": COUNT,
+        "top1?": NUMBER,
+        "top5?": NUMBER,
         "methods": {...: _MASKS if masks else _BOXES},
-        "baselines": [str],
-        "differences": [pair],
+        "baselines": [TEXT],
+        "differences": [{"first": TEXT, "second": TEXT, **{f"{name}?": _ESTIMATE for name in names}}],
     }
     if not {"methods", "baselines", "images"} <= set(content):
         raise InputError(f"{where}: holds no scores of maps, expected what heatbox evaluate writes")
     found = checked(content, form, str(where))
     if ("top1" in found) != ("top5" in found):
         raise InputError(f"{where}: has one of 'top1' and 'top5', expected both or neither")
-    for part in ("localization", "transferred"):
-        if len({part in entry for entry in found["methods"].values()}) > 1:
-            raise InputError(f"{where}: {part!r} is there for some of 'methods', expected all or none")
+    for key in ("localization", "transferred"):
+        if len({key in entry for entry in found["methods"].values()}) > 1:
+            raise InputError(f"{where}: {key!r} is there for some of 'methods', expected all or none")
     missing = [name for name in found["baselines"] if name not in found["methods"]]
     if missing or set(found["baselines"]) == set(found["methods"]):
         raise InputError(
@@ -133,106 +149,79 @@ def checked_settings(content: Mapping[str, Any], where: object) -> dict[str, Any
     """The part of an evaluation's config.json that readers of its maps need; other keys stay as they are.
 
     Raises:
-        InputError: naming the key at which it is something else.
+        InputError: naming the key with another value.
     """
-    form = {
-        "protocol?": {"reference", "exact"},
-        "thresholds?": a_grid,
-        "data?": str,
-        "model?": str,
-        "metadata?": {None, str},
-        "checkpoint?": {None, str},
-    }
-    return {"protocol": "reference", "thresholds": 1000, **checked(content, form, str(where))}
+    return {"protocol": "reference", "thresholds": 1000, **checked(content, _SETTINGS, str(where))}
 
 
 def checked_network(content: Mapping[str, Any], where: object) -> dict[str, Any]:
-    """The part of a run's config.json that says of which network it is; other keys stay as they are.
+    """The part of a run's config.json that describes its network; other keys stay as they are.
 
     Raises:
-        InputError: naming the key at which it is something else.
+        InputError: naming the key with another value.
     """
-    form = {
-        "model": str,
-        "checkpoint?": {None, str},
-        "num_classes?": {None, int},
-        "size?": {None, int},
-        "interpolation?": {None, str},
-        "mean?": a_triple,
-        "std?": a_triple,
-        "model_options?": {None, dict},
-    }
-    found = checked(content, form, str(where))
-    for name in ("num_classes", "size"):
-        if found.get(name) is not None and not a_count(found[name]):
-            raise InputError(f"{where}: {name!r} is not {_WORDS[a_count]}")
+    found: dict[str, Any] = checked(content, _NETWORK, str(where))
     return found
 
 
 def checked(value: Any, form: Form, where: str, key: str = "") -> Any:
-    """A value of JSON, where it has a form; numbers that are None become NaN.
+    """A value of JSON that has the form; numbers that are null become NaN.
 
     Raises:
         InputError: naming the key at which it has another.
     """
+
+    def require(right: bool, words: str) -> None:
+        if not right:
+            raise InputError(f"{where}: {key!r} is not {words}")
+
+    if isinstance(form, Kind):
+        require(form.holds(value), form.words)
+        return math.nan if value is None and form is NUMBER else value
     if isinstance(form, dict):
-        return _checked_names(value, form, where, key)
-    if isinstance(form, list | tuple):
-        _require(isinstance(value, list), where, key, "a list")
-        if isinstance(form, tuple):
-            _require(len(value) == len(form), where, key, f"a list of {len(form)}")
-        each = form if isinstance(form, tuple) else form * len(value)
-        return [
-            checked(one, part, where, f"{key}[{i}]")
-            for i, (one, part) in enumerate(zip(value, each, strict=True))
-        ]
-    if isinstance(form, set):
-        known = any(isinstance(value, one) if isinstance(one, type) else value == one for one in form)
-        words = " or ".join(sorted(one.__name__ if isinstance(one, type) else repr(one) for one in form))
-        _require(known, where, key, words)
-        return value
-    if isinstance(form, type):
-        _require(isinstance(value, form), where, key, f"a {form.__name__}")
-        return value
-    _require(form(value), where, key, _WORDS[form])
-    return math.nan if value is None and form is a_number else value
-
-
-def _checked_names(value: Any, form: Mapping[Any, Form], where: str, key: str) -> dict[str, Any]:
-    _require(isinstance(value, dict), where, key, "names and their values")
-    if ... in form:
-        return {
-            name: checked(one, form[...], where, f"{key}/{name}".lstrip("/")) for name, one in value.items()
-        }
-    found = dict(value)
-    for name, part in form.items():
-        bare = name.removesuffix("?")
-        if bare in value:
-            found[bare] = checked(value[bare], part, where, f"{key}/{bare}".lstrip("/"))
-        else:
-            _require(name.endswith("?"), where, f"{key}/{bare}".lstrip("/"), "not missing", there=False)
-    return found
-
-
-def _require(right: bool, where: str, key: str, words: str, there: bool = True) -> None:
-    if not right:
-        raise InputError(f"{where}: {key!r} is not {words}" if there else f"{where}: has no {key!r}")
+        require(isinstance(value, dict), "names and their values")
+        forms = dict.fromkeys(value, form[...]) if ... in form else form
+        found = dict(value)
+        for name, each in forms.items():
+            bare, path = name, f"{key}/{name}".lstrip("/")
+            if ... not in form:
+                bare, path = name.removesuffix("?"), path.removesuffix("?")
+            if bare in value:
+                found[bare] = checked(value[bare], each, where, path)
+            elif bare == name:
+                raise InputError(f"{where}: has no {path!r}")
+        return found
+    require(isinstance(value, list), "a list")
+    if isinstance(form, tuple):
+        require(len(value) == len(form), f"a list of {len(form)}")
+    each = form if isinstance(form, tuple) else form * len(value)
+    return [checked(one, f, where, f"{key}[{i}]") for i, (one, f) in enumerate(zip(value, each, strict=True))]
 
 
 # ------------------------------------------------------------------------------------------------- records
 
-_WHOLE, _REAL = "iu", "f"
-_ARRAYS = {  # column → kinds of numbers, shape (None for any length)
-    "boxes": (_REAL, (None, 4)),
-    "logits": (_REAL, (None,)),
-    "top5": (_WHOLE, (None,)),
-    "mask": (_WHOLE, (None, None)),
-    "channel_index": (_WHOLE, (None,)),
-    "channel_weight": (_REAL, (None,)),
-    "channel_maps": (_WHOLE, (None, None, None)),
+SHAPE = "_shape"
+"""Ending of the column with the shapes of a flat list column's arrays."""
+_NUMBERS = "numbers of its kind and shape"
+PREDICTIONS = pa.schema(
+    {
+        "id": pa.string(),
+        **dict.fromkeys(("label", "target", "width", "height"), pa.int64()),
+        **dict.fromkeys(("boxes", "logits", "channel_weight"), pa.list_(pa.float64())),
+        **dict.fromkeys(("top5", "mask", "channel_index", "channel_maps"), pa.list_(pa.int64())),
+        **dict.fromkeys(("map_", "box_"), pa.list_(pa.float64())),
+        **dict.fromkeys(("iou_", "ms_"), pa.float64()),
+    }
+)
+"""Columns of records and their types, numbers of any width; a name ending in "_" is a prefix. Other columns
+may have any type."""
+_SHAPES: dict[str, tuple[int | None, ...]] = {
+    **dict.fromkeys(("boxes", "box_"), (None, 4)),
+    **dict.fromkeys(("mask", "map_"), (None, None)),
+    "channel_maps": (None, None, None),
 }
+"""Shapes of arrays of several dimensions, None for any length."""
 _CHANNELS = {"channel_index", "channel_weight", "channel_maps"}
-_PREFIXED = {"map_": (_REAL, (None, None)), "box_": (_REAL, (None, 4))}
 
 
 class SavedRecord(dict[str, Any]):
@@ -255,51 +244,81 @@ class SavedRecord(dict[str, Any]):
         return self[name]
 
 
-def check_record(record: SavedRecord) -> None:
-    """Refuse a record whose columns are not what predictions are made of; other columns may be anything.
+def _declared(name: str) -> str:
+    """The name or prefix under which a column is declared in `PREDICTIONS`, or ""."""
+    prefix = name[: name.find("_") + 1]
+    return next((key for key in (name, prefix) if key in PREDICTIONS.names), "")
+
+
+def check_columns(batch: pa.RecordBatch, where: str) -> None:
+    """Raise where the columns of a table of records have other types than `PREDICTIONS` declares.
 
     Raises:
-        InputError: naming the column.
+        InputError: naming the file, the column and the image.
     """
+    names = batch.schema.names
+    ids = batch["id"].to_pylist() if "id" in names else [None] * batch.num_rows
+    for name, column in zip(names, batch.columns, strict=True):
+        key = "" if name.endswith(SHAPE) else _declared(name)
+        if not key or not batch.num_rows:
+            continue
+        kind = PREDICTIONS.field(key).type
+        wanted = _NUMBERS if pa.types.is_list(kind) else {"id": "a name"}.get(key, _words(kind))
+        if not _same_kind(column.type, kind):
+            raise _wrong(where, name, ids[0], wanted)
+        if column.null_count:
+            raise _wrong(where, name, ids[column.is_valid().to_pylist().index(False)], wanted)
+
+
+def _words(kind: pa.DataType) -> str:
+    return "an integer of 0 or more" if pa.types.is_integer(kind) else "a number"
+
+
+def _same_kind(found: pa.DataType, wanted: pa.DataType) -> bool:
+    """Whether both are text, integers, floating point, or lists of these; of any width."""
+    kinds = (pa.types.is_string, pa.types.is_integer, pa.types.is_floating)
+    if pa.types.is_list(wanted):
+        return pa.types.is_list(found) and _same_kind(found.value_type, wanted.value_type)
+    return any(is_kind(found) and is_kind(wanted) for is_kind in kinds)
+
+
+def check_record(record: SavedRecord) -> None:
+    """Raise where the values of a record are not those of a prediction.
+
+    Raises:
+        InputError: naming the file, the column and the image.
+    """
+
+    def refuse(name: str, words: str) -> NoReturn:
+        raise _wrong(record.where, name, record.get("id"), words)
+
+    classes = len(record["logits"]) if "logits" in record else 2**31
     for name, value in record.items():
-        form = _ARRAYS.get(name) or next(
-            (f for prefix, f in _PREFIXED.items() if name.startswith(prefix)), None
-        )
-        if form is not None and not _is_array(value, *form):
-            raise _wrong(record, name, "numbers of its kind and shape")
-        if name == "id" and not isinstance(value, str):
-            raise _wrong(record, name, "a name")
-        if name in ("label", "target", "width", "height") and not _is_index(value):
-            raise _wrong(record, name, "a whole number of 0 or more")
-        if name.startswith(("iou_", "ms_")) and not isinstance(value, float):
-            raise _wrong(record, name, "a number")
-    if "logits" in record:
-        for name in ("label", "target"):
-            if name in record and record[name] >= len(record["logits"]):
-                raise _wrong(record, name, f"below {len(record['logits'])}, the number of classes")
-    channels = {len(record[name]) for name in _CHANNELS if name in record}
-    if "channel_maps" in record and (len(channels) > 1 or not record.keys() >= _CHANNELS):
-        raise _wrong(record, "channel_maps", "as long as channel_index and channel_weight")
+        if isinstance(value, np.ndarray) and (key := _declared(name)):
+            shape = _SHAPES.get(key, (None,))
+            without_pixels = value.size == 0 and len(shape) > 1 and shape[1] is None
+            right = len(shape) == value.ndim and all(
+                one in (None, n) for one, n in zip(shape, value.shape, strict=True)
+            )
+            integers = pa.types.is_integer(PREDICTIONS.field(key).type.value_type)
+            if not right or without_pixels or (integers and value.dtype.kind == "f"):
+                refuse(name, _NUMBERS)
+        elif name in ("label", "target", "width", "height"):
+            if not 0 <= value < 2**31:
+                refuse(name, "an integer of 0 or more")
+            if name in ("label", "target") and value >= classes:
+                refuse(name, f"below {classes}, the number of classes")
+    lengths = {len(record[name]) for name in _CHANNELS if name in record}
+    if "channel_maps" in record and (not record.keys() >= _CHANNELS or len(lengths) > 1):
+        refuse("channel_maps", "as long as channel_index and channel_weight")
     boxes = record.get("boxes")
     if boxes is not None and (len(boxes) or "mask" not in record):
         if not np.isfinite(boxes).all():
-            raise _wrong(record, "boxes", "finite")
+            refuse("boxes", "finite")
         for name in ("width", "height"):
             if name in record and record[name] < 1:
-                raise _wrong(record, name, "1 or more")
+                refuse(name, "1 or more")
 
 
-def _wrong(record: SavedRecord, name: str, words: str) -> InputError:
-    return InputError(f"{record.where}: column {name!r} of image {record.get('id')!r} is not {words}")
-
-
-def _is_index(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**31
-
-
-def _is_array(value: Any, kinds: str, shape: Sequence[int | None]) -> bool:
-    if not isinstance(value, np.ndarray) or value.dtype.kind not in kinds or value.ndim != len(shape):
-        return False
-    if value.size == 0 and value.ndim > 1 and shape[1] is None:
-        return False  # a map without pixels
-    return all(wanted in (None, found) for wanted, found in zip(shape, value.shape, strict=True))
+def _wrong(where: str, name: str, image: object, words: str) -> InputError:
+    return InputError(f"{where}: column {name!r} of image {image!r} is not {words}")

@@ -13,7 +13,7 @@ from heatbox.config import ModelSpec
 from heatbox.data.types import Split
 from heatbox.errors import InputError
 from heatbox.evaluation.run import CONFIG, Run
-from heatbox.evaluation.schema import a_count, checked, checked_network
+from heatbox.evaluation.schema import COUNT, checked, checked_network, one_of
 from heatbox.models.checkpoints import gap_fc_head, load_checkpoint, write_safetensors
 from heatbox.models.factory import PRETRAINED, create_model
 from heatbox.ops import accelerate
@@ -110,7 +110,7 @@ def last_checkpoint(folder: Path) -> Path | None:
     path = folder / TRAINING
     if not path.is_file():
         return None
-    last = checked(read_json(path), {"last": {"epoch": a_count}}, str(path))["last"]
+    last = checked(read_json(path), {"last": {"epoch": COUNT}}, str(path))["last"]
     return checkpoint_path(folder, last["epoch"], "ema" if "ema" in last else "weights")
 
 
@@ -126,7 +126,7 @@ def best_checkpoint(folder: Path, method: str = "cam") -> Path:
     last = last_checkpoint(folder)
     if last is None:
         raise InputError(f"{folder}: holds no finished training ({TRAINING} is missing)")
-    form = {"best": {f"{method}?": {"epoch": a_count, "weights": {"weights", "ema"}}}}
+    form = {"best": {f"{method}?": {"epoch": COUNT, "weights": one_of("weights", "ema")}}}
     best = checked(read_json(path), form, str(path))["best"].get(method)
     chosen = checkpoint_path(folder, best["epoch"], best["weights"]) if best else last
     if not chosen.is_file():

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from heatbox._utils.io import read_json
 from heatbox.errors import InputError
-from heatbox.evaluation.run import CONFIG, ENVIRONMENT, METRICS, PREDICTIONS, Run
+from heatbox.evaluation.run import CONFIG, ENVIRONMENT, METRICS, PREDICTIONS, Run, short_names
 from heatbox.evaluation.schema import NOT_PARQUET
 
 ANALYSIS = "analysis.json"
@@ -100,16 +100,6 @@ def read_folders(paths: Sequence[Path]) -> list[Folder]:
         InputError: a path is no folder of results, or its run is unfinished.
     """
     return [_read(path, name) for path, name in zip(paths, short_names(paths), strict=True)]
-
-
-def short_names(paths: Sequence[Path]) -> list[str]:
-    """The last parts of paths, as few as make them unique; numbered where paths are equal."""
-    parts = [path.resolve().parts for path in paths]
-    for count in range(1, max(map(len, parts), default=1) + 1):
-        names = ["/".join(part[-count:]) for part in parts]
-        if len(set(names)) == len(names):
-            return names
-    return [f"{path.name} ({number})" for number, path in enumerate(paths, 1)]
 
 
 def _read(path: Path, name: str) -> Folder:
