@@ -49,14 +49,14 @@ def broken(root, how):
 @pytest.mark.parametrize(
     ("how", "says"),
     [
-        ("empty", "_0.JPEG: not a picture"),
-        ("truncated", "_0.JPEG: the picture is damaged"),
+        ("empty", "_0.JPEG: not an image"),
+        ("truncated", "_0.JPEG: the image is damaged"),
         ("no row", "_boxes.txt: has no usable row for image 'stray.JPEG'"),
         ("outside", "_boxes.txt, row 1: box (0, 0, 65, 5) lies outside its 64 x 64 image"),
         ("size", "is 60 x 64, the metadata lists 64 x 64"),
         ("copy", "val, image 'val/images/val_0.JPEG': is the same file as"),
         ("label", "the same file has different labels"),
-        ("missing", "image 'n01440764_0.JPEG' is listed but not there"),
+        ("missing", "image 'n01440764_0.JPEG' is listed but missing"),
     ],
 )
 def test_what_is_broken_is_named(tmp_path, how, says):

@@ -58,16 +58,16 @@ def test_a_backbone(monkeypatch):
 
 def test_a_data_set(monkeypatch, tmp_path):
     reader = types.ModuleType("heatbox.data.contributed")
-    reader.LAYOUT = "one line of boxes"
-    reader.recognises = lambda tree: "boxes.line" in list(tree.files(""))
+    reader.LAYOUT, reader.DEPTH = "one line of boxes", 0
+    reader.detect = lambda tree: "boxes.line" in list(tree.files(""))
     reader.split_names = lambda tree: ("test",)
 
-    def load_split(tree, name, complain=None):
+    def load_split(tree, name, report=None):
         box = np.array([[1.0, 2.0, 9.0, 8.0]])
         return Split(name, [Example("a.png", 0, (10, 10), box)], ("thing",), lambda example: None)
 
     reader.load_split = load_split
-    monkeypatch.setattr(opening, "_LAYOUTS", (reader, *opening._LAYOUTS))
+    monkeypatch.setattr(opening, "FORMATS", (reader, *opening.FORMATS))
     (tmp_path / "boxes.line").write_text("a.png 1 2 9 8\n")
     assert opening.open_data_set(tmp_path).layout == "one line of boxes"
     (only,) = opening.open_split(str(tmp_path))

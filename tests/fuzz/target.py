@@ -63,8 +63,8 @@ def written(case: Case, folder: Path) -> Path:
 
 def one_sentence(problem: str) -> None:
     """What a person is told is words on one line."""
-    assert problem.strip(), "a complaint without words"
-    assert "\n" not in problem, f"a complaint over several lines: {problem!r}"
+    assert problem.strip(), "a problem without words"
+    assert "\n" not in problem, f"a problem over several lines: {problem!r}"
 
 
 def sane(split: Split) -> None:

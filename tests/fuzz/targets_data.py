@@ -11,8 +11,9 @@ from fuzz.memory import MemoryTree
 from fuzz.mutate import WORDS, Case, damaged
 from fuzz.target import Target, files_of, one_sentence, sane
 from heatbox.analysis.responses import read_responses
+from heatbox.data.files.trees import raise_problem
 from heatbox.data.formats import coco, folder, ilsvrc, rows, wsol
-from heatbox.data.open import _recognise
+from heatbox.data.open import detect_format
 from heatbox.errors import InputError
 from helpers import data_trees as trees
 
@@ -20,15 +21,15 @@ Build = Callable[[Path], None]
 
 
 def read_all(case: Case, _: Path) -> None:
-    """Recognise the layout, read every split both strictly and complaining, open every mask."""
-    data_set = _recognise(MemoryTree(case), "memory")
+    """Recognize the layout, read every split, raising and reporting problems, and open every mask."""
+    data_set = detect_format(MemoryTree(case), "memory")
     if data_set is None:
         return
     for name in data_set.splits:
         problems: list[str] = []
-        for complain in (problems.append, rows.refuse):
+        for report in (problems.append, raise_problem):
             try:
-                split = data_set.load(name, complain)
+                split = data_set.load(name, report)
             except InputError as error:
                 problems.append(str(error))
                 continue
@@ -181,7 +182,7 @@ def _single(name: str, *texts: bytes) -> Callable[[Path], list[Case]]:
 
 def _run_xml(case: Case, _: Path) -> None:
     problems: list[str] = []
-    note = ilsvrc.read_xml(MemoryTree(case), "a.xml", problems.append)
+    note = ilsvrc.read_voc(MemoryTree(case), "a.xml", problems.append)
     assert note is not None or problems
     for problem in problems:
         one_sentence(problem)
@@ -203,13 +204,13 @@ def _run_csv(case: Case, _: Path) -> None:
 
 def _run_rows(case: Case, _: Path) -> None:
     tree, problems = MemoryTree(case), []
-    rows.id_table(tree, "a.txt", problems.append, "id rest")
-    for row in rows.rows(tree, "a.txt"):
+    rows.read_id_table(tree, "a.txt", problems.append, "id rest")
+    for row in rows.read_rows(tree, "a.txt"):
         fields = row.text.split()
-        rows.numbers(row, fields, "numbers", problems.append)
-        rows.whole(row, fields[0], "number", problems.append)
-        rows.safe_id(row.text)
-        wsol.split_row(row, 4, float, "form", problems.append)
+        rows.parse_floats(row, fields, "numbers", problems.append)
+        rows.parse_integer(row, fields[0], "number", problems.append)
+        rows.is_safe_id(row.text)
+    list(wsol.read_values(tree, "a.txt", float, "id,x1,y1,x2,y2", problems.append))
     for problem in problems:
         one_sentence(problem)
 

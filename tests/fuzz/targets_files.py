@@ -30,8 +30,8 @@ from heatbox.data.files.images import (
     decode_image,
     decode_plain_jpeg,
     image_size,
-    open_grey,
     plain_jpeg_size,
+    read_grayscale,
 )
 from heatbox.data.loader import TrainCrop, TrainImages
 from heatbox.data.open import open_data_set
@@ -84,7 +84,7 @@ def _run_picture(case: Case, _: Path) -> None:
     except InputError as error:
         problems.append(str(error))
     try:
-        assert open_grey(tree, name).ndim == 2
+        assert read_grayscale(tree, name).ndim == 2
     except InputError as error:
         problems.append(str(error))
     for problem in problems:

@@ -164,7 +164,7 @@ def test_an_absent_file_is_named_with_its_place(tmp_path, capsys):
 def test_other_ways_to_go_wrong(tmp_path, capsys):
     small = ["train", "glyphs_resnet", "--out", str(tmp_path / "run"), "--no-tensorboard"]
     for options, message in [
-        (["--data", str(tmp_path)], "no data set is recognised"),
+        (["--data", str(tmp_path)], "no data set is recognized"),
         (["--per-device", "48"], "not divisible by 1 devices x 48 images"),
         (["--auto", "no-policy"], "is not a policy of timm's"),
         (["--sparsity", "1.5"], "expected a share in [0, 1)"),

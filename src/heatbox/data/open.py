@@ -1,58 +1,88 @@
-"""A data set by what the user typed: a path, or the name of the embedded one."""
+"""Data sets by path or by name: recognizes the layout and opens a split."""
 
 from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
+from typing import Protocol
 
 from heatbox._utils.checks import kind_of
 from heatbox.data.files.archives import open_tree, with_archives
-from heatbox.data.files.trees import FolderTree, Tree, below, find_folders
+from heatbox.data.files.trees import FolderTree, Report, Tree, below, find_folders, raise_problem
 from heatbox.data.formats import coco, cub, cue_conflict, folder, ilsvrc, openimages, tiny_imagenet, wsol
-from heatbox.data.formats.rows import Complain, refuse
-from heatbox.data.formats.wsol import load_wsol
 from heatbox.data.glyphs import glyphs
 from heatbox.data.types import Split
 from heatbox.errors import InputError
 
 _log = logging.getLogger(__name__)
 
-# Asked in this order: a folder of classes is what remains when nothing more definite is seen.
-_LAYOUTS: Sequence[ModuleType] = (
+
+class Format(Protocol):
+    """The reader of one layout: what a module of `heatbox.data.formats` defines.
+
+    Readers receive a folder or an archive as a `Tree`, which knows names and bytes of files, and open images
+    with `TreeImages`. A problem with a row or an image goes to `report`, in one sentence with file, row and
+    what was expected; the row or the image is then skipped. What makes a whole split unreadable is raised as
+    `InputError`. `heatbox.data.formats.rows` has what readers share.
+
+    Attributes:
+        LAYOUT: the name of the layout in messages and reports.
+        DEPTH: how many folders deep below the opened path the layout may begin.
+    """
+
+    LAYOUT: str
+    DEPTH: int
+
+    def detect(self, tree: Tree) -> bool:
+        """Whether a tree begins with this layout; fast, as it is called for several folders."""
+        ...
+
+    def split_names(self, tree: Tree) -> tuple[str, ...]:
+        """Names of the splits of a tree that was detected."""
+        ...
+
+    def load_split(self, tree: Tree, name: str, report: Report = raise_problem) -> Split:
+        """Read one of `split_names`."""
+        ...
+
+
+FORMATS: tuple[Format, ...] = (
     tiny_imagenet, cub, openimages, wsol, cue_conflict, ilsvrc, coco, folder
 )  # fmt: skip
+"""In order of detection: a folder of classes is the least specific layout and comes last."""
 _EVALUATED = ("test", "val", "valid", "validation", "fullsup", "all")
 _TRAINED = ("train", "train-weaksup", "train_weaksup", "training")
 
 
 @dataclass(frozen=True)
 class DataSet:
-    """A data set whose layout was recognised.
+    """A data set whose layout was recognized.
 
     Attributes:
-        layout: name of the layout, as people call it.
         where: the path that was opened.
         tree: its files, from the folder in which the layout begins.
-        reader: the module that reads it.
+        format: the module that reads it.
         splits: names of its splits.
     """
 
-    layout: str
     where: str
     tree: Tree
-    reader: ModuleType
+    format: Format
     splits: tuple[str, ...]
 
-    def load(self, split: str, complain: Complain = refuse) -> Split:
+    @property
+    def layout(self) -> str:
+        """Name of the layout."""
+        return self.format.LAYOUT
+
+    def load(self, split: str, report: Report = raise_problem) -> Split:
         """Read one split.
 
         Args:
             split: one of `splits`.
-            complain: is told every problem with a row, which is then left out; by default it is raised.
+            report: receives each problem with a row, which is then skipped; by default the first is raised.
 
         Raises:
             InputError: there is no such split, or it cannot be read.
@@ -61,90 +91,103 @@ class DataSet:
             raise InputError(
                 f"{self.where}: has no split {split!r}, expected one of {', '.join(self.splits)}"
             )
-        return self.reader.load_split(self.tree, split, complain)
+        return self.format.load_split(self.tree, split, report)
 
 
 def open_data_set(path: str | Path) -> DataSet:
-    """Recognise the layout of a folder or archive, also one or two folders deep, also in several archives.
+    """Recognize the layout of a folder or archive, also in subfolders and in several archives of a folder.
 
     Raises:
-        InputError: nothing that is read is there.
+        InputError: no supported layout is found.
     """
     tree = open_tree(path)
-    found = _recognise(tree, str(path))
-    if isinstance(tree, FolderTree) and (found is None or found.reader is folder or found.reader is cub):
+    found = detect_format(tree, str(path))
+    # The archives of a folder may hold the rest of these layouts, or all of the data set.
+    if isinstance(tree, FolderTree) and (found is None or found.format in (folder, cub)):
         everything = with_archives(tree)
         if everything is not None:
-            found = _recognise(everything, str(path)) or found
+            found = detect_format(everything, str(path)) or found
     if found is None and "images" in tree.folders():
-        needed = ", ".join(wsol.FILES)
-        raise InputError(f"{tree.describe(wsol.FILES[0])}: missing; the metadata layout needs {needed}")
+        raise InputError(wsol.missing_file(tree.describe(wsol.FILES[0])))
     if found is None:
-        names = ", ".join(reader.LAYOUT for reader in _LAYOUTS)
-        raise InputError(f"{path}: no data set is recognised; what is read: {names}")
+        names = ", ".join(reader.LAYOUT for reader in FORMATS)
+        raise InputError(f"{path}: no data set is recognized, expected one of: {names}")
     return found
 
 
-def _recognise(tree: Tree, where: str) -> DataSet | None:
-    for reader in _LAYOUTS:
-        deep = 0 if reader in (ilsvrc, wsol, openimages) else 1 if reader in (coco, folder) else 2
-        top = next(find_folders(tree, reader.recognises, depth=deep), None)
+def detect_format(tree: Tree, where: str) -> DataSet | None:
+    """The first of `FORMATS` that detects its layout in a tree; None if there is none."""
+    for reader in FORMATS:
+        top = next(find_folders(tree, reader.detect, depth=reader.DEPTH), None)
         if top is not None:
             inside = below(tree, top)
-            return DataSet(reader.LAYOUT, where, inside, reader, reader.split_names(inside))
+            return DataSet(where, inside, reader, reader.split_names(inside))
     return None
 
 
 def open_split(
-    data: str | os.PathLike[str], metadata: Path | None = None, num_classes: int | None = None
+    data: str | os.PathLike[str],
+    metadata: str | Path | None = None,
+    num_classes: int | None = None,
+    report: Report = raise_problem,
 ) -> Split:
     """Open a split.
 
     Args:
-        data: "glyphs", "glyphs:train", "glyphs:fullsup" or "glyphs:test" for the embedded data set (test
-            by default), else a path, which ":train" or the like may follow. Of several splits the one to be
-            evaluated is taken: test, val, or the only one.
-        metadata: folder of the four metadata files, where they are not with the images.
-        num_classes: labels have to be below it.
+        data: "glyphs", "glyphs:train", "glyphs:fullsup" or "glyphs:test" for the embedded data set (default:
+            test), else a path, optionally followed by ":train" or the like. Without a name, the split to
+            evaluate is opened: test, val, or the only one.
+        metadata: folder of the four files of the metadata layout, if they are not with the images.
+        num_classes: if given, labels have to be below it.
+        report: receives each problem with a row, which is then skipped; by default the first one is raised.
 
     Raises:
-        InputError: the path is not recognised, has no such split, or what the reader of its layout raises.
-        TypeError: data is neither text nor a path.
+        InputError: the path is not recognized, has no such split, or a table of it is invalid.
+        TypeError: `data` is neither text nor a path.
     """
     if not isinstance(data, str | os.PathLike):
         raise TypeError(f"data: {kind_of(data)}, expected a path or glyphs:SPLIT")
-    found = _open_split(os.fspath(data), metadata, num_classes)
+    found = _open_split(os.fspath(data), metadata, num_classes, report)
     _log.info("read %s: %s, %d images of %d classes", data, found.name, len(found), found.num_classes)
     return found
 
 
-def _open_split(data: str, metadata: Path | None, num_classes: int | None) -> Split:
-    name, _, split = data.partition(":")
-    if name == "glyphs" and not os.path.exists(data):
-        return glyphs(split or "test")
+def _open_split(data: str, metadata: str | Path | None, num_classes: int | None, report: Report) -> Split:
+    if _is_glyphs(data):
+        return glyphs(data.partition(":")[2] or "test")
     if metadata is not None:
-        return load_wsol(data, metadata, num_classes)
-    path, split = data, ""
-    if not os.path.exists(data) and ":" in data:
-        path, _, split = data.rpartition(":")
+        return wsol.load_wsol(data, metadata, num_classes, report)
+    path, split = _path_and_split(data)
     data_set = open_data_set(path)
-    if data_set.reader is wsol and len(data_set.splits) == 1 and not split:
-        return load_wsol(path, None, num_classes)
+    if data_set.format is wsol and len(data_set.splits) == 1 and not split:
+        return wsol.load_wsol(path, None, num_classes, report)
     chosen = split or next((s for s in _EVALUATED if s in data_set.splits), data_set.splits[0])
-    found = data_set.load(chosen)
+    found = data_set.load(chosen, report)
     largest = max((example.label for example in found), default=0)
     if num_classes is not None and largest >= num_classes:
         raise InputError(f"{path}: label {largest} is out of range, expected 0 to {num_classes - 1}")
     return found
 
 
+def _is_glyphs(data: str) -> bool:
+    return data.partition(":")[0] == "glyphs" and not os.path.exists(data)
+
+
+def _path_and_split(data: str) -> tuple[str, str]:
+    """PATH:SPLIT → path and name of the split, "" if none is named."""
+    if os.path.exists(data) or ":" not in data:
+        return data, ""
+    path, _, split = data.rpartition(":")
+    return path, split
+
+
 @dataclass(frozen=True)
 class TrainingSplits:
-    """What a training is made of.
+    """The splits of a training.
 
     Attributes:
-        train: images and labels to learn from.
-        test: images to be looked at after each epoch, or None.
+        train: images and labels to train on.
+        test: images to validate on after each epoch, or None.
     """
 
     train: Split
@@ -152,53 +195,47 @@ class TrainingSplits:
 
     @property
     def has_boxes(self) -> bool:
-        """Whether every test image has a box to be scored against."""
+        """Whether every test image has a ground-truth box."""
         return self.test is not None and all(len(example.boxes) for example in self.test)
 
 
 def open_training(data: str, test: str | None = None, limit: int | None = None) -> TrainingSplits:
-    """The split to learn from, and the one to look at.
+    """Open the split to train on and the split to validate on.
 
     Args:
-        data: a data set with a split "train", or one with its split named: PATH:SPLIT; "glyphs" for the
-            embedded one.
-        test: the split to look at, named the same way; by default the data set's own.
-        limit: learn from the first so many images only.
+        data: a data set with a split "train", or PATH:SPLIT; "glyphs" for the embedded data set.
+        test: the split to validate on, in the same form; by default one of the same data set.
+        limit: number of images to train on, all by default.
 
     Raises:
-        InputError: no data set is named, it has no split to learn from, or the two disagree in their classes.
+        InputError: no data set is named, it has no split to train on, or the test split has more classes.
     """
     if not data:
-        raise InputError("no data set to learn from: name one with --data")
-    name, _, split = data.partition(":")
-    if name == "glyphs" and not os.path.exists(data):
-        train, own = glyphs(split or "train"), "glyphs:test"
+        raise InputError("no data set to train on: name one with --data")
+    if _is_glyphs(data):
+        train, own = glyphs(data.partition(":")[2] or "train"), "glyphs:test"
     else:
-        train, own = _train_split(data)
+        train, own = _open_train(data)
     found = open_split(test or own) if test or own else None
     if found is not None and found.num_classes > train.num_classes:
         raise InputError(
-            f"{test or own}: has labels up to {found.num_classes - 1}, but only {train.num_classes} classes "
-            f"are learned from {data}"
+            f"{test or own}: has labels up to {found.num_classes - 1}, but {data} has only "
+            f"{train.num_classes} classes to train on"
         )
-    _log.info(
-        "learning from %s: %s, %d images of %d classes", data, train.name, len(train), train.num_classes
-    )
+    _log.info("training on %s: %s, %d images of %d classes", data, train.name, len(train), train.num_classes)
     return TrainingSplits(train.take(limit), found)
 
 
-def _train_split(data: str) -> tuple[Split, str]:
-    """A split to learn from, and the name of the split of the same data set to look at ("" for none)."""
-    path, split = data, ""
-    if not os.path.exists(data) and ":" in data:
-        path, _, split = data.rpartition(":")
+def _open_train(data: str) -> tuple[Split, str]:
+    """The split to train on, and PATH:SPLIT of the same data set to validate on ("" if there is none)."""
+    path, split = _path_and_split(data)
     data_set = open_data_set(path)
     chosen = split or next((name for name in _TRAINED if name in data_set.splits), "")
     if not chosen and len(data_set.splits) == 1:
         chosen = data_set.splits[0]
     if not chosen:
         raise InputError(
-            f"{path}: has no split to learn from, only {', '.join(data_set.splits)}; name one as {path}:SPLIT"
+            f"{path}: has no split to train on, only {', '.join(data_set.splits)}; name one as {path}:SPLIT"
         )
-    looked_at = next((name for name in _EVALUATED if name in data_set.splits and name != chosen), "")
-    return data_set.load(chosen), f"{path}:{looked_at}" if looked_at else ""
+    validation = next((name for name in _EVALUATED if name in data_set.splits and name != chosen), "")
+    return data_set.load(chosen), f"{path}:{validation}" if validation else ""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +12,7 @@ from PIL import Image
 from heatbox._utils.cores import map_in_threads
 from heatbox._utils.io import write_atomically
 from heatbox._utils.progress import Track, silent
-from heatbox.data.formats import cub
+from heatbox.data.formats import cub, wsol
 from heatbox.data.open import open_data_set
 from heatbox.data.transforms import CentreCrop, Chain, Resize, ResizeShort
 from heatbox.data.types import Example, Split
@@ -48,7 +47,7 @@ def prepare_cub(
     if variant not in VARIANTS:
         raise InputError(f"variant is {variant!r}, expected one of {', '.join(VARIANTS)}")
     data_set = open_data_set(source)
-    if data_set.reader is not cub:
+    if data_set.format is not cub:
         raise InputError(f"{source}: is {data_set.layout}, expected {cub.LAYOUT}")
     _claim(out, variant)
     problems: list[str] = []
@@ -82,7 +81,7 @@ def _prepare_split(
     what = f"preparing {len(split)} images of {split.name}"
     results = list(map_in_threads(copy, split.examples, jobs, track, what))
     problems += [result for result in results if isinstance(result, str)]
-    _write_metadata([result for result in results if not isinstance(result, str)], out)
+    wsol.write_metadata([result for result in results if not isinstance(result, str)], out)
 
 
 def _prepare(split: Split, example: Example, path: Path, variant: str) -> Example:
@@ -100,17 +99,3 @@ def _prepare(split: Split, example: Example, path: Path, variant: str) -> Exampl
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, buffer.getvalue())
     return Example(example.id, example.label, (SIDE, SIDE), boxes)
-
-
-def _write_metadata(examples: Sequence[Example], out: Path) -> None:
-    """The four files of the metadata layout."""
-    out.mkdir(parents=True, exist_ok=True)
-    boxes = [(e.id, ",".join(f"{value:.6g}" for value in box)) for e in examples for box in e.boxes.tolist()]
-    files = {
-        "image_ids.txt": [e.id for e in examples],
-        "class_labels.txt": [f"{e.id},{e.label}" for e in examples],
-        "image_sizes.txt": [f"{e.id},{e.size[0]},{e.size[1]}" for e in examples],
-        "localization.txt": [f"{name},{box}" for name, box in boxes],
-    }
-    for name, lines in files.items():
-        write_atomically(out / name, "".join(f"{line}\n" for line in lines).encode())

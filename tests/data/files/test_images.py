@@ -157,7 +157,7 @@ def test_bytes_are_read_like_files(tmp_path):
     "content", [b"", b"hello", b"\x89PNG\r\n\x1a\n" + b"\0" * 40, b"\xff\xd8\xff\xe0" + b"\0" * 40]
 )
 def test_what_is_no_picture_is_said(content):
-    with pytest.raises(InputError, match=r"^x\.png: (not a picture|the picture is damaged)"):
+    with pytest.raises(InputError, match=r"^x\.png: (not an image|the image is damaged)"):
         decode_image(content, "x.png")
 
 

@@ -120,7 +120,7 @@ def test_boxes_counted_from_one(tmp_path, kind):
 def test_a_bomb_among_images_whose_sizes_are_read(tmp_path, monkeypatch):
     trees.cub(tmp_path)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 500)
-    with pytest.raises(InputError, match=r"Albatross_0046_18\.jpg: the picture is damaged .*bomb"):
+    with pytest.raises(InputError, match=r"Albatross_0046_18\.jpg: the image is damaged .*bomb"):
         open_split(str(tmp_path))
 
 
@@ -256,9 +256,9 @@ def test_any_damage_is_read_or_refused_in_one_sentence(tmp_path_factory, kind, d
         problems = []
         data_set = open_data_set(root)
         for name in data_set.splits:
-            for complain in (None, problems.append):
+            for report in (None, problems.append):
                 try:
-                    sane(data_set.load(name, complain) if complain else data_set.load(name))
+                    sane(data_set.load(name, report) if report else data_set.load(name))
                 except InputError as error:
                     problems.append(str(error))
         assert all(problem and "\n" not in problem for problem in problems), problems
@@ -305,7 +305,7 @@ def test_any_xml_is_read_or_refused(tmp_path_factory, text, data):
         data.draw(st.sampled_from([text.encode("utf-8", "surrogatepass"), mutated(good, data)]))
     )
     problems = []
-    note = ilsvrc.read_xml(FolderTree(root), "any.xml", problems.append)
+    note = ilsvrc.read_voc(FolderTree(root), "any.xml", problems.append)
     assert note is not None or problems
 
 

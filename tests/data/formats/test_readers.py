@@ -165,7 +165,7 @@ def test_ilsvrc_contradictions(tmp_path):
     split = open_data_set(tmp_path).load("val", problems.append)
     assert len(split) == 2
     assert len(problems) == 1
-    assert "its XML says 'n01440764', the devkit says 'n02084071'" in problems[0]
+    assert "its XML has 'n01440764', the devkit has 'n02084071'" in problems[0]
 
 
 @pytest.mark.parametrize(
@@ -290,7 +290,7 @@ def test_folder_with_csv_boxes(tmp_path, table):
             "image,x1,y1,x2,y2\n\ncat/cat 0.png,1,2,41,9\n",
             r"row 3: box \(1, 2, 41, 9\) lies outside its 40 x 30",
         ),
-        ("image,x1,y1,x2,y2\ncat/no.png,1,2,4,9\n", r"row 2: image 'cat/no.png' is not there"),
+        ("image,x1,y1,x2,y2\ncat/no.png,1,2,4,9\n", r"row 2: image 'cat/no.png' is missing"),
         ("image,x1,y1,x2,y2\n../no.png,1,2,4,9\n", r"row 2: image '\.\./no.png' leads out"),
     ],
 )
@@ -340,7 +340,7 @@ def test_coco_alone(tmp_path):
 
 def test_what_is_nothing(tmp_path):
     trees.write(tmp_path / "notes.txt", "hello")
-    with pytest.raises(InputError, match="no data set is recognised"):
+    with pytest.raises(InputError, match="no data set is recognized"):
         open_data_set(tmp_path)
     with pytest.raises(InputError, match=r"expected a folder or a \.tar archive"):
         open_data_set(tmp_path / "nowhere")

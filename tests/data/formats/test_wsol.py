@@ -105,10 +105,10 @@ def test_truncated_and_missing_images(tmp_path):
     split = load_wsol(write(tmp_path / "set"))
     path = tmp_path / "set" / "images" / "a" / "one.png"
     path.write_bytes(path.read_bytes()[:48])
-    with pytest.raises(InputError, match=r"one\.png: the picture is damaged"):
+    with pytest.raises(InputError, match=r"one\.png: the image is damaged"):
         split.open_image(split.examples[0])
     path.write_bytes(b"")
-    with pytest.raises(InputError, match=r"one\.png: not a picture"):
+    with pytest.raises(InputError, match=r"one\.png: not an image"):
         split.open_image(split.examples[0])
     path.unlink()
     with pytest.raises(InputError, match=r"one\.png: no such image file"):

@@ -15,8 +15,7 @@ import numpy as np
 import simplejpeg
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from heatbox.data.files.trees import Tree, below
-from heatbox.data.formats.rows import Complain
+from heatbox.data.files.trees import Report, Tree, below
 from heatbox.data.types import Example
 from heatbox.errors import InputError
 
@@ -27,75 +26,8 @@ _START, _SCAN, _APP1 = b"\xff\xd8\xff", 0xDA, 0xE1  # JPEG markers
 
 
 def is_image(name: str) -> bool:
-    """Whether a file name is that of a picture."""
+    """Whether a file name is that of an image."""
     return name.lower().endswith(IMAGE_SUFFIXES) and not name.rpartition("/")[2].startswith("._")
-
-
-def image_size(tree: Tree, name: str, complain: Complain) -> tuple[int, int] | None:
-    """Upright (width, height) from a picture's header, or None after complaining; pixels are not decoded."""
-    source = tree.source(name)
-    where = tree.describe(name)
-    try:
-        with Image.open(source if isinstance(source, Path) else io.BytesIO(source)) as image:
-            turned = image.getexif().get(ORIENTATION, 1) in _TURNED
-            return (image.height, image.width) if turned else image.size
-    except FileNotFoundError:
-        complain(f"{where}: no such image file")
-    except UnidentifiedImageError:
-        complain(f"{where}: not a picture in a format that can be read")
-    except Exception as error:  # a damaged file can make a decoder raise anything
-        complain(f"{where}: the picture is damaged ({error})")
-    return None
-
-
-def decode_image(data: bytes | Path, name: str) -> Image.Image:
-    """Any picture Pillow reads → upright 8-bit RGB; what is wrong with it is raised as `InputError`.
-
-    EXIF orientation is applied, transparency is laid on white, 16-bit and float greys are scaled to
-    8 bits by their own range's full scale (65535 for 16-bit integers) and CMYK is converted.
-    """
-    try:
-        with Image.open(io.BytesIO(data) if isinstance(data, bytes) else data) as image:
-            image.load()
-            return to_rgb(ImageOps.exif_transpose(image))
-    except Image.DecompressionBombError as error:
-        raise InputError(f"{name}: the picture is too large to decode safely ({error})") from error
-    except FileNotFoundError as error:
-        raise InputError(f"{name}: no such image file") from error
-    except UnidentifiedImageError as error:
-        raise InputError(f"{name}: not a picture in a format that can be read") from error
-    except Exception as error:  # a damaged file can make a decoder raise anything
-        raise InputError(f"{name}: the picture is damaged ({error})") from error
-
-
-def to_rgb(image: Image.Image) -> Image.Image:
-    """8-bit RGB of an image in any Pillow mode, transparent pixels laid on white."""
-    if image.mode == "RGB":
-        return image
-    if image.mode.startswith("I") or image.mode == "F":
-        grey = np.asarray(image, dtype=np.float64)
-        full_scale = 65535.0 if image.mode.startswith("I") else max(float(np.nanmax(grey, initial=0)), 1e-12)
-        scaled = np.nan_to_num(np.clip(grey / full_scale, 0, 1)) * 255
-        return Image.fromarray(scaled.round().astype(np.uint8)).convert("RGB")
-    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
-        image = image.convert("RGBA")
-        ground = Image.new("RGBA", image.size, "white")
-        return Image.alpha_composite(ground, image).convert("RGB")
-    return image.convert("RGB")
-
-
-def open_grey(tree: Tree, name: str) -> np.ndarray:
-    """(height, width) uint8 levels of a mask file.
-
-    Raises:
-        InputError: it cannot be read.
-    """
-    data = tree.read(name)
-    try:
-        with Image.open(io.BytesIO(data)) as image:
-            return np.asarray(image.convert("L"))
-    except Exception as error:  # a damaged file can make a decoder raise anything
-        raise InputError(f"{tree.describe(name)}: the mask cannot be read ({error})") from error
 
 
 class TreeImages:
@@ -117,24 +49,95 @@ class TreeImages:
         return self.tree.source(example.id)
 
 
-# ------------------------------------------------------------------------------------------ plain JPEGs
+def image_size(tree: Tree, name: str, report: Report) -> tuple[int, int] | None:
+    """Upright (width, height) from an image's header, without decoding pixels; None after a report."""
+    source = tree.source(name)
+    where = tree.describe(name)
+    try:
+        with Image.open(source if isinstance(source, Path) else io.BytesIO(source)) as image:
+            turned = image.getexif().get(ORIENTATION, 1) in _TURNED
+            return (image.height, image.width) if turned else image.size
+    except FileNotFoundError:
+        report(f"{where}: no such image file")
+    except UnidentifiedImageError:
+        report(f"{where}: not an image in a supported format")
+    except Exception as error:  # a damaged file can make a decoder raise anything
+        report(f"{where}: the image is damaged ({error})")
+    return None
+
+
+def decode_image(data: bytes | Path, name: str) -> Image.Image:
+    """Any image that Pillow reads → upright 8-bit RGB.
+
+    EXIF orientation is applied, transparent pixels become white, 16-bit and float grayscale is scaled to
+    8 bits by its full scale (65535 for 16-bit integers, the maximum for floats) and CMYK is converted.
+
+    Raises:
+        InputError: the image cannot be decoded, with the reason.
+    """
+    try:
+        with Image.open(io.BytesIO(data) if isinstance(data, bytes) else data) as image:
+            image.load()
+            return to_rgb(ImageOps.exif_transpose(image))
+    except Image.DecompressionBombError as error:
+        raise InputError(f"{name}: the image is too large to decode safely ({error})") from error
+    except FileNotFoundError as error:
+        raise InputError(f"{name}: no such image file") from error
+    except UnidentifiedImageError as error:
+        raise InputError(f"{name}: not an image in a supported format") from error
+    except Exception as error:  # a damaged file can make a decoder raise anything
+        raise InputError(f"{name}: the image is damaged ({error})") from error
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """8-bit RGB of an image in any Pillow mode; transparent pixels become white."""
+    if image.mode == "RGB":
+        return image
+    if image.mode.startswith("I") or image.mode == "F":
+        levels = np.asarray(image, dtype=np.float64)
+        full_scale = (
+            65535.0 if image.mode.startswith("I") else max(float(np.nanmax(levels, initial=0)), 1e-12)
+        )
+        scaled = np.nan_to_num(np.clip(levels / full_scale, 0, 1)) * 255
+        return Image.fromarray(scaled.round().astype(np.uint8)).convert("RGB")
+    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    return image.convert("RGB")
+
+
+def read_grayscale(tree: Tree, name: str) -> np.ndarray:
+    """(height, width) uint8 levels of a mask file.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    data = tree.read(name)
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            return np.asarray(image.convert("L"))
+    except Exception as error:  # a damaged file can make a decoder raise anything
+        raise InputError(f"{tree.describe(name)}: the mask cannot be read ({error})") from error
+
+
+# ------------------------------------------------------------------------------------------- plain JPEGs
 
 
 def plain_jpeg_size(data: bytes) -> tuple[int, int] | None:
-    """(width, height) of an ordinary upright colour JPEG, from its header; None for any other file."""
+    """(width, height) of an upright 8-bit color JPEG, from its header; None for any other file."""
     if not data.startswith(_START):
         return None
     try:
-        height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
+        height, width, colors, _ = simplejpeg.decode_jpeg_header(data)
     except ValueError:
         return None
-    if colours != "YCbCr" or width * height > (Image.MAX_IMAGE_PIXELS or width * height):
+    if colors != "YCbCr" or width * height > (Image.MAX_IMAGE_PIXELS or width * height):
         return None
     return None if _may_be_turned(data) else (width, height)
 
 
 def _may_be_turned(data: bytes) -> bool:
-    """Whether EXIF or XMP tells an orientation, or the header is not laid out plainly."""
+    """Whether EXIF or XMP holds an orientation, or the header is not laid out plainly."""
     at = 2
     while data[at : at + 1] == b"\xff" and at + 4 <= len(data):
         if data[at + 1] == _SCAN:
@@ -146,7 +149,7 @@ def _may_be_turned(data: bytes) -> bool:
 
 
 def _is_upright(data: bytes) -> bool:
-    """Whether Pillow, which knows all places in which an orientation may stand, finds none to apply."""
+    """Whether Pillow, which knows all fields that may hold an orientation, finds none to apply."""
     try:
         with Image.open(io.BytesIO(data)) as image:
             return image.getexif().get(ORIENTATION, 1) in (0, 1)
@@ -155,24 +158,24 @@ def _is_upright(data: bytes) -> bool:
 
 
 def decode_factor(shrink: float) -> int:
-    """By how much to decode smaller a picture that may become `shrink` times smaller: 1, 2, 4 or 8.
+    """The factor (1, 2, 4 or 8) at which to decode an image that may become `shrink` times smaller.
 
-    Other factors that libjpeg-turbo knows, such as 5/8, take longer than decoding at full size.
+    Other factors that libjpeg-turbo supports, such as 5/8, take longer than decoding at full size.
     """
     return next((factor for factor in (8, 4, 2) if factor <= shrink), 1)
 
 
 def decode_plain_jpeg(data: bytes, size: tuple[int, int], factor: int = 1) -> np.ndarray | None:
-    """Pixels of a file for which `plain_jpeg_size` tells a size.
+    """Pixels of a file for which `plain_jpeg_size` returns a size.
 
     Args:
-        data: the file's content.
-        size: what `plain_jpeg_size` told.
+        data: content of the file.
+        size: as returned by `plain_jpeg_size`.
         factor: 1, 2, 4 or 8.
 
     Returns:
-        (height, width, 3) uint8 RGB, `factor` times smaller than the size, rounded up; None where the file
-        is damaged in any way.
+        (height, width, 3) uint8 RGB, `factor` times smaller than the size, rounded up; None if the file is
+        damaged.
     """
     width, height = (-(-side // factor) for side in size)
     try:

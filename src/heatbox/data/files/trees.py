@@ -1,6 +1,6 @@
-"""Files of a data set wherever they lie: what a folder and an archive have in common, and the folder.
+"""Files of a data set, in a folder or in an archive: the interface of both, and the folder.
 
-`heatbox.data.files.archives` has the archives. Links that lead out of a folder are refused.
+Archives are in `heatbox.data.files.archives`. Links that lead out of a folder are refused.
 """
 
 from __future__ import annotations
@@ -9,8 +9,17 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import NoReturn
 
 from heatbox.errors import InputError
+
+Report = Callable[[str], None]
+"""Receives each problem of a data set as one sentence; what the problem concerns is then skipped."""
+
+
+def raise_problem(problem: str) -> NoReturn:
+    """The default `Report`: the first problem is raised."""
+    raise InputError(problem)
 
 
 class Tree(ABC):
@@ -23,7 +32,7 @@ class Tree(ABC):
 
     @abstractmethod
     def files(self, folder: str = "") -> list[str]:
-        """Names of the files directly in a folder, sorted; none where there is no such folder."""
+        """Names of the files directly in a folder, sorted; empty if there is no such folder."""
 
     @abstractmethod
     def folders(self, folder: str = "") -> list[str]:
@@ -42,11 +51,11 @@ class Tree(ABC):
         """
 
     def source(self, name: str) -> bytes | Path:
-        """What an image decoder is given: a path where there is one, else the content."""
+        """The input of an image decoder: the path of the file if it has one, else its content."""
         return self.read(name)
 
     def describe(self, name: str) -> str:
-        """A file as messages call it."""
+        """The name of a file in messages."""
         return f"{self.where}:{name}"
 
     def walk(self, folder: str = "") -> Iterator[str]:
@@ -101,7 +110,7 @@ class FolderTree(Tree):
         try:
             path = (self.root / name).resolve()
         except (OSError, ValueError, RuntimeError) as error:
-            raise InputError(f"{name!r}: no file can have this name ({error})") from error
+            raise InputError(f"{name!r}: not a valid file name ({error})") from error
         if not path.is_relative_to(self.root):
             raise InputError(f"{name!r}: the image id leads out of {self.root}")
         return path
@@ -122,7 +131,7 @@ class FolderTree(Tree):
 
 
 class UnionTree(Tree):
-    """Several trees laid over each other; of equal names the first tree's counts."""
+    """Several trees merged; of equal names, the first tree's is used."""
 
     def __init__(self, where: str, trees: Iterable[Tree]) -> None:
         self.where, self.trees = where, tuple(trees)
@@ -147,11 +156,11 @@ class UnionTree(Tree):
         return self._holder(name).read(name)
 
     def source(self, name: str) -> bytes | Path:
-        """What an image decoder is given."""
+        """The input of an image decoder: path or content."""
         return self._holder(name).source(name)
 
     def describe(self, name: str) -> str:
-        """A file as messages call it."""
+        """The name of a file in messages."""
         return self._holder(name).describe(name)
 
 
@@ -179,26 +188,26 @@ class SubTree(Tree):
         return self.tree.read(self.prefix + name)
 
     def source(self, name: str) -> bytes | Path:
-        """What an image decoder is given."""
+        """The input of an image decoder: path or content."""
         return self.tree.source(self.prefix + name)
 
     def describe(self, name: str) -> str:
-        """A file as messages call it."""
+        """The name of a file in messages."""
         return self.tree.describe(self.prefix + name)
 
 
 def below(tree: Tree, folder: str) -> Tree:
-    """The tree seen from one of its folders."""
+    """A folder of a tree, as a tree."""
     return SubTree(tree, folder) if folder else tree
 
 
 def find_folders(tree: Tree, holds: Callable[[Tree], bool], depth: int = 3) -> Iterator[str]:
-    """Folders for which `holds` is true, the outermost first, not looked for among hundreds of class folders.
+    """Folders that fulfill a predicate, outermost first; folders with over 12 subfolders are not searched.
 
     Args:
-        tree: where to look.
-        holds: is given the tree seen from a folder.
-        depth: how deep below the root.
+        tree: the tree to search.
+        holds: predicate of a folder, which it receives as a tree.
+        depth: maximum depth below the root.
     """
     level = [""]
     for _ in range(depth + 1):

@@ -1,9 +1,9 @@
 """ILSVRC2012 (ImageNet-1k), train and val, as published and as commonly rearranged.
 
-Validation images lie flat or in class folders, their boxes in one XML file an image; labels come from the
-class folder, the XML and the devkit's ground truth, and have to agree. The devkit numbers classes in an order
-of its own, which meta.mat or map_clsloc.txt explains; labels here are positions among the sorted WordNet ids,
-the order that networks are trained in. Boxes are taken as they are written.
+Validation images are stored flat or in class folders, their boxes in one XML file per image; labels come
+from the class folder, the XML and the devkit's ground truth, which have to agree. The devkit numbers classes
+in its own order, which meta.mat or map_clsloc.txt lists; labels here are positions among the sorted WordNet
+ids, the order that networks are trained in. Boxes are taken as they are written.
 """
 
 from __future__ import annotations
@@ -13,18 +13,16 @@ import re
 import struct
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from xml.etree import ElementTree
 
-import numpy as np
-
 from heatbox.data.files.images import TreeImages, is_image
-from heatbox.data.files.trees import Tree, below, find_folders
-from heatbox.data.formats.rows import Box, Complain, checked_box, refuse, rows, whole
+from heatbox.data.files.trees import Report, Tree, below, find_folders, raise_problem
+from heatbox.data.formats.rows import Annotation, parse_integer, read_class_words, read_rows
 from heatbox.data.types import Example, Split
 from heatbox.errors import InputError
 
-LAYOUT = "ILSVRC2012"
+LAYOUT, DEPTH = "ILSVRC2012", 0
 _WNID = re.compile(r"n\d{8}")
 _VAL = re.compile(r"ILSVRC2012_val_(\d{8})\.(?:JPEG|jpeg|jpg|png)")
 _TRAIN = re.compile(r"n\d{8}_\d+\.(?:JPEG|jpeg|jpg|png)")
@@ -32,26 +30,50 @@ _NUMBER = re.compile(r"[0-9]{1,4}")
 _SLACK = 1.0  # pixels; some boxes end at width + 1
 
 
-def recognises(tree: Tree) -> bool:
+def detect(tree: Tree) -> bool:
     """Whether there are files named like those of ILSVRC2012, flat or in class folders."""
-    return bool(_folders(tree))
+    return bool(_split_folders(tree))
 
 
 def split_names(tree: Tree) -> tuple[str, ...]:
-    """ "train" and "val", as far as they are there."""
-    return tuple(sorted(_folders(tree)))
+    """ "train" and "val", if present."""
+    return tuple(sorted(_split_folders(tree)))
 
 
-def _folders(tree: Tree) -> dict[str, str]:
+def load_split(tree: Tree, name: str, report: Report = raise_problem) -> Split:
+    """Read "train" or "val". Training images without boxes have size (0, 0).
+
+    Raises:
+        InputError: naming the file: an image without label, labels that disagree, an invalid box, or no
+            class order.
+    """
+    folder = _split_folders(tree)[name]
+    truth = _GroundTruth(tree, name, report)
+    wnids = truth.class_order(below(tree, folder))
+    labels = {wnid: label for label, wnid in enumerate(wnids)}
+    examples = []
+    for image, in_folder in _images(below(tree, folder)):
+        annotation = truth.annotation(image)
+        if annotation is None or (wnid := truth.class_of(image, in_folder, annotation)) is None:
+            continue
+        if wnid not in labels:
+            report(f"{tree.describe(f'{folder}/{image}')}: class {wnid!r} is not one of the data set")
+            continue
+        boxes = annotation.boxes(annotation.size, report, _SLACK)
+        examples.append(Example(image, labels[wnid], annotation.size, boxes))
+    words = [file for name in ("LOC_synset_mapping.txt", "words.txt") if (file := _find(tree, name))]
+    return Split(name, examples, read_class_words(tree, words, wnids), TreeImages(tree, folder))
+
+
+def _split_folders(tree: Tree) -> dict[str, str]:
     """Split → folder of its images or of its class folders."""
     found: dict[str, str] = {}
-
-    for folder in find_folders(tree, lambda t: bool(_kind(t)), depth=4):
-        found.setdefault(_kind(below(tree, folder)), folder)
+    for folder in find_folders(tree, lambda t: bool(_split_of(t)), depth=4):
+        found.setdefault(_split_of(below(tree, folder)), folder)
     return found
 
 
-def _kind(tree: Tree) -> str:
+def _split_of(tree: Tree) -> str:
     """ "val" or "train" for a folder of such images, "" for any other."""
     if _VAL.fullmatch(next(filter(is_image, tree.files()), "")):
         return "val"
@@ -60,29 +82,6 @@ def _kind(tree: Tree) -> str:
             first = next(filter(is_image, tree.files(folder)), "")
             return "val" if _VAL.fullmatch(first) else "train" if _TRAIN.fullmatch(first) else ""
     return ""
-
-
-def load_split(tree: Tree, name: str, complain: Complain = refuse) -> Split:
-    """Read "train" or "val". Training images without boxes have size (0, 0).
-
-    Raises:
-        InputError: naming the file: an image without label, labels that disagree, a bad box, no class order.
-    """
-    folder = _folders(tree)[name]
-    truth = _Truth(tree, name, complain)
-    wnids = truth.class_order(below(tree, folder))
-    labels = {wnid: label for label, wnid in enumerate(wnids)}
-    examples = []
-    for image, in_folder in _images(below(tree, folder)):
-        note = truth.note(image, in_folder)
-        if note is None:
-            continue
-        if note.wnid not in labels:
-            complain(f"{tree.describe(f'{folder}/{image}')}: class {note.wnid!r} is not one of the data set")
-            continue
-        boxes = np.array(note.boxes, dtype=np.float64).reshape(-1, 4)
-        examples.append(Example(image, labels[note.wnid], note.size, boxes))
-    return Split(name, examples, _names(tree, wnids), TreeImages(tree, folder))
 
 
 def _images(tree: Tree) -> Iterator[tuple[str, str]]:
@@ -97,95 +96,89 @@ def _images(tree: Tree) -> Iterator[tuple[str, str]]:
 # ---------------------------------------------------------------------------------------- ground truth
 
 
-@dataclass
-class Note:
-    """What is known of one image."""
+class _GroundTruth:
+    """Labels and boxes of a split, from every file that lists them."""
 
-    wnid: str = ""
-    size: tuple[int, int] = (0, 0)
-    boxes: list[Box] = field(default_factory=list)
-
-
-class _Truth:
-    """Labels and boxes of a split, from every file that tells them."""
-
-    def __init__(self, tree: Tree, split: str, complain: Complain) -> None:
-        self.tree, self.split, self.complain = tree, split, complain
-        self.devkit = _find(tree, "meta.mat") or _find(tree, "map_clsloc.txt")
-        self.order = _devkit_order(tree, self.devkit) if self.devkit else {}
-        self.numbers = self._ground_truth() if split == "val" else []
+    def __init__(self, tree: Tree, split: str, report: Report) -> None:
+        self.tree, self.split, self.report = tree, split, report
+        devkit = _find(tree, "meta.mat") or _find(tree, "map_clsloc.txt")
+        self.order = _devkit_order(tree, devkit) if devkit else {}
+        self.numbers = self._devkit_classes() if split == "val" else []
         self.xml = {file.rpartition("/")[2]: file for file in self._xml_files()}
 
     def _xml_files(self) -> Iterator[str]:
-        def holds_xml(inner: Tree) -> bool:
-            return any(name.endswith(".xml") for name in inner.files())
+        def has_xml(tree: Tree) -> bool:
+            return any(name.endswith(".xml") for name in tree.files())
 
-        for folder in find_folders(self.tree, holds_xml, depth=4):
+        def has_class_folders_of_xml(tree: Tree) -> bool:
+            first = next(iter(tree.folders()), "")
+            return bool(_WNID.fullmatch(first)) and any(n.endswith(".xml") for n in tree.files(first)[:1])
+
+        folders = list(find_folders(self.tree, has_xml, depth=4))
+        for folder in find_folders(self.tree, has_class_folders_of_xml, depth=4):
+            folders += [f"{folder}/{wnid}".lstrip("/") for wnid in self.tree.folders(folder)]
+        for folder in folders:
             yield from (f"{folder}/{n}".lstrip("/") for n in self.tree.files(folder) if n.endswith(".xml"))
-        for folder in find_folders(self.tree, lambda t: _is_class_folders_of_xml(t), depth=4):
-            for wnid in self.tree.folders(folder):
-                above = f"{folder}/{wnid}".lstrip("/")
-                yield from (f"{above}/{n}" for n in self.tree.files(above) if n.endswith(".xml"))
 
-    def _ground_truth(self) -> list[int]:
+    def _devkit_classes(self) -> list[int]:
         """Devkit class of every validation image, from 1."""
         name = _find(self.tree, "ILSVRC2012_validation_ground_truth.txt")
         if not name:
             return []
         if not self.order:
-            self.complain(f"{self.tree.describe(name)}: the devkit's meta.mat or map_clsloc.txt is missing")
+            self.report(f"{self.tree.describe(name)}: the devkit's meta.mat or map_clsloc.txt is missing")
             return []
-        found = [whole(row, row.text, "class number", self.complain) for row in rows(self.tree, name)]
-        return [number or 0 for number in found]
+        rows = read_rows(self.tree, name)
+        return [parse_integer(row, row.text, "class number", self.report) or 0 for row in rows]
 
     def class_order(self, images: Tree) -> list[str]:
-        """Sorted WordNet ids, from whichever file or folders tell most of them."""
+        """Sorted WordNet ids, from the first source that has any: tables, class folders, XML."""
         mapping = _find(self.tree, "LOC_synset_mapping.txt")
-        listed = {row.text.split()[0] for row in rows(self.tree, mapping)} if mapping else set()
+        listed = {row.text.split()[0] for row in read_rows(self.tree, mapping)} if mapping else set()
         folders = {name for name in images.folders() if _WNID.fullmatch(name)}
-        other = _folders(self.tree).get("train" if self.split == "val" else "val")
+        other = _split_folders(self.tree).get("train" if self.split == "val" else "val")
         if other is not None:
             folders |= {name for name in self.tree.folders(other) if _WNID.fullmatch(name)}
         if found := listed or set(self.order.values()) or folders:
             return sorted(found)
-        # Only XML tells: its classes are complete where all of them have an image, as in the full set.
-        silent: list[str] = []
-        return sorted(
-            {note.wnid for f in self.xml.values() if (note := read_xml(self.tree, f, silent.append))}
-        )
+        # With XML alone, the classes are complete if each has an image, as in the full set.
+        ignored: list[str] = []
+        annotations = (read_voc(self.tree, file, ignored.append) for file in self.xml.values())
+        return sorted({a.categories[0] for a in annotations if a is not None and len(a.categories) == 1})
 
-    def note(self, image: str, in_folder: str) -> Note | None:
-        """Label, size and boxes of an image, or None after complaining."""
+    def annotation(self, image: str) -> Annotation | None:
+        """Size and objects of an image, empty if it has no XML; None after a report."""
         name = image.rpartition("/")[2].rpartition(".")[0]
         file = self.xml.get(name + ".xml")
-        note = read_xml(self.tree, file, self.complain) if file else Note()
-        if note is None:
+        found = read_voc(self.tree, file, self.report) if file else Annotation(self.tree.where)
+        if found is not None and len(found.categories) > 1:
+            names = ", ".join(map(repr, found.categories))
+            self.report(f"{found.where}: its objects are of several classes, {names}")
             return None
-        number = int(name[-8:]) if self.split == "val" and name[-8:].isdecimal() else 0
-        listed = self.order.get(self.numbers[number - 1], "") if 0 < number <= len(self.numbers) else ""
-        told = {"its folder": in_folder, "its XML": note.wnid, "the devkit": listed}
-        told = {source: wnid for source, wnid in told.items() if wnid}
-        if not told:
-            self.complain(f"{self.tree.where}: no class folder, XML or devkit tells the class of {image!r}")
+        return found
+
+    def class_of(self, image: str, in_folder: str, annotation: Annotation) -> str | None:
+        """WordNet id of an image, on which all sources have to agree; None after a report."""
+        digits = image.rpartition("/")[2].rpartition(".")[0][-8:]
+        number = int(digits) if self.split == "val" and digits.isdecimal() else 0
+        in_devkit = self.order.get(self.numbers[number - 1], "") if 0 < number <= len(self.numbers) else ""
+        in_xml = next(iter(annotation.categories), "")
+        sources = {"its folder": in_folder, "its XML": in_xml, "the devkit": in_devkit}
+        sources = {source: wnid for source, wnid in sources.items() if wnid}
+        if not sources:
+            self.report(f"{self.tree.where}: no class folder, XML or devkit lists the class of {image!r}")
             return None
-        if len(set(told.values())) > 1:
-            words = ", ".join(f"{source} says {wnid!r}" for source, wnid in told.items())
-            self.complain(f"{self.tree.where}: the class of {image!r} is contradictory: {words}")
+        if len(set(sources.values())) > 1:
+            words = ", ".join(f"{source} has {wnid!r}" for source, wnid in sources.items())
+            self.report(f"{self.tree.where}: the class of {image!r} is contradictory: {words}")
             return None
-        note.wnid = next(iter(told.values()))
-        return note
+        return next(iter(sources.values()))
 
 
-def _is_class_folders_of_xml(tree: Tree) -> bool:
-    return any(
-        _WNID.fullmatch(f) and any(n.endswith(".xml") for n in tree.files(f)[:1]) for f in tree.folders()[:1]
-    )
+def read_voc(tree: Tree, name: str, report: Report) -> Annotation | None:
+    """Size and objects of an annotation in PASCAL VOC's XML; None after a report.
 
-
-def read_xml(tree: Tree, name: str, complain: Complain) -> Note | None:
-    """Class, size and boxes of a PASCAL VOC annotation, or None after complaining.
-
-    Documents with a DTD are refused: none of the data sets has one, and entities can be made to explode.
+    Documents with a DTD are refused: none of the data sets has one, and entities can expand without limit.
     """
     where = tree.describe(name)
     data = tree.read(name)
@@ -193,24 +186,15 @@ def read_xml(tree: Tree, name: str, complain: Complain) -> Note | None:
         if b"<!DOCTYPE" in data or b"<!ENTITY" in data:
             raise ValueError("it has a document type declaration")
         root = ElementTree.fromstring(data.lstrip())
-        size = (_number(root, "size/width"), _number(root, "size/height"))
-        objects = root.findall("object")
-        wnids = {(thing.findtext("name") or "").strip() for thing in objects}
-        corners = [
-            [_number(thing, f"bndbox/{key}") for key in ("xmin", "ymin", "xmax", "ymax")] for thing in objects
-        ]
+        found = Annotation(where, (int(_number(root, "size/width")), int(_number(root, "size/height"))))
+        for index, element in enumerate(root.findall("object"), 1):
+            box = [_number(element, f"bndbox/{key}") for key in ("xmin", "ymin", "xmax", "ymax")]
+            category = (element.findtext("name") or "").strip()
+            found.objects.append((category, box, f"{where}, object {index}"))
     except (ElementTree.ParseError, ValueError, LookupError) as error:
-        complain(f"{where}: is not an annotation in PASCAL VOC's XML ({error})")
+        report(f"{where}: is not an annotation in PASCAL VOC's XML ({error})")
         return None
-    if len(wnids) > 1:
-        complain(f"{where}: its objects are of several classes, {', '.join(map(repr, sorted(wnids)))}")
-        return None
-    whole_size = (int(size[0]), int(size[1]))
-    checked = [
-        checked_box(box, whole_size, f"{where}, object {i}", complain, _SLACK)
-        for i, box in enumerate(corners, 1)
-    ]
-    return Note(next(iter(wnids), ""), whole_size, [box for box in checked if box])
+    return found
 
 
 def _number(element: ElementTree.Element, path: str) -> float:
@@ -227,6 +211,7 @@ def _number(element: ElementTree.Element, path: str) -> float:
 
 
 def _find(tree: Tree, name: str) -> str:
+    """The path of a file of this name, "" if there is none."""
     folder = next(find_folders(tree, lambda t: t.has(name), depth=3), None)
     return "" if folder is None else f"{folder}/{name}".lstrip("/")
 
@@ -234,7 +219,7 @@ def _find(tree: Tree, name: str) -> str:
 def _devkit_order(tree: Tree, name: str) -> dict[int, str]:
     """Devkit class number → WordNet id, from map_clsloc.txt (``wnid number words``) or meta.mat."""
     if name.endswith(".txt"):
-        fields = [row.text.split() for row in rows(tree, name)]
+        fields = [row.text.split() for row in read_rows(tree, name)]
         return {int(f[1]): f[0] for f in fields if len(f) >= 2 and _NUMBER.fullmatch(f[1])}
     try:
         synsets = read_structures(tree.read(name), "synsets")
@@ -242,21 +227,10 @@ def _devkit_order(tree: Tree, name: str) -> dict[int, str]:
         order = {int(number[0]): wnid for number, wnid in pairs if number and isinstance(wnid, str)}
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{tree.describe(name)}: is not the devkit's meta.mat ({error})") from error
-    return {number: wnid for number, wnid in order.items() if number <= 1000}  # above it are inner nodes
+    return {number: wnid for number, wnid in order.items() if number <= 1000}  # above are inner nodes
 
 
-def _names(tree: Tree, wnids: list[str]) -> list[str]:
-    """The words of each class where LOC_synset_mapping.txt or words.txt has them, else its id."""
-    words: dict[str, str] = {}
-    for file in ("LOC_synset_mapping.txt", "words.txt"):
-        if name := _find(tree, file):
-            for row in rows(tree, name):
-                wnid, *rest = row.text.split(maxsplit=1)
-                words[wnid] = rest[0] if rest else wnid
-    return [words.get(wnid, wnid) for wnid in wnids]
-
-
-# ------------------------------------------------------------ MATLAB files
+# ----------------------------------------------------------------------------------------- MATLAB files
 # An array of structures out of a MATLAB file of version 5 (MathWorks, MAT-File Format), as the development
 # kit has it. Fields that hold text or numbers are read, all others are None. No size in the file is trusted.
 
@@ -283,10 +257,10 @@ def read_structures(content: bytes, name: str) -> list[dict[str, Value]]:
         name: of the variable.
 
     Returns:
-        a dictionary for each structure, by name of the field.
+        one dictionary per structure, keyed by field name.
 
     Raises:
-        ValueError: this is no such file, it is damaged, or has no such variable.
+        ValueError: not such a file, a damaged one, or one without such a variable.
     """
     order = {b"IM": "<", b"MI": ">"}.get(content[126:128])
     if order is None:
@@ -309,7 +283,7 @@ def _unpacked(data: bytes) -> bytes:
 
 
 def _elements(data: bytes, order: str) -> Iterator[_Element]:
-    """The elements of a block, one after the other; each begins at a multiple of 8 bytes."""
+    """The elements of a block in order; each begins at a multiple of 8 bytes."""
     at = 0
     while at + 8 <= len(data):
         kind, size = struct.unpack_from(f"{order}II", data, at)
@@ -326,7 +300,7 @@ def _parts(data: bytes, order: str) -> tuple[int, list[_Element]]:
     """Class of a matrix, and its elements: flags, dimensions, name, and what the class has."""
     parts = list(_elements(data, order))
     if len(parts) < 3 or len(parts[0].data) < 4:
-        raise ValueError("it has a matrix without head")
+        raise ValueError("it has a matrix without header")
     return struct.unpack_from(f"{order}I", parts[0].data)[0] & 0xFF, parts
 
 
@@ -341,7 +315,7 @@ def _structures(data: bytes, order: str, name: str) -> list[dict[str, Value]] | 
     packed, values = parts[4].data, parts[5:]
     names = [packed[i : i + width].split(b"\0")[0].decode("latin-1") for i in range(0, len(packed), width)]
     if not names or len(values) % len(names):
-        raise ValueError("its structures are not whole")
+        raise ValueError("its structures are not complete")
     read = [_value(element, order) for element in values]
     return [dict(zip(names, read[i : i + len(names)], strict=True)) for i in range(0, len(read), len(names))]
 

@@ -1,8 +1,8 @@
 """OpenImages30k: the metadata layout with masks for boxes (Choe et al., CVPR 2020; Benenson et al., 2019).
 
-Rows of ``localization.txt`` are ``image,mask,ignore``: one mask file for every object of the class, and, in
-an image's first row, the file of a region that counts neither way. ``image_sizes.txt`` is empty, because
-masks need no size: each is resized with its heatmap.
+Rows of ``localization.txt`` are ``image,mask,ignore``: one mask file per object of the class and, in the
+first row of an image, the file of a region to ignore. ``image_sizes.txt`` is empty, because masks need no
+size: each is resized with its heatmap.
 """
 
 from __future__ import annotations
@@ -12,75 +12,81 @@ import dataclasses
 import cv2
 import numpy as np
 
-from heatbox.data.files.images import TreeImages, open_grey
-from heatbox.data.files.trees import Tree, below
-from heatbox.data.formats.rows import Complain, refuse, rows, safe_id
-from heatbox.data.formats.wsol import has_row, image_folder, metadata_folders, read_ids, read_labels
+from heatbox.data.files.images import TreeImages, read_grayscale
+from heatbox.data.files.trees import Report, Tree, below, raise_problem
+from heatbox.data.formats.rows import is_safe_id, read_rows
+from heatbox.data.formats.wsol import (
+    FILES,
+    has_row,
+    image_folder,
+    metadata_folders,
+    read_ids,
+    read_labels,
+    read_values,
+)
 from heatbox.data.types import Example, Split
 from heatbox.errors import InputError
 
-LAYOUT = "OpenImages30k (masks)"
+LAYOUT, DEPTH = "OpenImages30k (masks)", 0
 IGNORE = 255
 _SIDE = 224
-_PLACES = ("", "masks", "OpenImages_annotations", "dataset/OpenImages", "OpenImages")
+_MASK_FOLDERS = ("", "masks", "OpenImages_annotations", "dataset/OpenImages", "OpenImages")
 
 
-def recognises(tree: Tree) -> bool:
+def detect(tree: Tree) -> bool:
     """Whether a localization.txt names mask files."""
     return any(_has_masks(below(tree, folder)) for folder in metadata_folders(tree).values())
 
 
 def _has_masks(metadata: Tree) -> bool:
-    if not metadata.has("localization.txt"):
-        return False
-    first = next(rows(metadata, "localization.txt"), None)
-    return first is not None and first.text.split(",")[1:2] != [] and ".png" in first.text.split(",", 1)[1]
+    first = next(read_rows(metadata, FILES[3]), None) if metadata.has(FILES[3]) else None
+    return first is not None and ".png" in first.text.partition(",")[2]
 
 
 def split_names(tree: Tree) -> tuple[str, ...]:
-    """Names of the splits, which are those of their folders."""
+    """Names of the folders of the splits."""
     return tuple(metadata_folders(tree))
 
 
-def load_split(tree: Tree, name: str, complain: Complain = refuse) -> Split:
+def load_split(tree: Tree, name: str, report: Report = raise_problem) -> Split:
     """Read a split whose masks are opened on demand; examples have no boxes and no size.
 
     Raises:
-        InputError: naming file and row, as for the metadata layout, or a mask that is not listed properly.
+        InputError: naming file and row, as for the metadata layout, or an invalid row of a mask.
     """
     folder = metadata_folders(tree)[name]
     metadata = below(tree, folder)
-    ids = read_ids(metadata, complain)
-    labels = read_labels(metadata, None, complain)
-    known = [i for i in ids if has_row(i, labels, metadata, "class_labels.txt", complain)]
+    ids = read_ids(metadata, report)
+    labels = read_labels(metadata, None, report)
+    known = [i for i in ids if has_row(i, labels, metadata, FILES[1], report)]
     images = TreeImages(tree, image_folder(tree, folder, ids[0] if ids else ""))
-    masks = _masks(metadata, set(known), complain)
+    masks = _read_masks(metadata, set(known), report)
     if masks:
         for i in known:
-            has_row(i, masks, metadata, "localization.txt", complain)
+            has_row(i, masks, metadata, FILES[3], report)
     split = Split(name, [Example(i, labels[i], (0, 0)) for i in known], (), images)
     return dataclasses.replace(split, open_mask=_Masks(tree, images.tree, masks)) if masks else split
 
 
-def _masks(metadata: Tree, ids: set[str], complain: Complain) -> dict[str, list[tuple[str, str]]]:
+def _read_masks(metadata: Tree, ids: set[str], report: Report) -> dict[str, list[tuple[str, str]]]:
     """Image id → (mask, ignore region or "") of each of its objects."""
     found: dict[str, list[tuple[str, str]]] = {}
-    for row in rows(metadata, "localization.txt"):
-        parts = [part.strip() for part in row.text.rsplit(",", 2)]
-        if len(parts) != 3 or not parts[1]:
-            complain(f"{row.where}: {row.text!r} is not of the form id,mask,ignore")
-        elif not all(safe_id(part) for part in parts if part):
-            complain(f"{row.where}: {row.text!r} leads out of the mask folder")
-        elif parts[0] in ids:
-            found.setdefault(parts[0], []).append((parts[1], parts[2]))
+    form = "id,mask,ignore"
+    for row, name, (mask, ignore) in read_values(metadata, FILES[3], str, form, report):
+        if not mask:
+            report(f"{row.where}: {row.text!r} is not of the form {form}")
+        elif not all(is_safe_id(part) for part in (name.strip(), mask, ignore) if part):
+            report(f"{row.where}: {row.text!r} leads out of the mask folder")
+        elif name.strip() in ids:
+            found.setdefault(name.strip(), []).append((mask, ignore))
     return found
 
 
 class _Masks:
-    """Example → mask: 1 on any object, 255 on what is to be ignored and no object, 0 elsewhere.
+    """Example → mask: 1 on any object, 255 on an ignore region without object, 0 elsewhere.
 
-    Where the masks of an image differ in size, each is brought to 224 x 224, the frame in which maps are
-    scored, by nearest neighbours, as the reference evaluator does with every mask.
+    If the masks of an image differ in size, each is resized to 224 x 224, the size at which maps are scored,
+    by nearest neighbor, as the reference evaluator does with every mask.
     """
 
     def __init__(self, tree: Tree, images: Tree, files: dict[str, list[tuple[str, str]]]) -> None:
@@ -101,11 +107,11 @@ class _Masks:
         return result
 
     def _open(self, name: str) -> np.ndarray:
-        trees = [self.images, *(below(self.tree, place) for place in _PLACES)]
+        trees = [self.images, *(below(self.tree, place) for place in _MASK_FOLDERS)]
         tree = next((t for t in trees if t.has(name)), None)
         if tree is None:
             raise InputError(f"{self.tree.describe(name)}: no such mask file")
-        return open_grey(tree, name) > 0
+        return read_grayscale(tree, name) > 0
 
 
 def _resized(mask: np.ndarray) -> np.ndarray:

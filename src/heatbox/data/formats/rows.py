@@ -1,29 +1,26 @@
-"""Text tables as they are found in the wild: numbered rows, checked boxes, and what to do with bad ones.
+"""Rows of text tables, boxes of images, and their validation: what the readers of all layouts share.
 
-Windows line ends, byte order marks (UTF-8 and UTF-16), blank lines and tabs for spaces are read, because what
-they mean is certain. What is not is handed, in one sentence with file and row, to a `Complain` function.
+Windows line ends, byte order marks (UTF-8 and UTF-16), blank lines and tabs for spaces are accepted, because
+their meaning is certain. Every other problem is reported in one sentence with file and row.
 """
 
 from __future__ import annotations
 
 import codecs
 import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import PurePosixPath
-from typing import NoReturn, TypeVar
 
-from heatbox.data.files.trees import Tree
+import numpy as np
+
+from heatbox.data.files.images import image_size
+from heatbox.data.files.trees import Report, Tree
 from heatbox.errors import InputError
 
-Complain = Callable[[str], None]
-Number = TypeVar("Number", int, float)
 Box = list[float]
-
-
-def refuse(problem: str) -> NoReturn:
-    """The default `Complain`: the first problem ends the reading."""
-    raise InputError(problem)
+MAX_SIDE = 2**31
+"""Pixels; no image has a side of this length."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,8 +28,8 @@ class Row:
     """One line that is not blank.
 
     Attributes:
-        where: file and row number, as messages call them.
-        text: the line without its end and without spaces around it.
+        where: file and row number, for messages.
+        text: the line, stripped of surrounding whitespace.
     """
 
     where: str
@@ -40,10 +37,10 @@ class Row:
 
 
 def decode_text(data: bytes, where: str) -> str:
-    """Text of a file in UTF-8, or in UTF-16 with its mark.
+    """Text of a file in UTF-8, or in UTF-16 with a byte order mark.
 
     Raises:
-        InputError: other encodings, named by the row in which they show.
+        InputError: another encoding, naming the row of the first invalid byte.
     """
     utf16 = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     try:
@@ -53,93 +50,149 @@ def decode_text(data: bytes, where: str) -> str:
         raise InputError(f"{where}, row {row}: is not UTF-8 text ({error.reason})") from error
 
 
-def rows(tree: Tree, name: str) -> Iterator[Row]:
-    """Rows of a text file; see `text_rows`."""
+def read_rows(tree: Tree, name: str) -> Iterator[Row]:
+    """Rows of a text file that are not blank, numbered from 1 as an editor numbers them."""
     where = tree.describe(name)
-    return text_rows(decode_text(tree.read(name), where), where)
-
-
-def text_rows(text: str, where: str) -> Iterator[Row]:
-    """Rows that are not blank, numbered from 1 as an editor would."""
-    # Not splitlines(), which also breaks lines at characters that names may hold.
+    text = decode_text(tree.read(name), where)
+    # Not splitlines(), which also breaks lines at characters that names may contain.
     lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
     for number, line in enumerate(lines, 1):
         if line.strip():
             yield Row(f"{where}, row {number}", line.strip())
 
 
-def numbers(row: Row, texts: Sequence[str], form: str, complain: Complain) -> list[float] | None:
-    """Finite numbers of some fields, or None after complaining."""
+def parse_floats(row: Row, texts: Sequence[str], form: str, report: Report) -> list[float] | None:
+    """Finite numbers of some fields; None, after a report, if one is not."""
     try:
         found = [float(text) for text in texts]
     except ValueError:
-        complain(f"{row.where}: {row.text!r} is not of the form {form}")
+        report(f"{row.where}: {row.text!r} is not of the form {form}")
         return None
     if not all(map(math.isfinite, found)):
-        complain(f"{row.where}: {row.text!r} holds a number that is not finite")
+        report(f"{row.where}: {row.text!r} contains a number that is not finite")
         return None
     return found
 
 
-def whole(row: Row, text: str, form: str, complain: Complain) -> int | None:
-    """One integer, which may be written as 3 or 3.0, or None after complaining."""
+def parse_integer(row: Row, text: str, form: str, report: Report) -> int | None:
+    """One integer, written as 3 or 3.0; None, after a report, if it is not."""
     try:
         value = float(text)
         if value != int(value):
             raise ValueError
     except (ValueError, OverflowError):
-        complain(f"{row.where}: {row.text!r} is not of the form {form}")
+        report(f"{row.where}: {row.text!r} is not of the form {form}")
         return None
     return int(value)
 
 
-def id_table(tree: Tree, name: str, complain: Complain, form: str) -> dict[int, tuple[Row, str]]:
-    """``number rest`` rows, separated by spaces or tabs, by number; rows repeated word for word are one."""
+def read_id_table(tree: Tree, name: str, report: Report, form: str) -> dict[int, tuple[Row, str]]:
+    """Rows ``number rest``, separated by spaces or tabs, by number; identical rows are merged."""
     table: dict[int, tuple[Row, str]] = {}
-    for row in rows(tree, name):
+    for row in read_rows(tree, name):
         first, *rest = row.text.split(maxsplit=1)
-        number = whole(row, first, form, complain)
+        number = parse_integer(row, first, form, report)
         if number is None or not rest:
             if number is not None:
-                complain(f"{row.where}: {row.text!r} is not of the form {form}")
+                report(f"{row.where}: {row.text!r} is not of the form {form}")
         elif number in table and table[number][1].split() != rest[0].split():
-            complain(f"{row.where}: id {number} has another row, and they differ: {table[number][0].where}")
+            report(f"{row.where}: id {number} has another row, and they differ: {table[number][0].where}")
         else:
             table[number] = row, rest[0]
     return table
 
 
-def safe_id(name: str) -> bool:
-    """Whether an image id is a relative path that stays below its folder."""
+def read_class_words(tree: Tree, files: Sequence[str], ids: Sequence[str]) -> list[str]:
+    """The words of each class id, from tables of ``id words``; the id itself where no table has it."""
+    words: dict[str, str] = {}
+    for row in (row for file in files if tree.has(file) for row in read_rows(tree, file)):
+        first, *rest = row.text.split(maxsplit=1)
+        words[first] = rest[0] if rest else first
+    return [words.get(name, name) for name in ids]
+
+
+def is_safe_id(name: str) -> bool:
+    """Whether an image id is a relative path that stays inside its folder."""
     path = PurePosixPath(name)
     return not (path.is_absolute() or ".." in path.parts or "\\" in name or "\0" in name or not path.parts)
 
 
-def checked_box(
-    box: Sequence[float], size: tuple[int, int], where: str, complain: Complain, slack: float = 0
+# ------------------------------------------------------------------------------------------------- boxes
+
+
+def validate_box(
+    box: Sequence[float], size: tuple[int, int], where: str, report: Report, slack: float = 0
 ) -> Box | None:
-    """An xyxy box that is ordered and inside its image, or None after complaining.
+    """The xyxy box, if it is finite, ordered and inside its image; None, after a report, if not.
 
     Args:
         box: x1, y1, x2, y2 in pixels.
         size: (width, height) of its image.
         where: file and row, for the message.
-        complain: is told what is wrong.
-        slack: pixels by which the makers' convention may overshoot; such boxes are clipped.
+        report: receives the problem.
+        slack: pixels by which a box may overshoot the image, as some publishers' do; it is then clipped.
     """
     x1, y1, x2, y2 = box
     width, height = size
+    shown = "(" + ", ".join(f"{value:g}" for value in box) + ")"
     if not all(map(math.isfinite, box)):
-        complain(f"{where}: box {_show(box)} is not finite")
-        return None
-    if x2 < x1 or y2 < y1:
-        complain(f"{where}: box {_show(box)} has x2 < x1 or y2 < y1")
-        return None
-    if min(x1, y1) < -slack or x2 > width + slack or y2 > height + slack:
-        complain(f"{where}: box {_show(box)} lies outside its {width} x {height} image")
-        return None
-    return [max(x1, 0), max(y1, 0), min(x2, width), min(y2, height)]
+        report(f"{where}: box {shown} is not finite")
+    elif x2 < x1 or y2 < y1:
+        report(f"{where}: box {shown} has x2 < x1 or y2 < y1")
+    elif min(x1, y1) < -slack or x2 > width + slack or y2 > height + slack:
+        report(f"{where}: box {shown} lies outside its {width} x {height} image")
+    else:
+        return [max(x1, 0), max(y1, 0), min(x2, width), min(y2, height)]
+    return None
 
 
-def _show(box: Sequence[float]) -> str:
-    return "(" + ", ".join(f"{value:g}" for value in box) + ")"
+def box_array(boxes: Sequence[Box]) -> np.ndarray:
+    """(K, 4) float64 of a list of boxes, which may be empty."""
+    return np.array(boxes, dtype=np.float64).reshape(-1, 4)
+
+
+@dataclass
+class Annotation:
+    """What a table or an annotation file lists for one image.
+
+    Attributes:
+        where: file and row of the image, for messages.
+        size: (width, height), (0, 0) if it is not listed.
+        objects: (category, xyxy box, file and row) of each object; boxes are not validated yet.
+    """
+
+    where: str
+    size: tuple[int, int] = (0, 0)
+    objects: list[tuple[str, Sequence[float], str]] = field(default_factory=list)
+
+    @property
+    def categories(self) -> list[str]:
+        """The categories of the objects, each once, sorted."""
+        return sorted({category for category, _, _ in self.objects})
+
+    def image_size(self, tree: Tree, name: str, report: Report) -> tuple[int, int] | None:
+        """The listed size, or else that of the image's header; None after a report."""
+        return self.size if min(self.size) > 0 else image_size(tree, name, report)
+
+    def boxes(
+        self,
+        size: tuple[int, int],
+        report: Report,
+        slack: float = 0,
+        counts: Callable[[str], bool] = lambda category: True,
+    ) -> np.ndarray:
+        """(K, 4) float64: the valid boxes of an image of a size; invalid ones are reported.
+
+        Args:
+            size: (width, height) in pixels.
+            report: receives the problems.
+            slack: see `validate_box`.
+            counts: whether the boxes of a category are wanted.
+        """
+        wanted = (entry for entry in self.objects if counts(entry[0]))
+        checked = [validate_box(box, size, where, report, slack) for _, box, where in wanted]
+        return box_array([box for box in checked if box])
+
+
+Annotations = Mapping[str, Annotation]
+"""Image, as a table names it → its annotation."""

@@ -1,45 +1,44 @@
-"""The field's metadata layout: four text files beside the images, in a folder or in an archive.
+"""The metadata layout of the reference evaluator (Choe et al., CVPR 2020): four text files beside the images.
 
-A split is ``image_ids.txt`` (one id a line), ``class_labels.txt`` (id,label), ``image_sizes.txt``
-(id,width,height) and ``localization.txt`` (id,x1,y1,x2,y2; several rows an image, pixels of the size given
-in image_sizes.txt). The format is that of the reference evaluator (Choe et al., CVPR 2020).
+A split is ``image_ids.txt`` (one id per line), ``class_labels.txt`` (id,label), ``image_sizes.txt``
+(id,width,height) and ``localization.txt`` (id,x1,y1,x2,y2; several rows per image, in pixels of the size in
+image_sizes.txt), in a folder or in an archive.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-import numpy as np
-
+from heatbox._utils.io import write_atomically
 from heatbox.data.files.archives import open_tree
 from heatbox.data.files.images import TreeImages
-from heatbox.data.files.trees import Tree, below, find_folders
-from heatbox.data.formats.rows import Box, Complain, Row, checked_box, refuse, rows, safe_id
+from heatbox.data.files.trees import Report, Tree, below, find_folders, raise_problem
+from heatbox.data.formats.rows import MAX_SIDE, Box, Row, box_array, is_safe_id, read_rows, validate_box
 from heatbox.data.types import Example, Split
 from heatbox.errors import InputError
 
-LAYOUT = "metadata layout"
+LAYOUT, DEPTH = "metadata layout", 0
 FILES = ("image_ids.txt", "class_labels.txt", "image_sizes.txt", "localization.txt")
-Number = TypeVar("Number", int, float)
+Value = TypeVar("Value", int, float, str)
 
 
 def load_wsol(
     path: str | Path,
     metadata: str | Path | None = None,
     num_classes: int | None = None,
-    complain: Complain = refuse,
+    report: Report = raise_problem,
 ) -> Split:
     """Read a split in the metadata layout.
 
     Args:
-        path: a folder or archive that holds the four files and the images, the latter in ``images/`` or
-            beside the files; all of it may lie in one inner folder.
-        metadata: a folder with the four files, where they are not with the images.
+        path: a folder or archive with the four files and the images, the latter in ``images/`` or beside the
+            files, possibly all in one inner folder.
+        metadata: a folder with the four files, if they are not with the images.
         num_classes: if given, labels have to be below it.
-        complain: is told of every bad row, which is then left out; by default the first one is raised.
+        report: receives each problem with a row, which is then skipped; by default the first one is raised.
 
     Returns:
         the split, in the order of image_ids.txt, named after the folder or archive.
@@ -51,32 +50,54 @@ def load_wsol(
     tree = open_tree(path)
     if metadata is None:
         folder = next(find_folders(tree, lambda t: t.has(FILES[0]), depth=2), "")
-        return _load(Path(path).stem, tree, folder, below(tree, folder), num_classes, complain)
+        return _load(Path(path).stem, tree, folder, below(tree, folder), num_classes, report)
     if not os.path.exists(metadata):
-        needed = ", ".join(FILES)
-        raise InputError(f"{Path(metadata) / FILES[0]}: missing; the metadata layout needs {needed}")
+        raise InputError(missing_file(str(Path(metadata) / FILES[0])))
     top = next(find_folders(tree, lambda t: "images" in t.folders(), depth=2), "")
-    return _load(Path(path).stem, tree, top, open_tree(metadata), num_classes, complain)
+    return _load(Path(path).stem, tree, top, open_tree(metadata), num_classes, report)
 
 
-def recognises(tree: Tree) -> bool:
-    """Whether there is a split in this layout somewhere near the root."""
+def detect(tree: Tree) -> bool:
+    """Whether there is a split in this layout near the root."""
     return bool(metadata_folders(tree))
 
 
 def split_names(tree: Tree) -> tuple[str, ...]:
-    """Names of the splits: those of their folders, "all" for files in the root."""
+    """Names of the folders of the splits, "all" for files in the root."""
     return tuple(metadata_folders(tree))
 
 
-def load_split(tree: Tree, name: str, complain: Complain = refuse) -> Split:
+def load_split(tree: Tree, name: str, report: Report = raise_problem) -> Split:
     """Read one of `split_names`; see `load_wsol`."""
     folder = metadata_folders(tree)[name]
-    return _load(name, tree, folder, below(tree, folder), None, complain)
+    return _load(name, tree, folder, below(tree, folder), None, report)
+
+
+def write_metadata(examples: Sequence[Example], out: Path) -> None:
+    """Write the four files of a split; boxes have six significant digits.
+
+    Raises:
+        InputError: a file cannot be written.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    boxes = [(e.id, ",".join(f"{value:.6g}" for value in box)) for e in examples for box in e.boxes.tolist()]
+    lines = (
+        [e.id for e in examples],
+        [f"{e.id},{e.label}" for e in examples],
+        [f"{e.id},{e.size[0]},{e.size[1]}" for e in examples],
+        [f"{name},{box}" for name, box in boxes],
+    )
+    for file, rows in zip(FILES, lines, strict=True):
+        write_atomically(out / file, "".join(f"{row}\n" for row in rows).encode())
+
+
+def missing_file(where: str) -> str:
+    """The problem that one of the four files is missing."""
+    return f"{where}: missing; the metadata layout needs {', '.join(FILES)}"
 
 
 def metadata_folders(tree: Tree) -> dict[str, str]:
-    """Split name → folder with its four files; the name is the shortest end of the path that is unique."""
+    """Split name → folder with its four files; the name is the shortest unique end of the path."""
     found = list(find_folders(tree, lambda t: t.has(FILES[0])))
     if len(found) == 1:
         return {found[0].rpartition("/")[2] or "all": found[0]}
@@ -88,12 +109,12 @@ def metadata_folders(tree: Tree) -> dict[str, str]:
 
 
 def image_folder(tree: Tree, folder: str, first: str) -> str:
-    """Where the images of a split are: beside its metadata, or where the reference evaluator keeps them.
+    """The folder of a split's images: beside its metadata, or where the reference evaluator keeps them.
 
     Args:
         tree: the data set.
         folder: of the metadata, for example "metadata/CUB/test".
-        first: an id to look for.
+        first: an id to search for.
     """
     data_set = folder.split("/")[-2] if "/" in folder else ""
     beside = f"{folder}/images".lstrip("/")
@@ -105,103 +126,89 @@ def image_folder(tree: Tree, folder: str, first: str) -> str:
 
 
 def _load(
-    name: str, tree: Tree, folder: str, metadata: Tree, num_classes: int | None, complain: Complain
+    name: str, tree: Tree, folder: str, metadata: Tree, num_classes: int | None, report: Report
 ) -> Split:
     for file in FILES:
         if not metadata.has(file):
-            raise InputError(
-                f"{metadata.describe(file)}: missing; the metadata layout needs {', '.join(FILES)}"
-            )
-    ids = read_ids(metadata, complain)
-    labels = read_labels(metadata, num_classes, complain)
-    sizes = _sizes(metadata, complain)
-    boxes = _boxes(metadata, sizes, complain)
-    known = [i for i in ids if has_row(i, labels, metadata, FILES[1], complain)]
-    known = [i for i in known if has_row(i, sizes, metadata, FILES[2], complain)]
-    examples = [
-        Example(i, labels[i], sizes[i], np.array(boxes.get(i, []), dtype=np.float64).reshape(-1, 4))
-        for i in known
-    ]
+            raise InputError(missing_file(metadata.describe(file)))
+    ids = read_ids(metadata, report)
+    labels = read_labels(metadata, num_classes, report)
+    sizes = _read_sizes(metadata, report)
+    boxes = _read_boxes(metadata, sizes, report)
+    known = [i for i in ids if has_row(i, labels, metadata, FILES[1], report)]
+    known = [i for i in known if has_row(i, sizes, metadata, FILES[2], report)]
+    examples = [Example(i, labels[i], sizes[i], box_array(boxes.get(i, []))) for i in known]
     return Split(name, examples, (), TreeImages(tree, image_folder(tree, folder, ids[0] if ids else "")))
 
 
-def has_row(name: str, table: Mapping[str, Any], metadata: Tree, file: str, complain: Complain) -> bool:
-    """Whether a table has an id; complains where it has not."""
+def has_row(name: str, table: Mapping[str, Any], metadata: Tree, file: str, report: Report) -> bool:
+    """Whether a table has an id; reports a missing one."""
     if name not in table:
-        complain(f"{metadata.describe(file)}: has no row for image {name!r}")
+        report(f"{metadata.describe(file)}: has no row for image {name!r}")
     return name in table
 
 
-def split_row(
-    row: Row, count: int, kind: Callable[[str], Number], form: str, complain: Complain
-) -> tuple[str, Sequence[Number]] | None:
-    """``id,v1,...`` from the right, so that an id may hold commas; None after complaining."""
-    parts = row.text.rsplit(",", count)
-    try:
-        if len(parts) == count + 1:
-            return parts[0], [kind(part.strip()) for part in parts[1:]]
-    except ValueError:
-        pass
-    complain(f"{row.where}: {row.text!r} is not of the form {form}")
-    return None
+def read_values(
+    metadata: Tree, file: str, kind: Callable[[str], Value], form: str, report: Report
+) -> Iterator[tuple[Row, str, Sequence[Value]]]:
+    """(row, id, values) of the rows of a form such as ``id,width,height``; ids may contain commas."""
+    count = form.count(",")
+    for row in read_rows(metadata, file):
+        name, *texts = row.text.rsplit(",", count)
+        try:
+            values = [kind(text.strip()) for text in texts]
+        except ValueError:
+            values = []
+        if len(values) == count:
+            yield row, name, values
+        else:
+            report(f"{row.where}: {row.text!r} is not of the form {form}")
 
 
-def read_ids(metadata: Tree, complain: Complain) -> list[str]:
+def read_ids(metadata: Tree, report: Report) -> list[str]:
     """Ids of image_ids.txt in order, each once."""
     ids: dict[str, str] = {}
-    for row in rows(metadata, "image_ids.txt"):
-        if not safe_id(row.text):
-            complain(f"{row.where}: image id {row.text!r} leads out of the image folder")
+    for row in read_rows(metadata, FILES[0]):
+        if not is_safe_id(row.text):
+            report(f"{row.where}: image id {row.text!r} leads out of the image folder")
         elif row.text in ids:
-            complain(f"{row.where}: image id {row.text!r} is listed twice, first in {ids[row.text]}")
+            report(f"{row.where}: image id {row.text!r} is listed twice, first in {ids[row.text]}")
         else:
             ids[row.text] = row.where
     if not ids:
-        complain(f"{metadata.describe('image_ids.txt')}: lists no image")
+        report(f"{metadata.describe(FILES[0])}: lists no image")
     return list(ids)
 
 
-def read_labels(metadata: Tree, num_classes: int | None, complain: Complain) -> dict[str, int]:
+def read_labels(metadata: Tree, num_classes: int | None, report: Report) -> dict[str, int]:
     """Labels of class_labels.txt; a second, different one is a contradiction."""
     labels: dict[str, int] = {}
-    for row in rows(metadata, "class_labels.txt"):
-        found = split_row(row, 1, int, "id,label", complain)
-        if found is None:
-            continue
-        name, (label,) = found
+    for row, name, (label,) in read_values(metadata, FILES[1], int, "id,label", report):
         if label < 0 or (num_classes is not None and label >= num_classes):
             limit = f"0 to {num_classes - 1}" if num_classes is not None else "0 or more"
-            complain(f"{row.where}: label {label} is out of range, expected {limit}")
+            report(f"{row.where}: label {label} is out of range, expected {limit}")
         elif labels.setdefault(name, label) != label:
-            complain(f"{row.where}: image {name!r} has label {label} here and {labels[name]} above")
+            report(f"{row.where}: image {name!r} has label {label} here and {labels[name]} above")
     return labels
 
 
-def _sizes(metadata: Tree, complain: Complain) -> dict[str, tuple[int, int]]:
+def _read_sizes(metadata: Tree, report: Report) -> dict[str, tuple[int, int]]:
     sizes: dict[str, tuple[int, int]] = {}
-    for row in rows(metadata, "image_sizes.txt"):
-        found = split_row(row, 2, int, "id,width,height", complain)
-        if found is None:
-            continue
-        name, (width, height) = found
-        if not (0 < width < 2**31 and 0 < height < 2**31):
-            complain(
+    for row, name, (width, height) in read_values(metadata, FILES[2], int, "id,width,height", report):
+        if not (0 < width < MAX_SIDE and 0 < height < MAX_SIDE):
+            report(
                 f"{row.where}: size {width} x {height} of {name!r} is not positive, or too large for an image"
             )
         elif sizes.setdefault(name, (width, height)) != (width, height):
-            complain(f"{row.where}: image {name!r} has size {width} x {height} here and another above")
+            report(f"{row.where}: image {name!r} has size {width} x {height} here and another above")
     return sizes
 
 
-def _boxes(metadata: Tree, sizes: dict[str, tuple[int, int]], complain: Complain) -> dict[str, list[Box]]:
+def _read_boxes(metadata: Tree, sizes: dict[str, tuple[int, int]], report: Report) -> dict[str, list[Box]]:
     boxes: dict[str, list[Box]] = {}
-    for row in rows(metadata, "localization.txt"):
-        found = split_row(row, 4, float, "id,x1,y1,x2,y2", complain)
-        if found is None:
-            continue
-        name, values = found
-        # An image that is not listed has no size; that its box is whole is checked all the same.
-        box = checked_box(values, sizes.get(name, (2**31, 2**31)), row.where, complain)
+    for row, name, values in read_values(metadata, FILES[3], float, "id,x1,y1,x2,y2", report):
+        # The size of an image that is not listed is unknown; its boxes are validated as far as possible.
+        box = validate_box(values, sizes.get(name, (MAX_SIDE, MAX_SIDE)), row.where, report)
         if box is not None:
             boxes.setdefault(name, []).append(box)
     return boxes
