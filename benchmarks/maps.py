@@ -23,7 +23,7 @@ from torch.utils._pytree import tree_leaves
 
 from heatbox.maps.cam import cam
 from heatbox.maps.pc1 import pc1
-from heatbox.maps.random_walk import walk
+from heatbox.maps.random_walk import random_walk
 from heatbox.models.introspect import ClassifierView
 
 MEBIBYTE = 2**20
@@ -47,9 +47,9 @@ def calls(view: ClassifierView, images: torch.Tensor) -> dict[str, Callable[[], 
         "forward, last stage four times": lambda: view.extract(images, sharp=True),
         "cam": lambda: cam_of(look.features),
         "pc1": lambda: pc1(look.features),
-        "walk, without its seed": lambda: walk(seed, look.middle),
-        "walk: all but the passes": lambda: walk(cam_of(wide), look.middle),
-        "walk-one-pass: all but the pass": lambda: walk(one_pass_seed, look.middle),
+        "walk, without its seed": lambda: random_walk(seed, look.middle),
+        "walk: all but the passes": lambda: random_walk(cam_of(wide), look.middle),
+        "walk-one-pass: all but the pass": lambda: random_walk(one_pass_seed, look.middle),
     }
 
 
@@ -82,7 +82,7 @@ def walk_memory(batch: int, side: int, device: str) -> float:
     seed = torch.rand(batch, side, side, device=device)
     features = [torch.rand(batch, channels, side, side, device=device) for channels in (192, 384)]
     with PeakMemory() as memory:
-        walk(seed, features)
+        random_walk(seed, features)
     return memory.peak / MEBIBYTE
 
 

@@ -24,15 +24,15 @@ from .maps.baselines import centre_gaussian, full_image
 from .maps.cam import cam
 from .maps.normalize import normalize_heatmap
 from .maps.pc1 import pc1
-from .maps.random_walk import walk
+from .maps.random_walk import random_walk
 from .metrics.bootstrap import bootstrap_interval, paired_interval
 from .metrics.localization import LocalizationAccuracy
 from .metrics.max_box_acc import V2_IOU, MaxBoxAcc, update_together
 from .metrics.pxap import PxAP
-from .models.checkpoints import convert, load_checkpoint
+from .models.checkpoints import convert_checkpoint, load_checkpoint
 from .models.factory import create_model
 from .models.introspect import ClassifierView
-from .models.zoo import list_models
+from .models.zoo import list_models, model_info
 from .ops.accelerate import accelerate
 
 __version__: str
@@ -52,7 +52,7 @@ __all__ = [
     "boxes",
     "cam",
     "centre_gaussian",
-    "convert",
+    "convert_checkpoint",
     "create_model",
     "cue_conflict",
     "data",
@@ -66,17 +66,18 @@ __all__ = [
     "load_checkpoint",
     "maps",
     "metrics",
+    "model_info",
     "models",
     "normalize_heatmap",
     "open_split",
     "ops",
     "paired_interval",
     "pc1",
+    "random_walk",
     "score_folder",
     "score_stream",
     "shape_bias",
     "training",
     "update_together",
     "visualization",
-    "walk",
 ]

@@ -255,7 +255,7 @@ def test_interrupting_what_cannot_go_on(scene, capsys, monkeypatch):
     def stop(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("heatbox.models.zoo.list_models", stop)
+    monkeypatch.setattr("heatbox.models.zoo.model_info", stop)
     assert main(["models"]) == 130
     assert capsys.readouterr().err == "heatbox: interrupted\n"
 
@@ -330,7 +330,7 @@ def test_a_failing_disk_is_said_in_a_sentence(capsys, monkeypatch):
     def fail(*_, **__):
         raise OSError(5, "Input/output error", "/dev/broken")
 
-    monkeypatch.setattr("heatbox.models.zoo.list_models", fail)
+    monkeypatch.setattr("heatbox.models.zoo.model_info", fail)
     assert main(["models"]) == 2
     assert capsys.readouterr().err == "heatbox: /dev/broken: Input/output error\n"
 
@@ -339,6 +339,6 @@ def test_a_mistake_of_ours_keeps_its_traceback(monkeypatch):
     def fail(*_, **__):
         raise OSError("of no file")
 
-    monkeypatch.setattr("heatbox.models.zoo.list_models", fail)
+    monkeypatch.setattr("heatbox.models.zoo.model_info", fail)
     with pytest.raises(OSError, match="of no file"):
         main(["models"])

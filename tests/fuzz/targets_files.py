@@ -39,7 +39,7 @@ from heatbox.data.types import Example, Split
 from heatbox.errors import InputError
 from heatbox.evaluation.heatmaps import load_map
 from heatbox.evaluation.stream import score_stream
-from heatbox.models.checkpoints import convert, load_checkpoint, read_checkpoint
+from heatbox.models.checkpoints import convert_checkpoint, load_checkpoint, read_checkpoint
 from heatbox.models.factory import create_model
 from heatbox.training.state import STATE, TrainState
 
@@ -319,7 +319,7 @@ def _run_checkpoint(case: Case, folder: Path) -> None:
         load_checkpoint(_network(), checkpoint)
     if chance != 1:
         return
-    convert(path, folder / "out.safetensors")
+    convert_checkpoint(path, folder / "out.safetensors")
     read_checkpoint(folder / "out.safetensors")
 
 

@@ -14,8 +14,8 @@ from heatbox.inference.localizer import Localizer
 from heatbox.maps.baselines import with_centre_prior
 from heatbox.maps.cam import cam
 from heatbox.maps.pc1 import pc1
-from heatbox.maps.random_walk import walk
-from heatbox.maps.registry import MapInputs, find_method, needs_of, with_seed
+from heatbox.maps.random_walk import random_walk
+from heatbox.maps.registry import MapInputs, find_method, requirements_of, with_seed
 from heatbox.models.factory import create_model
 from heatbox.models.introspect import ClassifierView
 from helpers.scenes import write_model, write_split
@@ -34,23 +34,23 @@ def cam_of(view, features, targets):
 @torch.no_grad()
 def test_the_walk_is_seeded_by_a_second_larger_input(view):
     images, larger, targets = torch.randn(2, 3, 64, 64), torch.randn(2, 3, 128, 128), torch.tensor([1, 4])
-    look = view.extract(images)
-    scene = MapInputs.of(look, view, images, targets, larger=larger)
+    output = view.extract(images)
+    inputs = MapInputs.from_output(output, view, images, targets, larger=larger)
     sharp = view.features(larger)
     assert sharp.shape[2:] == (8, 8)
-    wanted = walk(cam_of(view, sharp, targets), look.middle)
-    assert torch.allclose(find_method("walk")(scene), wanted, atol=1e-6)
-    assert torch.allclose(find_method("walk:pc1")(scene), walk(pc1(sharp), look.middle), atol=1e-6)
+    wanted = random_walk(cam_of(view, sharp, targets), output.middle)
+    assert torch.allclose(find_method("walk")(inputs), wanted, atol=1e-6)
+    assert torch.allclose(find_method("walk:pc1")(inputs), random_walk(pc1(sharp), output.middle), atol=1e-6)
 
 
 @torch.no_grad()
 def test_the_walk_in_one_pass_is_seeded_by_the_sharp_map(view):
     images, targets = torch.randn(2, 3, 64, 64), torch.tensor([0, 3])
-    look = view.extract(images, sharp=True)
-    scene = MapInputs.of(look, view, images, targets)
-    wanted = walk(cam_of(view, look.sharp, targets), look.middle)
-    assert torch.allclose(find_method("walk-one-pass")(scene), wanted, atol=1e-6)
-    bare = MapInputs(view, images, look.features, targets, "fold")  # has to look for itself
+    output = view.extract(images, sharp=True)
+    inputs = MapInputs.from_output(output, view, images, targets)
+    wanted = random_walk(cam_of(view, output.sharp, targets), output.middle)
+    assert torch.allclose(find_method("walk-one-pass")(inputs), wanted, atol=1e-6)
+    bare = MapInputs(view, images, output.features, targets, "fold")  # computes the rest itself
     assert torch.allclose(find_method("walk-one-pass")(bare), wanted, atol=1e-6)
 
 
@@ -64,9 +64,9 @@ def test_centre_prior_is_a_gaussian_on_the_scaled_map():
 @torch.no_grad()
 def test_centre_prior_by_name(view):
     images, targets = torch.randn(2, 3, 64, 64), torch.tensor([0, 3])
-    scene = MapInputs(view, images, view.features(images), targets, "fold")
+    inputs = MapInputs(view, images, view.features(images), targets, "fold")
     for name in ("cam", "walk:pc1"):
-        plain, prior = find_method(name)(scene), find_method(f"{name}+centre")(scene)
+        plain, prior = find_method(name)(inputs), find_method(f"{name}+centre")(inputs)
         assert torch.allclose(prior, with_centre_prior(plain), atol=1e-6)
 
 
@@ -85,8 +85,8 @@ def test_names_say_which_seed():
             "wlak",
             "no map method 'wlak', expected one of cam, cam-positive, cam-negative, pc1, walk, walk-one-pass",
         ),
-        ("walk:walk", "'walk' is no seed of a walk, expected one of cam, cam-positive, cam-negative, pc1"),
-        ("walk:", "'' is no seed"),
+        ("walk:walk", "'walk' cannot seed a walk, expected one of cam, cam-positive, cam-negative, pc1"),
+        ("walk:", "'' cannot seed"),
         ("cam:pc1", "no map method 'cam:pc1'"),
         ("+centre", "no map method"),
         ("cam+centre+centre", "no map method"),
@@ -98,11 +98,11 @@ def test_names_that_are_none(name, says):
 
 
 def test_only_what_is_needed_is_computed():
-    assert needs_of(["cam", "pc1+centre", lambda m, x, t: x]) == needs_of([])
-    assert needs_of(["walk:pc1+centre"]).larger
-    assert not needs_of(["walk"]).sharp
-    assert needs_of(["cam", "walk-one-pass"]).sharp
-    assert not needs_of(["walk-one-pass"]).larger
+    assert requirements_of(["cam", "pc1+centre", lambda m, x, t: x]) == requirements_of([])
+    assert requirements_of(["walk:pc1+centre"]).larger
+    assert not requirements_of(["walk"]).sharp
+    assert requirements_of(["cam", "walk-one-pass"]).sharp
+    assert not requirements_of(["walk-one-pass"]).larger
 
 
 def test_a_model_that_cannot_be_walked_on(tmp_path):

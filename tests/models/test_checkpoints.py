@@ -13,7 +13,7 @@ from timm.utils.model import reparameterize_model
 from heatbox.errors import InputError
 from heatbox.models.checkpoints import (
     classes_in,
-    convert,
+    convert_checkpoint,
     gap_fc_head,
     identify,
     load_checkpoint,
@@ -115,7 +115,7 @@ def test_merged_weights_merge_the_model(name, suffix, golden_weights, tmp_path, 
     merged = reparameterize_model(model)
     torch.save(merged.state_dict(), tmp_path / "w.pth")
     if suffix == ".safetensors":
-        convert(tmp_path / "w.pth", tmp_path / "w.safetensors")
+        convert_checkpoint(tmp_path / "w.pth", tmp_path / "w.safetensors")
     again = new(name)
     load_checkpoint(again, tmp_path / f"w{suffix}")
     assert again.state_dict().keys() == merged.state_dict().keys()
@@ -287,7 +287,7 @@ def test_damaged_and_missing_files(trained, tmp_path):
 def test_converted_files_say_what_they_are(golden_weights, tmp_path, golden_images):
     model = golden_weights(timm.create_model("slak_nano", num_classes=7))
     torch.save({"model": {"module." + n: t for n, t in model.state_dict().items()}}, tmp_path / "w.pth")
-    report = convert(tmp_path / "w.pth", tmp_path / "w.safetensors")
+    report = convert_checkpoint(tmp_path / "w.pth", tmp_path / "w.safetensors")
     assert (report.model, report.num_classes) == ("slak_nano", 7)
     checkpoint = read_checkpoint(tmp_path / "w.safetensors")
     assert checkpoint.metadata["timm_name"] == "slak_nano"
@@ -300,8 +300,8 @@ def test_converted_files_say_what_they_are(golden_weights, tmp_path, golden_imag
 
 def test_conversion_keeps_preprocessing(trained, tmp_path):
     torch.save(trained.state_dict(), tmp_path / "replknet_31B1K384_CUB.pth")
-    first = convert(tmp_path / "replknet_31B1K384_CUB.pth", tmp_path / "a.safetensors")
-    second = convert(tmp_path / "a.safetensors", tmp_path / "b.safetensors")
+    first = convert_checkpoint(tmp_path / "replknet_31B1K384_CUB.pth", tmp_path / "a.safetensors")
+    second = convert_checkpoint(tmp_path / "a.safetensors", tmp_path / "b.safetensors")
     assert first.preprocessing["mean"] == (0.5, 0.5, 0.5)
     assert second.preprocessing == first.preprocessing
     model = new()
@@ -312,8 +312,8 @@ def test_conversion_keeps_preprocessing(trained, tmp_path):
 def test_half_takes_half_the_space_and_loads_as_float32(trained, tmp_path):
     state = {**trained.state_dict(), "norm.running_var": torch.full((24,), 1e6)}  # beyond float16
     torch.save(state, tmp_path / "w.pth")
-    convert(tmp_path / "w.pth", tmp_path / "full.safetensors")
-    convert(tmp_path / "w.pth", tmp_path / "half.safetensors", half=True)
+    convert_checkpoint(tmp_path / "w.pth", tmp_path / "full.safetensors")
+    convert_checkpoint(tmp_path / "w.pth", tmp_path / "half.safetensors", half=True)
     sizes = [(tmp_path / f"{name}.safetensors").stat().st_size for name in ("full", "half")]
     assert sizes[1] < 0.6 * sizes[0]
     for name, tensor in read_state_dict(tmp_path / "half.safetensors").items():
@@ -324,11 +324,11 @@ def test_half_takes_half_the_space_and_loads_as_float32(trained, tmp_path):
 
 def test_files_of_unknown_models_are_converted_too(tmp_path):
     torch.save({"layer.weight": torch.eye(3)}, tmp_path / "w.pth")
-    report = convert(tmp_path / "w.pth", tmp_path / "w.safetensors")
+    report = convert_checkpoint(tmp_path / "w.pth", tmp_path / "w.safetensors")
     assert report.model == ""
     assert torch.equal(read_state_dict(tmp_path / "w.safetensors")["layer.weight"], torch.eye(3))
     with pytest.raises(InputError, match="cannot be written"):
-        convert(tmp_path / "w.pth", tmp_path / "nowhere" / "w.safetensors")
+        convert_checkpoint(tmp_path / "w.pth", tmp_path / "nowhere" / "w.safetensors")
 
 
 def test_hub_names_are_fetched_by_timm(trained, monkeypatch, golden_images):

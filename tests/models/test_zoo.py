@@ -4,12 +4,13 @@ import pytest
 import timm
 import torch
 
+from heatbox.errors import InputError
 from heatbox.models.factory import create_model
-from heatbox.models.zoo import ZOO, list_models
+from heatbox.models.zoo import ZOO, list_models, model_info
 
 
 def test_every_model_is_listed_with_its_golden_counts():
-    rows = {row.name: row for row in list_models(num_classes=200)}
+    rows = {row.name: row for row in model_info(num_classes=200)}
     assert len(rows) == len(ZOO)
     assert rows["replknet_31b"].params == 79_044_168
     assert rows["replknet_31b"].macs == {224: 15_430_478_848, 384: 45_346_316_288}
@@ -55,3 +56,10 @@ def test_small_models_are_alike():
         features = models[name].forward_features(torch.empty(1, 3, 64, 64, device="meta"))
         assert features.shape == (1, 320, 8, 8)
         assert 3e6 < sum(p.numel() for p in models[name].parameters()) < 5e6
+
+
+def test_names_and_rows_belong_together():
+    assert list_models() == [row.name for row in model_info()]
+    assert model_info("slak_tiny_k61").kwargs == {"kernel_size": 61}
+    with pytest.raises(InputError, match="name is 'slak_huge', expected 'replknet_31b', "):
+        model_info("slak_huge")

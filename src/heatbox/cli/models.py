@@ -19,9 +19,9 @@ def models(as_json: AsJson = False) -> None:
         heatbox models
         heatbox models --json | jq -r '.[].name'
     """
-    from heatbox.models.zoo import list_models
+    from heatbox.models.zoo import model_info
 
-    rows = list_models()
+    rows = model_info()
     if as_json:
         print_json(rows)
     else:
@@ -46,7 +46,7 @@ def convert(
     Examples:
         heatbox convert replknet_31B1K384_CUB.pth --out replknet_cub.safetensors
     """
-    from heatbox.models.checkpoints import convert as convert_file
+    from heatbox.models.checkpoints import convert_checkpoint
 
-    report = convert_file(source, out, entry=entry, half=half)
+    report = convert_checkpoint(source, out, entry=entry, half=half)
     say(f"{out}: {report.model or 'no model of ours'}, {report.num_classes} classes")

@@ -41,10 +41,10 @@ from heatbox.maps.registry import (
     ENLARGED,
     MapInputs,
     Requirements,
+    check_requirements,
     find_method,
-    look_at,
-    needs_of,
-    require,
+    requirements_of,
+    run_model,
     with_seed,
 )
 from heatbox.metrics.localization import label_rank
@@ -89,7 +89,7 @@ def evaluate(
         model = config.build()
     view = ClassifierView(model.to(pick_device(config.device)))
     config.preprocess(view.model)  # refuses a size or mean that no input can have before anything is computed
-    require(view, needs_of(methods))
+    check_requirements(view, requirements_of(methods))
     inner = dataclasses.replace(
         config, data=config.fullsup or "", metadata=config.fullsup_metadata, fullsup=None
     )
@@ -152,15 +152,15 @@ def predict(
     view: ClassifierView, split: Split, config: EvaluateConfig, run: Run, track: Track = silent
 ) -> None:
     """Write a record for every image of the split that the run does not hold yet."""
-    needs = needs_of(config.method)
+    requirements = requirements_of(config.method)
     preprocess = config.preprocess(view.model)
-    sizes = [preprocess, preprocess.enlarged(ENLARGED)] if needs.larger else [preprocess]
+    sizes = [preprocess, preprocess.enlarged(ENLARGED)] if requirements.larger else [preprocess]
 
     def prepared(image: Image.Image) -> list[Tensor]:
         return [one(image) for one in sizes]
 
     def records(examples: Sequence[Example], images: Sequence[Tensor]) -> list[Record]:
-        found = _records(view, examples, images, config, needs)
+        found = _records(view, examples, images, config, requirements)
         return with_masks(found, split, examples) if split.has_only_masks else found
 
     collect(split, prepared, config.batch_size, run, records, f"maps of {split.name}", track)
@@ -171,21 +171,21 @@ def _records(
     examples: Sequence[Example],
     images: Sequence[Tensor],
     config: EvaluateConfig,
-    needs: Requirements,
+    requirements: Requirements,
 ) -> list[Record]:
     """Run the classifier and every map method on one batch."""
     with torch.inference_mode():
         batch, *more = (as_input(view.model, one) for one in images)
-        look, forward_ms = _timed(lambda: look_at(view, batch, needs), batch)
-        logits = look.logits
+        output, forward_ms = _timed(lambda: run_model(view, batch, requirements), batch)
+        logits = output.logits
         labels = torch.tensor([example.label for example in examples], device=batch.device)
         targets = labels if config.target == "label" else logits.argmax(1)
-        scene = MapInputs.of(look, view, batch, targets, config.norm, *more)
+        inputs = MapInputs.from_output(output, view, batch, targets, config.norm, *more)
         maps, spent = {}, {"ms_forward": forward_ms}
         for name in config.method:
-            found, spent[f"ms_{name}"] = _timed(partial(find_method(name), scene), batch)
+            found, spent[f"ms_{name}"] = _timed(partial(find_method(name), inputs), batch)
             maps[name] = found.float().cpu().numpy()
-        strongest = _strongest(scene, config.channels) if "cam" in config.method else {}
+        strongest = _strongest(inputs, config.channels) if "cam" in config.method else {}
         top5 = logits.topk(min(5, logits.shape[1])).indices.cpu().numpy().astype(np.int32)
         scores = logits.float().cpu().numpy()
     return [
@@ -219,7 +219,7 @@ def _timed(work: Callable[[], Any], batch: Tensor) -> tuple[Any, float]:
     return found, 1000 * (now() - begin) / len(batch)
 
 
-def _strongest(scene: MapInputs, count: int) -> dict[str, np.ndarray]:
+def _strongest(inputs: MapInputs, count: int) -> dict[str, np.ndarray]:
     """The channels of highest class weight of each image, for showing.
 
     Returns:
@@ -228,9 +228,9 @@ def _strongest(scene: MapInputs, count: int) -> dict[str, np.ndarray]:
     """
     if count < 1:
         return {}
-    weights, _ = scene.view.class_weights(scene.features, scene.targets, scene.norm)
+    weights, _ = inputs.view.class_weights(inputs.features, inputs.targets, inputs.norm)
     best = weights.topk(min(count, weights.shape[1]), dim=1)
-    maps = scene.features[torch.arange(len(weights))[:, None], best.indices.cpu()].float()
+    maps = inputs.features[torch.arange(len(weights))[:, None], best.indices.cpu()].float()
     low, high = maps.amin((2, 3), keepdim=True), maps.amax((2, 3), keepdim=True)
     scaled = (maps - low) / torch.where(high > low, high - low, 1) * 255
     return {

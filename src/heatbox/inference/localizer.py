@@ -18,7 +18,15 @@ from heatbox.data.transforms import Preprocess
 from heatbox.errors import InputError
 from heatbox.inference.boxes import check_threshold, map_to_boxes
 from heatbox.maps.normalize import normalize_heatmap
-from heatbox.maps.registry import ENLARGED, MapFunction, MapInputs, find_method, look_at, needs_of, require
+from heatbox.maps.registry import (
+    ENLARGED,
+    MapFunction,
+    MapInputs,
+    check_requirements,
+    find_method,
+    requirements_of,
+    run_model,
+)
 from heatbox.models.introspect import ClassifierView
 from heatbox.models.spec import as_input, data_config
 
@@ -112,8 +120,8 @@ class Localizer:
             )
         self.view = ClassifierView(model)
         self.method = find_method(method)
-        self.needs = needs_of([method])
-        require(self.view, self.needs)
+        self.requirements = requirements_of([method])
+        check_requirements(self.view, self.requirements)
         self.threshold = threshold
         self.contours = contours
         self.norm = norm
@@ -136,15 +144,15 @@ class Localizer:
         """
         (batch, *more), sizes = self._batch(images)
         with torch.inference_mode():
-            look = look_at(self.view, batch, self.needs)
-            logits = look.logits
+            output = run_model(self.view, batch, self.requirements)
+            logits = output.logits
             labels = logits.argmax(1)
             wanted = labels if targets is None else self._targets(targets, labels)
         # Custom methods may need gradients, which tensors made in inference mode do not support.
         with torch.no_grad():
-            look = look.cloned()
-            scene = MapInputs.of(look, self.view, batch, wanted.clone(), self.norm, *more)
-            maps = self.method(scene).float().cpu()
+            output = output.cloned()
+            inputs = MapInputs.from_output(output, self.view, batch, wanted.clone(), self.norm, *more)
+            maps = self.method(inputs).float().cpu()
         heatmaps = [normalize_heatmap(one, (size[1], size[0])) for one, size in zip(maps, sizes, strict=True)]
         boxes = [
             map_to_boxes(one, size, self.threshold, self.contours, self.protocol)
@@ -166,7 +174,7 @@ class Localizer:
                 raise InputError("images are neither a tensor (B, 3, H, W) nor a sequence of PIL images")
             rgb = [image.convert("RGB") for image in images]
             wanted = [self.preprocess]
-            wanted += [self.preprocess.enlarged(ENLARGED)] if self.needs.larger else []
+            wanted += [self.preprocess.enlarged(ENLARGED)] if self.requirements.larger else []
             batches = [torch.stack([preprocess(one) for one in rgb]) for preprocess in wanted]
             sizes = [image.size for image in images]
         return [as_input(self.view.model, batch) for batch in batches], sizes

@@ -3,7 +3,7 @@ from .cam import cam
 from .export import ExplainedClassifier, export_onnx, export_program
 from .normalize import normalize_heatmap
 from .pc1 import pc1
-from .random_walk import walk
+from .random_walk import random_walk
 from .registry import METHODS, MapInputs, find_method
 
 __all__ = [
@@ -18,6 +18,6 @@ __all__ = [
     "full_image",
     "normalize_heatmap",
     "pc1",
-    "walk",
+    "random_walk",
     "with_centre_prior",
 ]

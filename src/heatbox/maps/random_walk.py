@@ -22,7 +22,7 @@ _SHORTEST = 1e-12
 """Length below which a position's features count as zero; channels have a deviation of about 1 by then."""
 
 
-def walk(seed: Tensor, features: Sequence[Tensor], steps: int = 2, damping: float = 0.1) -> Tensor:
+def random_walk(seed: Tensor, features: Sequence[Tensor], steps: int = 2, damping: float = 0.1) -> Tensor:
     """Random walk of a map on the correlations of feature maps (docs/walk.md).
 
     Two positions are alike as far as their features correlate, R(f) = max(0, XᵀX): X are the features with

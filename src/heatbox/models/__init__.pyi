@@ -1,19 +1,21 @@
 import heatbox.config
 
-from .checkpoints import CheckpointReport, convert, load_checkpoint
+from .checkpoints import CheckpointReport, convert_checkpoint, load_checkpoint
 from .factory import create_model
 from .introspect import ClassifierView, ModelOutput
-from .zoo import list_models
+from .zoo import ModelInfo, list_models, model_info
 
 ModelSpec = heatbox.config.ModelSpec
 
 __all__ = [
     "CheckpointReport",
     "ClassifierView",
+    "ModelInfo",
     "ModelOutput",
     "ModelSpec",
-    "convert",
+    "convert_checkpoint",
     "create_model",
     "list_models",
     "load_checkpoint",
+    "model_info",
 ]

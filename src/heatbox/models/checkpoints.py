@@ -510,7 +510,7 @@ def preprocessing_of(checkpoint: Checkpoint) -> dict[str, Any]:
     return next((weights.config for weights in known), {})
 
 
-def convert(
+def convert_checkpoint(
     source: str | Path, target: str | Path, *, entry: str | None = None, half: bool = False
 ) -> CheckpointReport:
     """Write any checkpoint that can be read as safetensors, names as our models have them.

@@ -1,27 +1,23 @@
-"""A name, or file.py:function, becomes a model."""
+"""A model by name, or by path/to/file.py:function."""
 
 from __future__ import annotations
 
 import difflib
-import importlib.util
 import inspect
-import sys
-import zlib
-from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import timm
 from torch import nn
 
 from heatbox._utils.checks import check_whole, kind_of
+from heatbox._utils.plugins import is_plugin, load_function
 from heatbox.errors import InputError
 from heatbox.models.checkpoints import classes_in, load_checkpoint, read_checkpoint
 
 PRETRAINED = "pretrained"
 WEIGHTS = Path(__file__).parent / "weights"
-"""Weights that come with the package, of small networks trained on glyphs (docs/training.md)."""
+"""Weights included in the package: small networks trained on glyphs (docs/training.md)."""
 
 
 def create_model(
@@ -31,20 +27,21 @@ def create_model(
 
     Args:
         name: a timm model name ("resnet50", "convnext_tiny.fb_in1k", ...), or "path/to/file.py:function"
-            for one's own: the function is called with `num_classes` (if it takes it and one is given)
-            and `options`, and returns an `nn.Module`.
-        num_classes: number of classes; None takes the checkpoint's, or else keeps the model's own.
+            for your own: the function is called with `num_classes` (if one is given) and `options`, and
+            returns an `nn.Module`.
+        num_classes: number of classes; None takes the checkpoint's, or otherwise the model's default.
         checkpoint: a file of weights, "hf-hub:owner/name" for weights on the hub, or "pretrained" for
-            those that come with heatbox (see `shipped`) or that timm publishes under this name; timm
-            downloads what is not here. None leaves the weights as the model was initialised.
-        options: passed on to the function that builds the model.
+            those included in heatbox (see `shipped`) or published by timm under this name, which timm
+            downloads if they are not cached. None leaves the weights as initialized.
+        options: further arguments of the function that builds the model.
 
     Returns:
         the model, in eval mode, on the CPU.
 
     Raises:
         InputError: unknown name, a file without that function, a checkpoint that does not fit.
-        TypeError: a name or checkpoint that is no text or path, a number of classes that is no whole number.
+        TypeError: a name or checkpoint that is not text or a path, or a number of classes that is not an
+            integer.
 
     Examples:
         >>> model = create_model("test_resnet", num_classes=10)
@@ -58,9 +55,9 @@ def create_model(
     if checkpoint == PRETRAINED and name in shipped():
         checkpoint = shipped()[name]
     weights = None if checkpoint in (None, PRETRAINED) else read_checkpoint(checkpoint)
-    if weights is not None and num_classes is None and ".py:" not in name:
+    if weights is not None and num_classes is None and not is_plugin(name):
         num_classes = classes_in(weights.state)
-    if ".py:" in name:
+    if is_plugin(name):
         model = _from_file(name, num_classes, dict(options))
         if checkpoint == PRETRAINED:
             raise InputError(f"{name}: 'pretrained' is for timm models; name a checkpoint file instead")
@@ -72,7 +69,7 @@ def create_model(
 
 
 def shipped() -> dict[str, Path]:
-    """Names of models whose trained weights come with the package → the files."""
+    """Names of the models whose trained weights are included in the package → the files."""
     return {file.stem: file for file in sorted(WEIGHTS.glob("*.safetensors"))}
 
 
@@ -80,7 +77,7 @@ def _from_timm(name: str, num_classes: int | None, pretrained: bool, options: di
     architecture = name.split(".")[0]
     if not timm.is_model(architecture):
         near = difflib.get_close_matches(architecture, timm.list_models(), 3)
-        hint = f"; near it: {', '.join(near)}" if near else ""
+        hint = f"; similar names: {', '.join(near)}" if near else ""
         raise InputError(f"there is no model named {name!r}{hint}")
     if num_classes is not None:
         options["num_classes"] = num_classes
@@ -94,24 +91,8 @@ def _from_timm(name: str, num_classes: int | None, pretrained: bool, options: di
         raise
 
 
-def function_of(name: str) -> Callable[..., Any]:
-    """The function that path/to/file.py:function names; the file is run.
-
-    Raises:
-        InputError: there is no such file or function, or the file is not valid Python.
-    """
-    file, _, function_name = name.rpartition(":")
-    path = Path(file)
-    if not path.is_file():
-        raise InputError(f"{path}: no such file (from {name})")
-    function = getattr(_import_file(path), function_name, None)
-    if not callable(function):
-        raise InputError(f"{path}: has no function named {function_name!r}")
-    return function
-
-
 def _from_file(name: str, num_classes: int | None, options: dict[str, Any]) -> nn.Module:
-    function = function_of(name)
+    function = load_function(name)
     parameters = inspect.signature(function).parameters
     takes_any = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
     if num_classes is not None:
@@ -126,19 +107,3 @@ def _from_file(name: str, num_classes: int | None, options: dict[str, Any]) -> n
     if not isinstance(model, nn.Module):
         raise InputError(f"{name}: returned {type(model).__name__}, expected a torch.nn.Module")
     return model
-
-
-def _import_file(path: Path) -> ModuleType:
-    # Under a name of its own, which no installed package has; dataclasses and pickle look modules up.
-    name = f"_heatbox_file_{path.stem}_{zlib.crc32(str(path.resolve()).encode()):08x}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    try:
-        spec.loader.exec_module(module)
-    except SyntaxError as error:
-        sys.modules.pop(name, None)
-        raise InputError(f"{path}: is not valid Python ({error})") from error
-    return module

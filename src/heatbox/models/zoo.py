@@ -1,17 +1,18 @@
-"""What can be built: the models of the paper and the small ones, and the released weights that fit them."""
+"""The models of the paper and small ones, with their size, cost and the released weights that fit them."""
 
 from __future__ import annotations
 
+import fnmatch
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, overload
 
 import timm
 import torch
 from timm.utils.model import reparameterize_model
 from torch import Tensor, nn
 
-from heatbox._utils.checks import check_whole
+from heatbox._utils.checks import check_choice, check_whole, kind_of
 from heatbox.models._blocks import Reparameterizable
 
 REPLKNET = "github.com/DingXiaoH/RepLKNet-pytorch"
@@ -27,9 +28,9 @@ class Weights:
     Attributes:
         name: what the paper calls it, or its hub name.
         side: side of the square image it was trained on, in pixels.
-        source: where its link is.
-        file: start of the file's name as released, lower case; "" where files are fetched by hub name.
-        preprocessing: fields of timm's pretrained_cfg in which it differs from its model's at `side`.
+        source: repository that links or holds it.
+        file: start of the released file's name, lower case; "" where files are fetched by hub name.
+        preprocessing: fields of timm's pretrained_cfg that differ from the model's defaults at `side`.
     """
 
     name: str
@@ -41,19 +42,19 @@ class Weights:
     @property
     def config(self) -> dict[str, Any]:
         """The image side and all preprocessing as fields of timm's pretrained_cfg."""
-        whole = {"crop_pct": 1.0, "crop_mode": "squash"} if self.side >= 384 else {}
-        return {"input_size": (3, self.side, self.side), **whole, **self.preprocessing}
+        squash = {"crop_pct": 1.0, "crop_mode": "squash"} if self.side >= 384 else {}
+        return {"input_size": (3, self.side, self.side), **squash, **self.preprocessing}
 
 
 @dataclass(frozen=True, slots=True)
 class ZooModel:
-    """A model by name, with the arguments `timm.create_model` needs for it.
+    """A model of the zoo, with the arguments of `timm.create_model`.
 
     Attributes:
         name: the name in listings and messages.
-        timm_name: the name timm knows.
+        timm_name: the name registered with timm.
         kwargs: further arguments of `timm.create_model`.
-        sides: image sides at which the listing counts.
+        sides: image sides in pixels for which cost is listed.
         weights: released weights that fit.
     """
 
@@ -64,13 +65,13 @@ class ZooModel:
     weights: tuple[Weights, ...] = ()
 
     def on_meta(self, num_classes: int = 1000) -> nn.Module:
-        """The model without memory or computation: shapes only."""
+        """The model on the meta device: shapes without values."""
         with torch.device("meta"):
             return timm.create_model(self.timm_name, num_classes=num_classes, **self.kwargs)
 
 
 HALF = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
-# The paper's own fine-tuned files: whole image squashed with torchvision's default interpolation.
+# The paper's fine-tuned files: the whole image squashed, with torchvision's default interpolation.
 CUB = HALF | {"interpolation": "bilinear", "num_classes": 200}
 
 
@@ -85,7 +86,7 @@ def hub_weights(tag: str, side: int = 224) -> Weights:
 
 
 def slak_weights(name: str) -> tuple[Weights, ...]:
-    """Weights of the SLaK authors, whose files have no settled names."""
+    """Weights of the SLaK authors, whose files have no fixed names."""
     return (Weights(name, 224, SLAK),)
 
 
@@ -137,7 +138,7 @@ ZOO = (
         "convnext_large",
         weights=(hub_weights("convnext_large.fb_in1k"), hub_weights("convnext_large.fb_in22k_ft_in1k")),
     ),
-    # For images of 64 pixels: each ends in a map of 8 x 8.
+    # For images of 64 pixels, with a feature map of 8 x 8 (resnet10_small: 16 x 16).
     ZooModel("replknet_nano", "replknet_nano", sides=(64,)),
     ZooModel("slak_nano", "slak_nano", sides=(64,)),
     ZooModel("convnext_atto_64", "convnext_atto_64", sides=(64,)),
@@ -172,14 +173,14 @@ class Counts:
 
 
 def count(model: nn.Module, side: int, in_chans: int = 3) -> Counts:
-    """Count a model that lives on the meta device, for one image of `side` x `side` pixels.
+    """Parameters and multiply-accumulates of a model on the meta device, for one square image.
 
-    As usual in the field, only convolutions and linear layers are counted, without their biases, and one
-    multiply-accumulate is called one FLOP in the papers' tables.
+    Only convolutions and linear layers are counted, without biases, as is usual; the tables of the papers
+    list multiply-accumulates as FLOPs.
 
     Args:
-        model: built under `torch.device("meta")`; its mode is left as it is.
-        side: side of the square image in pixels.
+        model: built under `torch.device("meta")`; its mode is restored.
+        side: side of the image in pixels.
         in_chans: channels of the image.
     """
     macs = {nn.Conv2d: 0, nn.Linear: 0}
@@ -204,16 +205,16 @@ def count(model: nn.Module, side: int, in_chans: int = 3) -> Counts:
 
 
 @dataclass(frozen=True, slots=True)
-class ModelRow:
-    """One line of the listing.
+class ModelInfo:
+    """A model of the zoo with its size, cost, preprocessing and released weights.
 
     Attributes:
-        name: the model; with `kwargs`, what `timm.create_model` takes.
-        timm_name: the name timm knows.
+        name: the name in listings and messages.
+        timm_name: the name registered with timm.
         kwargs: further arguments of `timm.create_model`.
         params: parameters.
         macs: image side in pixels → multiply-accumulates for one image.
-        merged_macs: the same after re-parameterisation; equal where there is none.
+        merged_macs: the same after re-parameterization, where the model has one.
         mean: mean of the preprocessing, per channel.
         std: standard deviation of the preprocessing, per channel.
         checkpoints: released weights that fit, as (name, image side, source).
@@ -230,22 +231,51 @@ class ModelRow:
     checkpoints: tuple[tuple[str, int, str], ...]
 
 
-def list_models(num_classes: int = 1000) -> list[ModelRow]:
-    """Every model of the zoo with its size, cost, preprocessing and the released weights that fit it.
+def list_models(pattern: str = "*") -> list[str]:
+    """Names of the models in the zoo; `timm.list_models` lists timm's.
 
     Args:
+        pattern: only names that match it, with the wildcards * and ?.
+
+    Raises:
+        TypeError: a pattern that is not text.
+
+    Examples:
+        >>> list_models("replknet_*")
+        ['replknet_31b', 'replknet_31l', 'replknet_xl', 'replknet_nano', 'replknet_micro']
+    """
+    if not isinstance(pattern, str):
+        raise TypeError(f"pattern: {kind_of(pattern)}, expected text such as '*convnext*'")
+    return fnmatch.filter([entry.name for entry in ZOO], pattern)
+
+
+@overload
+def model_info(name: str, num_classes: int = 1000) -> ModelInfo: ...
+@overload
+def model_info(name: None = None, num_classes: int = 1000) -> list[ModelInfo]: ...
+def model_info(name: str | None = None, num_classes: int = 1000) -> ModelInfo | list[ModelInfo]:
+    """Size, cost, preprocessing and fitting released weights of one model of the zoo, or of all of them.
+
+    Args:
+        name: one of `list_models()`; None for all.
         num_classes: outputs of the classifiers that are counted.
 
     Raises:
-        InputError: fewer than one class.
-        TypeError: no whole number.
+        InputError: no model of that name, or fewer than one class.
+        TypeError: a number of classes that is not an integer.
+
+    Examples:
+        >>> model_info("replknet_micro").params
+        631848
     """
     check_whole(num_classes, "num_classes")
-    return [describe(entry, num_classes) for entry in ZOO]
+    if name is None:
+        return [_info_of(entry, num_classes) for entry in ZOO]
+    check_choice(name, "name", list_models())
+    return next(_info_of(entry, num_classes) for entry in ZOO if entry.name == name)
 
 
-def describe(entry: ZooModel, num_classes: int) -> ModelRow:
-    """The listing's row of one model."""
+def _info_of(entry: ZooModel, num_classes: int) -> ModelInfo:
     model = entry.on_meta(num_classes)
     config: Any = model.pretrained_cfg
     counts = {side: count(model, side) for side in entry.sides}
@@ -253,7 +283,7 @@ def describe(entry: ZooModel, num_classes: int) -> ModelRow:
     if any(isinstance(module, Reparameterizable) for module in model.modules()):
         reparameterize_model(model, inplace=True)
         merged = {side: count(model, side) for side in entry.sides}
-    return ModelRow(
+    return ModelInfo(
         name=entry.name,
         timm_name=entry.timm_name,
         kwargs=entry.kwargs,

@@ -64,9 +64,9 @@ def assess(
             ranks.append(label_rank(logits.float().cpu().numpy(), labels.cpu().numpy()))
             if view is None:
                 continue
-            scene = MapInputs(view, images, features, labels, "fold")
+            inputs = MapInputs(view, images, features, labels, "fold")
             for name, metrics in scores.items():
-                maps = find_method(name)(scene).float().cpu().numpy()
+                maps = find_method(name)(inputs).float().cpu().numpy()
                 update_together(
                     metrics,
                     [normalize_heatmap(one, REFERENCE_SIDE) for one in maps],

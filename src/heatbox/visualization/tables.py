@@ -13,7 +13,7 @@ from heatbox._utils.progress import duration, printable
 
 if TYPE_CHECKING:
     from heatbox.data.catalogue import Entry
-    from heatbox.models.zoo import ModelRow
+    from heatbox.models.zoo import ModelInfo
     from heatbox.training.config import TrainConfig
 
 
@@ -175,7 +175,7 @@ def difference_lines(metrics: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def model_table(rows: Sequence[ModelRow]) -> Table:
+def model_table(rows: Sequence[ModelInfo]) -> Table:
     """Size and cost of each model, and the weights that fit it."""
     table = Table(caption="1000 classes; GMACs of one image, after re-parameterisation where there is one")
     for heading in ("model", "parameters", "GMACs at side", "mean / std", "weights that fit"):
