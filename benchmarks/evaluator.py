@@ -25,7 +25,9 @@ import numpy as np
 
 from heatbox.maps.normalize import normalize_heatmap
 from heatbox.metrics.bootstrap import best_threshold_interval, bootstrap_interval
-from heatbox.metrics.max_box_acc import V2_IOU, MaxBoxAcc, update_together
+from heatbox.metrics.collection import BoxMetrics
+from heatbox.metrics.functional import V2_IOU
+from heatbox.metrics.max_box_acc import MaxBoxAcc
 from heatbox.metrics.pxap import PxAP
 
 THRESHOLDS = list(np.arange(0, 1, 0.001))
@@ -166,11 +168,11 @@ def compare(maps: np.ndarray, slow: dict[str, Callable], repeats: int = 5) -> di
         batch = np.repeat(one[None], 16, axis=0)
         for _ in range(repeats):
             spent = processor_seconds(
-                lambda b=batch, i=i: update_together(both(), b, [truth[i]] * 16, sizes[:1] * 16)
+                lambda b=batch, i=i: BoxMetrics(both()).update(b, [truth[i]] * 16, sizes[:1] * 16)
             )
             times["heatbox"].append(spent / 16)
     metrics = both()
-    update_together(metrics, maps, truth, sizes)
+    BoxMetrics(metrics).update(maps, truth, sizes)
     for name, counts in expected.items():
         for metric, count in zip(metrics, counts, strict=True):
             assert (metric.correct == count).all(), f"counts differ from {name}: {metric.contours}"
@@ -185,7 +187,7 @@ def two_threads(maps: np.ndarray, repeats: int = 9) -> tuple[float, float, float
     for _ in range(repeats):
         for threads in spent:
             begin = time.process_time()
-            elapsed = seconds(lambda t=threads: update_together(both(t), big, truth, sizes))
+            elapsed = seconds(lambda t=threads: BoxMetrics(both(t)).update(big, truth, sizes))
             spent[threads].append((elapsed, time.process_time() - begin))
     (one, one_busy), (two, two_busy) = (np.min(rows, axis=0) for rows in spent.values())
     return one, two, one_busy, two_busy
@@ -271,7 +273,7 @@ def main() -> None:
     if arguments.reference:
         slow["reference"] = reference_both(arguments.reference)
     maps_of = kinds(arguments.images, arguments.real)
-    update_together(both(), maps_of["smooth"][:1], truth_of(1), [(224, 224)])
+    BoxMetrics(both()).update(maps_of["smooth"][:1], truth_of(1), [(224, 224)])
     print(
         "MaxBoxAcc and MaxBoxAccV2 together, 1000 thresholds, one thread; ms of processor time; counts equal"
     )

@@ -39,7 +39,7 @@ NEVER = {
     "boxes": {"data", "models", "ops"},
     "training.recipes": {"data", "models", "training"},
     "visualization.figures": {"data", "models", "maps", "metrics", "boxes"},
-    "metrics": {"models"},
+    "metrics": {"models", "maps", "data"},
 }
 ALLOWED = {
 }  # fmt: skip

@@ -89,7 +89,7 @@ def test_an_old_name_warns_and_works(name):
 OLD_PATHS = {
     "heatbox.data.example": "Example",
     "heatbox.localizer": "Localizer",
-    "heatbox.metrics.maxboxacc": "MaxBoxAcc, V2_IOU",
+    "heatbox.metrics.maxboxacc": "MaxBoxAcc, V2_IOU, update_together",
     "heatbox.models.build": "build_model",
     "heatbox.models.view": "ClassifierView",
     "heatbox.recipes": "get_recipe",

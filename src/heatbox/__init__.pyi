@@ -26,8 +26,10 @@ from .maps.normalize import normalize_heatmap
 from .maps.pc1 import pc1
 from .maps.random_walk import random_walk
 from .metrics.bootstrap import bootstrap_interval, paired_interval
+from .metrics.collection import BoxMetrics
+from .metrics.functional import V2_IOU
 from .metrics.localization import LocalizationAccuracy
-from .metrics.max_box_acc import V2_IOU, MaxBoxAcc, update_together
+from .metrics.max_box_acc import MaxBoxAcc, MaxBoxAccV2
 from .metrics.pxap import PxAP
 from .models.checkpoints import convert_checkpoint, load_checkpoint
 from .models.factory import create_model
@@ -38,11 +40,13 @@ from .ops.accelerate import accelerate
 __version__: str
 __all__ = [
     "V2_IOU",
+    "BoxMetrics",
     "ClassifierView",
     "InputError",
     "LocalizationAccuracy",
     "Localizer",
     "MaxBoxAcc",
+    "MaxBoxAccV2",
     "ModelSpec",
     "Prediction",
     "PxAP",
@@ -78,6 +82,5 @@ __all__ = [
     "score_stream",
     "shape_bias",
     "training",
-    "update_together",
     "visualization",
 ]

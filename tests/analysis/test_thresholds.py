@@ -24,13 +24,15 @@ def test_curve_and_chosen_point():
 
 
 def test_the_best_is_that_of_the_scores():
-    from heatbox.metrics.max_box_acc import V2_IOU, MaxBoxAcc, update_together
+    from heatbox.metrics.collection import BoxMetrics
+    from heatbox.metrics.functional import V2_IOU
+    from heatbox.metrics.max_box_acc import MaxBoxAcc
 
     maps = np.random.default_rng(0).random((6, 224, 224)).astype(np.float32)
     maps[:, 60:150, 40:180] += np.linspace(0.2, 1.5, 6)[:, None, None].astype(np.float32)
     maps /= maps.max((1, 2), keepdims=True)
     both = [MaxBoxAcc(V2_IOU), MaxBoxAcc(V2_IOU, contours="all")]
-    update_together(both, maps, [np.array([[40, 60, 180, 150.0]])] * 6, [(224, 224)] * 6)
+    BoxMetrics(both).update(maps, [np.array([[40, 60, 180, 150.0]])] * 6, [(224, 224)] * 6)
     largest, every = (metric.compute() for metric in both)
     summary = {
         name: {"iou": one.iou, "correct": one.correct, "threshold": one.threshold}

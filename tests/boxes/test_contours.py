@@ -84,5 +84,5 @@ def test_a_malformed_map_is_refused_in_one_sentence(heatmap, said):
 
 
 def test_a_threshold_of_one_is_refused():
-    with pytest.raises(InputError, match=re.escape("leave [0, 1)")):
+    with pytest.raises(InputError, match=re.escape("[1.0], expected values in [0, 1)")):
         heatmap_to_boxes(np.ones((2, 2)), [1.0])

@@ -12,8 +12,9 @@ from heatbox.data.open import open_split
 from heatbox.evaluation.run import Run
 from heatbox.maps.baselines import centre_gaussian
 from heatbox.maps.normalize import normalize_heatmap
-from heatbox.metrics.bootstrap import Interval
-from heatbox.metrics.masks import MaskScorer, in_frame, pxap_interval
+from heatbox.metrics.bootstrap import Interval, pxap_interval
+from heatbox.metrics.functional import resize_mask
+from heatbox.metrics.pxap import PxAP
 from helpers import data_trees as trees
 from helpers.scenes import write_model, write_split
 
@@ -55,7 +56,7 @@ def scene(tmp_path):
     split = open_split(str(tmp_path / "set"))
     rng = np.random.default_rng(0)
     for example in split:
-        heatmap = rng.random((224, 224)) * 0.5 + 0.4 * (in_frame(split.open_mask(example)) == 1)
+        heatmap = rng.random((224, 224)) * 0.5 + 0.4 * (resize_mask(split.open_mask(example)) == 1)
         path = tmp_path / "maps" / f"{example.id}.npy"
         path.parent.mkdir(parents=True, exist_ok=True)
         np.save(path, heatmap.astype(np.float32))
@@ -75,7 +76,7 @@ def run_evaluate(scene, *more):
 def test_masks_in_the_frame_are_those_of_the_reference(scene):
     split = open_split(str(scene / "set"))
     for example in split:
-        assert np.array_equal(in_frame(split.open_mask(example)), reference_mask(split, example))
+        assert np.array_equal(resize_mask(split.open_mask(example)), reference_mask(split, example))
 
 
 def test_masks_of_different_sizes(scene):
@@ -86,7 +87,7 @@ def test_masks_of_different_sizes(scene):
         larger = mask.resize((101, 77))
     larger.save(path)
     assert split.open_mask(first).shape == (224, 224)
-    assert np.array_equal(in_frame(split.open_mask(first)), reference_mask(split, first))
+    assert np.array_equal(resize_mask(split.open_mask(first)), reference_mask(split, first))
 
 
 def test_score(scene, capsys):
@@ -171,9 +172,9 @@ def scored(seed, images=40):
     rng = np.random.default_rng(seed)
     masks = [(rng.random((48, 48)) < share).astype(np.uint8) for share in rng.uniform(0.1, 0.6, images)]
     maps = [np.clip(rng.random((48, 48)) * 0.7 + 0.3 * mask * rng.random(), 0, 1) for mask in masks]
-    scorer = MaskScorer(20)
-    scorer.update([str(i) for i in range(images)], maps, masks)
-    return scorer.result(), maps, masks
+    metric = PxAP(20, per_image=True)
+    metric.update(maps, masks)
+    return metric.compute().histograms, maps, masks
 
 
 def test_intervals_are_those_of_drawing_images():

@@ -6,7 +6,7 @@ import pytest
 from heatbox.evaluation.records import Records
 from heatbox.evaluation.summary import MapScore, summarise, table_of
 from heatbox.maps.baselines import CENTRE
-from heatbox.metrics.max_box_acc import BoxScore
+from heatbox.metrics.functional import BoxScore
 
 IMAGES, THRESHOLDS = 60, 10
 IOU = np.array([0.3, 0.5, 0.7])

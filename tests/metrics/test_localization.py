@@ -3,7 +3,8 @@ import pytest
 import torch
 
 from heatbox.errors import InputError
-from heatbox.metrics.localization import LocalizationAccuracy, label_rank
+from heatbox.metrics.functional import label_rank
+from heatbox.metrics.localization import LocalizationAccuracy
 from heatbox.metrics.max_box_acc import MaxBoxAcc
 
 

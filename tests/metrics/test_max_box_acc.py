@@ -8,7 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from heatbox.errors import InputError
-from heatbox.metrics.max_box_acc import MaxBoxAcc, per_image_iou, update_together
+from heatbox.metrics.collection import BoxMetrics
+from heatbox.metrics.functional import per_image_iou
+from heatbox.metrics.max_box_acc import MaxBoxAcc
 from helpers.awkward_maps import random_map, random_truth
 from helpers.brute_force import exact_levels, iou, reference_curves
 
@@ -19,7 +21,7 @@ IOU = (0.3, 0.5, 0.7)
 
 def assert_counts_match(heatmap, boxes, size):
     metrics = [MaxBoxAcc(IOU, "largest"), MaxBoxAcc(IOU, "all")]
-    update_together(metrics, [heatmap], [boxes], [size])
+    BoxMetrics(metrics).update([heatmap], [boxes], [size])
     curves = reference_curves(heatmap, boxes, size, 1000)
     for metric, curve in zip(metrics, curves, strict=True):
         np.testing.assert_array_equal(metric.correct, curve[None] >= np.array(IOU)[:, None], metric.contours)
@@ -81,7 +83,7 @@ def test_the_general_road_and_one_score_alone_agree_with_both_together(seed):
     for contours in ("largest", "all"):
         alone, together = MaxBoxAcc(IOU, contours), [MaxBoxAcc(IOU, c) for c in (contours, "largest", "all")]
         alone.update([heatmap], [boxes], [size])
-        curves = update_together(together, [heatmap], [boxes], [size], records=True)
+        curves = BoxMetrics(together).update([heatmap], [boxes], [size], return_iou=True)
         general = per_image_iou(heatmap, boxes, size, contours)
         np.testing.assert_array_equal(curves[0, 0], general)
         np.testing.assert_array_equal(alone.correct, together[0].correct)

@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from heatbox.errors import InputError
-from heatbox.metrics.pxap import PxAP, combine_masks, pixel_histogram
+from heatbox.metrics.functional import combine_masks, pixel_histogram
+from heatbox.metrics.pxap import PxAP
 from helpers.awkward_maps import random_map
 
 

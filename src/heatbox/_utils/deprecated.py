@@ -16,6 +16,7 @@ RENAMED = {
     "erf": ("heatbox.analysis.erf:effective_receptive_field", "effective_receptive_field"),
     "load_wsol": ("heatbox.data.formats.wsol:load_wsol", "open_split"),
     "prepare_heatmap": ("heatbox.maps.normalize:normalize_heatmap", "normalize_heatmap"),
+    "update_together": ("heatbox.metrics.collection:update_together", "BoxMetrics"),
     "walk": ("heatbox.maps.random_walk:random_walk", "random_walk"),
 }
 """Old public name → where it is, and the public name that replaces it."""

@@ -15,6 +15,7 @@ import numpy as np
 
 from heatbox._utils.checks import as_numbers, check_choice, check_whole, kind_of
 from heatbox.boxes._kernels import general as kernels
+from heatbox.boxes.ops import box_iou
 from heatbox.errors import InputError
 
 Contours = Literal["largest", "all"]
@@ -48,12 +49,39 @@ def threshold_grid(count: int) -> np.ndarray:
 
     Raises:
         InputError: `count` is not positive.
-        TypeError: it is no whole number.
+        TypeError: it is not an integer.
     """
     check_whole(count, "thresholds", None)
     if count < 1:
         raise InputError(f"thresholds is {count}, expected a positive number of thresholds")
     return np.arange(count) * (1 / count)
+
+
+def check_thresholds(threshold: float | Sequence[float] | np.ndarray, name: str = "threshold") -> np.ndarray:
+    """One or several thresholds as float64.
+
+    Raises:
+        InputError: a threshold outside [0, 1).
+        TypeError: not numbers.
+    """
+    values = as_numbers(threshold, name, "numbers in [0, 1)")
+    if not ((values >= 0) & (values < 1)).all():
+        raise InputError(f"{name} is {threshold}, expected values in [0, 1)")
+    return values
+
+
+def threshold_index(threshold: float | Sequence[float] | np.ndarray, count: int) -> np.ndarray:
+    """Index in `threshold_grid(count)` of each threshold, or of the nearest one of the grid below it.
+
+    A threshold within 1e-9 grid steps below one of the grid counts as that one: 0.57 is the 570th of 1000,
+    although the grid holds 570 * 0.001 = 0.5700000000000001.
+
+    Raises:
+        InputError: a threshold outside [0, 1).
+        TypeError: not numbers.
+    """
+    index = np.floor(check_thresholds(threshold) * count + 1e-9).astype(np.int64)
+    return np.minimum(index, count - 1)
 
 
 @dataclass(frozen=True)
@@ -177,11 +205,9 @@ def heatmap_to_boxes(
         >>> heatmap_to_boxes(heatmap, [0.5], protocol="exact")[0].tolist()  # x1, y1, x2, y2
         [[3, 2, 7, 5]]
     """
-    cuts = as_numbers(thresholds, "thresholds", "numbers in [0, 1)").reshape(-1)
+    cuts = check_thresholds(thresholds, "thresholds").reshape(-1)
     check_choice(contours, "contours", ("largest", "all"))
     check_choice(protocol, "protocol", ("reference", "exact"))
-    if not ((cuts >= 0) & (cuts < 1)).all():
-        raise InputError(f"thresholds: {cuts.tolist()} leave [0, 1)")
     levels = to_levels(check_heatmap(heatmap), protocol)
     at = levels.at(cuts)
     if levels.top == 0:
@@ -192,3 +218,42 @@ def heatmap_to_boxes(
     found, first, last = all_contours(levels)
     boxes = to_convention(found, levels.shape, protocol)
     return [boxes[(first <= level) & (level <= last)] for level in at]
+
+
+def level_ious(levels: Levels, truth: np.ndarray, contours: Contours, protocol: Protocol) -> np.ndarray:
+    """Best IoU of a heatmap's boxes with any ground-truth box, at every level.
+
+    Args:
+        levels: the heatmap, H x W, as levels 0..top.
+        truth: (K, 4) ground truth in the frame in which boxes are compared.
+        contours: the largest contour or all of them.
+        protocol: `reference` boxes include their last pixel, `exact` ones are half-open.
+
+    Returns:
+        (max(top, 1),) float64.
+    """
+    inclusive = protocol == "reference"
+    if levels.top == 0:  # nothing is ever foreground: the box (0, 0, 0, 0)
+        return box_iou(np.zeros((1, 4), np.int64), truth, inclusive).max(1)
+    if contours == "largest":
+        boxes = to_convention(largest_contours(levels), levels.shape, protocol)
+        return box_iou(boxes, truth, inclusive).max(1)
+    found, first, last = all_contours(levels)
+    boxes = to_convention(found, levels.shape, protocol)
+    return _range_maximum(box_iou(boxes, truth, inclusive).max(1), first, last, levels.top)
+
+
+def _range_maximum(values: np.ndarray, first: np.ndarray, last: np.ndarray, size: int) -> np.ndarray:
+    """Largest of the values whose range first..last covers each position, (size,) float64.
+
+    Each range is the union of two of length 2**k; those are filled in coarse to fine.
+    """
+    power = np.floor(np.log2(last - first + 1)).astype(np.int64)
+    table = np.zeros((int(power.max(initial=0)) + 1, size))
+    np.maximum.at(table, (power, first), values)
+    np.maximum.at(table, (power, last - (1 << power) + 1), values)
+    for k in range(len(table) - 1, 0, -1):
+        half = 1 << (k - 1)
+        np.maximum(table[k - 1], table[k], out=table[k - 1])
+        np.maximum(table[k - 1, half:], table[k, :-half], out=table[k - 1, half:])
+    return table[0]

@@ -17,10 +17,11 @@ from heatbox.data.types import Example, Split
 from heatbox.errors import InputError
 from heatbox.evaluation.heatmaps import in_batches, open_maps, problems_of
 from heatbox.evaluation.run import MASK, Record, Run
+from heatbox.evaluation.summary import mask_table_of
 from heatbox.maps.baselines import BASELINES
 from heatbox.maps.normalize import normalize_heatmap
-from heatbox.metrics.localization import label_rank
-from heatbox.metrics.masks import MaskScore, MaskScorer, in_frame, mask_table_of
+from heatbox.metrics.functional import PixelScore, label_rank, resize_mask
+from heatbox.metrics.pxap import PxAP
 
 AT_ONCE = 64
 
@@ -49,7 +50,7 @@ def masks_of(split: Split, examples: Sequence[Example]) -> list[np.ndarray]:
     if split.open_mask is None:
         raise InputError(f"{split.name}: has no masks to be scored against")
     with ThreadPoolExecutor(available_cores()) as pool:
-        return [in_frame(mask) for mask in pool.map(split.open_mask, examples)]
+        return [resize_mask(mask) for mask in pool.map(split.open_mask, examples)]
 
 
 def with_masks(records: Sequence[Record], split: Split, examples: Sequence[Example]) -> list[Record]:
@@ -76,7 +77,7 @@ def score_run(
         track: how to show progress.
 
     Returns:
-        a dictionary for metrics.json; see `heatbox.metrics.masks.mask_table_of`.
+        a dictionary for metrics.json; see `heatbox.evaluation.summary.mask_table_of`.
     """
     found, ranks = _score_records(run, methods, thresholds, track)
     chosen = _score_records(fullsup, methods, thresholds, track)[0] if fullsup else {}
@@ -85,9 +86,9 @@ def score_run(
 
 def _score_records(
     run: Run, methods: Sequence[str], thresholds: int, track: Track
-) -> tuple[dict[str, MaskScore], np.ndarray]:
+) -> tuple[dict[str, PixelScore], np.ndarray]:
     fixed = {name: make(REFERENCE_SIDE, REFERENCE_SIDE) for name, make in BASELINES.items()}
-    scorers = {name: MaskScorer(thresholds) for name in (*methods, *fixed)}
+    scorers = {name: PxAP(thresholds, per_image=True) for name in (*methods, *fixed)}
     ranks: list[np.ndarray] = []
 
     def heatmap(record: Record, name: str) -> np.ndarray:
@@ -95,15 +96,15 @@ def _score_records(
 
     for batch in track(run.records(AT_ONCE), "scoring", -(-len(run) // AT_ONCE)):
         ranks.append(label_rank(np.stack([r["logits"] for r in batch]), [r["label"] for r in batch]))
-        ids, masks = [record["id"] for record in batch], [record[MASK] for record in batch]
+        masks = [record[MASK] for record in batch]
         for name, scorer in scorers.items():
-            scorer.update(ids, [heatmap(record, name) for record in batch], masks)
-    return {name: scorer.result() for name, scorer in scorers.items()}, np.concatenate(ranks)
+            scorer.update([heatmap(record, name) for record in batch], masks)
+    return {name: scorer.compute() for name, scorer in scorers.items()}, np.concatenate(ranks)
 
 
 def score_folder(
     heatmaps: Path, split: Split, thresholds: int, resize: bool, track: Track = silent
-) -> tuple[dict[str, MaskScore], list[str]]:
+) -> tuple[dict[str, PixelScore], list[str]]:
     """Score a folder of `.npy` heatmaps, and the baselines, against the masks of a split.
 
     Args:
@@ -123,7 +124,7 @@ def score_folder(
     by_id = {example.id: example for example in split}
     name = heatmaps.name or "heatmaps"
     name = f"{name} (heatmaps)" if name in BASELINES else name
-    scorers = {one: MaskScorer(thresholds) for one in (name, *BASELINES)}
+    scorers = {one: PxAP(thresholds, per_image=True) for one in (name, *BASELINES)}
     malformed: list[tuple[str, str]] = []
 
     def usable() -> Iterator[tuple[str, np.ndarray]]:
@@ -135,15 +136,14 @@ def score_folder(
 
     count = len(by_id) - len(maps.missing)
     for batch in track(in_batches(usable(), AT_ONCE), f"scoring {heatmaps}", -(-count // AT_ONCE)):
-        ids = [image for image, _ in batch]
-        masks = masks_of(split, [by_id[image] for image in ids])
-        scorers[name].update(ids, [one for _, one in batch], masks)
+        masks = masks_of(split, [by_id[image] for image, _ in batch])
+        scorers[name].update([one for _, one in batch], masks)
         for fixed in BASELINES:
-            scorers[fixed].update(ids, [BASELINES[fixed](REFERENCE_SIDE, REFERENCE_SIDE)] * len(ids), masks)
+            scorers[fixed].update([BASELINES[fixed](REFERENCE_SIDE, REFERENCE_SIDE)] * len(batch), masks)
     problems = problems_of(maps.missing, malformed, maps.unknown)
-    if not scorers[name].ids:
+    if not scorers[name].images:
         raise InputError(f"{heatmaps}: none of {count} heatmaps could be scored; {problems[0]}")
-    return {one: scorer.result() for one, scorer in scorers.items()}, problems
+    return {one: scorer.compute() for one, scorer in scorers.items()}, problems
 
 
 def _checked(heatmap: np.ndarray | InputError) -> np.ndarray:

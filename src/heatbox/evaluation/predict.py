@@ -47,7 +47,7 @@ from heatbox.maps.registry import (
     run_model,
     with_seed,
 )
-from heatbox.metrics.localization import label_rank
+from heatbox.metrics.functional import label_rank
 from heatbox.models.introspect import ClassifierView
 from heatbox.models.spec import as_input
 
@@ -270,7 +270,7 @@ def score(
     Returns:
         a dictionary for metrics.json: number of images, top-1 and top-5 accuracy, and for every method and
         baseline what `heatbox.evaluation.summary.summarise` says; for a run that holds masks in place of
-        boxes what `heatbox.metrics.masks.mask_table_of` says.
+        boxes what `heatbox.evaluation.summary.summarise_masks` says.
 
     Raises:
         InputError: a method whose maps the run does not hold, or an image without boxes.

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from heatbox._utils.io import write_atomically
+from heatbox.boxes.contours import threshold_index
 from heatbox.errors import InputError
 from heatbox.evaluation.schema import NOT_PARQUET
 
@@ -37,7 +38,7 @@ class Records:
 
     def at(self, name: str, threshold: np.ndarray) -> np.ndarray:
         """(N, I) booleans of one score at one threshold an IoU, each in [0, 1)."""
-        columns = np.floor(np.asarray(threshold) * self.thresholds + 1e-9).astype(np.int64)
+        columns = threshold_index(threshold, self.thresholds)
         packed = self.correct[name]
         picked = packed[:, np.arange(packed.shape[1]), columns // 8]
         return (picked >> (7 - columns % 8).astype(np.uint8) & 1).astype(bool)

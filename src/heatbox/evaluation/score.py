@@ -16,9 +16,9 @@ from heatbox.evaluation.mask_score import refuse_exact, refuse_mixed
 from heatbox.evaluation.mask_score import score_folder as score_masks
 from heatbox.evaluation.run import METRICS, Run
 from heatbox.evaluation.stream import Item, SplitScore, score_folder, score_stream
-from heatbox.evaluation.summary import EVERY, LARGEST, MapScore, table_of
+from heatbox.evaluation.summary import EVERY, LARGEST, MapScore, mask_table_of, table_of
 from heatbox.maps.baselines import BASELINES
-from heatbox.metrics.masks import MaskScore, mask_table_of
+from heatbox.metrics.functional import PixelScore
 
 
 def score_heatmaps(
@@ -59,7 +59,7 @@ def _against_masks(
     config: ScoreConfig, split: Split, chosen: Split | None, run: Run, track: Track
 ) -> dict[str, Any]:
     found, problems = score_masks(config.heatmaps, split, config.thresholds, config.resize, track)
-    fullsup: dict[str, MaskScore] = {}
+    fullsup: dict[str, PixelScore] = {}
     if chosen is not None and config.fullsup_heatmaps is not None:
         other, more = score_masks(config.fullsup_heatmaps, chosen, config.thresholds, config.resize, track)
         problems += [f"fullsup: {problem}" for problem in more]

@@ -21,7 +21,9 @@ from heatbox.data.types import Example
 from heatbox.errors import InputError
 from heatbox.evaluation.heatmaps import MapFolder, in_batches, open_maps, problems_of
 from heatbox.evaluation.records import RecordFolder, Records, recorded_at
-from heatbox.metrics.max_box_acc import V2_IOU, BoxScore, MaxBoxAcc, update_together
+from heatbox.metrics.collection import BoxMetrics
+from heatbox.metrics.functional import V2_IOU, BoxScore
+from heatbox.metrics.max_box_acc import MaxBoxAcc
 
 Item = tuple[str, Any, Any, Sequence[float]]
 """(image id, heatmap (H, W), boxes (K, 4), image size (width, height))."""
@@ -98,8 +100,7 @@ class BoxScorer:
         self, heatmaps: Any, boxes: Any, image_sizes: Any, records: bool = False
     ) -> dict[str, np.ndarray]:
         """Add images; with `records`, the (N, I, T) correctness of each score is returned."""
-        both = list(self.metrics.values())
-        curves = update_together(both, heatmaps, boxes, image_sizes, records)
+        curves = BoxMetrics(self.metrics).update(heatmaps, boxes, image_sizes, return_iou=records)
         if curves is None:
             return {}
         iou = np.asarray(self.iou)[:, None]

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
+from heatbox.boxes.contours import threshold_grid
 from heatbox.evaluation.records import Records
 from heatbox.maps.baselines import BASELINES, CENTRE
 from heatbox.metrics.bootstrap import (
@@ -16,9 +17,16 @@ from heatbox.metrics.bootstrap import (
     best_threshold_interval,
     bootstrap_interval,
     paired_interval,
+    pxap_interval,
 )
-from heatbox.metrics.localization import classified, rank_counts
-from heatbox.metrics.max_box_acc import BoxScore
+from heatbox.metrics.functional import (
+    BoxScore,
+    PixelScore,
+    localization_counts,
+    localization_score,
+    rank_counts,
+    topk_accuracy,
+)
 
 LARGEST, EVERY = "MaxBoxAcc", "MaxBoxAccV2"
 
@@ -52,34 +60,95 @@ class MapScore:
 def table_of(
     found: Mapping[str, MapScore], fullsup: Mapping[str, MapScore], ranks: np.ndarray | None
 ) -> dict[str, Any]:
-    """Scores of methods and baselines → the content of metrics.json."""
+    """Box scores of methods and baselines → the content of metrics.json."""
+
+    def row(one: MapScore, fullsup: MapScore | None, baseline: MapScore | None) -> dict[str, Any]:
+        return summarise(one, fullsup, baseline, ranks)
+
+    def difference(later: MapScore, earlier: MapScore) -> dict[str, Any]:
+        return {
+            name: _with_ends(paired_interval(later.at_best(name), earlier.at_best(name)))
+            for name in (LARGEST, EVERY)
+        }
+
+    return _table({"images": found[CENTRE].largest.images}, found, fullsup, ranks, row, difference)
+
+
+def mask_table_of(
+    found: Mapping[str, PixelScore], fullsup: Mapping[str, PixelScore], ranks: np.ndarray | None
+) -> dict[str, Any]:
+    """Scores of methods and baselines against masks → the content of metrics.json.
+
+    The scores hold each image's histogram (`PxAP` with `per_image`).
+    """
+    head = {"images": found[CENTRE].images, "truth": "masks"}
+
+    def difference(later: PixelScore, earlier: PixelScore) -> dict[str, Any]:
+        return {"PxAP": _with_ends(pxap_interval(later.histograms, earlier.histograms))}
+
+    return _table(head, found, fullsup, ranks, summarise_masks, difference)
+
+
+S = TypeVar("S")
+
+
+def _table(
+    head: dict[str, Any],
+    found: Mapping[str, S],
+    fullsup: Mapping[str, S],
+    ranks: np.ndarray | None,
+    row: Callable[[S, S | None, S | None], dict[str, Any]],
+    difference: Callable[[S, S], dict[str, Any]],
+) -> dict[str, Any]:
+    """A row for each method and baseline, and every later method minus every earlier one.
+
+    Both are of the same images, each map at its own best thresholds.
+    """
     centre = found[CENTRE]
-    table: dict[str, Any] = {"images": centre.largest.images}
+    table = dict(head)
     if ranks is not None:
-        table |= classified(rank_counts(ranks))
+        table |= topk_accuracy(rank_counts(ranks))
     table["methods"] = {
-        name: summarise(one, fullsup.get(name), None if one is centre else centre, ranks)
-        for name, one in found.items()
+        name: row(one, fullsup.get(name), None if one is centre else centre) for name, one in found.items()
     }
     table["baselines"] = list(BASELINES)
-    table["differences"] = _differences({name: one for name, one in found.items() if name not in BASELINES})
+    own = {name: one for name, one in found.items() if name not in BASELINES}
+    table["differences"] = [
+        {"first": later, "second": earlier, **difference(own[later], own[earlier])}
+        for earlier, later in itertools.combinations(own, 2)
+    ]
     return table
 
 
-def _differences(found: Mapping[str, MapScore]) -> list[dict[str, Any]]:
-    """Every later map minus every earlier one, on the same images, each at its own best thresholds."""
-    pairs = itertools.combinations(found, 2)
-    return [
-        {
-            "first": later,
-            "second": earlier,
-            **{
-                name: _with_ends(paired_interval(found[later].at_best(name), found[earlier].at_best(name)))
-                for name in (LARGEST, EVERY)
-            },
-        }
-        for earlier, later in pairs
-    ]
+def summarise_masks(
+    found: PixelScore, fullsup: PixelScore | None = None, baseline: PixelScore | None = None
+) -> dict[str, Any]:
+    """PxAP in percent with its 95% bootstrap interval over images, and the pixel IoU at its best threshold.
+
+    Args:
+        found: the map's score on the split that is reported, with each image's histogram.
+        fullsup: its score on the split on which thresholds are chosen, for the transferred pixel IoU.
+        baseline: score of a baseline on the same images, for the paired difference.
+
+    Returns:
+        a dictionary that JSON can hold.
+    """
+    interval = pxap_interval(found.histograms)
+    summary: dict[str, Any] = {
+        "PxAP": found.pxap,
+        "PxAP_interval": _ends(interval),
+        "pixel_iou": found.iou,
+        "threshold": found.threshold,
+        "precision": found.precision.tolist(),
+        "recall": found.recall.tolist(),
+    }
+    if fullsup is not None:
+        transferred = found.at(fullsup.threshold)
+        summary["transferred"] = {"pixel_iou": transferred, "threshold": fullsup.threshold}
+    if baseline is not None:
+        difference = pxap_interval(found.histograms, baseline.histograms)
+        summary["minus_baseline"] = {"PxAP": _with_ends(difference)}
+    return summary
 
 
 def summarise(
@@ -144,8 +213,9 @@ def _transferred(found: MapScore, fullsup: MapScore, resamples: int, seed: int) 
 
 def _localization(right: np.ndarray, label_rank: np.ndarray) -> dict[str, float]:
     """GT-known, Top-1 and Top-5 localization accuracy in percent, each at its own best threshold."""
-    among = {"gt_known": label_rank >= 0, "top1": label_rank < 1, "top5": label_rank < 5}
-    return {name: 100 * float(right[chosen].sum(0).max()) / len(right) for name, chosen in among.items()}
+    counts = localization_counts(right, label_rank)
+    score = localization_score(counts, threshold_grid(right.shape[1]), rank_counts(label_rank))
+    return {"gt_known": score.gt_known, "top1": score.top1, "top5": score.top5}
 
 
 def _curves(score: BoxScore) -> dict[str, Any]:

@@ -1,21 +1,34 @@
+from . import functional
 from .adapters import TorchMetric
-from .bootstrap import Interval, bootstrap_interval, paired_interval
-from .localization import LocalizationAccuracy, LocalizationScore
-from .max_box_acc import V2_IOU, BoxScore, MaxBoxAcc, oracle_and_transferred, update_together
-from .pxap import PixelScore, PxAP
+from .bootstrap import (
+    Interval,
+    best_threshold_interval,
+    bootstrap_interval,
+    paired_interval,
+    pxap_interval,
+)
+from .collection import BoxMetrics
+from .functional import V2_IOU, BoxScore, LocalizationScore, PixelScore, oracle_and_transferred
+from .localization import LocalizationAccuracy
+from .max_box_acc import MaxBoxAcc, MaxBoxAccV2
+from .pxap import PxAP
 
 __all__ = [
     "V2_IOU",
+    "BoxMetrics",
     "BoxScore",
     "Interval",
     "LocalizationAccuracy",
     "LocalizationScore",
     "MaxBoxAcc",
+    "MaxBoxAccV2",
     "PixelScore",
     "PxAP",
     "TorchMetric",
+    "best_threshold_interval",
     "bootstrap_interval",
+    "functional",
     "oracle_and_transferred",
     "paired_interval",
-    "update_together",
+    "pxap_interval",
 ]

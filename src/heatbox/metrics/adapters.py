@@ -1,6 +1,6 @@
-"""Our metrics as torchmetrics ones, for those who collect metrics in a `MetricCollection`.
+"""heatbox metrics as torchmetrics metrics, for use in a `MetricCollection`.
 
-torchmetrics is not needed otherwise; install it to import this module.
+Importing this module requires torchmetrics, which heatbox does not install.
 """
 
 from __future__ import annotations
@@ -9,25 +9,25 @@ from dataclasses import asdict
 from typing import Any
 
 import torch
-from torchmetrics import Metric
+import torchmetrics
 
-from heatbox.metrics.base import Accumulator
+from heatbox.metrics.base import Metric
 
 
-class TorchMetric(Metric):  # type: ignore[misc]
-    """A torchmetrics metric around one of ours; processes are reduced by torchmetrics' own rules.
+class TorchMetric(torchmetrics.Metric):  # type: ignore[misc]
+    """A torchmetrics metric around a heatbox metric; torchmetrics reduces the state over processes.
 
     Args:
-        metric: any accumulating metric of `heatbox.metrics`; a fresh one of its own.
+        metric: a metric of `heatbox.metrics` that is used by nothing else.
         **kwargs: passed on to torchmetrics.
 
-    `update` takes what the metric's own takes. `compute` returns the scalars of its result as a dict of
-    tensors: names are kept apart by the collection's keys.
+    `update` takes the arguments of the metric's own `update`. `compute` returns the scalars of its score as a
+    dictionary of tensors; in a collection, the collection's keys tell equal names apart.
     """
 
     full_state_update = False
 
-    def __init__(self, metric: Accumulator, **kwargs: Any) -> None:
+    def __init__(self, metric: Metric, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self._metric = metric
         for name, value in metric.state_dict().items():
@@ -41,7 +41,7 @@ class TorchMetric(Metric):  # type: ignore[misc]
     def update(self, *args: Any, **kwargs: Any) -> None:
         """Add images."""
         self._metric.reset()
-        self._metric.update(*args, **kwargs)  # type: ignore[attr-defined]
+        self._metric.update(*args, **kwargs)
         for name, value in self._metric.state_dict().items():
             tensor = torch.from_numpy(value).to(self.device)
             if name not in self._metric.JOINED:
@@ -60,5 +60,5 @@ class TorchMetric(Metric):  # type: ignore[misc]
                 value = torch.cat(parts) if parts else torch.from_numpy(state[name])
             state[name] = value.cpu().numpy()
         self._metric.load_state_dict(state)
-        score = asdict(self._metric.compute())  # type: ignore[attr-defined]
+        score = asdict(self._metric.compute())
         return {k: torch.tensor(v) for k, v in score.items() if isinstance(v, float)}

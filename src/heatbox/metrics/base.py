@@ -1,7 +1,8 @@
-"""What every accumulating metric can do: reset, merge, save its state, and add up over processes."""
+"""The base class of the metrics: state, merging, and reduction over processes."""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from typing import Any, ClassVar, TypeVar
 
@@ -9,83 +10,155 @@ import numpy as np
 
 from heatbox._utils.checks import kind_of
 from heatbox.errors import InputError
-from heatbox.metrics.distributed import concatenate_over_processes, sum_over_processes
 
-M = TypeVar("M", bound="Accumulator")
+M = TypeVar("M", bound="Metric")
 
 
-class Accumulator:
-    """A metric whose state is a few arrays that are summed, or joined end to end, when states merge.
+class Metric:
+    """A metric over a split, updated batch by batch, as in torchmetrics.
 
-    Sums of integers and joined rows that are later sorted do not depend on order: merging is associative
-    and commutative, to the last bit.
+    The state is a few arrays that are summed, or lists of arrays that are concatenated, when states merge.
+    Sums of integers and rows whose order does not matter make merging associative and commutative, bit for
+    bit. Calling the metric updates it with a batch and returns the score of that batch alone.
+
+    Attributes:
+        SUMMED: names of the states that are summed, arrays or integers.
+        JOINED: names of the states that are concatenated, lists of arrays.
     """
 
     SUMMED: ClassVar[tuple[str, ...]] = ()
     JOINED: ClassVar[tuple[str, ...]] = ()
 
     def settings(self) -> tuple[Any, ...]:
-        """What two metrics must share for their states to be merged."""
+        """The settings that two metrics must share for their states to be merged."""
         raise NotImplementedError
 
     def reset(self) -> None:
-        """Forget everything added."""
+        """Reset the state to that of a new metric."""
         raise NotImplementedError
 
-    def state_dict(self) -> dict[str, np.ndarray]:
-        """What has been accumulated, as arrays."""
-        return {name: np.array(getattr(self, name)) for name in (*self.SUMMED, *self.JOINED)}
+    def update(self, *args: Any, **kwargs: Any) -> None:
+        """Add a batch of images."""
+        raise NotImplementedError
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from a `state_dict` of a metric with the same settings.
+    def compute(self) -> Any:
+        """The score over all images added since the last reset."""
+        raise NotImplementedError
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Update the metric with a batch and return the score of that batch.
+
+        Takes the arguments of `update`. If the batch has no score, nothing is added.
+        """
+        batch = copy.copy(self)
+        batch.reset()
+        batch.update(*args, **kwargs)
+        score = batch.compute()
+        self.merge(batch)
+        return score
+
+    def state_dict(self) -> dict[str, np.ndarray]:
+        """The accumulated state, as arrays."""
+        summed = {name: np.array(getattr(self, name)) for name in self.SUMMED}
+        return summed | {name: np.concatenate(getattr(self, name)) for name in self.JOINED}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Replace the state by a `state_dict` of a metric with the same settings.
 
         Raises:
             InputError: an array is missing or has another shape.
         """
         if not isinstance(state, Mapping):
-            raise TypeError(f"state: {kind_of(state)}, expected what state_dict() returned")
-        for name in (*self.SUMMED, *self.JOINED):
-            now = np.asarray(getattr(self, name))
+            raise TypeError(f"state: {kind_of(state)}, expected the result of state_dict()")
+        for name, current in self.state_dict().items():
             value = np.asarray(state[name]) if name in state else None
-            rows = slice(1, None) if name in self.JOINED else slice(None)
-            if value is None or value.shape[rows] != now.shape[rows]:
+            rows = slice(1 if name in self.JOINED else 0, None)
+            if value is None or value.shape[rows] != current.shape[rows]:
                 raise InputError(
                     f"the state's {name!r} has shape {None if value is None else value.shape}, "
-                    f"expected {now.shape}: it was saved with other settings"
+                    f"expected {current.shape}: it was saved with other settings"
                 )
-            self._set(name, value.astype(now.dtype))
+            self._set(name, value if name in self.JOINED else value.astype(current.dtype))
 
     def merge(self: M, *others: M) -> M:
-        """Add what others have accumulated, in any order; returns this metric.
+        """Add the states of other metrics, in any order; returns this metric.
 
         Raises:
-            InputError: another was set up differently.
+            InputError: another metric has other settings.
         """
         for other in others:
             if not isinstance(other, type(self)):
                 raise TypeError(f"cannot merge {kind_of(other)} into a {type(self).__name__}")
             if self.settings() != other.settings():
-                raise InputError(f"cannot merge metrics set up as {self.settings()} and {other.settings()}")
+                raise InputError(
+                    f"cannot merge metrics with settings {self.settings()} and {other.settings()}"
+                )
         for other in others:
             for name in self.SUMMED:
                 self._set(name, np.asarray(getattr(self, name)) + getattr(other, name))
             for name in self.JOINED:
-                self._set(name, np.concatenate([getattr(self, name), getattr(other, name)]))
+                setattr(self, name, getattr(self, name) + getattr(other, name))
         return self
 
     def all_reduce(self: M, fabric: Any = None) -> M:
-        """Make this the merge of all processes' metrics, in each of them; returns itself.
+        """Replace the state in every process by the merge of the states of all; returns this metric.
 
         Args:
             fabric: a Lightning Fabric, or None for the initialised torch.distributed group.
         """
-        for name in self.SUMMED:
-            self._set(name, sum_over_processes(np.atleast_1d(getattr(self, name)), fabric))
-        for name in self.JOINED:
-            self._set(name, concatenate_over_processes(getattr(self, name), fabric))
+        for name, value in self.state_dict().items():
+            if name in self.JOINED:
+                self._set(name, concatenate_over_processes(value, fabric))
+            else:
+                self._set(name, sum_over_processes(np.atleast_1d(value), fabric))
         return self
 
     def _set(self, name: str, value: np.ndarray) -> None:
-        """Store a state, keeping plain integers plain."""
+        """Store a state in the type that it has: an integer, an array, or a list of arrays."""
         plain = isinstance(getattr(self, name), int)
-        setattr(self, name, int(np.asarray(value).reshape(())) if plain else value)
+        setattr(self, name, int(value.reshape(())) if plain else [value] if name in self.JOINED else value)
+
+
+# ------------------------------------------------------------------------------------------ processes
+
+
+def _gather(array: np.ndarray, fabric: Any) -> np.ndarray:
+    """The array of every process, (processes, *shape); shapes must agree.
+
+    Bytes are sent, so that types that a backend cannot send, such as uint16, are sent too.
+    """
+    import torch
+    import torch.distributed as dist
+
+    tensor = torch.from_numpy(np.ascontiguousarray(array).view(np.uint8))
+    if fabric is not None:
+        gathered = fabric.all_gather(tensor)
+    elif dist.is_available() and dist.is_initialized():
+        tensor = tensor.to("cuda" if dist.get_backend() == "nccl" else "cpu")
+        parts = [torch.empty_like(tensor) for _ in range(dist.get_world_size())]
+        dist.all_gather(parts, tensor)
+        gathered = torch.stack(parts)
+    else:
+        return array[None]
+    return gathered.cpu().numpy().view(array.dtype).reshape(-1, *array.shape)
+
+
+def sum_over_processes(array: np.ndarray, fabric: Any = None) -> np.ndarray:
+    """The sum of an array over processes, exact for integers.
+
+    Args:
+        array: of the same shape and type in every process.
+        fabric: a Lightning Fabric (any object with `all_gather`); by default the initialised
+            torch.distributed group, or this process alone where there is none.
+    """
+    return _gather(array, fabric).sum(0, dtype=array.dtype)
+
+
+def concatenate_over_processes(array: np.ndarray, fabric: Any = None) -> np.ndarray:
+    """The arrays of all processes, concatenated along the first axis; lengths may differ."""
+    lengths = _gather(np.array([len(array)]), fabric)[:, 0]
+    if lengths.max() == 0:
+        return array
+    padded = np.zeros((int(lengths.max()), *array.shape[1:]), array.dtype)
+    padded[: len(array)] = array
+    return np.concatenate([part[:n] for part, n in zip(_gather(padded, fabric), lengths, strict=True)])

@@ -1,7 +1,7 @@
-"""Bootstrap intervals over images: how far would a score move on another sample of the same kind?
+"""Bootstrap intervals over images: how much a score varies between samples of the same kind.
 
 Efron, "Bootstrap Methods: Another Look at the Jackknife", 1979: the percentile interval of the score over
-resamples drawn with replacement. All randomness comes from the seed.
+resamples drawn with replacement. Results are determined by the seed.
 """
 
 from __future__ import annotations
@@ -15,12 +15,13 @@ import numpy as np
 from heatbox._utils.checks import as_numbers, check_number, check_whole
 from heatbox._utils.cores import available_cores
 from heatbox.errors import InputError
+from heatbox.metrics.functional import average_precision
 
 IMAGES_AT_A_TIME = 2048
-"""Images whose correctness curves are compared at once, to keep memory small."""
+"""Images whose curves or histograms are processed at once, to limit memory."""
 
 FEW_VALUES = 4096
-"""Different per-image scores up to which resamples are drawn as counts of each value."""
+"""Number of distinct per-image scores up to which a resample is drawn as counts of each value."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class Interval:
         estimate: the score on the images themselves.
         low: lower end.
         high: upper end.
-        level: share of resamples between the ends.
+        level: fraction of resamples between the ends.
     """
 
     estimate: float
@@ -45,19 +46,19 @@ def bootstrap_interval(
 ) -> Interval:
     """Interval of an accuracy at fixed thresholds.
 
-    A resample of N images is summed up by how often it drew each of the few different per-image scores,
-    and these counts are multinomial: drawing them gives the same distribution as drawing the images.
+    The sum over a resample of N images depends only on how often it drew each of the few distinct per-image
+    scores. These counts are multinomial: drawing them gives the same distribution as drawing the images.
 
     Args:
-        correct: (N,) or (N, I) per-image correctness at the thresholds in question, as booleans or as
-            numbers; several columns (the IoUs of MaxBoxAccV2) are averaged.
+        correct: (N,) or (N, I) per-image correctness at the chosen thresholds, as booleans or numbers;
+            several columns (the IoUs of MaxBoxAccV2) are averaged.
         resamples: number of resamples.
-        level: share of resamples that the interval holds.
+        level: fraction of resamples that the interval holds.
         seed: of the resampling.
 
     Raises:
         InputError: no image, a value that is not finite, or an argument out of range.
-        TypeError: no numbers.
+        TypeError: values that are not numbers.
 
     Examples:
         >>> interval = bootstrap_interval(np.array([1, 1, 1, 0]))
@@ -74,7 +75,7 @@ def bootstrap_interval(
         drawn = np.concatenate(
             [
                 rng.multinomial(len(scores), counts / len(scores), n) @ values
-                for n in _shares(resamples, max(1, 2**22 // len(values)))
+                for n in _batches(resamples, max(1, 2**22 // len(values)))
             ]
         )
     else:
@@ -87,13 +88,13 @@ def paired_interval(
 ) -> Interval:
     """Interval of the difference of two methods on the same images, first minus second.
 
-    Both methods see the same resamples, so what makes an image hard for both cancels out.
+    Both methods use the same resamples, so that the difficulty of an image for both cancels out.
 
     Args:
         correct: (N,) or (N, I) per-image correctness of the first method.
         other: the same of the second, images in the same order.
         resamples: number of resamples.
-        level: share of resamples that the interval holds.
+        level: fraction of resamples that the interval holds.
         seed: of the resampling.
 
     Raises:
@@ -113,15 +114,15 @@ def best_threshold_interval(
     seed: int = 0,
     threads: int | None = None,
 ) -> Interval:
-    """Interval of a score under the oracle policy, the best threshold chosen anew in every resample.
+    """Interval of a score under the oracle policy, the best threshold chosen again in every resample.
 
-    Choosing the best of many thresholds on the scored images flatters the score; an interval at a
-    threshold that was chosen once hides the part of the spread that the choice adds.
+    Choosing the best of many thresholds on the scored images biases the score upwards; an interval at a
+    threshold that was chosen once omits the part of the spread that the choice adds.
 
     Args:
         correct: (N, I, T) booleans: image, IoU, threshold.
         resamples: number of resamples.
-        level: share of resamples that the interval holds.
+        level: fraction of resamples that the interval holds.
         seed: of the resampling.
         threads: threads to use; all cores by default.
 
@@ -133,18 +134,66 @@ def best_threshold_interval(
     bits = np.asarray(correct, dtype=bool)
     _check(bits.ndim == 3, len(bits), resamples, level, seed)
     images, _, thresholds = bits.shape
-    # As the threshold rises an image's correctness changes a few times only: keep the changes, by place.
+    # As the threshold rises, an image's correctness changes only a few times: keep the changes, by place.
     rising, falling = _changes(bits, 1), _changes(bits, -1)
-    shares = _shares(resamples, 64)
-    seeds = np.random.default_rng(seed).integers(1, 2**63, len(shares), dtype=np.uint64)
+    batches = _batches(resamples, 64)
+    seeds = np.random.default_rng(seed).integers(1, 2**63, len(batches), dtype=np.uint64)
 
     def draw(k: int) -> np.ndarray:
-        return best_of_resamples(images, *rising, *falling, thresholds, shares[k], seeds[k])
+        return best_of_resamples(images, *rising, *falling, thresholds, batches[k], seeds[k])
 
     with ThreadPoolExecutor(threads or available_cores()) as pool:
-        drawn = np.concatenate(list(pool.map(draw, range(len(shares)))))
+        drawn = np.concatenate(list(pool.map(draw, range(len(batches)))))
     estimate = float(bits.sum(0).max(1).mean() / images * 100)
     return _interval(estimate, drawn / images * 100, level)
+
+
+def pxap_interval(
+    histograms: np.ndarray,
+    other: np.ndarray | None = None,
+    resamples: int = 1000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> Interval:
+    """Interval of PxAP over images, or of the difference of two methods on the same images.
+
+    The score is that of the pooled pixels; the bootstrap draws images, not pixels.
+
+    Args:
+        histograms: (N, 2, T + 2) background and object pixels of each image by value, from a `PxAP` metric
+            with `per_image`.
+        other: the same of the method to be subtracted, images in the same order.
+        resamples: number of resamples.
+        level: fraction of resamples that the interval holds.
+        seed: of the resampling.
+
+    Raises:
+        InputError: shapes differ, or as `bootstrap_interval`.
+    """
+    _check(histograms.ndim == 3, len(histograms), resamples, level, seed)
+    if other is not None and other.shape != histograms.shape:
+        raise InputError(
+            f"compared histograms have shapes {histograms.shape} and {other.shape}, expected the same"
+        )
+    estimate, drawn = _pxap(histograms, resamples, seed)
+    if other is not None:
+        subtracted, drawn_too = _pxap(other, resamples, seed)
+        estimate, drawn = estimate - subtracted, drawn - drawn_too
+    low, high = np.nanquantile(drawn, [(1 - level) / 2, (1 + level) / 2])
+    return Interval(estimate, float(low), float(high), level)
+
+
+def _pxap(histograms: np.ndarray, resamples: int, seed: int) -> tuple[float, np.ndarray]:
+    """PxAP of the images, and (resamples,) PxAP of as many images drawn with replacement."""
+    images, _, bins = histograms.shape
+    rng = np.random.default_rng(seed)
+    times = rng.multinomial(images, np.full(images, 1 / images), resamples).astype(np.float64)
+    pooled = np.zeros((resamples, 2 * bins))
+    for first in range(0, images, IMAGES_AT_A_TIME):
+        part = slice(first, first + IMAGES_AT_A_TIME)
+        pooled += times[:, part] @ histograms[part].reshape(-1, 2 * bins).astype(np.float64)
+    estimate = float(average_precision(histograms.sum(0, dtype=np.int64)))
+    return estimate, average_precision(pooled.reshape(resamples, 2, bins))
 
 
 def _changes(bits: np.ndarray, sign: int) -> tuple[np.ndarray, np.ndarray]:
@@ -168,7 +217,7 @@ def _changes(bits: np.ndarray, sign: int) -> tuple[np.ndarray, np.ndarray]:
 
 def _check(well_formed: bool, images: int, resamples: int, level: float, seed: int) -> None:
     check_whole(resamples, "resamples", None)
-    check_number(level, "level", "a share in (0, 1)")
+    check_number(level, "level", "a fraction in (0, 1)")
     check_whole(seed, "seed", 0)
     if not well_formed:
         raise InputError("per-image correctness is not finite or of a wrong shape, expected (N,) or (N, I)")
@@ -178,8 +227,8 @@ def _check(well_formed: bool, images: int, resamples: int, level: float, seed: i
         raise InputError(f"resamples is {resamples} and level {level}, expected >= 1 and in (0, 1)")
 
 
-def _shares(total: int, most: int) -> Sequence[int]:
-    """`total` cut into parts of at most `most`."""
+def _batches(total: int, most: int) -> Sequence[int]:
+    """`total` split into numbers of at most `most`."""
     return [min(most, total - done) for done in range(0, total, most)]
 
 

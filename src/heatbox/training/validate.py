@@ -16,9 +16,10 @@ from heatbox.data.transforms import Preprocess
 from heatbox.data.types import Split
 from heatbox.maps.normalize import normalize_heatmap
 from heatbox.maps.registry import MapInputs, find_method
-from heatbox.metrics.distributed import sum_over_processes
-from heatbox.metrics.localization import classified, label_rank, rank_counts
-from heatbox.metrics.max_box_acc import V2_IOU, MaxBoxAcc, update_together
+from heatbox.metrics.base import sum_over_processes
+from heatbox.metrics.collection import BoxMetrics
+from heatbox.metrics.functional import label_rank, rank_counts, topk_accuracy
+from heatbox.metrics.max_box_acc import MaxBoxAcc, MaxBoxAccV2
 from heatbox.models.introspect import ClassifierView
 from heatbox.models.spec import eval_mode, placement
 
@@ -50,7 +51,7 @@ def assess(
     rank, world = (fabric.global_rank, fabric.world_size) if fabric is not None else (0, 1)
     mine = split.examples[rank::world]
     view = ClassifierView(model) if methods else None
-    scores = {name: (MaxBoxAcc(), MaxBoxAcc(V2_IOU, contours="all")) for name in methods}
+    scores = {name: BoxMetrics([MaxBoxAcc(), MaxBoxAccV2()]) for name in methods}
     ranks = [np.zeros(0, dtype=np.int64)]
     with eval_mode(model), torch.inference_mode():
         for examples, images in track(
@@ -67,27 +68,26 @@ def assess(
             inputs = MapInputs(view, images, features, labels, "fold")
             for name, metrics in scores.items():
                 maps = find_method(name)(inputs).float().cpu().numpy()
-                update_together(
-                    metrics,
+                metrics.update(
                     [normalize_heatmap(one, REFERENCE_SIDE) for one in maps],
                     [example.boxes for example in examples],
                     [example.size for example in examples],
                 )
     return _accuracy(np.concatenate(ranks), fabric) | {
-        name: _scored(*(metric.all_reduce(fabric) if world > 1 else metric for metric in metrics))
+        name: _scored(metrics.all_reduce(fabric) if world > 1 else metrics)
         for name, metrics in scores.items()
     }
 
 
 def _accuracy(ranks: np.ndarray, fabric: Any) -> dict[str, float]:
     counts = rank_counts(ranks)
-    return classified(counts if fabric is None else sum_over_processes(counts, fabric))
+    return topk_accuracy(counts if fabric is None else sum_over_processes(counts, fabric))
 
 
-def _scored(largest: MaxBoxAcc, every: MaxBoxAcc) -> dict[str, float]:
-    best = largest.compute()
+def _scored(metrics: BoxMetrics) -> dict[str, float]:
+    largest, every = metrics.compute()
     return {
-        "MaxBoxAcc": best.accuracy,
-        "threshold": float(best.threshold[0]),
-        "MaxBoxAccV2": every.compute().accuracy,
+        "MaxBoxAcc": largest.accuracy,
+        "threshold": float(largest.threshold[0]),
+        "MaxBoxAccV2": every.accuracy,
     }

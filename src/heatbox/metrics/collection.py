@@ -1,0 +1,189 @@
+"""Several box metrics, updated in one pass over the maps."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from heatbox._utils.checks import kind_of
+from heatbox.errors import InputError
+from heatbox.metrics.functional import box_counts
+from heatbox.metrics.max_box_acc import MaxBoxAcc
+
+
+class BoxMetrics:
+    """Several `MaxBoxAcc` metrics of one protocol and number of thresholds, updated together.
+
+    MaxBoxAcc and MaxBoxAccV2 share most of their work: together they cost little more than either. The
+    metrics themselves are updated, as in a torchmetrics `MetricCollection`.
+
+    Args:
+        metrics: the metrics, in a list or under names.
+
+    Raises:
+        InputError: no metric, or metrics that differ in `protocol` or `thresholds`.
+        TypeError: a metric that is not a `MaxBoxAcc`.
+
+    Examples:
+        >>> from heatbox.metrics.max_box_acc import MaxBoxAccV2
+        >>> metrics = BoxMetrics({"MaxBoxAcc": MaxBoxAcc(), "MaxBoxAccV2": MaxBoxAccV2()})
+        >>> heatmap = np.zeros((1, 224, 224))
+        >>> heatmap[0, 50:150, 60:160] = 1.0
+        >>> metrics.update(heatmap, boxes=[np.array([[60, 50, 160, 150]])], image_sizes=[(224, 224)])
+        >>> {name: score.accuracy for name, score in metrics.compute().items()}
+        {'MaxBoxAcc': 100.0, 'MaxBoxAccV2': 100.0}
+    """
+
+    def __init__(self, metrics: Sequence[MaxBoxAcc] | Mapping[str, MaxBoxAcc]) -> None:
+        self.named = isinstance(metrics, Mapping)
+        self.metrics: dict[str, MaxBoxAcc] = (
+            dict(metrics) if isinstance(metrics, Mapping) else {str(k): m for k, m in enumerate(metrics)}
+        )
+        if strange := [m for m in self.metrics.values() if not isinstance(m, MaxBoxAcc)]:
+            raise TypeError(f"metrics: one is {kind_of(strange[0])}, expected MaxBoxAcc or MaxBoxAccV2")
+        if len({(m.protocol, len(m.thresholds)) for m in self.metrics.values()}) != 1:
+            raise InputError("metrics that are updated together must share protocol and thresholds")
+
+    def __len__(self) -> int:
+        return len(self.metrics)
+
+    def __iter__(self) -> Iterator[MaxBoxAcc]:
+        return iter(self.metrics.values())
+
+    def __getitem__(self, key: str | int) -> MaxBoxAcc:
+        return self.metrics[str(key)]
+
+    def update(
+        self,
+        heatmaps: Any,
+        boxes: Sequence[Any],
+        image_sizes: Sequence[Sequence[float]],
+        return_iou: bool = False,
+    ) -> np.ndarray | None:
+        """Add images to every metric.
+
+        Args:
+            heatmaps: (N, H, W) in [0, 1], an array, a tensor on any device, or N maps of any sizes.
+            boxes: for each image a (K, 4) xyxy array in pixels of the original image.
+            image_sizes: for each image its original (width, height).
+            return_iou: return the per-image curves.
+
+        Returns:
+            With `return_iou`, (M, N, T) float64: for each metric and image the best IoU at each threshold.
+
+        Raises:
+            InputError: something is malformed; then no image of this call is counted.
+        """
+        first = next(iter(self))
+        criteria = [(m.iou, m.contours) for m in self]
+        found = box_counts(
+            heatmaps,
+            boxes,
+            image_sizes,
+            criteria,
+            first.protocol,
+            first.thresholds,
+            first.threads,
+            return_iou,
+        )
+        for metric, counts in zip(self, found, strict=True):
+            metric.add(counts, len(boxes))
+        return np.stack([counts.iou for counts in found]) if return_iou else None  # type: ignore[misc]
+
+    def __call__(self, heatmaps: Any, boxes: Sequence[Any], image_sizes: Sequence[Sequence[float]]) -> Any:
+        """Update the metrics with a batch and return the scores of that batch, in the form of `compute`."""
+        batch = BoxMetrics({name: copy.copy(metric) for name, metric in self.metrics.items()})
+        batch.named = self.named
+        batch.reset()
+        batch.update(heatmaps, boxes, image_sizes)
+        scores = batch.compute()
+        self.merge(batch)
+        return scores
+
+    def compute(self) -> Any:
+        """The `BoxScore` of each metric over all images: a dictionary if they have names, otherwise a list.
+
+        Raises:
+            InputError: no image was added.
+        """
+        scores = {name: metric.compute() for name, metric in self.metrics.items()}
+        return scores if self.named else list(scores.values())
+
+    def reset(self) -> None:
+        """Reset every metric."""
+        for metric in self:
+            metric.reset()
+
+    def merge(self, *others: BoxMetrics) -> BoxMetrics:
+        """Add the states of collections of the same metrics, in any order; returns this collection.
+
+        Raises:
+            InputError: another collection has other metrics.
+        """
+        for other in others:
+            if list(other.metrics) != list(self.metrics):
+                raise InputError(f"cannot merge metrics {list(self.metrics)} and {list(other.metrics)}")
+            for metric, more in zip(self, other, strict=True):
+                metric.merge(more)
+        return self
+
+    def all_reduce(self, fabric: Any = None) -> BoxMetrics:
+        """Replace the states in every process by the merge of the states of all; returns this collection.
+
+        Args:
+            fabric: a Lightning Fabric, or None for the initialised torch.distributed group.
+        """
+        for metric in self:
+            metric.all_reduce(fabric)
+        return self
+
+    def state_dict(self) -> dict[str, np.ndarray]:
+        """The states of all metrics, under `<metric>.<state>`."""
+        return {
+            f"{name}.{key}": value
+            for name, metric in self.metrics.items()
+            for key, value in metric.state_dict().items()
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Replace the states by a `state_dict` of a collection of the same metrics.
+
+        Raises:
+            InputError: an array is missing or has another shape.
+        """
+        for name, metric in self.metrics.items():
+            start = f"{name}."
+            metric.load_state_dict(
+                {k.removeprefix(start): v for k, v in state.items() if k.startswith(start)}
+            )
+
+
+def update_together(
+    metrics: Sequence[MaxBoxAcc],
+    heatmaps: Any,
+    boxes: Sequence[Any],
+    image_sizes: Sequence[Sequence[float]],
+    records: bool = False,
+) -> np.ndarray | None:
+    """Deprecated: use `BoxMetrics(metrics).update(heatmaps, boxes, image_sizes, return_iou=records)`.
+
+    Args:
+        metrics: metrics with the same `protocol` and `thresholds`.
+        heatmaps: as for `MaxBoxAcc.update`.
+        boxes: as for `MaxBoxAcc.update`.
+        image_sizes: as for `MaxBoxAcc.update`.
+        records: return each image's best IoU at each threshold, (M, N, T) float64.
+
+    Raises:
+        InputError: as `BoxMetrics`.
+    """
+    warnings.warn(
+        "update_together is deprecated, use heatbox.metrics.BoxMetrics",
+        DeprecationWarning,
+        stacklevel=2,
+    )
+    return BoxMetrics(metrics).update(heatmaps, boxes, image_sizes, return_iou=records)

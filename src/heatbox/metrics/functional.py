@@ -1,0 +1,815 @@
+"""The metrics as pure functions on arrays and tensors.
+
+*MaxBoxAcc and MaxBoxAccV2* (Choe et al., "Evaluating Weakly Supervised Object Localization Methods Right",
+CVPR 2020, and its extended version): at each threshold tau an image is correct if a box of its heatmap has
+IoU >= delta with a ground-truth box. The score is the fraction of correct images at the *one* tau that is
+best for the whole split. MaxBoxAcc takes the largest contour and delta .5. MaxBoxAccV2 takes every contour
+and averages delta .3, .5 and .7, each at its own best tau.
+
+*GT-known, Top-1 and Top-5 localization accuracy* (Zhou et al., "Learning Deep Features for Discriminative
+Localization", CVPR 2016, and the ILSVRC localization task): a box is correct if its IoU with a ground-truth
+box is at least one half. GT-known requires nothing else; Top-k also requires that the label is among the
+k classes with the highest logits.
+
+*PxAP* (Choe et al.): the pixels of all images go into two histograms over the heatmap's value, one of object
+and one of background pixels. Precision and recall at each bin edge follow, and PxAP is
+sum_k precision_k (recall_k - recall_(k-1)), summed exactly as the reference evaluator does.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import cv2
+import numpy as np
+
+from heatbox._utils.checks import as_array, as_numbers, check_choice, check_length, check_whole, kind_of
+from heatbox._utils.cores import available_cores
+from heatbox._utils.extras import require
+from heatbox.boxes.batch import score_batch
+from heatbox.boxes.contours import (
+    Contours,
+    Protocol,
+    check_heatmap,
+    level_ious,
+    threshold_grid,
+    threshold_index,
+    to_levels,
+)
+from heatbox.boxes.ops import REFERENCE_SIDE, scaled_truth, stack_truth
+from heatbox.errors import InputError
+
+if TYPE_CHECKING:
+    import pandas
+
+V2_IOU = (0.3, 0.5, 0.7)
+"""The IoUs that MaxBoxAccV2 averages over."""
+
+IGNORE = 255
+"""Mask value of pixels that are left out."""
+
+
+def as_maps(heatmaps: Any) -> np.ndarray | Sequence[np.ndarray]:
+    """N heatmaps as an (N, H, W) array, or as a list of N arrays if given as a list or tuple.
+
+    Raises:
+        InputError: an array that is not three-dimensional.
+    """
+    check_length(heatmaps, "heatmaps", "(N, H, W) or N maps")
+    if isinstance(heatmaps, (list, tuple)):
+        return [as_array(one) for one in heatmaps]
+    maps = as_array(heatmaps)
+    if maps.ndim != 3:
+        raise InputError(f"heatmaps have shape {maps.shape}, expected (N, H, W)")
+    return maps
+
+
+def _data_frame(columns: dict[str, Any]) -> pandas.DataFrame:
+    require("pandas", "to_pandas")
+    import pandas as pd
+
+    return pd.DataFrame(columns)
+
+
+def _at_best(correct: np.ndarray, thresholds: np.ndarray, images: int) -> tuple[np.ndarray, np.ndarray]:
+    """Percent correct at the best threshold of each row of (R, T) counts, and that threshold: (R,) each."""
+    if images == 0:
+        raise InputError("no image has been scored, expected at least one update")
+    best = correct.argmax(1)
+    return correct[np.arange(len(correct)), best] * 100.0 / images, thresholds[best]
+
+
+# ------------------------------------------------------------------------------- MaxBoxAcc, MaxBoxAccV2
+
+
+@dataclass(frozen=True)
+class BoxScore:
+    """MaxBoxAcc or MaxBoxAccV2 over a split.
+
+    Attributes:
+        accuracy: percent, the mean of `per_iou`.
+        per_iou: (I,) percent of images correct at each IoU's own best threshold.
+        threshold: (I,) best tau of each IoU, the smallest of equals.
+        correct: (I, T) int64, images correct at each IoU and threshold.
+        thresholds: (T,) the thresholds tau.
+        iou: (I,) the required IoUs.
+        images: number of images scored.
+    """
+
+    accuracy: float
+    per_iou: np.ndarray
+    threshold: np.ndarray
+    correct: np.ndarray
+    thresholds: np.ndarray
+    iou: np.ndarray
+    images: int
+
+    def at(self, threshold: float | np.ndarray) -> np.ndarray:
+        """(I,) percent correct at given thresholds, one for all IoUs or one each: the transferred policy.
+
+        A threshold between two of the grid counts as the one below it.
+
+        Raises:
+            InputError: a threshold outside [0, 1).
+        """
+        index = np.broadcast_to(threshold_index(threshold, len(self.thresholds)), self.iou.shape)
+        return self.correct[np.arange(len(self.iou)), index] * 100.0 / self.images
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """The curves as a data frame: one row per IoU and threshold, accuracy in percent."""
+        return _data_frame(
+            {
+                "iou": np.repeat(self.iou, len(self.thresholds)),
+                "threshold": np.tile(self.thresholds, len(self.iou)),
+                "accuracy": self.correct.ravel() * 100.0 / self.images,
+            }
+        )
+
+
+@dataclass(frozen=True)
+class BoxCounts:
+    """The images of a batch that are correct under one criterion, an IoU list and a choice of contours.
+
+    Attributes:
+        correct: (I, T) int64, images correct at each IoU and threshold.
+        changes: (n, 3) float64, exact protocol only: (index of the IoU, threshold, +1 or -1) where an image
+            becomes correct or ceases to be.
+        iou: (N, T) float64, best IoU of each image at each threshold; None if not requested.
+    """
+
+    correct: np.ndarray
+    changes: np.ndarray
+    iou: np.ndarray | None
+
+
+def check_criterion(iou: Any, contours: Contours, protocol: Protocol) -> np.ndarray:
+    """(I,) float64 required IoUs.
+
+    Raises:
+        InputError: no IoU, one outside (0, 1], or an unknown `contours` or `protocol`.
+        TypeError: an IoU that is not a number.
+    """
+    values = as_numbers(iou, "iou", "one or more numbers in (0, 1]").reshape(-1)
+    if not len(values) or not ((values > 0) & (values <= 1)).all():
+        raise InputError(f"iou is {iou!r}, expected one or more values in (0, 1]")
+    check_choice(contours, "contours", ("largest", "all"))
+    check_choice(protocol, "protocol", ("reference", "exact"))
+    return values
+
+
+def box_counts(
+    heatmaps: Any,
+    boxes: Sequence[Any],
+    image_sizes: Sequence[Sequence[float]],
+    criteria: Sequence[tuple[np.ndarray, Contours]],
+    protocol: Protocol,
+    thresholds: np.ndarray,
+    threads: int | None = None,
+    return_iou: bool = False,
+) -> list[BoxCounts]:
+    """Count the images that are correct under several criteria, in one pass over the maps.
+
+    Args:
+        heatmaps: (N, H, W) in [0, 1], an array, a tensor on any device, or N maps of any sizes.
+        boxes: for each image a (K, 4) xyxy array in pixels of the original image.
+        image_sizes: for each image its original (width, height).
+        criteria: for each its (I,) required IoUs and its contours.
+        protocol: `reference` or `exact`.
+        thresholds: (T,) thresholds, from `threshold_grid`.
+        threads: threads to use for the reference protocol; all cores by default.
+        return_iou: return each image's best IoU at each threshold as well.
+
+    Raises:
+        InputError: a heatmap, a box array or a size is malformed, or their numbers differ.
+    """
+    maps = as_maps(heatmaps)
+    check_length(boxes, "boxes", "a (K, 4) array for each image")
+    check_length(image_sizes, "image_sizes", "(width, height) for each image")
+    if not len(maps) == len(boxes) == len(image_sizes):
+        raise InputError(
+            f"update got {len(maps)} heatmaps, {len(boxes)} box arrays and {len(image_sizes)} sizes, "
+            "expected as many of each"
+        )
+    if protocol == "exact" or not len(maps):
+        return _exact_counts(maps, boxes, image_sizes, criteria, thresholds, return_iou)
+    if any(np.shape(one) != (REFERENCE_SIDE, REFERENCE_SIDE) for one in maps):
+        warnings.warn(
+            "the reference protocol compares boxes in a 224 x 224 frame, but a heatmap has another size: "
+            "resize it with normalize_heatmap, or use protocol='exact'",
+            stacklevel=3,
+        )
+    truth, starts = stack_truth(boxes, image_sizes)
+    kinds = ("largest", "all")
+    iou = [np.concatenate([np.zeros(0), *(i for i, kind in criteria if kind == k)]) for k in kinds]
+    curves, counts = score_batch(maps, truth, starts, (iou[0], iou[1]), thresholds, threads)
+    sampled = curves.at(thresholds) if return_iou else None
+    found, taken = [], [0, 0]
+    for values, kind in criteria:
+        k = kinds.index(kind)
+        correct = counts[k][taken[k] : taken[k] + len(values)]
+        taken[k] += len(values)
+        found.append(BoxCounts(correct, np.zeros((0, 3)), None if sampled is None else sampled[:, k]))
+    return found
+
+
+def _exact_counts(
+    maps: Sequence[np.ndarray] | np.ndarray,
+    boxes: Sequence[Any],
+    image_sizes: Sequence[Sequence[float]],
+    criteria: Sequence[tuple[np.ndarray, Contours]],
+    thresholds: np.ndarray,
+    return_iou: bool,
+) -> list[BoxCounts]:
+    """`box_counts` under the exact protocol: curves over every distinct value of each map."""
+    changes: list[list[np.ndarray]] = [[np.zeros((0, 3))] for _ in criteria]
+    sampled = np.zeros((len(criteria), len(maps), len(thresholds)))
+    for i, one in enumerate(maps):
+        levels = to_levels(check_heatmap(one, f"heatmap {i}"), "exact")
+        truth = scaled_truth(boxes[i], image_sizes[i], levels.shape, "exact", f"image {i}")
+        assert levels.values is not None
+        curves = {kind: level_ious(levels, truth, kind, "exact") for kind in {c for _, c in criteria}}
+        for k, (iou, kind) in enumerate(criteria):
+            sampled[k, i] = curves[kind][levels.at(thresholds)]
+            changes[k].append(_changes(curves[kind], levels.values, iou))
+    return [
+        BoxCounts(
+            (curves[:, None] >= iou[:, None]).sum(0, dtype=np.int64),
+            np.concatenate(steps),
+            curves if return_iou else None,
+        )
+        for curves, steps, (iou, _) in zip(sampled, changes, criteria, strict=True)
+    ]
+
+
+def _changes(curve: np.ndarray, values: np.ndarray, iou: np.ndarray) -> np.ndarray:
+    """Where a curve over levels starts (+1) and ceases (-1) to reach each IoU: (n, 3) rows
+    (index of the IoU, threshold, change). Level t holds for thresholds from values[t] up to values[t + 1]."""
+    reached = np.zeros((len(iou), len(curve) + 2), np.int8)
+    reached[:, 1:-1] = curve[None] >= iou[:, None]
+    steps = np.diff(reached, axis=1)
+    index, level = np.nonzero(steps)
+    edges = np.append(values[: len(curve)], 1.0)
+    return np.stack([index, edges[level], steps[index, level]], axis=1).astype(np.float64)
+
+
+def box_score(
+    correct: np.ndarray,
+    thresholds: np.ndarray,
+    iou: np.ndarray,
+    images: int,
+    changes: np.ndarray | None = None,
+) -> BoxScore:
+    """The score of counts.
+
+    Args:
+        correct: (I, T) images correct at each IoU and threshold.
+        thresholds: (T,) the thresholds tau.
+        iou: (I,) the required IoUs.
+        images: number of images counted.
+        changes: (n, 3), see `BoxCounts`: the best threshold is then sought among all real numbers, not
+            among `thresholds`.
+
+    Raises:
+        InputError: no image was counted.
+    """
+    per_iou, threshold = _at_best(correct, thresholds, images)
+    if changes is not None:
+        best, threshold = _best_of_changes(changes, len(iou))
+        per_iou = best * 100.0 / images
+    return BoxScore(float(per_iou.mean()), per_iou, threshold, correct.copy(), thresholds, iou, images)
+
+
+def _best_of_changes(changes: np.ndarray, ious: int) -> tuple[np.ndarray, np.ndarray]:
+    """For each IoU the most images that are correct at one threshold, and the smallest such threshold."""
+    best, threshold = np.zeros(ious, np.int64), np.zeros(ious)
+    for i in range(ious):
+        rows = changes[changes[:, 0] == i]
+        at, inverse = np.unique(rows[:, 1], return_inverse=True)
+        if len(at):
+            correct = np.bincount(inverse.reshape(-1), rows[:, 2]).cumsum()
+            best[i], threshold[i] = correct.max(), at[correct.argmax()]
+    return best, threshold
+
+
+def max_box_acc(
+    heatmaps: Any,
+    boxes: Sequence[Any],
+    image_sizes: Sequence[Sequence[float]],
+    iou: float | Sequence[float] = 0.5,
+    contours: Contours = "largest",
+    protocol: Protocol = "reference",
+    thresholds: int = 1000,
+    threads: int | None = None,
+) -> BoxScore:
+    """MaxBoxAcc of a split that fits in memory.
+
+    Args:
+        heatmaps: (N, H, W) in [0, 1], an array, a tensor on any device, or N maps of any sizes.
+        boxes: for each image a (K, 4) xyxy array in pixels of the original image.
+        image_sizes: for each image its original (width, height).
+        iou: the required IoUs, each with its own best threshold.
+        contours: score the largest contour, or count an image if any contour's box is correct.
+        protocol: `reference` or `exact`, see `MaxBoxAcc`.
+        thresholds: number of evenly spaced thresholds.
+        threads: threads to use for the reference protocol; all cores by default.
+
+    Raises:
+        InputError: no image, something is malformed, or an argument is out of range.
+        TypeError: an argument of a wrong type.
+
+    Examples:
+        >>> heatmap = np.zeros((1, 224, 224))
+        >>> heatmap[0, 50:150, 60:160] = 1.0
+        >>> max_box_acc(heatmap, [np.array([[60, 50, 160, 150]])], [(224, 224)]).accuracy
+        100.0
+    """
+    required, grid = check_criterion(iou, contours, protocol), threshold_grid(thresholds)
+    (found,) = box_counts(
+        heatmaps, boxes, image_sizes, [(required, contours)], protocol, grid, check_threads(threads)
+    )
+    changes = found.changes if protocol == "exact" else None
+    return box_score(found.correct, grid, required, len(boxes), changes)
+
+
+def max_box_acc_v2(
+    heatmaps: Any,
+    boxes: Sequence[Any],
+    image_sizes: Sequence[Sequence[float]],
+    iou: float | Sequence[float] = V2_IOU,
+    protocol: Protocol = "reference",
+    thresholds: int = 1000,
+    threads: int | None = None,
+) -> BoxScore:
+    """MaxBoxAccV2 of a split that fits in memory: `max_box_acc` with all contours and IoU .3, .5 and .7.
+
+    Args:
+        heatmaps: as for `max_box_acc`, like the other arguments.
+        boxes: for each image a (K, 4) xyxy array in pixels of the original image.
+        image_sizes: for each image its original (width, height).
+        iou: the IoUs averaged over.
+        protocol: `reference` or `exact`.
+        thresholds: number of evenly spaced thresholds.
+        threads: threads to use for the reference protocol; all cores by default.
+
+    Raises:
+        InputError: as `max_box_acc`.
+    """
+    return max_box_acc(heatmaps, boxes, image_sizes, iou, "all", protocol, thresholds, threads)
+
+
+def check_threads(threads: int | None) -> int | None:
+    """A number of threads, or None for all cores.
+
+    Raises:
+        InputError: a number below 1.
+        TypeError: not an integer.
+    """
+    if threads is not None:
+        check_whole(threads, "threads")
+    return threads
+
+
+def oracle_and_transferred(scored: BoxScore, fullsup: BoxScore | None = None) -> dict[str, float]:
+    """A score under both threshold policies, in percent.
+
+    `oracle` takes the thresholds that are best on the scored images themselves, as published tables do;
+    `transferred` takes those that are best on a fully supervised split.
+
+    Args:
+        scored: the score on the reported images.
+        fullsup: the same score on the split on which thresholds are chosen; if None, only the oracle.
+    """
+    policies = {"oracle": scored.accuracy}
+    if fullsup is not None:
+        policies["transferred"] = float(scored.at(fullsup.threshold).mean())
+    return policies
+
+
+def per_image_iou(
+    heatmap: np.ndarray,
+    boxes: np.ndarray,
+    image_size: Sequence[float],
+    contours: Contours = "largest",
+    protocol: Protocol = "reference",
+    thresholds: int | np.ndarray = 1000,
+    name: str = "heatmap",
+) -> np.ndarray:
+    """Best IoU of one heatmap with any ground-truth box at each threshold.
+
+    Args:
+        heatmap: (H, W) floating point in [0, 1]; 224 x 224 for the reference protocol.
+        boxes: (K, 4) xyxy in pixels of the original image.
+        image_size: (width, height) of the original image.
+        contours: the largest contour or all of them.
+        protocol: `reference` compares integer boxes in the 224 x 224 frame whatever the map's size, as
+            the reference evaluator does; `exact` compares float boxes in the map's own frame.
+        thresholds: a number of evenly spaced thresholds, or the thresholds themselves.
+        name: the image's name in error messages.
+
+    Returns:
+        (T,) float64.
+
+    Raises:
+        InputError: heatmap, boxes or size are malformed.
+    """
+    grid = threshold_grid(thresholds) if isinstance(thresholds, int) else np.asarray(thresholds)
+    levels = to_levels(check_heatmap(heatmap, name), protocol)
+    truth = scaled_truth(boxes, image_size, levels.shape, protocol, name)
+    return level_ious(levels, truth, contours, protocol)[levels.at(grid)]
+
+
+# ------------------------------------------------------------------------------- localization accuracy
+
+
+@dataclass(frozen=True)
+class LocalizationScore:
+    """GT-known, Top-1 and Top-5 localization accuracy over a split.
+
+    Attributes:
+        gt_known: percent of images whose box is correct, at its best threshold.
+        top1: percent whose box is correct and whose label has the highest logit, at its best threshold.
+        top5: percent whose box is correct and whose label is among the five highest logits.
+        threshold: (3,) best tau of each of the three, the smallest of equals.
+        correct: (3, T) int64, images correct at each threshold.
+        thresholds: (T,) the thresholds tau.
+        classified: (2,) percent of images whose label has the highest logit, and is among the five highest.
+        images: number of images scored.
+    """
+
+    gt_known: float
+    top1: float
+    top5: float
+    threshold: np.ndarray
+    correct: np.ndarray
+    thresholds: np.ndarray
+    classified: np.ndarray
+    images: int
+
+    def at(self, threshold: float) -> np.ndarray:
+        """(3,) percent correct at one given threshold: GT-known, Top-1, Top-5.
+
+        Raises:
+            InputError: a threshold outside [0, 1).
+        """
+        return self.correct[:, threshold_index(threshold, len(self.thresholds))] * 100.0 / self.images
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """The curves as a data frame: one row per threshold, accuracies in percent."""
+        curves = self.correct * 100.0 / self.images
+        names = ("gt_known", "top1", "top5")
+        return _data_frame({"threshold": self.thresholds, **dict(zip(names, curves, strict=True))})
+
+
+def label_rank(logits: Any, labels: Any) -> np.ndarray:
+    """Number of classes ranked before the label, the lower index first among equal logits.
+
+    Args:
+        logits: (N, C), an array or a tensor.
+        labels: (N,) class indices.
+
+    Returns:
+        (N,) int64; 0 where the label has the highest logit.
+
+    Raises:
+        InputError: shapes do not agree, a label is out of range, or a logit is NaN.
+        TypeError: labels that are not integers.
+    """
+    scores, index = as_array(logits), as_array(labels)
+    if index.dtype.kind not in "iu" and len(index):
+        raise TypeError(f"labels: {kind_of(labels)} of {index.dtype}, expected class indices (N,)")
+    index = index.astype(np.int64)
+    if scores.ndim != 2 or index.shape != scores.shape[:1]:
+        raise InputError(f"logits {scores.shape} and labels {index.shape}, expected (N, C) and (N,)")
+    bad = (index < 0) | (index >= scores.shape[1])
+    if bad.any():
+        raise InputError(f"label {index[bad][0]} is out of range, expected 0 to {scores.shape[1] - 1}")
+    if np.isnan(scores).any():
+        raise InputError(f"logits of {int(np.isnan(scores).any(1).sum())} images hold NaN")
+    own = np.take_along_axis(scores, index[:, None], 1)
+    earlier = np.arange(scores.shape[1])[None] < index[:, None]
+    return ((scores > own) | ((scores == own) & earlier)).sum(1)
+
+
+def rank_counts(rank: np.ndarray) -> np.ndarray:
+    """(3,) int64 counts of (N,) ranks of the label: all images, rank 0 (Top-1), rank below 5 (Top-5)."""
+    return np.array([len(rank), (rank < 1).sum(), (rank < 5).sum()], dtype=np.int64)
+
+
+def topk_accuracy(counts: np.ndarray) -> dict[str, float]:
+    """Classification accuracy in percent, "top1" and "top5", from the counts of `rank_counts` or their sum
+    over processes."""
+    images, top1, top5 = counts.tolist()
+    return {"top1": 100 * top1 / max(images, 1), "top5": 100 * top5 / max(images, 1)}
+
+
+def localization_counts(correct: np.ndarray, rank: np.ndarray) -> np.ndarray:
+    """(3, T) int64 images correct at each threshold: GT-known, Top-1, Top-5.
+
+    Args:
+        correct: (N, T) booleans, whether each image's box is correct at each threshold.
+        rank: (N,) rank of each label, from `label_rank`.
+    """
+    return np.stack([correct[among].sum(0, dtype=np.int64) for among in (rank >= 0, rank < 1, rank < 5)])
+
+
+def localization_score(correct: np.ndarray, thresholds: np.ndarray, ranks: np.ndarray) -> LocalizationScore:
+    """The score of counts.
+
+    Args:
+        correct: (3, T) counts of `localization_counts`.
+        thresholds: (T,) the thresholds tau.
+        ranks: (3,) counts of `rank_counts` of the same images.
+
+    Raises:
+        InputError: no image was counted.
+    """
+    images = int(ranks[0])
+    best, threshold = _at_best(correct, thresholds, images)
+    gt_known, top1, top5 = best.tolist()
+    classified = ranks[1:] * 100.0 / images
+    return LocalizationScore(gt_known, top1, top5, threshold, correct.copy(), thresholds, classified, images)
+
+
+def localization_accuracy(
+    heatmaps: Any,
+    boxes: Sequence[Any],
+    image_sizes: Sequence[Sequence[float]],
+    logits: Any,
+    labels: Any,
+    iou: float = 0.5,
+    contours: Contours = "largest",
+    protocol: Protocol = "reference",
+    thresholds: int = 1000,
+    threads: int | None = None,
+) -> LocalizationScore:
+    """GT-known, Top-1 and Top-5 localization accuracy of a split that fits in memory.
+
+    Args:
+        heatmaps: (N, H, W) in [0, 1], of the labelled class.
+        boxes: for each image a (K, 4) xyxy array in pixels of the original image.
+        image_sizes: for each image its original (width, height).
+        logits: (N, C) of the classifier.
+        labels: (N,) class indices.
+        iou: the required IoU.
+        contours: the largest contour's box, or any contour's.
+        protocol: `reference` or `exact`; the latter is sampled at the same thresholds.
+        thresholds: number of evenly spaced thresholds.
+        threads: threads to use for the reference protocol; all cores by default.
+
+    Raises:
+        InputError: no image, something is malformed, or an argument is out of range.
+    """
+    required, grid = check_criterion(iou, contours, protocol), threshold_grid(thresholds)
+    correct, ranks = localization_batch(
+        heatmaps,
+        boxes,
+        image_sizes,
+        logits,
+        labels,
+        required,
+        contours,
+        protocol,
+        grid,
+        check_threads(threads),
+    )
+    return localization_score(correct, grid, ranks)
+
+
+def localization_batch(
+    heatmaps: Any,
+    boxes: Sequence[Any],
+    image_sizes: Sequence[Sequence[float]],
+    logits: Any,
+    labels: Any,
+    iou: np.ndarray,
+    contours: Contours,
+    protocol: Protocol,
+    thresholds: np.ndarray,
+    threads: int | None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """The counts of a batch: those of `localization_counts` and of `rank_counts`."""
+    rank = label_rank(logits, labels)
+    if len(rank) != len(boxes):
+        raise InputError(f"{len(rank)} labels for {len(boxes)} images, expected as many")
+    criteria = [(iou, contours)]
+    (found,) = box_counts(heatmaps, boxes, image_sizes, criteria, protocol, thresholds, threads, True)
+    assert found.iou is not None
+    return localization_counts(found.iou >= iou[0], rank), rank_counts(rank)
+
+
+# ------------------------------------------------------------------------------------------------ PxAP
+
+
+@dataclass(frozen=True)
+class PixelScore:
+    """PxAP over a split.
+
+    Attributes:
+        pxap: percent, the area under the precision-recall curve.
+        threshold: tau at which the IoU of the object and {heatmap >= tau} over all pixels is best.
+        iou: percent, that IoU; its threshold also has the best F1.
+        precision: (T + 2,) precision at the edges tau, then 1 and 2; NaN where nothing is predicted.
+        recall: (T + 2,) recall at the same edges.
+        thresholds: (T,) the thresholds tau.
+        images: number of images scored.
+        histogram: (2, T + 2) int64, background and object pixels of all images; see `pixel_histogram`.
+        histograms: (N, 2, T + 2), the same of each image; N is 0 unless the metric keeps them.
+    """
+
+    pxap: float
+    threshold: float
+    iou: float
+    precision: np.ndarray
+    recall: np.ndarray
+    thresholds: np.ndarray
+    images: int
+    histogram: np.ndarray
+    histograms: np.ndarray
+
+    def at(self, threshold: float) -> float:
+        """Percent IoU of the object and {heatmap >= tau} over all pixels at a given threshold.
+
+        Raises:
+            InputError: a threshold outside [0, 1).
+        """
+        at = int(threshold_index(threshold, len(self.thresholds)))
+        background, inside = self.histogram[:, at:].sum(1).tolist()
+        return float(100 * inside / (background + int(self.histogram[1].sum())))
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """The precision-recall curve as a data frame: one row per threshold tau."""
+        count = len(self.thresholds)
+        return _data_frame(
+            {
+                "threshold": self.thresholds,
+                "precision": self.precision[:count],
+                "recall": self.recall[:count],
+            }
+        )
+
+
+def resize_mask(mask: Any, size: int = REFERENCE_SIDE) -> np.ndarray:
+    """A (H, W) mask of 0, 1 and 255 as (size, size) uint8, by nearest neighbour as in the reference."""
+    return cv2.resize(np.asarray(mask, np.uint8), (size, size), interpolation=cv2.INTER_NEAREST)
+
+
+def combine_masks(
+    objects: Sequence[Any], ignore: Any | None = None, size: int = REFERENCE_SIDE
+) -> np.ndarray:
+    """The instance masks and the ignore region of one image as one mask.
+
+    Args:
+        objects: (H, W) masks, above one half where the object is (0 to 255 images or booleans).
+        ignore: (H, W) likewise, or None.
+        size: side in pixels of the result; masks are resized by nearest neighbour, as in the reference.
+
+    Returns:
+        (size, size) uint8: 1 object, 255 ignored and not object, 0 background.
+
+    Raises:
+        InputError: there is no object mask.
+    """
+    if not len(objects):
+        raise InputError("an image has no object mask, expected at least one")
+
+    def inside(mask: Any) -> np.ndarray:
+        return resize_mask(as_array(mask).astype(np.float32) > 0.5, size).astype(bool)
+
+    union = np.any([inside(one) for one in objects], axis=0)
+    ignored = np.zeros_like(union) if ignore is None else inside(ignore) & ~union
+    return union.astype(np.uint8) + IGNORE * ignored.astype(np.uint8)
+
+
+def pixel_histogram(
+    heatmap: np.ndarray, mask: np.ndarray, thresholds: np.ndarray, name: str = "heatmap"
+) -> np.ndarray:
+    """Pixels of one image by class and value.
+
+    Args:
+        heatmap: (H, W) in [0, 1].
+        mask: (H, W) of 0 background, 1 object, 255 ignored.
+        thresholds: (T,) evenly spaced, from `threshold_grid`.
+        name: the image's name in error messages.
+
+    Returns:
+        (2, T + 2) int64: background and object pixels in [tau_k, tau_(k+1)), …, [1, 2), [2, 3].
+
+    Raises:
+        InputError: shapes differ, the mask has other values, or the heatmap is malformed.
+    """
+    from heatbox.metrics._kernels.pixels import count_pixels
+
+    heatmap, mask = as_array(heatmap), as_array(mask)
+    if heatmap.shape != mask.shape:
+        raise InputError(f"{name}: has shape {heatmap.shape} but its mask {mask.shape}, expected the same")
+    heatmap = check_heatmap(heatmap, name)
+    counts = np.zeros((3, len(thresholds) + 2), np.int64)
+    edges = np.concatenate([thresholds, [1.0, 2.0, 3.0]])
+    masks = mask if mask.dtype == np.uint8 else mask.astype(np.uint8)
+    arrays = [np.require(one, requirements=("C", "W")) for one in (heatmap, masks)]
+    same = masks is mask or np.array_equal(masks, mask)
+    if not same or not count_pixels(*arrays, edges, counts, np.empty(heatmap.shape[1], np.int32)):
+        raise InputError(f"{name}: its mask has values other than 0, 1 and 255")
+    return counts[:2]
+
+
+def pixel_histograms(
+    heatmaps: Any, masks: Any, thresholds: np.ndarray, threads: int | None = None
+) -> list[np.ndarray]:
+    """`pixel_histogram` of each image of a batch, on several threads.
+
+    Args:
+        heatmaps: (N, H, W) in [0, 1], or N maps of any sizes.
+        masks: for each an (H, W) mask of 0 background, 1 object, 255 ignored.
+        thresholds: (T,) evenly spaced, from `threshold_grid`.
+        threads: threads to use; all cores by default.
+
+    Raises:
+        InputError: something is malformed, or the numbers differ.
+    """
+    maps = as_maps(heatmaps)
+    check_length(masks, "masks", "an (H, W) mask for each image")
+    if len(maps) != len(masks):
+        raise InputError(f"update got {len(maps)} heatmaps and {len(masks)} masks, expected as many")
+
+    def histogram(i: int) -> np.ndarray:
+        return pixel_histogram(maps[i], masks[i], thresholds, f"heatmap {i}")
+
+    threads = min(threads or available_cores(), len(maps))
+    if threads <= 1:
+        return [histogram(i) for i in range(len(maps))]
+    with ThreadPoolExecutor(threads) as pool:
+        return list(pool.map(histogram, range(len(maps))))
+
+
+def pixel_score(
+    histogram: np.ndarray, thresholds: np.ndarray, images: int, histograms: np.ndarray | None = None
+) -> PixelScore:
+    """The score of pooled pixels.
+
+    Args:
+        histogram: (2, T + 2) background and object pixels by value, summed over images; see
+            `pixel_histogram`.
+        thresholds: (T,) the thresholds tau.
+        images: number of images.
+        histograms: (N, 2, T + 2) the same of each image, if kept.
+
+    Raises:
+        InputError: there is no object pixel.
+    """
+    background, inside = histogram
+    if inside.sum() == 0:
+        raise InputError("no object pixel in any mask, expected at least one")
+    tp, fp = inside[::-1].cumsum(), background[::-1].cumsum()
+    with np.errstate(invalid="ignore"):
+        precision = tp / (tp + fp)
+    recall = tp / inside.sum()
+    iou = (tp / (fp + inside.sum()))[::-1][: len(thresholds)]
+    best = int(iou.argmax())
+    return PixelScore(
+        pxap=float(average_precision(histogram)),
+        threshold=float(thresholds[best]),
+        iou=float(iou[best] * 100),
+        precision=precision[::-1],
+        recall=recall[::-1],
+        thresholds=thresholds,
+        images=images,
+        histogram=histogram.copy(),
+        histograms=np.zeros((0, *histogram.shape), np.uint16) if histograms is None else histograms,
+    )
+
+
+def average_precision(histogram: np.ndarray) -> np.ndarray:
+    """(...,) percent: PxAP of (..., 2, T + 2) histograms of background and object pixels."""
+    fp, tp = np.moveaxis(histogram[..., ::-1].cumsum(-1), -2, 0)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        precision = np.where(tp + fp > 0, tp / (tp + fp), 0)
+        recall = tp / tp[..., -1:]
+    return (precision[..., 1:] * np.diff(recall)).sum(-1) * 100
+
+
+def pxap(heatmaps: Any, masks: Any, thresholds: int = 1000, threads: int | None = None) -> PixelScore:
+    """PxAP of a split that fits in memory.
+
+    Args:
+        heatmaps: (N, H, W) in [0, 1], or N maps of any sizes.
+        masks: for each an (H, W) mask of 0 background, 1 object, 255 ignored.
+        thresholds: number of evenly spaced thresholds, the bins of the histogram.
+        threads: threads to use; all cores by default.
+
+    Raises:
+        InputError: something is malformed, or no mask has an object pixel.
+
+    Examples:
+        >>> mask = np.zeros((1, 8, 8), np.uint8)
+        >>> mask[0, 2:5, 3:7] = 1
+        >>> pxap(mask * 0.9, mask).pxap
+        100.0
+    """
+    grid = threshold_grid(thresholds)
+    found = pixel_histograms(heatmaps, masks, grid, check_threads(threads))
+    return pixel_score(sum(found, np.zeros((2, len(grid) + 2), np.int64)), grid, len(found))
