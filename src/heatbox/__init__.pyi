@@ -15,7 +15,7 @@ from .analysis.erf import effective_receptive_field
 from .analysis.shape_bias import shape_bias
 from .boxes.contours import heatmap_to_boxes
 from .config import ModelSpec
-from .data.glyphs import cue_conflict, glyphs
+from .data.glyphs import glyphs, glyphs_cue_conflict
 from .data.open import open_split
 from .errors import InputError
 from .evaluation.stream import score_folder, score_stream
@@ -58,12 +58,12 @@ __all__ = [
     "centre_gaussian",
     "convert_checkpoint",
     "create_model",
-    "cue_conflict",
     "data",
     "effective_receptive_field",
     "evaluation",
     "full_image",
     "glyphs",
+    "glyphs_cue_conflict",
     "heatmap_to_boxes",
     "inference",
     "list_models",

@@ -16,7 +16,7 @@ from torch import nn
 import heatbox
 from heatbox.analysis.imagenet_categories import CATEGORIES
 from heatbox.analysis.responses import by_observer, read_responses
-from heatbox.data.glyphs import CLASS_NAMES, cue_conflict
+from heatbox.data.glyphs import CLASS_NAMES, glyphs_cue_conflict
 from heatbox.errors import InputError
 
 shape_bias = importlib.import_module("heatbox.analysis.shape_bias")  # the package has a function of that name
@@ -151,7 +151,7 @@ class Template(nn.Module):
 
 
 def test_a_model_on_glyphs_pairs():
-    split, model = cue_conflict(40), Template()
+    split, model = glyphs_cue_conflict(40), Template()
     found = heatbox.shape_bias(model, split, batch_size=7)
     from heatbox.data.transforms import Preprocess
 
@@ -218,7 +218,7 @@ def test_bad_files(tmp_path):
 
 
 def test_classes_that_do_not_fit():
-    split = cue_conflict(20)
+    split = glyphs_cue_conflict(20)
     with pytest.raises(InputError, match="7 classes and the stimuli 10 categories"):
         shape_bias.categories_for(split, 7)
     with pytest.raises(InputError, match="'disc' is none of the 16"):

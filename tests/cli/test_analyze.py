@@ -14,7 +14,7 @@ from heatbox.analysis.responses import Response
 from heatbox.analysis.shape_bias import from_responses, groups_of
 from heatbox.analysis.signed_cam_parts import parts_of
 from heatbox.cli.main import main
-from heatbox.data.glyphs import cue_conflict
+from heatbox.data.glyphs import glyphs_cue_conflict
 from heatbox.evaluation.run import Run
 from heatbox.models.factory import create_model
 from heatbox.models.introspect import ClassifierView
@@ -33,8 +33,8 @@ def scene(tmp_path, monkeypatch):
     write_model(tmp_path)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "glyphs").mkdir()  # "glyphs" means the embedded pairs all the same
-    few = cue_conflict(40)
-    monkeypatch.setattr(shape_bias, "cue_conflict", lambda: few)
+    few = glyphs_cue_conflict(40)
+    monkeypatch.setattr(shape_bias, "glyphs_cue_conflict", lambda: few)
     return tmp_path
 
 
@@ -99,7 +99,7 @@ def test_headlines_are_those_of_the_pure_functions(scene, capsys):
     command = ["analyze", "shape-bias", "-m", "mine.py:blobs", "--stimuli", "glyphs", "--group", "none"]
     main([*command, "--out", "bias", *SMALL, "--json"])
     (row,) = json.loads(capsys.readouterr().out)
-    bias = heatbox.shape_bias(model, heatbox.cue_conflict(40), preprocess=Preprocess((64, 64)))
+    bias = heatbox.shape_bias(model, heatbox.glyphs_cue_conflict(40), preprocess=Preprocess((64, 64)))
     assert row["shape_bias"] == pytest.approx(bias.overall)
 
     main(["analyze", "thresholds", "-m", "mine.py:blobs", "-d", "set", "--out", "maps", *SMALL, "--json"])

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from heatbox.data.glyphs import CLASS_NAMES, SHAPES, cue_conflict, glyphs
+from heatbox.data.glyphs import CLASS_NAMES, SHAPES, glyphs, glyphs_cue_conflict
 from heatbox.errors import InputError
 
 COUNT = 300
@@ -91,7 +91,7 @@ def test_object_differs_from_its_ground(train):
 
 
 def test_cue_conflict_pairs():
-    split = cue_conflict(180)
+    split = glyphs_cue_conflict(180)
     names = [example.id.split("/")[1].removesuffix(".png") for example in split]
     pairs = [tuple(part.rstrip("0123456789") for part in name.split("-")) for name in names]
     assert all(shape != texture for shape, texture in pairs)

@@ -94,7 +94,7 @@ def names_for(page: str) -> dict[str, Any]:
         known["features_16"] = torch.rand(2, 6, 8, 8, generator=rng)
     if page == "docs/instruments.md":
         with tarfile.open("cue-conflict-256.tar", "w") as archive:
-            for example in (pairs := hb.cue_conflict(90)):
+            for example in (pairs := hb.glyphs_cue_conflict(90)):
                 path = Path("pairs") / example.id
                 path.parent.mkdir(parents=True, exist_ok=True)
                 pairs.open_image(example).save(path)

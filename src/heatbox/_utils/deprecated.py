@@ -13,6 +13,7 @@ RENAMED = {
     "boxes_at": ("heatbox.boxes.contours:heatmap_to_boxes", "heatmap_to_boxes"),
     "build_model": ("heatbox.models.factory:create_model", "create_model"),
     "convert": ("heatbox.models.checkpoints:convert_checkpoint", "convert_checkpoint"),
+    "cue_conflict": ("heatbox.data.glyphs:glyphs_cue_conflict", "glyphs_cue_conflict"),
     "erf": ("heatbox.analysis.erf:effective_receptive_field", "effective_receptive_field"),
     "load_wsol": ("heatbox.data.formats.wsol:load_wsol", "open_split"),
     "prepare_heatmap": ("heatbox.maps.normalize:normalize_heatmap", "normalize_heatmap"),

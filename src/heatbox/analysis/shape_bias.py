@@ -223,7 +223,7 @@ def shape_bias(
 
     Args:
         model: images (B, 3, H, W) → logits (B, K).
-        cue_conflict: the stimuli: a split whose ids are named SHAPEn-TEXTUREm (`heatbox.cue_conflict()`
+        cue_conflict: the stimuli: a split whose ids are SHAPEn-TEXTUREm (`heatbox.glyphs_cue_conflict()`
             draws some), or where they are on disk.
         categories: category → indices of its classes; by default as `categories_for` says.
         batch_size: images a forward pass.

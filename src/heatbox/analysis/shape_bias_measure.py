@@ -23,7 +23,7 @@ from heatbox.analysis.shape_bias import (
     groups_of,
 )
 from heatbox.analysis.subjects import Subject
-from heatbox.data.glyphs import cue_conflict
+from heatbox.data.glyphs import glyphs_cue_conflict
 from heatbox.data.open import open_split
 from heatbox.data.types import Example, Split
 from heatbox.errors import InputError
@@ -40,7 +40,7 @@ PREFERRED = "clock"
 
 def open_stimuli(name: str) -> Split:
     """Cue-conflict images on disk, or drawn: "glyphs" (a folder of that name is ./glyphs)."""
-    return cue_conflict() if name == "glyphs" else open_split(name)
+    return glyphs_cue_conflict() if name == "glyphs" else open_split(name)
 
 
 def are_published(split: Split) -> bool:

@@ -1,5 +1,5 @@
 from .check import CheckReport, check_data
-from .glyphs import cue_conflict, glyphs
+from .glyphs import glyphs, glyphs_cue_conflict
 from .loader import TrainCrop
 from .open import DataSet, open_data_set, open_split
 from .prepare import prepare_cub
@@ -14,8 +14,8 @@ __all__ = [
     "Split",
     "TrainCrop",
     "check_data",
-    "cue_conflict",
     "glyphs",
+    "glyphs_cue_conflict",
     "open_data_set",
     "open_split",
     "prepare_cub",

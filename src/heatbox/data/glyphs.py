@@ -120,7 +120,7 @@ def glyphs(
     return _split(split, drawn, size, seed)
 
 
-def cue_conflict(count: int = 1280, size: int = 64, seed: int = 0) -> Split:
+def glyphs_cue_conflict(count: int = 1280, size: int = 64, seed: int = 0) -> Split:
     """Images whose shape is of one class and whose texture is of another, in equal numbers of all pairs.
 
     Args:
