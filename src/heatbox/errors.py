@@ -1,11 +1,11 @@
-"""The one error a user can cause."""
+"""The error for invalid input."""
 
 
 class InputError(ValueError):
-    """Input that heatbox cannot use, said in one sentence.
+    """Input that heatbox cannot use, described in one sentence.
 
     The message names what is wrong, where (file, row, key) and what would be right. The command line
-    prints it without a traceback and exits with code 2; anything else that is raised is a bug of ours.
+    prints it without a traceback and exits with code 2; any other exception is a bug in heatbox.
     Line breaks, which names in a user's files may hold, are written as ``\\n`` and ``\\r``.
     """
 

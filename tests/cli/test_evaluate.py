@@ -181,8 +181,8 @@ def test_checkpoint_of_another_architecture(scene, capsys):
     ("more", "says"),
     [
         (["--method", "best"], "no map method 'best'"),
-        (["--device", "toaster"], "device 'toaster' is not at hand"),
-        (["--device", "meta"], "device 'meta' is not at hand"),
+        (["--device", "toaster"], "device 'toaster' is not available"),
+        (["--device", "meta"], "device 'meta' is not available"),
         (["--metadata", "nowhere"], "image_ids.txt: missing"),
         (["--num-classes", "3"], "out of range, expected 0 to 2"),
         (["--limit", "0"], "limit is 0, expected 1 or more"),

@@ -177,7 +177,7 @@ def names(folder: Path) -> set[str]:
 # ------------------------------------------------------------------------------------- what is there is whole
 
 
-def check_whole(folder: Path) -> int:
+def check_complete(folder: Path) -> int:
     """Read every file with a final name; returns their number. An error says which is broken."""
     paths = [path for path in sorted(folder.rglob("*")) if path.is_file() and not path.name.endswith(".tmp")]
     for path in paths:
@@ -281,10 +281,10 @@ def trials(kind: Kind, root: Path, wanted: int, random: Random) -> Iterator[dict
             if kill(command, out, how, random, usual):
                 kills += 1
                 moments.append(how)
-            whole.append(check_whole(out) if out.exists() else 0)
+            whole.append(check_complete(out) if out.exists() else 0)
         left = sum(name.endswith(".tmp") for name in names(out))
         finish(command, said)
-        check_whole(out)
+        check_complete(out)
         same(reference, out)
         shutil.rmtree(out)
         yield {

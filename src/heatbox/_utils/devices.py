@@ -1,13 +1,22 @@
-"""Where to compute."""
+"""Where to compute: the device of a model, and the number of threads."""
 
 from __future__ import annotations
 
 import logging
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, TypeVar
 
-import torch
-
+from heatbox._utils.progress import Track, silent
 from heatbox.errors import InputError
 
+if TYPE_CHECKING:
+    import torch
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+_BATCH = 128
 _log = logging.getLogger(__name__)
 
 
@@ -15,17 +24,57 @@ def pick_device(name: str) -> torch.device:
     """A device by name; "auto" is CUDA, then MPS, then the CPU.
 
     Raises:
-        InputError: a name that torch does not know, or a device that is not there.
+        InputError: a name that torch does not know, or a device that is not available.
     """
+    import torch
+
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
         device = torch.device(name)
         torch.zeros((), device=device).item()  # a device that computes, not meta
     except (RuntimeError, AssertionError) as error:
-        raise InputError(f"device {name!r} is not at hand ({str(error).splitlines()[0]})") from error
-    known = (
+        raise InputError(f"device {name!r} is not available ({str(error).splitlines()[0]})") from error
+    details = (
         torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} threads"
     )
-    _log.info("computing on %s (%s)", device, known)
+    _log.info("computing on %s (%s)", device, details)
     return device
+
+
+def available_cores() -> int:
+    """Number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def number_of_jobs(jobs: int | None) -> int:
+    """The number of jobs; by default one per core.
+
+    Raises:
+        InputError: it is less than 1.
+    """
+    if jobs is not None and jobs < 1:
+        raise InputError(f"jobs is {jobs}, expected 1 or more")
+    return jobs or available_cores()
+
+
+def map_in_threads(
+    function: Callable[[Item], Result],
+    items: Sequence[Item],
+    jobs: int | None = None,
+    track: Track = silent,
+    what: str = "",
+) -> Iterator[Result]:
+    """Results of a function for each item, in order, computed in threads.
+
+    Args:
+        function: called once per item, from several threads.
+        items: processed in batches, so that few results wait to be consumed.
+        jobs: number of threads, by default one per core.
+        track: shows progress.
+        what: description of the work, for `track`.
+    """
+    batches = range(0, len(items), _BATCH)
+    with ThreadPoolExecutor(number_of_jobs(jobs)) as pool:
+        for start in track(batches, what, len(batches)):
+            yield from pool.map(function, items[start : start + _BATCH])

@@ -1,4 +1,4 @@
-"""The optional parts of the installation, and the sentence that tells how to add one."""
+"""Optional dependencies, and the message that names the command which installs them."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ EXTRAS = {
     "supervision": ("supervision",),
     "pandas": ("pandas",),
 }
-"""Extra → the modules that it brings."""
+"""Extra → the modules that it installs."""
 
 
 def require(extra: str, what: str, *modules: str) -> None:
-    """Make sure that an extra is installed, before anything is computed that would be lost without it.
+    """Raise unless an extra is installed. Call it before a computation whose result would be lost without it.
 
     Args:
         extra: one of `EXTRAS`.
-        what: what needs it, for the message.
-        modules: those of its modules that are needed; by default all.
+        what: what needs the extra, for the message.
+        modules: the modules that are needed; by default all of the extra's.
 
     Raises:
-        InputError: one is missing; the message has the command that installs them.
+        InputError: a module is missing; the message has the command that installs the extra.
     """
-    missing = [name for name in modules or EXTRAS[extra] if not _is_there(name)]
+    missing = [name for name in modules or EXTRAS[extra] if not _is_installed(name)]
     if missing:
         raise InputError(f"{what} needs {', '.join(missing)}: pip install 'heatbox[{extra}]'")
 
 
-def _is_there(name: str) -> bool:
+def _is_installed(name: str) -> bool:
     try:
         return find_spec(name) is not None
-    except (ImportError, ValueError):  # something keeps it from being imported
+    except (ImportError, ValueError):  # its import is blocked
         return False

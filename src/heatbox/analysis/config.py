@@ -32,7 +32,7 @@ class ModelsConfig:
     batch_size: int = 32
     """Images a forward pass."""
     device: str = "auto"
-    """cpu, cuda, mps, or auto for the best at hand."""
+    """cpu, cuda, mps, or auto for the best available."""
     seed: int = 0
     """Of everything that is drawn at random."""
 

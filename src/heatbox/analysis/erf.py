@@ -21,7 +21,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from heatbox._utils.checks import as_numbers, check_length, check_module, check_whole
+from heatbox._utils.checks import as_numbers, check_integer, check_length, check_module
 from heatbox._utils.io import write_atomically
 from heatbox._utils.progress import Track, silent
 from heatbox.analysis.config import ErfConfig
@@ -132,9 +132,9 @@ def effective_receptive_field(
 def _batches(
     network: nn.Module, images: Tensor | Sequence[Image.Image], size: int | None, batch_size: int
 ) -> Iterator[Tensor]:
-    check_whole(batch_size, "batch_size")
+    check_integer(batch_size, "batch_size")
     if size is not None:
-        check_whole(size, "size")
+        check_integer(size, "size")
     check_length(images, "images", "a tensor (B, 3, H, W) or PIL images")
     if isinstance(images, Tensor):
         if images.ndim != 4:

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from heatbox._utils.checks import check_module, check_whole, kind_of
+from heatbox._utils.checks import check_integer, check_module, kind_of
 from heatbox._utils.progress import Track, silent
 from heatbox.analysis.imagenet_categories import CATEGORIES
 from heatbox.analysis.responses import Response, read_responses
@@ -235,7 +235,7 @@ def shape_bias(
         TypeError: no network, stimuli that are neither a split nor a path, a batch that is no whole number.
     """
     check_module(model.model if isinstance(model, ClassifierView) else model, "model")
-    check_whole(batch_size, "batch_size")
+    check_integer(batch_size, "batch_size")
     if not isinstance(cue_conflict, Split | str | Path):
         raise TypeError(f"cue_conflict: {kind_of(cue_conflict)}, expected a split or a path")
     split = cue_conflict if isinstance(cue_conflict, Split) else open_split(str(cue_conflict))

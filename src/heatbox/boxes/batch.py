@@ -10,7 +10,7 @@ from threading import Lock
 
 import numpy as np
 
-from heatbox._utils.cores import available_cores
+from heatbox._utils.devices import available_cores
 from heatbox.boxes.contours import check_heatmap
 
 MAPS_PER_CALL = 16

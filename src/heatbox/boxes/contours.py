@@ -13,7 +13,7 @@ from typing import Literal
 
 import numpy as np
 
-from heatbox._utils.checks import as_numbers, check_choice, check_whole, kind_of
+from heatbox._utils.checks import as_numbers, check_choice, check_integer, kind_of
 from heatbox.boxes._kernels import general as kernels
 from heatbox.boxes.ops import box_iou
 from heatbox.errors import InputError
@@ -51,7 +51,7 @@ def threshold_grid(count: int) -> np.ndarray:
         InputError: `count` is not positive.
         TypeError: it is not an integer.
     """
-    check_whole(count, "thresholds", None)
+    check_integer(count, "thresholds", None)
     if count < 1:
         raise InputError(f"thresholds is {count}, expected a positive number of thresholds")
     return np.arange(count) * (1 / count)

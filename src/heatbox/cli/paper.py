@@ -48,7 +48,7 @@ def paper(
         imagenet: ILSVRC2012 with its validation images and boxes, for full's Fig. 13 right.
         stimuli: Cue-conflict images, for full's Fig. 16 and 17.
         download: Let timm fetch the weights that it publishes.
-        device: cpu, cuda, mps, or auto for the best at hand.
+        device: cpu, cuda, mps, or auto for the best available.
         tflops: What one device sustains, for full's estimates; by default the peak of the paper's own device,
             which makes them lower bounds.
         as_json: Print the plan as JSON.

@@ -1,4 +1,4 @@
-"""What commands say to the person at the terminal, and the codes they exit with."""
+"""Output of the commands: messages, tables, JSON, the log of -v, exit codes."""
 
 from __future__ import annotations
 
@@ -20,36 +20,36 @@ if TYPE_CHECKING:
 SOME_FAILED, INTERRUPTED = 1, 130
 AsJson = Annotated[bool, tyro.conf.arg(name="json")]
 PIPE_WIDTH = 200
-"""Columns of a table that is written to a file or a pipe, which have no width of their own."""
+"""Width of a table that is written to a file or a pipe."""
 
 NARROWEST_COLUMN = 9
-"""Columns of the terminal that one of a table needs, six signs and its borders."""
+"""Width that a column of a table needs: six characters and its borders."""
 
 _log = logging.getLogger(__name__)
 
 
-def say(words: str) -> None:
-    """One line to the person at the terminal, apart from what a program reads."""
-    print(printable(words), file=sys.stderr)
+def say(text: str) -> None:
+    """Print one line to standard error, apart from the results on standard output."""
+    print(printable(text), file=sys.stderr)
 
 
 def print_json(content: object) -> None:
-    """Results on standard output, for a program."""
+    """Print results as JSON to standard output."""
     from heatbox._utils.io import to_json
 
     print(to_json(content))
 
 
 def print_table(table: Table) -> None:
-    """A table on standard output, at full width where that is no terminal.
+    """Print a table to standard output, at full width where that is not a terminal.
 
-    Nothing is cut off in a narrow terminal: words are folded, and where even that leaves too little room for
-    a column, each row becomes a few lines of heading and value.
+    Nothing is cut off in a narrow terminal: cells are wrapped, and where even that leaves a column too
+    narrow, each row becomes lines of heading and value.
     """
     from rich.console import Console
     from rich.measure import Measurement
 
-    # Into a pipe its own print writes, since rich ends the program where the reader has gone.
+    # rich exits when a pipe is closed, so it writes to a string that is printed here.
     text = StringIO()
     console = Console() if sys.stdout.isatty() else Console(file=text, width=PIPE_WIDTH)
     wanted = Measurement.get(console, console.options.update(max_width=10 * PIPE_WIDTH), table)
@@ -63,7 +63,7 @@ def print_table(table: Table) -> None:
 
 
 def _print_rows(table: Table) -> None:
-    """The cells of a table one below the other, for the terminal to wrap."""
+    """Print the cells of a table one below the other, for the terminal to wrap."""
     if table.title:
         print(table.title)
     cells = [[str(cell) for cell in column.cells] for column in table.columns]
@@ -77,7 +77,7 @@ def _print_rows(table: Table) -> None:
 
 
 def warn_of_random_weights(model: str, checkpoint: str | None) -> None:
-    """Say so where a named model was given no weights."""
+    """Print a note where a model by name was given no weights."""
     if checkpoint is None and ".py:" not in model:
         say(f"note: {model} has random weights; --checkpoint takes a file, or pretrained")
 
@@ -86,7 +86,7 @@ def warn_of_random_weights(model: str, checkpoint: str | None) -> None:
 
 
 class _Stderr(logging.StreamHandler):  # type: ignore[type-arg]
-    """Writes to what standard error is at the time: a progress bar puts itself in its place."""
+    """Writes to the current `sys.stderr`, which a progress bar replaces."""
 
     def __init__(self) -> None:
         logging.Handler.__init__(self)
@@ -102,11 +102,11 @@ class _Stderr(logging.StreamHandler):  # type: ignore[type-arg]
 
 @contextmanager
 def logged(verbose: bool, command: str) -> Iterator[None]:
-    """Show heatbox's log on standard error while a command runs, if asked for.
+    """Show the log of heatbox on standard error while a command runs.
 
     Args:
         verbose: whether to show it.
-        command: what was asked, for the first line.
+        command: the command, for the first line.
     """
     if not verbose:
         yield

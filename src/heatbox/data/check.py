@@ -14,7 +14,7 @@ from typing import Any
 
 from PIL import Image, UnidentifiedImageError
 
-from heatbox._utils.cores import map_in_threads
+from heatbox._utils.devices import map_in_threads
 from heatbox._utils.io import made_folder, to_json, write_atomically
 from heatbox._utils.progress import Track, silent
 from heatbox.data.catalogue import checksum_problems

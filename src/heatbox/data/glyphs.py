@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from heatbox._utils.checks import check_number, check_whole
+from heatbox._utils.checks import check_integer, check_number
 from heatbox.data.types import Example, Split
 from heatbox.errors import InputError
 
@@ -150,9 +150,9 @@ def glyphs_cue_conflict(count: int = 1280, size: int = 64, seed: int = 0) -> Spl
 
 
 def _check(count: int, size: int, seed: int) -> None:
-    check_whole(count, "count", None)
-    check_whole(size, "size", None)
-    check_whole(seed, "seed", 0)
+    check_integer(count, "count", None)
+    check_integer(size, "size", None)
+    check_integer(seed, "seed", 0)
     if size < 32:
         raise InputError(f"glyphs of {size} pixels are too small to tell apart, expected at least 32")
     if count < 1:

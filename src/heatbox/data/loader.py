@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 from torch.utils.data import Dataset, default_collate
 
-from heatbox._utils.cores import available_cores
+from heatbox._utils.devices import available_cores
 from heatbox.data.files.images import decode_factor, decode_image, decode_plain_jpeg, plain_jpeg_size, to_rgb
 from heatbox.data.types import Example, Split
 from heatbox.errors import InputError

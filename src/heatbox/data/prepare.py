@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from heatbox._utils.cores import map_in_threads
+from heatbox._utils.devices import map_in_threads
 from heatbox._utils.io import write_atomically
 from heatbox._utils.progress import Track, silent
 from heatbox.data.formats import cub, wsol

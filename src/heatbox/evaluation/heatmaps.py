@@ -10,7 +10,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from heatbox._utils.cores import available_cores
+from heatbox._utils.devices import available_cores
 from heatbox.errors import InputError
 from heatbox.maps.normalize import normalize_heatmap
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from heatbox._utils.cores import available_cores
+from heatbox._utils.devices import available_cores
 from heatbox._utils.progress import Track, silent
 from heatbox.boxes.contours import Protocol, check_heatmap
 from heatbox.boxes.ops import REFERENCE_SIDE

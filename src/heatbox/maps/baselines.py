@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from heatbox._utils.checks import check_number, check_whole
+from heatbox._utils.checks import check_integer, check_number
 from heatbox.errors import InputError
 
 if TYPE_CHECKING:
@@ -33,8 +33,8 @@ def centre_gaussian(height: int = 224, width: int = 224, sigma: float = 0.25) ->
         >>> (100 * centre_gaussian(3, 3)).round().astype(int).tolist()
         [[0, 29, 0], [29, 100, 29], [0, 29, 0]]
     """
-    check_whole(height, "height")
-    check_whole(width, "width")
+    check_integer(height, "height")
+    check_integer(width, "width")
     check_number(sigma, "sigma", "a share of each side above 0")
     if not 0 < sigma < math.inf:
         raise InputError(f"sigma is {sigma}, expected a share of each side above 0")
@@ -54,8 +54,8 @@ def full_image(height: int = 224, width: int = 224) -> np.ndarray:
         InputError: a side below 1.
         TypeError: no whole numbers.
     """
-    check_whole(height, "height")
-    check_whole(width, "width")
+    check_integer(height, "height")
+    check_integer(width, "width")
     return np.ones((height, width), np.float32)
 
 

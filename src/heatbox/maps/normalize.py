@@ -7,7 +7,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from heatbox._utils.checks import check_whole, kind_of
+from heatbox._utils.checks import check_integer, kind_of
 from heatbox.errors import InputError
 
 
@@ -55,7 +55,7 @@ def _sides(size: int | tuple[int, int]) -> tuple[int, int]:
     if len(sides) != 2:
         raise InputError(f"size is {size}, expected a side, or (height, width)")
     for side in sides:
-        check_whole(side, "size")
+        check_integer(side, "size")
     return int(sides[0]), int(sides[1])
 
 

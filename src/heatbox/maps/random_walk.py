@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from heatbox._utils.checks import check_number, check_tensor, check_whole, kind_of
+from heatbox._utils.checks import check_integer, check_number, check_tensor, kind_of
 from heatbox.errors import InputError
 
 AFFINITY_BYTES = 64 * 2**20
@@ -133,7 +133,7 @@ def _check(seed: Tensor, features: Sequence[Tensor], steps: int, damping: float)
         raise TypeError(f"features: {kind_of(features)}, expected a list of tensors (B, C, h, w)")
     for index, one in enumerate(features):
         check_tensor(one, f"feature map {index}", "(B, C, h, w)")
-    check_whole(steps, "steps", 0)
+    check_integer(steps, "steps", 0)
     check_number(damping, "damping", "a number of 0 or more")
     if seed.ndim != 3:
         raise InputError(f"the seed has shape {tuple(seed.shape)}, expected (B, h, w)")

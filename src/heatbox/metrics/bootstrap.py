@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from heatbox._utils.checks import as_numbers, check_number, check_whole
-from heatbox._utils.cores import available_cores
+from heatbox._utils.checks import as_numbers, check_integer, check_number
+from heatbox._utils.devices import available_cores
 from heatbox.errors import InputError
 from heatbox.metrics.functional import average_precision
 
@@ -216,9 +216,9 @@ def _changes(bits: np.ndarray, sign: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _check(well_formed: bool, images: int, resamples: int, level: float, seed: int) -> None:
-    check_whole(resamples, "resamples", None)
+    check_integer(resamples, "resamples", None)
     check_number(level, "level", "a fraction in (0, 1)")
-    check_whole(seed, "seed", 0)
+    check_integer(seed, "seed", 0)
     if not well_formed:
         raise InputError("per-image correctness is not finite or of a wrong shape, expected (N,) or (N, I)")
     if images == 0:

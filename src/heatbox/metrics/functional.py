@@ -27,8 +27,8 @@ from typing import TYPE_CHECKING, Any
 import cv2
 import numpy as np
 
-from heatbox._utils.checks import as_array, as_numbers, check_choice, check_length, check_whole, kind_of
-from heatbox._utils.cores import available_cores
+from heatbox._utils.checks import as_array, as_numbers, check_choice, check_integer, check_length, kind_of
+from heatbox._utils.devices import available_cores
 from heatbox._utils.extras import require
 from heatbox.boxes.batch import score_batch
 from heatbox.boxes.contours import (
@@ -369,7 +369,7 @@ def check_threads(threads: int | None) -> int | None:
         TypeError: not an integer.
     """
     if threads is not None:
-        check_whole(threads, "threads")
+        check_integer(threads, "threads")
     return threads
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import timm
 from torch import nn
 
-from heatbox._utils.checks import check_whole, kind_of
+from heatbox._utils.checks import check_integer, kind_of
 from heatbox._utils.plugins import is_plugin, load_function
 from heatbox.errors import InputError
 from heatbox.models.checkpoints import classes_in, load_checkpoint, read_checkpoint
@@ -51,7 +51,7 @@ def create_model(
     if not isinstance(name, str):
         raise TypeError(f"name: {kind_of(name)}, expected a timm model name or path/to/file.py:function")
     if num_classes is not None:
-        check_whole(num_classes, "num_classes", 0)
+        check_integer(num_classes, "num_classes", 0)
     if checkpoint == PRETRAINED and name in shipped():
         checkpoint = shipped()[name]
     weights = None if checkpoint in (None, PRETRAINED) else read_checkpoint(checkpoint)

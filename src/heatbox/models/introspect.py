@@ -26,7 +26,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from heatbox._utils.checks import check_choice, check_module, check_tensor, check_whole
+from heatbox._utils.checks import check_choice, check_integer, check_module, check_tensor
 from heatbox.errors import InputError
 from heatbox.models.spec import as_input, eval_mode, input_size, model_name
 from heatbox.models.stages import (
@@ -166,7 +166,7 @@ class ClassifierView:
             TypeError: not a tensor, or not an integer.
         """
         _check_images(images)
-        check_whole(layers, "layers", 0)
+        check_integer(layers, "layers", 0)
         stages = self.stages[-layers:] if layers else []
         shifted = self.last_stage_input if sharp else None
         offset = self.sharp_offset(images.shape[2:]) if sharp else (False, False)

@@ -12,7 +12,7 @@ import torch
 from timm.utils.model import reparameterize_model
 from torch import Tensor, nn
 
-from heatbox._utils.checks import check_choice, check_whole, kind_of
+from heatbox._utils.checks import check_choice, check_integer, kind_of
 from heatbox.models._blocks import Reparameterizable
 
 REPLKNET = "github.com/DingXiaoH/RepLKNet-pytorch"
@@ -268,7 +268,7 @@ def model_info(name: str | None = None, num_classes: int = 1000) -> ModelInfo | 
         >>> model_info("replknet_micro").params
         631848
     """
-    check_whole(num_classes, "num_classes")
+    check_integer(num_classes, "num_classes")
     if name is None:
         return [_info_of(entry, num_classes) for entry in ZOO]
     check_choice(name, "name", list_models())

@@ -16,7 +16,7 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
-from heatbox._utils.cores import available_cores, number_of_jobs
+from heatbox._utils.devices import available_cores, number_of_jobs
 from heatbox.errors import InputError
 from heatbox.paper.steps import Step, priorities, statuses, write_mark
 

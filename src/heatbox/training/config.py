@@ -100,7 +100,7 @@ class TrainOptions:
     """How a training is spread over a machine: nothing here changes what is computed, but for rounding."""
 
     device: str = "auto"
-    """cpu, cuda, mps, or auto for the best at hand."""
+    """cpu, cuda, mps, or auto for the best available."""
     devices: int = 1
     """Devices of this machine; torchrun and SLURM set it themselves."""
     workers: int = 0
