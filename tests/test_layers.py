@@ -41,8 +41,6 @@ NEVER = {
     "visualization.figures": {"data", "models", "maps", "metrics", "boxes"},
     "metrics": {"models", "maps", "data"},
 }
-ALLOWED = {
-}  # fmt: skip
 
 
 def modules():
@@ -94,7 +92,7 @@ def test_imports_go_down_only(name):
         if package(module) != name:
             continue
         for other in found:
-            if package(other) != name and (name, package(other)) not in ALLOWED:
+            if package(other) != name:
                 assert LAYERS.index(package(other)) < LAYERS.index(name), f"{module} imports {other}"
 
 
@@ -139,3 +137,12 @@ def test_the_drawing_of_the_tree_names_every_package():
     for name, path in modules():
         if path.name != "__init__.py":
             assert re.search(rf"\b{path.stem}\.py", tree) or f"{path.parent.name}/" in tree, name
+
+
+def test_no_test_imports_the_conftest_of_a_folder():
+    """What several folders share is in tests/helpers; a conftest serves its own folder, through fixtures."""
+    for path in sorted(Path(__file__).parent.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            names += [alias.name for alias in getattr(node, "names", []) if hasattr(alias, "name")]
+            assert not [name for name in names if "conftest" in name.split(".")], path

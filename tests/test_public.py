@@ -89,7 +89,7 @@ def test_an_old_name_warns_and_works(name):
 OLD_PATHS = {
     "heatbox.data.example": "Example",
     "heatbox.localizer": "Localizer",
-    "heatbox.metrics.maxboxacc": "MaxBoxAcc, V2_IOU, update_together",
+    "heatbox.metrics.maxboxacc": "MaxBoxAcc, V2_IOU, oracle_and_transferred, update_together",
     "heatbox.models.build": "build_model",
     "heatbox.models.view": "ClassifierView",
     "heatbox.recipes": "get_recipe",
@@ -101,6 +101,15 @@ def test_an_old_module_path_warns_and_works(module):
     with pytest.warns(DeprecationWarning, match="use heatbox") as raised:
         exec(f"from {module} import {OLD_PATHS[module]}", {})
     assert raised[0].filename == "<string>"
+
+
+def test_a_name_that_was_renamed_in_its_module_warns_and_works():
+    with pytest.warns(
+        DeprecationWarning, match="convert is deprecated .*; use .*convert_checkpoint$"
+    ) as raised:
+        from heatbox.models.checkpoints import convert
+    assert raised[0].filename == __file__
+    assert convert is heatbox.convert_checkpoint
 
 
 def test_an_unknown_name_is_an_attribute_error():

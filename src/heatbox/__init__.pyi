@@ -19,6 +19,7 @@ from .data.glyphs import glyphs, glyphs_cue_conflict
 from .data.open import open_split
 from .errors import InputError
 from .evaluation.stream import score_folder, score_stream
+from .inference.boxes import map_to_boxes
 from .inference.localizer import Localizer, Prediction
 from .maps.baselines import centre_gaussian, full_image
 from .maps.cam import cam
@@ -68,6 +69,7 @@ __all__ = [
     "inference",
     "list_models",
     "load_checkpoint",
+    "map_to_boxes",
     "maps",
     "metrics",
     "model_info",

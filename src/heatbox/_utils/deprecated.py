@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import warnings
+from collections.abc import Callable
 from functools import partial
 from importlib import import_module
 from types import ModuleType
@@ -25,7 +26,7 @@ RENAMED = {
 MOVED = {
     "heatbox.data.example": "heatbox.data.types",
     "heatbox.localizer": "heatbox.inference.localizer",
-    "heatbox.metrics.maxboxacc": "heatbox.metrics.max_box_acc",
+    "heatbox.metrics.maxboxacc": "heatbox.metrics",
     "heatbox.models.build": "heatbox.models.factory",
     "heatbox.models.view": "heatbox.models.introspect",
     "heatbox.recipes": "heatbox.training.recipes",
@@ -39,6 +40,18 @@ def renamed(name: str) -> Any:
     _warn(f"heatbox.{name}", f"heatbox.{new}", 4)
     module, _, attribute = home.partition(":")
     return getattr(import_module(module), attribute)
+
+
+def old_names(module: str, **renamed: str) -> Callable[[str], Any]:
+    """A module's `__getattr__` for names that were renamed in it, as `old_names(__name__, convert="new")`."""
+
+    def get(name: str) -> Any:
+        if name not in renamed:
+            raise AttributeError(f"module {module!r} has no attribute {name!r}")
+        _warn(f"{module}.{name}", f"{module}.{renamed[name]}", 3)
+        return getattr(sys.modules[module], renamed[name])
+
+    return get
 
 
 def register_moved_modules() -> None:

@@ -1,3 +1,4 @@
+from .boxes import map_to_boxes
 from .localizer import Localizer, Prediction
 from .locate import locate_files
 
@@ -5,4 +6,5 @@ __all__ = [
     "Localizer",
     "Prediction",
     "locate_files",
+    "map_to_boxes",
 ]

@@ -19,19 +19,23 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from heatbox._utils import deprecated
 from heatbox._utils.checks import check_module, kind_of
 from heatbox._utils.io import named_when_whole
 from heatbox.errors import InputError
 from heatbox.models._blocks import adopt_form
 from heatbox.models.slak import recover_masks
 from heatbox.models.zoo import CUB, ZOO, Weights, ZooModel
+
+if not TYPE_CHECKING:
+    __getattr__ = deprecated.old_names(__name__, convert="convert_checkpoint")
 
 StateDict = dict[str, Tensor]
 
