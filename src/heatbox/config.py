@@ -1,7 +1,7 @@
-"""Which model, and what is done with it: frozen dataclasses, behind the command line and config.json.
+"""Configurations of models and commands, parsed by the command line and saved in config.json.
 
-This module imports neither torch nor timm, so that the command line starts fast; what needs them is
-imported where it is used.
+This module imports neither torch nor timm, so that the command line starts fast; methods import them when
+called.
 """
 
 from __future__ import annotations
@@ -23,34 +23,34 @@ Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """Which classifier, with which weights, and how images become its input.
+    """A classifier, its weights, and how images become its input.
 
-    The one place that knows them: every command that runs a model takes these options.
+    Every command that runs a model has these options, and only this class interprets them.
     """
 
     model: str
-    """A timm model name, or path/to/file.py:function for a model of your own."""
+    """A timm model name, or path/to/file.py:function for your own model."""
     _: KW_ONLY
     checkpoint: str | None = None
-    """A file of weights, or "pretrained" for those that come with heatbox or that timm publishes."""
+    """A file of weights, or "pretrained" for those included in heatbox or published by timm."""
     num_classes: int | None = None
-    """Number of classes; by default the model's own."""
+    """Number of classes; by default the checkpoint's or the model's."""
     model_options: Mapping[str, Any] = field(default_factory=dict)
     """Further arguments of the function that builds the model."""
     size: int | None = None
-    """Side of the square input in pixels; by default the model's own."""
+    """Side of the square input in pixels; by default the model's."""
     interpolation: Interpolation | None = None
-    """Filter that resizes images to the input size; by default the model's own."""
+    """Filter that resizes images to the input size; by default the model's."""
     mean: tuple[float, float, float] | None = None
-    """Mean of RGB in [0, 1]; by default the model's own."""
+    """Mean of RGB in [0, 1]; by default the model's."""
     std: tuple[float, float, float] | None = None
-    """Standard deviation of RGB in [0, 1]; by default the model's own."""
+    """Standard deviation of RGB in [0, 1]; by default the model's."""
     device: str = "auto"
-    """cpu, cuda, mps, or auto for the best available."""
+    """cpu, cuda, mps, or auto for the first available of cuda, mps and cpu."""
 
     @property
     def spec(self) -> ModelSpec:
-        """The model alone, without what else a configuration asks for."""
+        """The model's part of a configuration."""
         return ModelSpec(**{name: getattr(self, name) for name in ModelSpec.__dataclass_fields__})
 
     def build(self) -> nn.Module:
@@ -59,21 +59,30 @@ class ModelSpec:
         Raises:
             InputError: as `heatbox.create_model`; or the device is not available.
         """
-        from heatbox._utils.devices import pick_device
         from heatbox.models.factory import create_model
 
         model = create_model(self.model, self.num_classes, self.checkpoint, **self.model_options)
+        return self.to_device(model)
+
+    def to_device(self, model: nn.Module) -> nn.Module:
+        """A model on the device of this specification.
+
+        Raises:
+            InputError: the device is not available.
+        """
+        from heatbox._utils.devices import pick_device
+
         return model.to(pick_device(self.device))
 
     def preprocess(
         self, model: nn.Module, size: int | None = None, interpolation: str | None = None
     ) -> Preprocess:
-        """How images become the input of a model: as it was trained, but for what is set here.
+        """How images become the input of a model: as in its training, except for the fields that are set.
 
         Args:
             model: the built classifier.
-            size: side of the square input, before what is set here.
-            interpolation: filter, before what is set here.
+            size: side of the square input in pixels; takes precedence over the field.
+            interpolation: filter that resizes images; takes precedence over the field.
 
         Raises:
             InputError: a size, mean or standard deviation that no input can have.
@@ -90,7 +99,7 @@ class ModelSpec:
 
         Args:
             model: the built classifier.
-            number: of its classes.
+            number: number of its classes.
         """
         from heatbox.models.spec import class_names
 
@@ -98,7 +107,7 @@ class ModelSpec:
 
     @property
     def weights(self) -> str | None:
-        """The checkpoint and the beginning of its SHA-256, so that changed weights are told apart."""
+        """The checkpoint and the first 16 digits of its SHA-256, which identify changed weights."""
         if self.checkpoint is None or not Path(self.checkpoint).is_file():
             return self.checkpoint
         with Path(self.checkpoint).open("rb") as file:
@@ -107,62 +116,62 @@ class ModelSpec:
 
 @dataclass(frozen=True)
 class EvaluateConfig(ModelSpec):
-    """Make maps of a data set and score them."""
+    """Compute the maps of a data set and score them."""
 
     data: str
     """A folder or .tar in the metadata layout, or glyphs:test (glyphs:fullsup, glyphs:train)."""
     _: KW_ONLY
     metadata: Path | None = None
-    """Folder with image_ids.txt and the like, where it is not the data folder itself."""
+    """Folder with image_ids.txt and the other metadata files, if it is not the data folder."""
     fullsup: str | None = None
-    """A fully supervised split, named like data: thresholds best on it give the transferred scores."""
+    """A fully supervised split, named like data: its best thresholds give the transferred scores."""
     fullsup_metadata: Path | None = None
-    """Folder of its metadata files, where it is not the split's own folder."""
+    """Folder of its metadata files, if it is not the split's folder."""
     method: tuple[str, ...] = ("cam", "pc1")
-    """Maps to make and score: cam, pc1, cam-positive, cam-negative, walk, walk-one-pass; walk:pc1 is a walk
+    """Maps to compute and score: cam, pc1, cam-positive, cam-negative, walk, walk-one-pass; walk:pc1 is walk
     from PC1, and a name ending in +centre is a map times the centre prior. With the extra gradcam also
     gradcam, gradcam++, hirescam, xgradcam, layercam, gradcam-elementwise, eigencam, eigengradcam, kpcacam; or
     path/to/file.py:function of (model, images, targets)."""
     walk_seed: str = "cam"
-    """Map that walks of no named seed start from: cam or pc1 (--seed is a random seed everywhere)."""
+    """Map that walks without a named seed start from: cam or pc1 (--seed is always a random seed)."""
     target: Target = "label"
-    """Class the map is made for: the ground-truth label (GT-known), or the predicted class."""
+    """Class that the map is for: the ground-truth label (GT-known), or the predicted class."""
     norm: Literal["fold", "ignore"] = "fold"
     """Norm layers of the head: folded into the class weights (exact), or ignored (released code)."""
     protocol: Literal["reference", "exact"] = "reference"
-    """Boxes as the field's reference evaluator compares them, or without its rounding."""
+    """Boxes as the reference evaluator compares them, or without its rounding."""
     thresholds: int = 1000
-    """Number of thresholds tried."""
+    """Number of thresholds."""
     channels: int = 3
-    """Channels of highest class weight to keep for the report page, where a CAM is made."""
+    """Channels of highest class weight to save for the report page, if a CAM is computed."""
     limit: int | None = None
-    """Only the first so many images."""
+    """Use only the first images, this many."""
     batch_size: int = 32
-    """Images a forward pass."""
+    """Images per forward pass."""
 
 
 @dataclass(frozen=True)
 class LocateConfig(ModelSpec):
-    """Find the object in pictures of one's own."""
+    """Localize the objects in your own images."""
 
     _: KW_ONLY
     method: str = "cam"
     """The map: cam, pc1, walk, walk-one-pass, walk:pc1, or one of them +centre; as for evaluate."""
     walk_seed: str = "cam"
-    """Map that a walk of no named seed starts from."""
+    """Map that a walk without a named seed starts from."""
     threshold: float = 0.35
-    """Share of the map's maximum above which pixels are the object; evaluate prints a data set's best one."""
+    """Fraction of the map's maximum above which pixels are the object; evaluate prints the best one."""
     contours: Literal["largest", "all"] = "largest"
-    """One box a picture, or one for every connected region."""
+    """One box per image, or one for every connected region."""
     protocol: Literal["reference", "exact"] = "reference"
     """Maps binarised at 8-bit levels as evaluate scores them, or without rounding."""
     target: int | None = None
-    """Class to look for; by default the predicted one."""
+    """Class to localize; by default the predicted one."""
 
 
 @dataclass(frozen=True)
 class ScoreConfig:
-    """Score heatmaps that any tool made."""
+    """Score heatmaps made by any tool."""
 
     heatmaps: Path
     """Folder of <image id>.npy heatmaps, 224 x 224 in [0, 1]."""
@@ -173,8 +182,8 @@ class ScoreConfig:
     fullsup: str | None = None
     """Folder or .tar of that split."""
     protocol: Literal["reference", "exact"] = "reference"
-    """Boxes as the field's reference evaluator compares them, or without its rounding."""
+    """Boxes as the reference evaluator compares them, or without its rounding."""
     thresholds: int = 1000
-    """Number of thresholds tried."""
+    """Number of thresholds."""
     resize: bool = False
-    """Bring maps of any size and range to 224 x 224 and [0, 1] first."""
+    """Resize maps of any size to 224 x 224 and scale them to [0, 1] first."""

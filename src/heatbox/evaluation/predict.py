@@ -19,7 +19,6 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from heatbox._utils.devices import pick_device
 from heatbox._utils.progress import Track, silent
 from heatbox.boxes.contours import Protocol, threshold_grid, to_convention
 from heatbox.boxes.ops import REFERENCE_SIDE, box_iou, scale_boxes
@@ -85,9 +84,7 @@ def evaluate(
     for name in config.method:
         find_method(name)  # an unknown one is said before anything is built
     _check_numbers(config)
-    if model is None:
-        model = config.build()
-    view = ClassifierView(model.to(pick_device(config.device)))
+    view = ClassifierView(config.build() if model is None else config.to_device(model))
     config.preprocess(view.model)  # refuses a size or mean that no input can have before anything is computed
     check_requirements(view, requirements_of(methods))
     inner = dataclasses.replace(

@@ -32,6 +32,7 @@ from heatbox._utils.io import named_when_whole
 from heatbox.errors import InputError
 from heatbox.models._blocks import adopt_form
 from heatbox.models.slak import recover_masks
+from heatbox.models.spec import update_data_config
 from heatbox.models.zoo import CUB, ZOO, Weights, ZooModel
 
 if not TYPE_CHECKING:
@@ -462,11 +463,7 @@ def load_checkpoint(
     take_form(model, state)
     model.load_state_dict(wanted, strict=False, assign=any(p.is_meta for p in model.parameters()))
     report = describe(checkpoint, state, left_out=tuple(name for name in state if name in skipped))
-    config = getattr(model, "pretrained_cfg", None)
-    if isinstance(config, dict) and report.preprocessing:
-        for field in ("test_input_size", "test_crop_pct", "test_pool_size"):  # these were of other weights
-            config.pop(field, None)
-        config.update(report.preprocessing)
+    update_data_config(model, report.preprocessing)
     return report
 
 

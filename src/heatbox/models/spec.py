@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -18,6 +18,15 @@ IMAGENET_CLASSES = 1000
 def data_config(model: nn.Module) -> dict[str, Any]:
     """The model's own preprocessing, fields of timm's `pretrained_cfg`; empty where it has none."""
     return dict(getattr(model, "pretrained_cfg", None) or {})
+
+
+def update_data_config(model: nn.Module, fields: Mapping[str, Any]) -> None:
+    """Note how a model's weights were trained in its `pretrained_cfg`, if it has one."""
+    config = getattr(model, "pretrained_cfg", None)
+    if isinstance(config, dict) and fields:
+        for name in ("test_input_size", "test_crop_pct", "test_pool_size"):  # those of other weights
+            config.pop(name, None)
+        config.update(fields)
 
 
 def input_size(model: nn.Module, default: tuple[int, int, int] = (3, 224, 224)) -> tuple[int, int, int]:

@@ -16,6 +16,7 @@ from heatbox.evaluation.run import CONFIG, Run
 from heatbox.evaluation.schema import COUNT, checked, checked_network, one_of
 from heatbox.models.checkpoints import gap_fc_head, load_checkpoint, write_safetensors
 from heatbox.models.factory import PRETRAINED, create_model
+from heatbox.models.spec import update_data_config
 from heatbox.ops import accelerate
 from heatbox.training.config import TrainConfig
 
@@ -30,9 +31,7 @@ def built(config: TrainConfig, num_classes: int, checkpoint: str | None = None) 
     model = create_model(config.model, num_classes, checkpoint, **config.model_options)
     if config.head == "gap_fc":
         gap_fc_head(model)
-    known = getattr(model, "pretrained_cfg", None)
-    if isinstance(known, dict):
-        known.update(preprocessing_of(config))
+    update_data_config(model, preprocessing_of(config))
     return model
 
 
