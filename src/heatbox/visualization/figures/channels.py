@@ -12,10 +12,13 @@ from heatbox.visualization.figures.style import (
     GREY,
     Drawn,
     Row,
+    add_colourbar,
     format_interval,
+    legend_outside,
     line_style,
     new_figure,
     panels,
+    plot_interval,
     style_axes,
 )
 
@@ -125,9 +128,7 @@ def against_weight(found: Mapping[str, Mapping[str, Any]], x_label: str, per_row
         ]
     axes[0].legend(fontsize=7.5, loc="lower right", frameon=True, framealpha=0.8)
     if image is not None:
-        bar = figure.colorbar(image, ax=axes, shrink=0.8)
-        bar.set_label("channels of images in a cell", fontsize=8)
-        bar.ax.tick_params(labelsize=7)
+        add_colourbar(figure, image, axes, "channels of images in a cell", 0.8)
     return figure, rows
 
 
@@ -166,7 +167,7 @@ def by_class(found: Mapping[str, Sequence[Mapping[str, Any]]], what: str) -> Dra
     style_axes(axes, "", f"rank correlation of {what} within a class", "fraction of classes at or below")
     axes.axvline(0, color=GREY, linewidth=0.8)
     axes.set_ylim(0, 1.02)
-    axes.legend(fontsize=7.5, loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False)
+    legend_outside(axes)
     return figure, rows
 
 
@@ -194,19 +195,12 @@ def control(found: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> Drawn:
                     "images": link["images"],
                 }
             )
-            if link["spearman"] is None or np.isnan(link["spearman"]):
-                continue
-            axes.plot(link["spearman_interval"], [place + shift] * 2, color=style.colour, linewidth=1.2)
-            axes.plot(
-                [link["spearman"]],
-                [place + shift],
-                **style.point,
-                markersize=6,
-                label=f"{head} head (n = {link['images']} images)" if place == 0 else None,
-            )
+            legend = f"{head} head (n = {link['images']} images)" if place == 0 else None
+            ends = link["spearman_interval"]
+            plot_interval(axes, link["spearman"], ends, place + shift, style, markersize=6, label=legend)
     axes.set_yticks(range(len(found)), list(found))
     axes.set_ylim(len(found) - 0.5, -0.7)
     axes.axvline(0, color=GREY, linewidth=0.8)
     style_axes(axes, "", "rank correlation of spatial mean\nand class weight [95% interval]")
-    axes.legend(fontsize=7.5, loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False)
+    legend_outside(axes)
     return figure, rows

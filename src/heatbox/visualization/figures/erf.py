@@ -10,7 +10,9 @@ import numpy as np
 from heatbox.visualization.figures.style import (
     GREY,
     Drawn,
+    LineStyle,
     Row,
+    add_colourbar,
     label_first,
     line_style,
     panels,
@@ -51,9 +53,7 @@ def heatmaps(fields: Mapping[str, tuple[np.ndarray, Mapping[str, Any]]]) -> Draw
         one.set_yticks([0, height // 2, height - 1])
         one.tick_params(labelsize=7)
     if image is not None:
-        bar = figure.colorbar(image, ax=axes, shrink=0.7)
-        bar.set_label("log10(contribution + 1), fraction of the maximum", fontsize=8)
-        bar.ax.tick_params(labelsize=7)
+        add_colourbar(figure, image, axes, "log10(contribution + 1), fraction of the maximum", 0.7)
     return figure, rows
 
 
@@ -103,27 +103,30 @@ def curves(fields: Mapping[str, Mapping[str, Any]]) -> Drawn:
     }
     for one, (scale, title) in zip(axes, titles.items(), strict=True):
         for index, (label, numbers) in enumerate(fields.items()):
-            found = numbers[scale]
-            legend = f"{label}: AUC {found['auc']:.3f} (n = {numbers['images']})"
-            plot_line(one, found["t"], found["r"], line_style(index), legend, (5 + 3 * index, 20))
-            rows += [
-                {
-                    "model": label,
-                    "scale": scale,
-                    "t": t,
-                    "area_ratio": r,
-                    "auc": found["auc"],
-                    "images": numbers["images"],
-                }
-                for t, r in zip(found["t"], found["r"], strict=True)
-            ]
+            every = (5 + 3 * index, 20)
+            rows += _plot_ratio(
+                one, numbers, scale, line_style(index), label, every, model=label, scale=scale
+            )
         style_axes(one, title, "fraction t of the contribution", "area ratio r(t) of the smallest square")
         one.plot([0, 1], [0, 1], color=GREY, linewidth=0.8, linestyle=(0, (1, 3)))
         one.text(0.72, 0.735, "even over the input", fontsize=7, color=GREY, ha="center", rotation=39)
-        one.set(xlim=(0, 1), ylim=(0, 1.02))
-        one.legend(fontsize=7.5, loc="upper left", frameon=False)
     label_first(axes)
     return figure, rows
+
+
+def _plot_ratio(
+    axes: Any, numbers: Mapping[str, Any], scale: str, style: LineStyle, label: str, every: Any, **keys: Any
+) -> list[Row]:
+    """Plot r(t) of one model or group; returns its points as rows that begin with `keys`."""
+    curve, images = numbers[scale], numbers["images"]
+    legend = f"{label}: AUC {curve['auc']:.3f} (n = {images})"
+    plot_line(axes, curve["t"], curve["r"], style, legend, every)
+    axes.set(xlim=(0, 1), ylim=(0, 1.02))
+    axes.legend(fontsize=7.5, loc="upper left", frameon=False)
+    return [
+        {**keys, "t": t, "area_ratio": r, "auc": curve["auc"], "images": images}
+        for t, r in zip(curve["t"], curve["r"], strict=True)
+    ]
 
 
 def groups(found: Mapping[str, Mapping[str, Mapping[str, Any]]], category: str) -> Drawn:
@@ -141,25 +144,10 @@ def groups(found: Mapping[str, Mapping[str, Mapping[str, Any]]], category: str) 
         for cue, style in styles.items():
             if cue not in both:
                 continue
-            curve = both[cue]["log"]
-            legend = f"decided by {cue}: AUC {curve['auc']:.3f} (n = {both[cue]['images']})"
-            plot_line(one, curve["t"], curve["r"], style, legend, 16)
-            rows += [
-                {
-                    "model": label,
-                    "category": category,
-                    "decided_by": cue,
-                    "t": t,
-                    "area_ratio": r,
-                    "auc": curve["auc"],
-                    "images": both[cue]["images"],
-                }
-                for t, r in zip(curve["t"], curve["r"], strict=True)
-            ]
+            keys = {"model": label, "category": category, "decided_by": cue}
+            rows += _plot_ratio(one, both[cue], "log", style, f"decided by {cue}", 16, **keys)
         which = "all shapes" if category == "all" else f"shape {category!r}"
         style_axes(one, f"{label}: images of {which}", "fraction t of the contribution", "area ratio r(t)")
-        one.set(xlim=(0, 1), ylim=(0, 1.02))
-        one.legend(fontsize=7.5, loc="upper left", frameon=False)
     label_first(axes)
     return figure, rows
 
@@ -201,7 +189,5 @@ def positions(found: Mapping[str, Mapping[str, Any]]) -> Drawn:
         one.set_xlabel(f"column of the {w} x {h} feature map", fontsize=8)
         one.set_ylabel("row", fontsize=8)
         one.tick_params(labelsize=7)
-        bar = figure.colorbar(image, ax=one, shrink=0.75)
-        bar.set_label("Gaussian radius, pixels (poor fits in brackets)", fontsize=8)
-        bar.ax.tick_params(labelsize=7)
+        add_colourbar(figure, image, one, "Gaussian radius, pixels (poor fits in brackets)")
     return figure, rows

@@ -13,10 +13,13 @@ from heatbox.visualization.figures.style import (
     Drawn,
     LineStyle,
     Row,
+    annotate,
     format_interval,
     label_first,
+    legend_outside,
     line_style,
     panels,
+    plot_interval,
     plot_line,
     style_axes,
 )
@@ -82,22 +85,9 @@ def signed_scores(found: Mapping[str, Mapping[str, Any]]) -> Drawn:
             for number, (method, (channels, style)) in enumerate(_SIGNS.items()):
                 value, ends = methods[method][score], methods[method][f"{score}_interval"]
                 y = place + 0.26 * (number - 1)
-                one.plot(ends, [y, y], color=style.colour, linewidth=1.4)
-                one.plot(
-                    [value],
-                    [y],
-                    **style.point,
-                    markersize=7,
-                    label=channels if place == 0 else None,
-                )
-                one.annotate(
-                    f"{value:.1f}",
-                    (ends[1], y),
-                    xytext=(4, 0),
-                    textcoords="offset points",
-                    fontsize=7.5,
-                    va="center",
-                )
+                legend = channels if place == 0 else None
+                plot_interval(one, value, ends, y, style, markersize=7, label=legend)
+                annotate(one, f"{value:.1f}", ends[1], y)
                 rows.append(
                     {
                         "model": label,
@@ -114,7 +104,7 @@ def signed_scores(found: Mapping[str, Mapping[str, Any]]) -> Drawn:
         one.set_ylim(len(found) - 0.5, -0.6)
         style_axes(one, "", f"{score}, % of images [95% interval]")
         one.margins(x=0.12)
-    axes[1].legend(fontsize=7.5, loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False)
+    legend_outside(axes[1])
     return figure, rows
 
 

@@ -14,7 +14,9 @@ from heatbox.visualization.figures.style import (
     GREY,
     Drawn,
     Row,
+    annotate,
     format_interval,
+    legend_outside,
     line_style,
     new_figure,
     panels,
@@ -109,7 +111,8 @@ def scores_per_model(models: Sequence[ModelScore], method: str = "cam") -> Drawn
         style_axes(axes, score, "", f"{score} of {method}, % of images [95% interval]")
         axes.set_xticks(range(len(known)), [model.name for model in known], rotation=40, ha="right")
         axes.margins(x=0.12, y=0.18)
-    _legend(both[1], _entries(known, families, {kind for _, _, kind in arrows}))
+    if entries := _entries(known, families, {kind for _, _, kind in arrows}):
+        legend_outside(both[1], handles=entries)
     return figure, rows
 
 
@@ -192,13 +195,6 @@ def _entries(models: Sequence[ModelScore], families: Sequence[str], kinds: set[s
     return entries
 
 
-def _legend(axes: Any, entries: Sequence[Any]) -> None:
-    """Next to the last panel, where it covers no model."""
-    if entries:
-        place: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.0)}
-        axes.legend(handles=entries, fontsize=7.5, frameon=False, **place)
-
-
 def score_against_erf(
     models: Sequence[ModelScore], method: str = "cam", resamples: int = 10_000, seed: int = 0
 ) -> Drawn:
@@ -227,15 +223,14 @@ def score_against_erf(
         values = np.array([model.scores[method][score] for model in known], dtype=np.float64)
         for number, (model, area, value) in enumerate(zip(known, areas, values, strict=True), 1):
             _mark(axes, area, value, model.scores[method][f"{score}_interval"], model, families)
-            offset: dict[str, Any] = {"xytext": (5, 3), "textcoords": "offset points"}
-            axes.annotate(str(number), (area, value), fontsize=7.5, **offset)
+            annotate(axes, str(number), area, value, rise=6)
             rows.append({"model": model.name, "score": score, "auc": area, "value": value})
         r, low, high = correlation(areas, values, resamples, seed)
         rows.append({"model": "correlation", "score": score, "value": r, "low": low, "high": high})
         title = f"{score}: {_correlation_text(r, low, high, len(known))}"
         style_axes(axes, title, "receptive field: area under r(t)", f"{score}, %")
         axes.margins(0.22)
-    _legend(both[1], [*_entries(known, families, set()), *_numbered(known)])
+    legend_outside(both[1], handles=[*_entries(known, families, set()), *_numbered(known)])
     return figure, rows
 
 
@@ -437,14 +432,7 @@ def headline_numbers(rows: list[Row], labels: Mapping[str, str] = HEADLINES) -> 
                 )
                 continue
             one.plot([value], [index], **line_style(index).point, markersize=7)
-            one.annotate(
-                f"{value:.3g}",
-                (value, index),
-                xytext=(7, 0),
-                textcoords="offset points",
-                fontsize=7.5,
-                va="center",
-            )
+            annotate(one, f"{value:.3g}", value, index)
         style_axes(one, "", label)
         one.xaxis.label.set_fontsize(8)
         one.set_yticks(range(len(rows)), [row["model"] for row in rows])

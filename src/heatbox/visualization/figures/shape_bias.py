@@ -9,11 +9,11 @@ from typing import Any
 from heatbox.visualization.figures.style import (
     GREY,
     Drawn,
-    LineStyle,
     Row,
     format_interval,
     line_style,
     new_figure,
+    plot_interval,
     style_axes,
 )
 
@@ -50,13 +50,9 @@ def shape_bias(found: Mapping[str, Mapping[str, Any]], published: Mapping[str, f
                     **{key: numbers[key] for key in ("shape", "texture", "other")},
                 }
             )
-            _point(
-                upper,
-                numbers["bias"],
-                numbers["interval"],
-                place + shift,
-                style,
-                4.5,
+            ends = numbers["interval"]
+            plot_interval(
+                upper, numbers["bias"], ends, place + shift, style, 0.55, markersize=4.5, clip_on=False
             )
         rows.append(
             {
@@ -67,7 +63,7 @@ def shape_bias(found: Mapping[str, Mapping[str, Any]], published: Mapping[str, f
                 "high": one["interval"][1],
             }
         )
-        _point(lower, one["overall"], one["interval"], index, style, 7)
+        plot_interval(lower, one["overall"], one["interval"], index, style, 0.55, markersize=7, clip_on=False)
     upper.set_yticks(range(len(names)), names)
     upper.set_ylim(-0.7, len(names) - 0.3)
     lower.set_yticks(range(len(found)), [_summary(label, one) for label, one in found.items()])
@@ -96,15 +92,6 @@ def _summary(label: str, one: Mapping[str, Any]) -> str:
 def _mean(values: Sequence[float | None]) -> float:
     known = [value for value in values if value is not None and not math.isnan(value)]
     return sum(known) / len(known) if known else -1.0
-
-
-def _point(axes: Any, bias: Any, ends: Any, y: float, style: LineStyle, size: float) -> None:
-    """A marker with its interval; nothing if no image was decided."""
-    if bias is None or math.isnan(bias):
-        return
-    if all(end is not None and not math.isnan(end) for end in ends):
-        axes.plot(ends, [y, y], color=style.colour, linewidth=1, alpha=0.55, solid_capstyle="butt")
-    axes.plot([bias], [y], markersize=size, clip_on=False, **style.point)
 
 
 def _lines(axes: Any, published: Mapping[str, float]) -> None:

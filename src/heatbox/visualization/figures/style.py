@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -120,6 +121,50 @@ def plot_line(
     )
 
 
+def plot_interval(
+    axes: Axes,
+    value: float | None,
+    ends: Sequence[float | None],
+    y: float,
+    style: LineStyle,
+    alpha: float = 1.0,
+    **point: Any,
+) -> None:
+    """Plot a marker with its horizontal interval; nothing if the value is unknown.
+
+    Args:
+        axes: to draw into.
+        value: x of the marker, None or NaN if unknown.
+        ends: of the interval, None or NaN if unknown.
+        y: of both.
+        style: colour and marker.
+        alpha: opacity of the interval.
+        point: further keyword arguments of the marker.
+    """
+    if not _known(value):
+        return
+    if all(_known(end) for end in ends):
+        axes.plot(ends, [y, y], color=style.colour, linewidth=1.2, alpha=alpha, solid_capstyle="butt")
+    axes.plot([value], [y], **style.point, **point)
+
+
+def annotate(axes: Axes, text: str, x: float, y: float, rise: float = 0) -> None:
+    """Write a short text to the right of a point, `rise` points above it."""
+    axes.annotate(text, (x, y), (5, rise), textcoords="offset points", fontsize=7.5, va="center")
+
+
+def legend_outside(axes: Axes, **options: Any) -> None:
+    """A legend to the right of the axes, where it covers no data."""
+    axes.legend(fontsize=7.5, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0), **options)
+
+
+def add_colourbar(figure: Figure, image: Any, axes: Any, label: str, shrink: float = 0.75) -> None:
+    """A labelled colour bar of an image, next to its axes."""
+    bar = figure.colorbar(image, ax=axes, shrink=shrink)
+    bar.set_label(label, fontsize=8)
+    bar.ax.tick_params(labelsize=7)
+
+
 def label_first(axes: Sequence[Axes]) -> None:
     """Keep the label of a shared y axis on the first panel only."""
     for one in axes[1:]:
@@ -192,6 +237,10 @@ def as_table(rows: Sequence[Row]) -> pa.Table:
 
 def format_interval(value: float, ends: Sequence[float | None], form: str = ".2f") -> str:
     """``0.31 [0.28, 0.34]``; without brackets where the interval is unknown."""
-    if any(end is None or end != end for end in ends):
+    if not all(_known(end) for end in ends):
         return f"{value:{form}}"
     return f"{value:{form}} [{ends[0]:{form}}, {ends[1]:{form}}]"
+
+
+def _known(value: float | None) -> bool:
+    return value is not None and not math.isnan(value)
