@@ -16,15 +16,15 @@ def report(
     images: int = 500,
     title: str = "",
 ) -> None:
-    """One page about one or more runs: scores, figures, an explorer of images and thresholds.
+    """Write an HTML page about one or more runs: scores, figures, an explorer of images and thresholds.
 
-    The page is a single file that needs no network. Runs are folders that evaluate, score, analyze or demo
-    wrote; of several, the explorer shows the images of the first and every map beside each other.
+    The page is a single file that works offline. Runs are folders that evaluate, score, analyze or demo
+    wrote. With several runs, the explorer shows the images of the first with the maps of all.
 
     Args:
         runs: The folders.
         out: The HTML file.
-        images: Most images in the explorer; of more, so many are spread evenly from best to worst.
+        images: Maximum number of images in the explorer, sampled evenly from best to worst.
         title: Heading of the page; by default the names of the runs.
 
     Examples:
@@ -35,7 +35,7 @@ def report(
     from heatbox.visualization.report.build import write_report
 
     if not runs:
-        raise InputError("no run was named; expected folders that heatbox evaluate wrote")
+        raise InputError("no runs given; expected folders that heatbox evaluate wrote")
     for note in write_report(runs, out, images, title, on_terminal):
         say(f"note: {note}")
     say(f"page: {out} ({out.stat().st_size / 1e6:.1f} MB)")

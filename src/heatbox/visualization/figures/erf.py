@@ -103,10 +103,9 @@ def curves(fields: Mapping[str, Mapping[str, Any]]) -> Drawn:
     }
     for one, (scale, title) in zip(axes, titles.items(), strict=True):
         for index, (label, numbers) in enumerate(fields.items()):
+            keys = {"model": label, "scale": scale}
             every = (5 + 3 * index, 20)
-            rows += _plot_ratio(
-                one, numbers, scale, line_style(index), label, every, model=label, scale=scale
-            )
+            rows += _plot_ratio(one, label, numbers, keys, line_style(index), every, scale)
         style_axes(one, title, "fraction t of the contribution", "area ratio r(t) of the smallest square")
         one.plot([0, 1], [0, 1], color=GREY, linewidth=0.8, linestyle=(0, (1, 3)))
         one.text(0.72, 0.735, "even over the input", fontsize=7, color=GREY, ha="center", rotation=39)
@@ -115,7 +114,13 @@ def curves(fields: Mapping[str, Mapping[str, Any]]) -> Drawn:
 
 
 def _plot_ratio(
-    axes: Any, numbers: Mapping[str, Any], scale: str, style: LineStyle, label: str, every: Any, **keys: Any
+    axes: Any,
+    label: str,
+    numbers: Mapping[str, Any],
+    keys: Row,
+    style: LineStyle,
+    every: Any,
+    scale: str = "log",
 ) -> list[Row]:
     """Plot r(t) of one model or group; returns its points as rows that begin with `keys`."""
     curve, images = numbers[scale], numbers["images"]
@@ -145,7 +150,7 @@ def groups(found: Mapping[str, Mapping[str, Mapping[str, Any]]], category: str) 
             if cue not in both:
                 continue
             keys = {"model": label, "category": category, "decided_by": cue}
-            rows += _plot_ratio(one, both[cue], "log", style, f"decided by {cue}", 16, **keys)
+            rows += _plot_ratio(one, f"decided by {cue}", both[cue], keys, style, 16)
         which = "all shapes" if category == "all" else f"shape {category!r}"
         style_axes(one, f"{label}: images of {which}", "fraction t of the contribution", "area ratio r(t)")
     label_first(axes)

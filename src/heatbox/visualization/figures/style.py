@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -144,8 +145,10 @@ def plot_interval(
     if not _known(value):
         return
     if all(_known(end) for end in ends):
-        axes.plot(ends, [y, y], color=style.colour, linewidth=1.2, alpha=alpha, solid_capstyle="butt")
-    axes.plot([value], [y], **style.point, **point)
+        axes.plot(
+            np.array(ends), [y, y], color=style.colour, linewidth=1.2, alpha=alpha, solid_capstyle="butt"
+        )
+    axes.plot(np.array([value]), [y], **style.point, **point)
 
 
 def annotate(axes: Axes, text: str, x: float, y: float, rise: float = 0) -> None:

@@ -1,4 +1,4 @@
-"""One self-contained HTML page: nothing on it comes from elsewhere, and text is text."""
+"""Rendering of one self-contained HTML page that loads nothing and shows all text literally."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _ESCAPES = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026", "\u2028": "\\u2028",
 
 
 def script_json(content: object) -> str:
-    """JSON that may stand inside a script element: no character of it can end the element or begin markup.
+    """JSON that is safe inside a script element: it can neither end the element nor start markup.
 
     NaN and infinity become null.
     """
@@ -27,7 +27,7 @@ def script_json(content: object) -> str:
 
 
 def policy(style: str, script: str) -> str:
-    """A content security policy under which only this style and this script work, and nothing is fetched."""
+    """A content security policy that allows only this style and this script, and loads nothing."""
     return (
         "default-src 'none'; img-src data:; base-uri 'none'; form-action 'none'; "
         f"style-src '{_hash(style)}'; script-src '{_hash(script)}'"
@@ -39,16 +39,16 @@ def _hash(text: str) -> str:
 
 
 def asset(name: str) -> str:
-    """Text of a file beside this module."""
+    """Content of a file in the folder assets."""
     return (files("heatbox.visualization.report") / "assets" / name).read_text(encoding="utf-8")
 
 
 def render(content: Mapping[str, Any]) -> str:
-    """The page.
+    """Render the page as HTML.
 
     Args:
-        content: what the template page.html.j2 shows: "title", "runs", "tables", "figures", "notes",
-            "settings", and "explorer" (what `explorer_data` returns, or None).
+        content: of the template page.html.j2: "title", "lead", "tables", "figures", "notes", "settings", and
+            "explorer" (the result of `explorer_data`, or None).
 
     Raises:
         InputError: Jinja2 is not installed.

@@ -1,5 +1,5 @@
 "use strict";
-/* Boxes at a threshold, and how well they meet the ground truth: the evaluator's arithmetic. */
+/* Boxes at a threshold and their IoU with the ground truth, computed as the evaluator does. */
 
 /** base64 → Uint8Array */
 function bytesOf(text) {
@@ -15,7 +15,7 @@ async function inflate(bytes) {
   return new Response(stream).arrayBuffer();
 }
 
-/** The rows of each of `images` images, as `packed` wrote them. */
+/** The rows of each of `images` images, in the format of `packed` in explorer.py. */
 async function unpackRows(text, images) {
   const buffer = await inflate(bytesOf(text));
   const counts = new Uint32Array(buffer, 0, 2 * images);
@@ -60,7 +60,7 @@ function boxesAt(rows, k, contours) {
   return found;
 }
 
-/** Intersection over union; `one` is 1 where the last column and row belong to a box. */
+/** Intersection over union; `one` is 1 if x1 and y1 are the last column and row of a box, else 0. */
 function boxIou(a, b, one) {
   const width = Math.max(Math.min(a[2], b[2]) - Math.max(a[0], b[0]) + one, 0);
   const height = Math.max(Math.min(a[3], b[3]) - Math.max(a[1], b[1]) + one, 0);
@@ -76,7 +76,7 @@ function bestIou(boxes, truth, one) {
   return best;
 }
 
-/** At how many images, of those given, a box reaches each IoU at each threshold: one array an IoU. */
+/** Number of images with a box that reaches an IoU, at each threshold: one array for each IoU. */
 function hitCounts(predictions, truths, one, thresholds, contours, ious) {
   return ious.map((wanted) => {
     const counts = new Float64Array(thresholds);

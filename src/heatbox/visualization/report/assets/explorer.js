@@ -1,4 +1,4 @@
-/* The explorer: cards in a grid, one state, and what follows from it. Text is only ever set as text. */
+/* The explorer: one state, and the grid of cards drawn from it. Text is set as textContent only. */
 (async () => {
   const data = JSON.parse(document.getElementById("explorer-data").textContent);
   const el = (id) => document.getElementById(id);
@@ -75,14 +75,14 @@
     const card = make("button", "card");
     card.type = "button";
     card.dataset.image = index;
-    const words = make("div", "words");
-    words.append(make("span", "mark"), make("span", "name", className(image.label)), make("span", "number"));
-    card.append(makeFrame(data.images[index], data.frame), words);
+    const label = make("div", "label");
+    label.append(make("span", "mark"), make("span", "name", className(image.label)), make("span", "number"));
+    card.append(makeFrame(data.images[index], data.frame), label);
     card.addEventListener("click", () => openLarge(index));
     return card;
   });
 
-  function wordsOf(card, index) {
+  function labelCard(card, index) {
     const iou = iouOf(index, state.map);
     const hit = iou >= state.iou;
     card.classList.toggle("miss", !hit);
@@ -96,7 +96,7 @@
 
   function drawCard(index) {
     drawFrame(cards[index].firstChild, index, 56);
-    wordsOf(cards[index], index);
+    labelCard(cards[index], index);
   }
 
   const watcher = new IntersectionObserver((entries) => {
@@ -154,7 +154,7 @@
 
   // -------------------------------------------------------------------------------------------- controls
 
-  function scoreWords(which) {
+  function scoreText(which) {
     const counts = curvesOf(which);
     const images = data.maps[which].predictions.filter(Boolean).length;
     const parts = IOUS.map((iou, i) => `${percent(counts[i][state.k[which]] / images)} from IoU ${iou}`);
@@ -181,7 +181,7 @@
     el("curve-line").setAttribute("d", curvePath(state.map));
     const x = (1000 * state.k[state.map]) / (map.thresholds - 1);
     el("curve-mark").setAttribute("d", `M${x} 0V100`);
-    let words = scoreWords(state.map);
+    let text = scoreText(state.map);
     el("other-slider").hidden = state.other < 0;
     document.querySelector(".other-key").hidden = state.other < 0;
     el("agreement").disabled = state.other < 0;
@@ -192,12 +192,12 @@
       el("other-threshold").max = other.thresholds - 1;
       el("other-threshold").value = state.k[state.other];
       el("other-at").textContent = decimals(state.k[state.other] / other.thresholds);
-      words += `\n${scoreWords(state.other)}`;
+      text += `\n${scoreText(state.other)}`;
     }
-    el("score").innerText = words;
+    el("score").innerText = text;
   }
 
-  /** Buttons that set a threshold: the best one on these images, and the one chosen elsewhere. */
+  /** Buttons that set a threshold: the best one on these images, and the transferred one. */
   function drawMarks() {
     for (const [id, which] of [["marks", state.map], ["other-marks", state.other]]) {
       if (which < 0) continue;
@@ -275,7 +275,7 @@
     if (prediction) {
       const list = make("ol");
       list.append(...prediction.top5.map((label) => make("li", "", className(label) + (label === image.label ? " (the label)" : ""))));
-      facts.push(make("h4", "", "Classifier's answer"), list);
+      facts.push(make("h4", "", "Classifier's top classes"), list);
       facts.push(...channelFacts(prediction, image));
     }
     el("large-facts").replaceChildren(...facts);

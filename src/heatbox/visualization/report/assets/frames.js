@@ -1,4 +1,4 @@
-/* Parts of the page: elements, frames of images, tables. Text is only ever set as text. */
+/* Parts of the page: elements, frames of images, tables. Text is set as textContent only. */
 
 const SVG = "http://www.w3.org/2000/svg";
 
@@ -60,7 +60,7 @@ function tableOf(headings, rows) {
   return table;
 }
 
-/** A choice of a select. */
+/** An option of a select. */
 const option = (value, text) => {
   const one = make("option", "", text);
   one.value = value;

@@ -1,6 +1,6 @@
-/* Low-resolution maps, enlarged as the evaluator enlarges them and overlaid on images in colour. */
+/* Low-resolution maps, resized as in the evaluator and overlaid on images in colour. */
 
-/* Nine colours of the viridis scale, dark (0) to yellow (1): lightness rises evenly, hue is safe. */
+/* Nine colours of the viridis scale, dark (0) to yellow (1): even in lightness, distinct for colour-blind readers. */
 const SCALE = [
   [68, 1, 84], [71, 44, 122], [59, 81, 139], [44, 113, 142], [33, 144, 141],
   [39, 173, 129], [92, 200, 99], [170, 220, 50], [253, 231, 37],
@@ -23,7 +23,7 @@ function cubic(x) {
 }
 
 /** For each of `to` positions the four of `from` that it interpolates, and their weights. */
-function taps(from, to) {
+function interpolation(from, to) {
   return Array.from({ length: to }, (_, i) => {
     const centre = (i + 0.5) * (from / to) - 0.5;
     const base = Math.floor(centre);
@@ -35,8 +35,8 @@ function taps(from, to) {
 
 /** (h, w) bytes → (side, side) values in [0, 1]. */
 function enlarge(bytes, [height, width], side) {
-  const across = taps(width, side);
-  const down = taps(height, side);
+  const across = interpolation(width, side);
+  const down = interpolation(height, side);
   const rows = new Float32Array(height * side);
   for (let y = 0; y < height; y += 1) {
     for (let x = 0; x < side; x += 1) {
