@@ -153,7 +153,7 @@ def plot_interval(
 
 def annotate(axes: Axes, text: str, x: float, y: float, rise: float = 0) -> None:
     """Write a short text to the right of a point, `rise` points above it."""
-    axes.annotate(text, (x, y), (5, rise), textcoords="offset points", fontsize=7.5, va="center")
+    axes.annotate(text, (x, y), (6, rise), textcoords="offset points", fontsize=7.5, va="center")
 
 
 def legend_outside(axes: Axes, **options: Any) -> None:
