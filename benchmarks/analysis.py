@@ -26,7 +26,7 @@ from timm.utils import reparameterize_model
 from torch import Tensor, nn
 
 import heatbox.models  # noqa: F401 - registers its families with timm
-from heatbox.analysis.activation import channel_statistics
+from heatbox.analysis.channels import channel_statistics
 from heatbox.analysis.complexity import explained_variance
 from heatbox.analysis.erf import effective_receptive_field
 from heatbox.maps.pc1 import pc1

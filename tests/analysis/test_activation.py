@@ -2,12 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from heatbox.analysis.activation import (
-    activated_area,
-    activation_area,
-    channel_statistics,
-    percentile_threshold,
-)
+from heatbox.analysis.channels import activation_area, channel_statistics, percentile_threshold
+from heatbox.analysis.signed_cam import activated_area
 from heatbox.errors import InputError
 
 

@@ -4,7 +4,7 @@ import scipy.stats
 import timm
 import torch
 
-from heatbox.analysis.class_weights import correlate, correlate_by_class, random_head
+from heatbox.analysis.channels import correlate, correlate_by_class, random_head
 from heatbox.errors import InputError
 from heatbox.models.introspect import ClassifierView
 

@@ -14,8 +14,7 @@ import torch
 from torch import nn
 
 import heatbox
-from heatbox.analysis.imagenet_categories import CATEGORIES
-from heatbox.analysis.responses import by_observer, read_responses
+from heatbox.analysis.shape_bias import CATEGORIES, by_observer, read_responses
 from heatbox.data.glyphs import CLASS_NAMES, glyphs_cue_conflict
 from heatbox.errors import InputError
 

@@ -1,5 +1,6 @@
 """`heatbox analyze`, whole commands over small networks."""
 
+import importlib
 import json
 
 import numpy as np
@@ -9,16 +10,16 @@ import torch
 from PIL import Image
 
 from heatbox.analysis import erf
-from heatbox.analysis import shape_bias_measure as shape_bias
-from heatbox.analysis.responses import Response
-from heatbox.analysis.shape_bias import from_responses, groups_of
-from heatbox.analysis.signed_cam_parts import parts_of
+from heatbox.analysis.shape_bias import Response, from_responses, groups_of
+from heatbox.analysis.signed_cam import activated_area, signed_cam
 from heatbox.cli.main import main
 from heatbox.data.glyphs import glyphs_cue_conflict
 from heatbox.evaluation.run import Run
 from heatbox.models.factory import create_model
 from heatbox.models.introspect import ClassifierView
 from helpers.scenes import write_checkpoint, write_model, write_split
+
+shape_bias = importlib.import_module("heatbox.analysis.shape_bias")  # the package has a function of that name
 
 SMALL = ["--size", "64", "--batch-size", "8", "--device", "cpu"]
 FIELD = ["--erf-size", "48", "--erf-images", "3"]
@@ -74,8 +75,10 @@ def test_all_over_two_networks(scene, capsys, monkeypatch):
         assert pq.read_table(scene / "out" / "figures" / f"{name}.parquet").num_rows, name
     assert (scene / "out" / "figures" / "signed-cam-blobs.png").exists()
     # A second call measures nothing again, and says the same.
-    for place in ("erf.contributions", "channels._records", "complexity._records", "shape_bias.answers"):
-        monkeypatch.setattr(f"heatbox.analysis.{place}", lambda *_: pytest.fail("measured again"))
+    measuring = {"erf": "contributions", "channels": "_records", "complexity": "_records"}
+    for topic, name in {**measuring, "shape_bias": "respond"}.items():
+        module = importlib.import_module(f"heatbox.analysis.{topic}")
+        monkeypatch.setattr(module, name, lambda *_: pytest.fail("measured again"))
     monkeypatch.setattr("heatbox.evaluation.predict._records", lambda *_: pytest.fail("measured again"))
     monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda *_, **__: None)  # drawing takes seconds
     assert main(command) == 0
@@ -115,7 +118,6 @@ def test_headlines_are_those_of_the_pure_functions(scene, capsys):
 
 
 def test_signed_maps_add_up_and_areas_are_counted(scene, capsys):
-    from heatbox.analysis.activation import activated_area
     from heatbox.maps.normalize import normalize_heatmap
 
     main(["analyze", "signed-cam", "-m", "mine.py:blobs", "-d", "set", "--out", "out", *SMALL, "--json"])
@@ -281,7 +283,7 @@ def test_matplotlib_is_an_extra(scene, monkeypatch, capsys):
 def test_parts_of_a_cam_are_its_channels_and_add_up():
     view = ClassifierView(create_model("resnet10_small"))
     image = torch.randn(3, 64, 64)
-    parts = parts_of(view, image, 4, 2)
+    parts = signed_cam(view, image, 4, 2)
     with torch.inference_mode():
         features, logits = view(image[None])
         weights, bias = view.class_weights(features, torch.tensor([4]))

@@ -10,7 +10,7 @@ import timm
 import torch
 
 import heatbox as hb
-from heatbox.analysis.config import DataConfig
+from heatbox.analysis.config import INSTRUMENTS, DataConfig, Instrument
 from heatbox.cli import analyze as cli_analyze
 from heatbox.cli.main import main
 from heatbox.data import open as opening
@@ -88,13 +88,14 @@ def test_a_map(monkeypatch):
 def test_an_instrument(monkeypatch, tmp_path, capsys):
     pytest.importorskip("matplotlib")
 
-    def count(analysis, config):
-        for subject, row in zip(analysis.subjects, analysis.rows, strict=True):
-            row["parameters_and_images"] = [subject.num_classes, len(analysis.images)]
-        return []
-
-    instrument = cli_analyze.Instrument(DataConfig, count, "Counts classes and images.")
-    command = cli_analyze._command("count", instrument)
+    topic = types.ModuleType("heatbox.analysis.contributed")
+    topic.measure = lambda analysis, model, config: [model.num_classes, len(analysis.images)]
+    topic.headline = lambda numbers: {"parameters_and_images": numbers}
+    topic.draw = lambda analysis, found, config: []
+    monkeypatch.setitem(sys.modules, topic.__name__, topic)
+    instrument = Instrument(DataConfig, "contributed", "draw", "Counts classes and images.")
+    monkeypatch.setitem(INSTRUMENTS, "count", instrument)
+    command = cli_analyze._command("count", DataConfig, instrument.summary, instrument.example)
     monkeypatch.setitem(cli_analyze.ANALYZE_COMMANDS, "count", command)  # made of INSTRUMENTS at import
     model = write_model(tmp_path)
     out = ["--out", str(tmp_path / "out"), "--json"]

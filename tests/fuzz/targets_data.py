@@ -10,7 +10,7 @@ from random import Random
 from fuzz.memory import MemoryTree
 from fuzz.mutate import WORDS, Case, damaged
 from fuzz.target import Target, files_of, one_sentence, sane
-from heatbox.analysis.responses import read_responses
+from heatbox.analysis.shape_bias import read_responses
 from heatbox.data.files.trees import raise_problem
 from heatbox.data.formats import coco, folder, ilsvrc, rows, wsol
 from heatbox.data.open import detect_format

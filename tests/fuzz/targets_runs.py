@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from fuzz.mutate import AWARE, Case, damaged
 from fuzz.target import Target, files_of, one_sentence, written
 from heatbox.analysis.config import ModelsConfig
-from heatbox.analysis.subjects import subjects_of
+from heatbox.analysis.runner import compared_models
 from heatbox.cli.evaluate import rescore
 from heatbox.config import EvaluateConfig
 from heatbox.data.open import open_split
@@ -266,8 +266,8 @@ def _trained(root: Path) -> list[Case]:
 
 def _run_subjects(case: Case, folder: Path) -> None:
     written(case, folder)
-    for subject in subjects_of(ModelsConfig(model=(str(folder / "run"),)), folder / "out"):
-        subject.evaluate_config(data=SET)
+    for model in compared_models(ModelsConfig(model=(str(folder / "run"),)), folder / "out"):
+        EvaluateConfig(**vars(model.spec), data=SET)
 
 
 TARGETS = [

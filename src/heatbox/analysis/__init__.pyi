@@ -1,5 +1,11 @@
-from .activation import ChannelStatistics, activation_area, channel_statistics
-from .class_weights import Correlation, correlate, correlate_by_class
+from .channels import (
+    ChannelStatistics,
+    Correlation,
+    activation_area,
+    channel_statistics,
+    correlate,
+    correlate_by_class,
+)
 from .complexity import Reconstruction, explained_variance, reconstruction_error
 from .erf import (
     GaussianFit,

@@ -1,4 +1,7 @@
-"""What an instrument is asked to do. The configuration of `all` is the union of the others."""
+"""The options of `heatbox analyze`, a class for each kind of measurement, and the registry of instruments.
+
+This module imports neither torch nor timm, so that the command line starts fast.
+"""
 
 from __future__ import annotations
 
@@ -6,35 +9,35 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from heatbox.config import Target
+from heatbox.config import Interpolation, Target
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelsConfig:
-    """The networks to compare, and how pictures become their input."""
+    """The models to compare, and how images become their input."""
 
     model: tuple[str, ...]
-    """One or more: timm model names, path/to/file.py:function, or folders of runs with their weights."""
+    """One or more: timm model names, path/to/file.py:function, or folders of runs, with the run's weights."""
     checkpoint: tuple[str, ...] = ()
-    """A file of weights for each model in turn, or "pretrained", or "none"."""
+    """A file of weights for each model, in the same order; or "pretrained", or "none"."""
     label: tuple[str, ...] = ()
-    """What figures call each model; by default its name."""
+    """Label of each model in the figures; by default its name."""
     num_classes: int | None = None
     """Number of classes; by default the models' own."""
     size: int | None = None
     """Side of the square input in pixels; by default each model's own."""
-    interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] | None = None
-    """Filter that squashes images to the input size; by default each model's own."""
+    interpolation: Interpolation | None = None
+    """Filter that resizes images to the input size; by default each model's own."""
     mean: tuple[float, float, float] | None = None
     """Mean of RGB in [0, 1]; by default each model's own."""
     std: tuple[float, float, float] | None = None
     """Standard deviation of RGB in [0, 1]; by default each model's own."""
     batch_size: int = 32
-    """Images a forward pass."""
+    """Images per forward pass."""
     device: str = "auto"
     """cpu, cuda, mps, or auto for the best available."""
     seed: int = 0
-    """Of everything that is drawn at random."""
+    """Random seed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,11 +47,11 @@ class DataConfig(ModelsConfig):
     data: str
     """A folder or archive of labelled images, or glyphs:test."""
     metadata: Path | None = None
-    """Folder with image_ids.txt and the like, where it is not the data folder itself."""
+    """Folder with image_ids.txt and the like, if it is not the data folder itself."""
     limit: int | None = None
-    """At most so many images, evenly spread over the data set."""
+    """Maximum number of images, evenly spaced over the data set."""
     target: Target = "label"
-    """Class whose weights and maps are looked at: the ground-truth label, or the predicted class."""
+    """Class whose weights and maps are used: the ground-truth label, or the predicted class."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,11 +59,11 @@ class FieldConfig(ModelsConfig):
     """How receptive fields are measured."""
 
     erf_size: int = 1024
-    """Side in pixels of the input for receptive fields, to which pictures are squashed."""
+    """Side in pixels of the square to which images are resized for receptive fields."""
     erf_images: int = 50
-    """Receptive fields are means over the first so many images."""
+    """Number of images whose receptive fields are averaged, from the first on."""
     erf_batch_size: int = 1
-    """Images in memory at once for receptive fields."""
+    """Images per forward pass for receptive fields."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,22 +71,22 @@ class ErfConfig(FieldConfig, DataConfig):
     """Effective receptive fields."""
 
     erf_grid: int = 5
-    """Also of so many positions along each side of the feature map; 0 for the centre alone."""
+    """Positions along each side of the feature map that are measured too; 0 for the centre alone."""
     erf_grid_images: int = 2
-    """Images for those positions; each costs a backward pass a position."""
+    """Images for those positions, with one backward pass per position and image."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ShapeBiasConfig(FieldConfig):
-    """Shape bias, and the receptive fields of images that shape or texture decided."""
+    """Shape bias, and the receptive fields of images decided by shape and by texture."""
 
     stimuli: str
     """Cue-conflict images, a folder or archive; or glyphs for pairs drawn from the embedded data set."""
     group: tuple[str, ...] = ("auto",)
-    """Shape categories whose receptive fields are compared; auto takes clock or the most even one; all pools
-    them; none."""
+    """Shape categories whose receptive fields are compared: names; auto for clock or the most evenly decided
+    one; all for the images of all categories; none."""
     group_images: int = 30
-    """At most so many images for each of a category's two groups."""
+    """Maximum number of images for each of a category's two groups."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,9 +96,9 @@ class ChannelsConfig(DataConfig):
     area_threshold: float = 10.0
     """Activation above which a pixel counts as activated, in units of the feature map."""
     area_percentile: float = 90.0
-    """The same as a percentile of each network's own activations, for networks whose scale differs."""
+    """The same as a percentile of each model's own activations, for models of different scales."""
     area_by: Literal["auto", "threshold", "percentile"] = "auto"
-    """Which of the two is shown; auto takes the percentile where under 1% of channels pass the threshold."""
+    """Which of the two is shown; auto takes the percentile if under 1% of channels pass the threshold."""
     norm: Literal["fold", "ignore"] = "fold"
     """Norm layers of the head: folded into the class weights, or ignored."""
     control_images: int = 100
@@ -107,13 +110,13 @@ class ComplexityConfig(DataConfig):
     """Explained variance and dictionary learning."""
 
     channel_norm: Literal["minmax", "none"] = "minmax"
-    """Channels scaled to [0, 1] before the PCA, or taken as they are."""
+    """Channels scaled to [0, 1] before the PCA, or not scaled."""
     atoms: tuple[int, ...] = (4, 8, 16, 32, 64)
     """Sizes of the dictionaries."""
     nonzero: int = 3
-    """Atoms that the code of a map may use."""
+    """Maximum number of atoms in the code of a map."""
     grid: int = 7
-    """Maps are averaged to so many positions a side; fewer where a network's map has fewer."""
+    """Positions per side to which maps are averaged; fewer if a model's map has fewer."""
     channels_an_image: int = 16
     """Channels drawn from each image for the dictionaries."""
 
@@ -127,12 +130,89 @@ class MapsConfig(DataConfig):
     thresholds: int = 1000
     """Number of thresholds tried."""
     examples: int = 8
-    """Images on the sheet of pictures."""
+    """Images on the contact sheet."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class AllConfig(MapsConfig, ComplexityConfig, ChannelsConfig, ShapeBiasConfig, ErfConfig):
-    """Every instrument; the shape bias only where there are stimuli."""
+    """Every instrument; the shape bias only if stimuli are given."""
 
     stimuli: str = ""
     """Cue-conflict images, or glyphs; without them the shape bias is left out."""
+
+
+@dataclass(frozen=True)
+class Instrument:
+    """One command of `heatbox analyze`, and the functions behind it.
+
+    Attributes:
+        config: class of its options.
+        topic: module of `heatbox.analysis` with ``measure(analysis, model, config)``, which returns the
+            numbers of one model and saves them in its run folder, and ``headline(numbers)``, which returns
+            those of the comparison. An optional ``prepare(analysis, config)`` checks the input before
+            anything is computed and returns the config to measure with.
+        draw: name of the module's function ``(analysis, found, config)`` that draws the figures of label →
+            numbers, and returns the files.
+        summary: text of its help.
+        example: options in the example of its help.
+    """
+
+    config: type[ModelsConfig]
+    topic: str
+    draw: str
+    summary: str
+    example: str = "--data CUB/test"
+
+
+INSTRUMENTS = {
+    "erf": Instrument(
+        ErfConfig,
+        "erf",
+        "draw",
+        """Effective receptive fields: the input pixels that the centre of the feature map depends on.
+
+Heatmaps with the squares that hold a fraction t, the curve r(t) and the area under it, with and without the
+logarithm, and the radius at other positions. Rerun the command to resume an interrupted measurement.""",
+    ),
+    "shape-bias": Instrument(
+        ShapeBiasConfig,
+        "shape_bias",
+        "draw",
+        """Shape bias on cue-conflict images, and the receptive fields of images decided by shape or texture.
+
+For models of ImageNet's 1000 classes, or of as many classes as the stimuli have categories. Rerun the command
+to resume an interrupted measurement.""",
+        "--stimuli cue-conflict/",
+    ),
+    "complexity": Instrument(
+        ComplexityConfig,
+        "complexity",
+        "draw",
+        "Complexity of feature maps: explained variance of a PCA, and dictionaries.",
+    ),
+    "activation": Instrument(
+        ChannelsConfig,
+        "channels",
+        "draw_areas",
+        "Activation area of channels against their class weight.",
+    ),
+    "class-weights": Instrument(
+        ChannelsConfig,
+        "channels",
+        "draw_weights",
+        "Spatial mean of channels against their class weight, with a randomly initialised head as control.",
+    ),
+    "signed-cam": Instrument(
+        MapsConfig,
+        "signed_cam",
+        "draw",
+        "CAM from channels of positive weight, of negative weight, and of all: scores, areas, images.",
+    ),
+    "thresholds": Instrument(
+        MapsConfig,
+        "signed_cam",
+        "draw_thresholds",
+        "Score of CAM and PC1 at every threshold, and the best one.",
+    ),
+}
+"""Name of a command → instrument, the slowest first."""

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from heatbox._utils.checks import as_numbers, check_integer, check_length, check_module
 from heatbox._utils.io import write_atomically
 from heatbox._utils.progress import Track, silent
-from heatbox.analysis.config import ErfConfig
+from heatbox.analysis.config import ErfConfig, FieldConfig
 from heatbox.data.loader import preprocessed
 from heatbox.data.transforms import Preprocess
 from heatbox.data.types import Example, Split
@@ -36,7 +36,7 @@ from heatbox.visualization.figures import erf as figures
 from heatbox.visualization.figures.style import save_figure
 
 if TYPE_CHECKING:
-    from heatbox.analysis.subjects import Subject
+    from heatbox.analysis.runner import Analysis, ComparedModel
 
 PUBLISHED_THRESHOLDS = (0.2, 0.3, 0.5, 0.99)
 """The fractions t in the tables of the source."""
@@ -561,11 +561,10 @@ class RunningErf:
 
 
 def erf_of_examples(
-    view: ClassifierView,
+    model: ComparedModel,
     split: Split,
     examples: Sequence[Example],
-    preprocess: Preprocess,
-    batch_size: int,
+    config: FieldConfig,
     path: Path,
     what: str,
     track: Track = silent,
@@ -578,11 +577,18 @@ def erf_of_examples(
     known = {*field.ids, *field.skipped}
     todo = [example for example in examples if example.id not in known]
     path.parent.mkdir(parents=True, exist_ok=True)
-    coming = preprocessed(split, todo, preprocess, batch_size)
-    for chosen, images in track(coming, what, -(-len(todo) // batch_size)):
-        field.add([example.id for example in chosen], contributions(view, images))
+    coming = _inputs(model, split, todo, config.erf_size, config.erf_batch_size)
+    for chosen, images in track(coming, what, -(-len(todo) // config.erf_batch_size)):
+        field.add([example.id for example in chosen], contributions(model.view, images))
         field.save()
     return field.mean()
+
+
+def _inputs(
+    model: ComparedModel, split: Split, examples: Sequence[Example], size: int, batch_size: int
+) -> Iterator[tuple[list[Example], Tensor]]:
+    preprocess = model.spec.preprocess(model.view.model, size, "bicubic")
+    return preprocessed(split, examples, preprocess, batch_size)
 
 
 def numbers_of(found: ReceptiveField) -> Numbers:
@@ -604,9 +610,7 @@ def numbers_of(found: ReceptiveField) -> Numbers:
     return numbers
 
 
-def measure(
-    subject: Subject, split: Split, config: ErfConfig, overwrite: bool = False, track: Track = silent
-) -> Numbers:
+def measure(analysis: Analysis, model: ComparedModel, config: ErfConfig) -> Numbers:
     """The receptive field of one model, of the centre and of a grid of positions.
 
     Returns:
@@ -619,25 +623,23 @@ def measure(
         if getattr(config, name) < 1:
             raise InputError(f"{name.replace('_', ' ')} is {getattr(config, name)}, expected 1 or more")
     options = {"data": config.data, "erf_size": config.erf_size, "erf_images": config.erf_images}
-    run = subject.run("erf", options, config.seed, overwrite)
-    path = run.folder / FIELD
-    if overwrite:
-        path.unlink(missing_ok=True)
-    examples = split.take(config.erf_images).examples
-    what = f"receptive field of {subject.label}"
-    preprocess = subject.preprocess(config.erf_size, "bicubic")
+    run = analysis.start(model, "erf", options)
+    if analysis.overwrite:
+        (run.folder / FIELD).unlink(missing_ok=True)
+    examples = analysis.images.take(config.erf_images).examples
+    what = f"receptive field of {model.label}"
     numbers = numbers_of(
-        erf_of_examples(subject.view, split, examples, preprocess, config.erf_batch_size, path, what, track)
+        erf_of_examples(model, analysis.images, examples, config, run.folder / FIELD, what, analysis.track)
     )
     before = run.metrics().get("positions") if (run.folder / METRICS).exists() else None
     wanted = [config.erf_grid, config.erf_grid_images]
     if before and before.get("asked") == wanted:
         numbers["positions"] = before
     elif config.erf_grid > 0:
-        some = split.take(config.erf_grid_images).examples
-        coming = (images for _, images in preprocessed(split, some, preprocess, 1))
-        tracked = track(coming, f"positions of {subject.label}", len(some))
-        found = receptive_field_grid(subject.view, tracked, config.erf_grid)
+        some = analysis.images.take(config.erf_grid_images).examples
+        coming = (images for _, images in _inputs(model, analysis.images, some, config.erf_size, 1))
+        tracked = analysis.track(coming, f"positions of {model.label}", len(some))
+        found = receptive_field_grid(model.view, tracked, config.erf_grid)
         numbers["positions"] = {"asked": wanted, **_numbers_of_grid(found)}
     run.write_json(METRICS, numbers)
     return numbers
@@ -657,11 +659,12 @@ def _numbers_of_grid(found: ReceptiveFieldGrid) -> Numbers:
     }
 
 
-def draw(subjects: list[Subject], found: dict[str, Numbers], out: Path) -> list[Path]:
+def draw(analysis: Analysis, found: dict[str, Numbers], config: ErfConfig) -> list[Path]:
     """Heatmaps with the squares, the curves of all models on one plot, the radius of each position."""
+    out = analysis.figures
     maps = {
-        subject.label: (RunningErf(subject.folder / "erf" / FIELD).mean().contribution, found[subject.label])
-        for subject in subjects
+        model.label: (RunningErf(model.folder / "erf" / FIELD).mean().contribution, found[model.label])
+        for model in analysis.models
     }
     written = save_figure(figures.heatmaps(maps), out / "erf-heatmaps")
     written += save_figure(figures.curves(found), out / "erf-curves")

@@ -1,33 +1,46 @@
-"""Shape bias: does a classifier go by the shape of a thing or by its texture?
+"""Shape bias: does a classifier decide by the shape of an object or by its texture?
 
 Geirhos et al., "ImageNet-trained CNNs are biased towards texture", ICLR 2019. A cue-conflict image has the
-shape of one category and the texture of another. Of all answers that name one of the two, the share that
+shape of one category and the texture of another. Of all responses that name one of the two, the fraction that
 names the shape is the shape bias; CAM Back Again, supplement 10, compares large-kernel networks by it.
 """
 
 from __future__ import annotations
 
+import csv
+import gzip
+import io
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from heatbox._utils.checks import check_integer, check_module, kind_of
 from heatbox._utils.progress import Track, silent
-from heatbox.analysis.imagenet_categories import CATEGORIES
-from heatbox.analysis.responses import Response, read_responses
+from heatbox.analysis.config import ShapeBiasConfig
+from heatbox.analysis.erf import erf_of_examples
+from heatbox.analysis.erf import numbers_of as numbers_of_erf
 from heatbox.data.formats.cue_conflict import shape_and_texture
+from heatbox.data.glyphs import glyphs_cue_conflict
 from heatbox.data.open import open_split
 from heatbox.data.transforms import Preprocess
-from heatbox.data.types import Split
+from heatbox.data.types import Example, Split
 from heatbox.errors import InputError
+from heatbox.evaluation.run import METRICS, Record, Run
 from heatbox.models.introspect import ClassifierView
 from heatbox.models.spec import as_input, data_config, eval_mode
+from heatbox.visualization.figures import erf as erf_figures
+from heatbox.visualization.figures import shape_bias as figures
+from heatbox.visualization.figures.style import save_figure
+
+if TYPE_CHECKING:
+    from heatbox.analysis.runner import Analysis, ComparedModel
 
 Aggregation = Literal["mean", "sum", "max"]
 Mapped = Mapping[str, Sequence[int]]
@@ -35,6 +48,9 @@ Mapped = Mapping[str, Sequence[int]]
 
 EVERY_CATEGORY = "all"
 """In place of a category: the images of all."""
+
+PREFERRED = "clock"
+"""The category that the source shows (supplement 10, Fig. 17)."""
 
 PUBLISHED = {
     "humans": 0.959,
@@ -45,14 +61,186 @@ PUBLISHED = {
 }
 """Shape bias of ten people and of ImageNet-trained networks as Geirhos et al. print them (ICLR 2019)."""
 
+# 207 of the 1000 classes of ImageNet-1k belong to one of the 16 categories of the cue-conflict experiment
+# (rgeirhos/texture-vs-shape). Indices count from 0 in the order of ILSVRC's WordNet ids.
+_RANGES = {
+    "airplane": "404",
+    "bear": "294-297",
+    "bicycle": "444 671",
+    "bird": "8 10-16 18-20 22-24 80-83 87-96 98-100 127-133 135-145",
+    "boat": "472 554 625 814 914",
+    "bottle": "440 720 737 898-899 901 907",
+    "car": "436 511 817",
+    "cat": "281-286",
+    "chair": "423 559 765 857",
+    "clock": "409 530 892",
+    "dog": "152-191 193-203 205-226 228-241 243-250 252-257 259 261-263 265-268",
+    "elephant": "385-386",
+    "keyboard": "508 878",
+    "knife": "499",
+    "oven": "766",
+    "truck": "555 569 656 675 717 734 864 867",
+}
+
+
+def _indices(ranges: str) -> tuple[int, ...]:
+    """``"8 10-12"`` → (8, 10, 11, 12)."""
+    ends = [[int(end) for end in one.split("-")] for one in ranges.split()]
+    return tuple(index for end in ends for index in range(end[0], end[-1] + 1))
+
+
+CATEGORIES: dict[str, tuple[int, ...]] = {name: _indices(ranges) for name, ranges in _RANGES.items()}
+"""Category → indices of its classes, in alphabetical order."""
+
+
+# ------------------------------------------------------------------------------------ tables of responses
+
+# Names of the columns, in our own tables and in the published raw data (rgeirhos/texture-vs-shape).
+_COLUMNS = {
+    "image": ("image", "imagename", "id"),
+    "shape": ("shape", "category"),
+    "texture": ("texture",),
+    "response": ("response", "object_response"),
+    "observer": ("model", "observer", "subj"),
+}
+
+
+@dataclass(frozen=True)
+class Response:
+    """The category that an observer named for an image.
+
+    Attributes:
+        image: name of the image.
+        shape, texture: its two categories, in lower case.
+        response: the category named, in lower case; anything else ("na") counts as neither.
+        observer: who responded; "" if the table does not name them.
+    """
+
+    image: str
+    shape: str
+    texture: str
+    response: str
+    observer: str = ""
+
+
+def read_responses(table: Any) -> list[Response]:
+    """Read a table with the columns image, shape, texture and response.
+
+    The columns of the published raw data are read as well: imagename, category, object_response and subj. If
+    there is no texture column, the texture is read from the name of the image (``airplane1-bicycle2.png``,
+    after the last underscore).
+
+    Args:
+        table: path of a CSV file (.csv or .csv.gz), a list of dictionaries, a dictionary of columns, a
+            pandas data frame or a pyarrow table.
+
+    Raises:
+        InputError: a file that cannot be read, a column that is missing, or a table without rows.
+    """
+    if isinstance(table, list | tuple) and table and all(isinstance(one, Response) for one in table):
+        return list(table)
+    columns, where = _columns(table)
+    found = {
+        ours: next((columns[name] for name in names if name in columns), None)
+        for ours, names in _COLUMNS.items()
+    }
+    image, response = found["image"], found["response"]
+    if response is None or (image is None and (found["shape"] is None or found["texture"] is None)):
+        raise InputError(
+            f"{where}: has the columns {', '.join(columns) or 'none'}; expected image, shape, texture, "
+            "response"
+        )
+    if not response:
+        raise InputError(f"{where}: holds no response")
+    images = [str(name) for name in image] if image is not None else [""] * len(response)
+    named: list[tuple[str, str]] = []
+    if found["shape"] is None or found["texture"] is None:
+        named = [shape_and_texture(_bare(name)) for name in images]
+    shapes = found["shape"] if found["shape"] is not None else [shape for shape, _ in named]
+    textures = found["texture"] if found["texture"] is not None else [texture for _, texture in named]
+    observers = found["observer"] if found["observer"] is not None else [""] * len(response)
+    rows = zip(images, shapes, textures, response, observers, strict=True)
+    return [
+        Response(name, _word(shape), _word(texture), _word(category), str(observer))
+        for name, shape, texture, category, observer in rows
+    ]
+
+
+def by_observer(responses: Iterable[Response]) -> dict[str, list[Response]]:
+    """The responses of each observer, in the order in which they appear."""
+    groups: dict[str, list[Response]] = {}
+    for one in responses:
+        groups.setdefault(one.observer, []).append(one)
+    return groups
+
+
+def _word(value: Any) -> str:
+    """A category as it is compared; a missing one (None, NaN) is none."""
+    return "na" if value is None or value != value else str(value).strip().lower()
+
+
+def _bare(name: str) -> str:
+    """``0001_s5n_s01_0_bird_00_bird3-bird2.png`` → ``bird3-bird2.png``."""
+    bare = name.rpartition("/")[2].rpartition("_")[2]
+    return bare if "." in bare else f"{bare}.png"
+
+
+def _columns(table: Any) -> tuple[dict[str, list[Any]], str]:
+    """Columns by name, in lower case, and the name of the table in messages."""
+    where = str(table) if isinstance(table, str | Path) else "the table of responses"
+    if isinstance(table, str | Path):
+        table = _csv_rows(Path(table))
+    elif hasattr(table, "to_pydict"):  # pyarrow
+        table = table.to_pydict()
+    elif hasattr(table, "to_dict"):  # pandas
+        table = table.to_dict("list")
+    if not isinstance(table, Mapping):
+        table = _transposed(table, where)
+    return {str(name).strip().lower(): list(values) for name, values in table.items()}, where
+
+
+def _csv_rows(path: Path) -> list[dict[str, Any]]:
+    try:
+        text = (gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()).decode(
+            "utf-8-sig"
+        )
+        header, *rows = csv.reader(io.StringIO(text, newline=""))
+    except (OSError, EOFError, UnicodeDecodeError, csv.Error, ValueError) as error:
+        raise InputError(f"{path}: is not a readable CSV file of responses ({error})") from error
+    for number, row in enumerate(rows, 2):
+        if row and len(row) != len(header):
+            raise InputError(
+                f"{path}: line {number} has {len(row)} cells, expected {len(header)} as the header"
+            )
+    return [dict(zip(header, row, strict=True)) for row in rows if row]
+
+
+def _transposed(rows: Any, where: str) -> dict[str, list[Any]]:
+    """A list of rows → columns."""
+    try:
+        rows = [dict(row) for row in rows]
+    except (TypeError, ValueError) as error:
+        raise InputError(
+            f"{where} is a {type(rows).__name__}; expected a CSV file, a list of dictionaries or a data frame"
+        ) from error
+    if not rows:
+        raise InputError(f"{where}: holds no response")
+    for number, row in enumerate(rows, 1):
+        if set(row) != set(rows[0]):
+            raise InputError(f"{where}: row {number} has other columns than the first one")
+    return {name: [row[name] for row in rows] for name in rows[0]}
+
+
+# -------------------------------------------------------------------------------------------- shape bias
+
 
 @dataclass(frozen=True)
 class Decisions:
-    """How the answers to some images fell.
+    """Numbers of responses that named the shape, the texture, or neither.
 
     Attributes:
-        shape, texture, other: number of answers that named the shape, the texture, neither.
-        interval: 95% bootstrap interval of the bias over images; NaN where nothing was decided.
+        shape, texture, other: number of responses that named the shape, the texture, neither.
+        interval: 95% bootstrap interval of the bias over images; NaN if no response named either.
     """
 
     shape: int
@@ -62,13 +250,13 @@ class Decisions:
 
     @property
     def bias(self) -> float:
-        """Share of shape among the answers that named shape or texture; NaN where there is none."""
+        """Fraction of shape among the responses that named shape or texture; NaN if there is none."""
         decided = self.shape + self.texture
         return self.shape / decided if decided else math.nan
 
     @property
     def images(self) -> int:
-        """Number of answers."""
+        """Number of responses."""
         return self.shape + self.texture + self.other
 
 
@@ -79,7 +267,7 @@ class ShapeBias:
     Attributes:
         decisions: over all images whose shape and texture differ.
         categories: the same for the images of each shape category.
-        responses: the answers behind it, images of agreeing shape and texture included.
+        responses: all responses, including those to images of agreeing shape and texture.
     """
 
     decisions: Decisions
@@ -88,7 +276,7 @@ class ShapeBias:
 
     @property
     def overall(self) -> float:
-        """Shape bias in 0..1, answers pooled over categories."""
+        """Shape bias in [0, 1], pooled over categories."""
         return self.decisions.bias
 
     @property
@@ -98,24 +286,23 @@ class ShapeBias:
 
     @property
     def per_category(self) -> dict[str, float]:
-        """Shape bias in 0..1 of the images of each shape category; NaN where no answer named either cue."""
+        """Shape bias in [0, 1] of each shape category; NaN if no response named either cue."""
         return {name: found.bias for name, found in self.categories.items()}
 
     @property
     def accuracy(self) -> float:
-        """Share of images for which shape or texture was named."""
+        """Fraction of images for which shape or texture was named."""
         return (self.decisions.shape + self.decisions.texture) / self.decisions.images
 
 
 def from_responses(table: Any, resamples: int = 10_000, seed: int = 0) -> ShapeBias:
-    """Shape bias from a table of answers, the published raw data among them.
+    """Shape bias from a table of responses, such as the published raw data.
 
-    Images whose shape and texture agree are left out. All rows are pooled, as is published for humans; split
-    a table of several networks first (`heatbox.analysis.responses.by_observer`).
+    Images whose shape and texture agree are left out. All rows are pooled, as published for humans; split a
+    table of several networks first (`by_observer`).
 
     Args:
-        table: columns image, shape, texture, response; see `heatbox.analysis.responses.read_responses` for
-            what it may be.
+        table: columns image, shape, texture, response; anything that `read_responses` reads.
         resamples: bootstrap resamples for the intervals.
         seed: of the resampling.
 
@@ -139,7 +326,7 @@ def _decisions(responses: Sequence[Response], resamples: int, rng: np.random.Gen
     texture = sum(one.response == one.texture for one in responses)
     count = len(responses)
     counts = np.array([shape, texture, count - shape - texture])
-    # A resample of the images is a draw of how many decided for what: three numbers, multinomial.
+    # A resample of the images is a multinomial draw of the three counts.
     drawn = rng.multinomial(count, counts / count, resamples)
     decided = drawn[:, 0] + drawn[:, 1]
     biases = drawn[decided > 0, 0] / decided[decided > 0]
@@ -147,7 +334,7 @@ def _decisions(responses: Sequence[Response], resamples: int, rng: np.random.Gen
     return Decisions(shape, texture, count - shape - texture, (float(low), float(high)))
 
 
-# --------------------------------------------------------------------------------- from a model to answers
+# ------------------------------------------------------------------------------ from a model to responses
 
 
 def decide(probabilities: np.ndarray, categories: Mapped, aggregation: Aggregation = "mean") -> list[str]:
@@ -160,7 +347,7 @@ def decide(probabilities: np.ndarray, categories: Mapped, aggregation: Aggregati
             since a sum favours categories of many classes.
 
     Returns:
-        N names; of equal ones the first in alphabetical order.
+        N names; of equal scores the first in alphabetical order.
 
     Raises:
         InputError: an index outside the classes, or an unknown aggregation.
@@ -187,25 +374,25 @@ def category_scores(
 
 
 def categories_for(split: Split, num_classes: int) -> Mapped:
-    """Which classes of a network belong to which category of the stimuli.
+    """Which classes of a model belong to which category of the stimuli.
 
-    ImageNet's 1000 classes are mapped as published; a network of as many classes as the stimuli have
-    categories is taken to have them in the same order (glyphs).
+    ImageNet's 1000 classes are mapped as published; a model of as many classes as the stimuli have categories
+    is assumed to have them in the same order (glyphs).
 
     Raises:
-        InputError: neither is the case, or a category of the stimuli is none of the 16.
+        InputError: neither is the case, or a category of the stimuli is not one of the 16.
     """
     names = [name.lower() for name in split.class_names]
     if num_classes == len(names):
         return {name: (index,) for index, name in enumerate(names)}
     if num_classes != 1000:
         raise InputError(
-            f"the network has {num_classes} classes and the stimuli {len(names)} categories: expected as "
-            "many, or ImageNet's 1000 classes, or say which classes belong to which category"
+            f"the model has {num_classes} classes and the stimuli {len(names)} categories: expected as many, "
+            "or ImageNet's 1000 classes; otherwise pass the classes of each category"
         )
     if unknown := [name for name in names if name not in CATEGORIES]:
         raise InputError(
-            f"{unknown[0]!r} is none of the 16 categories that ImageNet's classes are mapped to: "
+            f"{unknown[0]!r} is not one of the 16 categories that ImageNet's classes are mapped to: "
             f"{', '.join(CATEGORIES)}"
         )
     return CATEGORIES
@@ -223,52 +410,50 @@ def shape_bias(
 
     Args:
         model: images (B, 3, H, W) → logits (B, K).
-        cue_conflict: the stimuli: a split whose ids are SHAPEn-TEXTUREm (`heatbox.glyphs_cue_conflict()`
-            draws some), or where they are on disk.
+        cue_conflict: the stimuli: a split whose ids are named SHAPEn-TEXTUREm (`heatbox.glyphs_cue_conflict()`
+            draws some), or their path.
         categories: category → indices of its classes; by default as `categories_for` says.
-        batch_size: images a forward pass.
-        preprocess: from picture to input; by default the model's own, the picture squashed, not cropped.
+        batch_size: images per forward pass.
+        preprocess: from image to input; by default the model's own, with the image resized, not cropped.
         track: how to show progress.
 
     Raises:
         InputError: stimuli that cannot be read, or classes that do not fit them.
-        TypeError: no network, stimuli that are neither a split nor a path, a batch that is no whole number.
+        TypeError: no model, stimuli that are neither a split nor a path, a batch size that is no integer.
     """
-    check_module(model.model if isinstance(model, ClassifierView) else model, "model")
+    network = model.model if isinstance(model, ClassifierView) else model
+    check_module(network, "model")
     check_integer(batch_size, "batch_size")
     if not isinstance(cue_conflict, Split | str | Path):
         raise TypeError(f"cue_conflict: {kind_of(cue_conflict)}, expected a split or a path")
     split = cue_conflict if isinstance(cue_conflict, Split) else open_split(str(cue_conflict))
-    network = model.model if isinstance(model, ClassifierView) else model
     prepare = preprocess or Preprocess.from_config(data_config(network))
     responses: list[Response] = []
     starts = range(0, len(split), batch_size)
     for start in track(starts, "shape bias", len(starts)):
         examples = split.examples[start : start + batch_size]
         images = torch.stack([prepare(split.open_image(example)) for example in examples])
-        responses += answers(network, images, [example.id for example in examples], split, categories)
+        responses += respond(network, images, [example.id for example in examples], split, categories)
     return from_responses(responses)
 
 
-def answers(
-    model: nn.Module, images: torch.Tensor, ids: Iterable[str], split: Split, categories: Mapped | None = None
+def respond(
+    model: nn.Module, images: Tensor, ids: Iterable[str], split: Split, categories: Mapped | None = None
 ) -> list[Response]:
-    """What a classifier says to a batch of preprocessed cue-conflict images (B, 3, H, W)."""
+    """Responses of a classifier to a batch of preprocessed cue-conflict images (B, 3, H, W)."""
     with eval_mode(model), torch.inference_mode():
         logits = model(as_input(model, images))
     probabilities = logits.double().cpu().softmax(1).numpy()
     chosen = categories_for(split, probabilities.shape[1]) if categories is None else categories
-    said = decide(probabilities, chosen)
-    return [
-        Response(name, *shape_and_texture(name), response) for name, response in zip(ids, said, strict=True)
-    ]
+    named = decide(probabilities, chosen)
+    return [Response(name, *shape_and_texture(name), one) for name, one in zip(ids, named, strict=True)]
 
 
 def groups_of(bias: ShapeBias, category: str) -> dict[str, list[str]]:
-    """Images of a shape category by what decided: {"shape": ids, "texture": ids} (supplement 10, Fig. 17).
+    """Images of a shape category by the cue that decided: {"shape": ids, "texture": ids} (Fig. 17).
 
     Args:
-        bias: of the network.
+        bias: of the model.
         category: the shape's, or `EVERY_CATEGORY` for the images of all.
 
     Raises:
@@ -283,3 +468,139 @@ def groups_of(bias: ShapeBias, category: str) -> dict[str, list[str]]:
         cue: [one.image for one in chosen if one.response == getattr(one, cue)]
         for cue in ("shape", "texture")
     }
+
+
+# ---------------------------------------------------------------------------------------- over a data set
+
+Numbers = dict[str, Any]
+
+
+def open_stimuli(name: str) -> Split:
+    """Cue-conflict images on disk, or drawn: "glyphs" (a folder of that name is ./glyphs)."""
+    return glyphs_cue_conflict() if name == "glyphs" else open_split(name)
+
+
+def measure(analysis: Analysis, model: ComparedModel, config: ShapeBiasConfig) -> Numbers:
+    """Responses of one model to all stimuli, its shape bias, and the receptive fields of the groups.
+
+    Raises:
+        InputError: a model whose classes do not fit the stimuli, or an unknown category.
+    """
+    assert analysis.stimuli is not None
+    run = analysis.start(model, "shape-bias", {"stimuli": config.stimuli})
+    analysis.fill(run, model, partial(_records, model, analysis.stimuli), "responses", analysis.stimuli)
+    responses = [
+        Response(record["id"], record["shape"], record["texture"], record["response"])
+        for batch in run.records()
+        for record in batch
+    ]
+    bias = from_responses(responses, seed=config.seed)
+    numbers = numbers_of(bias)
+    numbers["groups"] = _groups(analysis, model, bias, config, run)
+    run.write_json(METRICS, numbers)
+    return numbers
+
+
+def _records(model: ComparedModel, split: Split, examples: Sequence[Example], images: Tensor) -> list[Record]:
+    ids = [example.id for example in examples]
+    return [
+        {"id": one.image, "shape": one.shape, "texture": one.texture, "response": one.response}
+        for one in respond(model.view.model, images, ids, split)
+    ]
+
+
+def numbers_of(bias: ShapeBias) -> Numbers:
+    """A shape bias in JSON."""
+    return {
+        "overall": bias.overall,
+        "interval": bias.interval,
+        "images": bias.decisions.images,
+        "decided": bias.decisions.shape + bias.decisions.texture,
+        "categories": {
+            name: {
+                "bias": found.bias,
+                "interval": found.interval,
+                "shape": found.shape,
+                "texture": found.texture,
+                "other": found.other,
+            }
+            for name, found in bias.categories.items()
+        },
+    }
+
+
+def _groups(
+    analysis: Analysis, model: ComparedModel, bias: ShapeBias, config: ShapeBiasConfig, run: Run
+) -> Numbers:
+    """Category → "shape" and "texture" → receptive field of that group; a group without images is absent."""
+    assert analysis.stimuli is not None
+    by_id = {example.id: example for example in analysis.stimuli}
+    found: Numbers = {}
+    for category in chosen_categories(bias, config.group):
+        found[category] = {}
+        for cue, ids in groups_of(bias, category).items():
+            path = run.folder / f"group-{category}-{cue}-{config.erf_size}-{config.group_images}.npz"
+            if analysis.overwrite:
+                path.unlink(missing_ok=True)
+            if not ids:
+                continue
+            examples = [by_id[one] for one in ids[: config.group_images]]
+            what = f"receptive field of {model.label}, {category} by {cue}"
+            field = erf_of_examples(model, analysis.stimuli, examples, config, path, what, analysis.track)
+            found[category][cue] = numbers_of_erf(field)
+    return found
+
+
+def chosen_categories(bias: ShapeBias, wanted: Sequence[str]) -> list[str]:
+    """The categories whose groups are compared.
+
+    Args:
+        bias: of the model.
+        wanted: names; "all" for the images of all categories; "none" for none; "auto" for clock, or if there
+            is no such category the one with most images in its smaller group.
+
+    Raises:
+        InputError: an unknown category.
+    """
+    if "none" in wanted:
+        return []
+    names = []
+    for name in wanted:
+        if name != "auto":
+            if name not in (*bias.categories, EVERY_CATEGORY):
+                known = ", ".join(bias.categories)
+                raise InputError(
+                    f"there is no shape category {name!r}, expected one of {known}, {EVERY_CATEGORY}, auto, "
+                    "none"
+                )
+            names.append(name)
+        elif PREFERRED in bias.categories:
+            names.append(PREFERRED)
+        else:
+            smaller = {key: min(one.shape, one.texture) for key, one in bias.categories.items()}
+            names.append(max(smaller, key=lambda key: smaller[key]))
+    return list(dict.fromkeys(names))
+
+
+def draw(analysis: Analysis, found: dict[str, Numbers], config: ShapeBiasConfig) -> list[Path]:
+    """The bias by category and overall, and r(t) of the groups of each category."""
+    assert analysis.stimuli is not None
+    # People and networks were published for the 16 categories.
+    published = {name.lower() for name in analysis.stimuli.class_names} == set(CATEGORIES)
+    drawn = figures.shape_bias(found, PUBLISHED if published else None)
+    written = save_figure(drawn, analysis.figures / "shape-bias")
+    for category in dict.fromkeys(name for numbers in found.values() for name in numbers["groups"]):
+        both = {
+            label: numbers["groups"][category]
+            for label, numbers in found.items()
+            if numbers["groups"].get(category)
+        }
+        if both:
+            drawn = erf_figures.groups(both, category)
+            written += save_figure(drawn, analysis.figures / f"erf-groups-{category}")
+    return written
+
+
+def headline(numbers: Numbers) -> Numbers:
+    """The numbers of the comparison."""
+    return {"shape_bias": numbers["overall"], "shape_bias_interval": numbers["interval"]}

@@ -180,31 +180,31 @@ class _Plan:
         rest = tuple(name for name in self._own() if name not in main)
         data = self.scale.data
         return [
-            self._instrument("erf", "erf", main, data, _FIELDS),
-            self._instrument("erf-others", "erf", rest, data, ()),
-            self._instrument("channels", "channels", main, data, _CHANNELS),
-            self._instrument("channels-others", "channels", others, data, _CHANNELS_OTHERS),
-            self._instrument("maps", "maps", main, data, _SIGNED),
-            self._instrument("complexity", "complexity", main, data, _COMPLEXITY),
-            self._instrument("shape-bias", "shape_bias", self.scale.biased, self.scale.stimuli, _BIAS),
+            self._instrument("erf", ("erf",), main, data, _FIELDS),
+            self._instrument("erf-others", ("erf",), rest, data, ()),
+            self._instrument("channels", _CHANNEL_INSTRUMENTS, main, data, _CHANNELS),
+            self._instrument("channels-others", _CHANNEL_INSTRUMENTS, others, data, _CHANNELS_OTHERS),
+            self._instrument("maps", ("signed-cam", "thresholds"), main, data, _SIGNED),
+            self._instrument("complexity", ("complexity",), main, data, _COMPLEXITY),
+            self._instrument("shape-bias", ("shape-bias",), self.scale.biased, self.scale.stimuli, _BIAS),
         ]
 
     def _instrument(
         self,
         name: str,
-        instrument: str,
+        instruments: tuple[str, ...],
         names: tuple[str, ...],
         inputs: tuple[Input, ...],
         made: tuple[tuple[str, str, str], ...],
     ) -> Step:
         out = self._analysis(name)
         asked = self.scale.analysis
-        if instrument != "shape_bias":
+        if "shape-bias" not in instruments:
             asked = dataclasses.replace(asked, stimuli="")
         return Step(
             name,
             f"{name} of {', '.join(names)}",
-            partial(work.analyse, instrument, asked, [self._place(one) for one in names], out),
+            partial(work.analyse, instruments, asked, [self._place(one) for one in names], out),
             makes=tuple(
                 Made(paper, title, out / "figures" / f"{stem.format(self.scale.analysis.group[0])}.png")
                 for paper, stem, title in made
@@ -310,6 +310,7 @@ def _place_in_paper(paper: str) -> tuple[bool, str, float]:
     return paper == "", paper[:3], float(digits or 0)
 
 
+_CHANNEL_INSTRUMENTS = ("activation", "class-weights")
 # (number in the paper, stem of the instrument's figure, title)
 _FIELDS = (
     ("Fig. 10a", "erf-curves", "Effective receptive fields: area ratio r(t)"),

@@ -10,9 +10,8 @@ from typing import Any
 from heatbox._utils.io import read_json
 from heatbox._utils.progress import on_terminal
 from heatbox.analysis.config import AllConfig
-from heatbox.analysis.runner import COMPARISON, Analysis
-from heatbox.analysis.signed_cam_parts import draw_parts
-from heatbox.analysis.subjects import images_of, subjects_of
+from heatbox.analysis.runner import COMPARISON, Analysis, compared_models, images_of
+from heatbox.analysis.signed_cam import draw_signed_cam
 from heatbox.config import EvaluateConfig
 from heatbox.data.open import open_split
 from heatbox.data.prepare import prepare_cub
@@ -72,12 +71,18 @@ def evaluate_network(place: Place, asked: EvaluateConfig, folder: Path, *, tell:
 
 
 def analyse(
-    instrument: str, asked: AllConfig, places: Sequence[Place], out: Path, *, tell: Tell, anew: bool
+    instruments: Sequence[str],
+    asked: AllConfig,
+    places: Sequence[Place],
+    out: Path,
+    *,
+    tell: Tell,
+    anew: bool,
 ) -> None:
-    """Measure networks side by side with one instrument: erf, channels, maps, complexity or shape_bias."""
+    """Measure networks side by side with some instruments."""
     config = _of(asked, places)
     analysis = Analysis(config, out, on_terminal, anew)
-    getattr(analysis, instrument)(config)
+    analysis.run(*instruments)
     analysis.compare()
 
 
@@ -101,8 +106,7 @@ def draw_pictures(runs: Mapping[str, Path], data: str, out: Path, *, tell: Tell,
 def draw_cam_parts(asked: AllConfig, places: Sequence[Place], out: Path, *, tell: Tell, anew: bool) -> None:
     """What CAM is made of: channels of high and of low weight, and CAM from either sign."""
     config = _of(asked, places)
-    split = images_of(open_split(config.data, config.metadata), config)
-    draw_parts(subjects_of(config, out.parent), split, config, out)
+    draw_signed_cam(compared_models(config, out.parent), images_of(config), config, out)
 
 
 def draw_scores(
