@@ -185,7 +185,7 @@ def test_an_interrupted_field_goes_on(scene, monkeypatch, capsys):
 
     monkeypatch.setattr(erf, "contributions", stop_at_third)
     assert main(command) == 130
-    assert "goes on from there" in capsys.readouterr().err
+    assert "rerun the command to resume" in capsys.readouterr().err
     with np.load(scene / "out" / "models" / "blobs" / "erf" / "contribution.npz") as kept:
         assert len(kept["ids"]) == 2
     assert main(command) == 0
