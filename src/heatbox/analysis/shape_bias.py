@@ -410,8 +410,8 @@ def shape_bias(
 
     Args:
         model: images (B, 3, H, W) → logits (B, K).
-        cue_conflict: the stimuli: a split whose ids are named SHAPEn-TEXTUREm (`heatbox.glyphs_cue_conflict()`
-            draws some), or their path.
+        cue_conflict: the stimuli: a split whose ids are named SHAPEn-TEXTUREm, such as that of
+            `heatbox.glyphs_cue_conflict`, or their path.
         categories: category → indices of its classes; by default as `categories_for` says.
         batch_size: images per forward pass.
         preprocess: from image to input; by default the model's own, with the image resized, not cropped.
