@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader
 from torchvision import datasets, transforms
 
 from heatbox.data.glyphs import glyphs
-from heatbox.data.loader import TrainCrop, TrainImages, normalised
+from heatbox.data.loader import TrainCrop, TrainImages, normalize
 from heatbox.data.open import open_split
 
 MEAN, STD = TrainCrop.mean, TrainCrop.std
@@ -47,14 +47,14 @@ def draw(root: Path, count: int) -> None:
 
 
 def seconds(data, workers: int) -> float:
-    """One pass: from the files to normalised float32 batches in the main process."""
+    """One pass: from the files to normalized float32 batches in the main process."""
     loader = DataLoader(data, batch_size=32, num_workers=workers, persistent_workers=workers > 0)
     for _ in loader:  # starts the workers and fills the file cache
         pass
     start = time.perf_counter()
     for images, _ in loader:
         if images.dtype == torch.uint8:
-            images = normalised(images, MEAN, STD)
+            images = normalize(images, MEAN, STD)
         assert images.dtype == torch.float32
     return time.perf_counter() - start
 

@@ -9,7 +9,7 @@ from PIL import Image
 from torchvision import transforms
 
 from heatbox.data.augment import Augment
-from heatbox.data.loader import TrainCrop, TrainImages, normalised, resized_crop
+from heatbox.data.loader import TrainCrop, TrainImages, normalize, resized_crop
 from heatbox.data.open import open_split
 from heatbox.errors import InputError
 from helpers import data_trees as trees
@@ -115,14 +115,14 @@ def test_dataset_reads_every_kind_and_names_what_is_broken(tmp_path):
 
 
 @pytest.mark.parametrize("augment", [None, lambda picture: picture.rotate(90)])
-def test_bytes_are_normalised_later(photo, augment):
+def test_bytes_are_normalize_later(photo, augment):
     data = photo.read_bytes()
     torch.manual_seed(1)
     now = TrainCrop(64, augment=augment).from_jpeg(data)
     torch.manual_seed(1)
     later = TrainCrop(64, augment=augment, as_bytes=True).from_jpeg(data)
     assert later.dtype == torch.uint8
-    assert torch.equal(normalised(later[None], MEAN, STD)[0], now)
+    assert torch.equal(normalize(later[None], MEAN, STD)[0], now)
     expected = transforms.Normalize(MEAN, STD)(later.float() / 255)
     assert torch.allclose(now, expected, atol=1e-5)
 

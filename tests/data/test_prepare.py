@@ -51,7 +51,7 @@ def test_resumes(source, tmp_path):
 
 def test_another_variant_is_refused(source, tmp_path):
     prepare_cub(source, tmp_path / "out")
-    with pytest.raises(InputError, match="holds the variant 'squash'"):
+    with pytest.raises(InputError, match="contains the variant 'squash'"):
         prepare_cub(source, tmp_path / "out", "short-side")
 
 

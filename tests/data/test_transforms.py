@@ -8,15 +8,15 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from heatbox.data.transforms import (
-    CentreCrop,
-    Chain,
+    CenterCrop,
+    Compose,
     Crop,
-    Flip,
+    HorizontalFlip,
     Pad,
     Preprocess,
-    QuarterTurn,
     Resize,
     ResizeShort,
+    Rotate90,
 )
 from heatbox.errors import InputError
 
@@ -68,13 +68,13 @@ side = st.integers(20, 160)
 steps = st.one_of(
     st.builds(Resize, st.tuples(side, side)),
     st.builds(ResizeShort, st.integers(40, 120)),
-    st.builds(CentreCrop, st.tuples(side, side)),
+    st.builds(CenterCrop, st.tuples(side, side)),
     st.builds(Pad, st.tuples(*[st.integers(0, 20)] * 4)),
     st.tuples(st.integers(-10, 30), st.integers(-10, 30), side, side).map(
         lambda b: Crop((b[0], b[1], b[0] + b[2], b[1] + b[3]))
     ),
-    st.just(Flip()),
-    st.just(QuarterTurn()),
+    st.just(HorizontalFlip()),
+    st.just(Rotate90()),
 )
 
 
@@ -108,11 +108,13 @@ def test_boxes_follow_every_step(size, share, step):
 
 @settings(max_examples=100, deadline=None)
 @given(
-    st.lists(st.sampled_from([Flip(), QuarterTurn(), Pad((3, 0, 5, 2)), Crop((1, 2, 33, 40))]), max_size=6)
+    st.lists(
+        st.sampled_from([HorizontalFlip(), Rotate90(), Pad((3, 0, 5, 2)), Crop((1, 2, 33, 40))]), max_size=6
+    )
 )
 def test_chains_of_exact_steps_are_exact(chain):
     box = [10, 12, 30, 25]
-    image, boxes = Chain(chain)(drawn((44, 50), box), np.array([box], dtype=np.float64))
+    image, boxes = Compose(chain)(drawn((44, 50), box), np.array([box], dtype=np.float64))
     seen = found(image)
     if seen is not None:
         assert boxes[0].tolist() == seen
@@ -122,10 +124,10 @@ def test_no_boxes_stay_none():
     for step in (
         Resize((9, 8)),
         ResizeShort(7),
-        CentreCrop((5, 5)),
+        CenterCrop((5, 5)),
         Pad((1, 1, 1, 1)),
-        Flip(),
-        QuarterTurn(),
+        HorizontalFlip(),
+        Rotate90(),
     ):
         assert step(Image.new("L", (20, 30)), np.zeros((0, 4)))[1].shape == (0, 4)
 

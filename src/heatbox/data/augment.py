@@ -1,4 +1,4 @@
-"""Augmentation policies of the pre-training recipes, built from timm and torchvision."""
+"""Augmentations of the pre-training recipes, built from timm and torchvision."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from heatbox.errors import InputError
 
 @dataclass(frozen=True)
 class Augment:
-    """Which augmentations are switched on; the defaults are those of the pre-training (supplement 8).
+    """The enabled augmentations; the defaults are those of the pre-training (supplement 8).
 
     Attributes:
         auto: a timm policy string such as "rand-m9-mstd0.5-inc1", or "" for none.
-        jitter: strength of the colour jitter, used where `auto` is "": a policy has colour of its own.
-        erase: probability of random erasing, by noise a pixel.
-        mixup, cutmix: the alpha of each, 0 for none.
-        smoothing: of labels.
+        jitter: strength of the color jitter, used if `auto` is "": a policy has its own color operations.
+        erase: probability of random erasing, with noise per pixel.
+        mixup, cutmix: alpha of each, 0 to disable it.
+        smoothing: label smoothing.
     """
 
     auto: str = "rand-m9-mstd0.5-inc1"
@@ -38,7 +38,7 @@ class Augment:
             raise InputError(f"jitter {self.jitter}, mixup {self.mixup}, cutmix {self.cutmix}: below 0")
 
     def on_picture(self, size: int, mean: tuple[float, ...]) -> Callable[[Image.Image], Image.Image] | None:
-        """RandAugment or colour jitter, on RGB pictures of the input's size; None for neither."""
+        """RandAugment or color jitter, for RGB images of the input's size; None for neither."""
         if self.auto:
             from timm.data.auto_augment import rand_augment_transform
 
@@ -58,8 +58,8 @@ class Augment:
     def on_batch(self, num_classes: int) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
         """Erasing, mixup and cutmix: (B, 3, H, W), (B,) labels → images, (B, num_classes) soft labels.
 
-        The images are changed in place. All draws come from the CPU's generators, for images on any device.
-        Mixing needs pairs: the last image of an odd batch stays as it is.
+        Images are changed in place. All random numbers come from the generators of the CPU, for images on any
+        device. Mixing needs pairs: the last image of an odd batch is not mixed.
         """
         from timm.data import Mixup
         from timm.data.random_erasing import RandomErasing
@@ -70,16 +70,16 @@ class Augment:
 
         def apply(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
             images = erase(images) if erase else images
-            soft = smoothed(labels, num_classes, self.smoothing)
+            soft = smooth_labels(labels, num_classes, self.smoothing)
             even = len(images) // 2 * 2
             if mixed and even:
-                soft[:even] = mix(images[:even], labels[:even])[1]  # which mixes in place
+                soft[:even] = mix(images[:even], labels[:even])[1]  # mixes in place
             return images, soft
 
         return apply
 
 
-def smoothed(labels: Tensor, num_classes: int, smoothing: float) -> Tensor:
+def smooth_labels(labels: Tensor, num_classes: int, smoothing: float) -> Tensor:
     """(B,) labels → (B, num_classes) float32: smoothing / num_classes everywhere, the rest on the label."""
     low = smoothing / num_classes
     soft = torch.full((len(labels), num_classes), low, device=labels.device)
@@ -87,7 +87,7 @@ def smoothed(labels: Tensor, num_classes: int, smoothing: float) -> Tensor:
 
 
 def _at_least_one_bit(policy: Callable[[Image.Image], Image.Image]) -> Callable[[Image.Image], Image.Image]:
-    """Keep timm's posterisation from asking for 0 bits: Pillow 13 refuses that, older ones painted black."""
+    """Keep timm's Posterize from 0 bits, which Pillow 13 refuses and older versions turned into black."""
     for operation in getattr(policy, "ops", ()):
         if operation.name.startswith("Posterize"):
             bits = operation.level_fn

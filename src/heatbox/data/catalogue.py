@@ -1,6 +1,6 @@
-"""What is known of the data sets: licence, size, where they are published, what to put where, checksums.
+"""The supported data sets: license, size, source, expected files and checksums.
 
-Where each figure was looked up stands in docs/datasets.md.
+docs/datasets.md lists the source of each figure.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ class Entry:
     """One data set.
 
     Attributes:
-        name: as people call it.
+        name: common name.
         what: splits and their numbers of images.
-        licence: under which it may be used, in a few words; the publisher's page decides.
-        size: of the download, where the publisher tells it.
-        where: the page on which it is published.
-        layout: which files to put into one folder, packed or unpacked.
-        md5: file name → checksum, where one is known.
+        licence: terms of use in a few words; the publisher's page is authoritative.
+        size: of the download, if the publisher states it.
+        where: the page of the publisher.
+        layout: the files to put into one folder, as archives or extracted.
+        md5: file name → checksum, if known.
     """
 
     name: str
@@ -52,7 +52,7 @@ CATALOGUE = (
     Entry(
         "CUBV2",
         "1,000 more photographs of the same birds, a box each: the threshold split",
-        "labels and boxes CC BY 2.0, each photograph its own",
+        "labels and boxes CC BY 2.0, photographs individually licensed",
         "not published",
         "https://github.com/clovaai/wsolevaluation",
         "images/ beside the four files of metadata/CUB/val; in CUB_200_2011/CUBV2 it is split fullsup",
@@ -74,7 +74,7 @@ CATALOGUE = (
     Entry(
         "ImageNetV2 with boxes",
         "10,000 more photographs of ILSVRC2012's classes (threshold 0.7): the threshold split",
-        "boxes CC BY 2.0, images as their publisher says",
+        "boxes CC BY 2.0, images under the terms of their publisher",
         "not published",
         "https://github.com/clovaai/wsolevaluation, images https://github.com/modestyachts/ImageNetV2",
         "dataset/ILSVRC/val2 and metadata/ILSVRC/val",
@@ -90,15 +90,15 @@ CATALOGUE = (
     Entry(
         "Tiny-ImageNet",
         "200 classes of 64 x 64 pixels: 100,000 train, 10,000 val, a box each",
-        "none given; the pictures are ImageNet's",
+        "none given; the images are from ImageNet",
         "0.25 GB",
         "http://cs231n.stanford.edu/tiny-imagenet-200.zip",
-        "tiny-imagenet-200.zip, or what is in it",
+        "tiny-imagenet-200.zip, or its content",
         {"tiny-imagenet-200.zip": "90528d7ca1a48142e341f4ef8d21d0de"},
     ),
     Entry(
         "cue-conflict stimuli",
-        "1,280 pictures, shape of one of 16 categories in the texture of another",
+        "1,280 images, the shape of one of 16 categories with the texture of another",
         "CC BY 4.0",
         "not published",
         "https://github.com/rgeirhos/texture-vs-shape",
@@ -106,7 +106,7 @@ CATALOGUE = (
     ),
     Entry(
         "your own",
-        "CLASS/picture or SPLIT/CLASS/picture",
+        "CLASS/image or SPLIT/CLASS/image",
         "yours",
         "any",
         "-",
@@ -116,10 +116,10 @@ CATALOGUE = (
 
 
 def checksum_problems(path: Path) -> tuple[list[str], int]:
-    """Compare files of known names, at a path or directly in it, with their published MD5.
+    """Compare files with known names, at a path or directly in it, with their published MD5.
 
     Returns:
-        what differs, one sentence each, and the number of files compared.
+        the differences, one sentence each, and the number of files compared.
     """
     known = {name: digest for entry in CATALOGUE for name, digest in entry.md5.items()}
     files = [path] if path.is_file() else sorted(p for p in path.iterdir() if p.is_file())

@@ -1,10 +1,10 @@
-"""glyphs: an embedded data set, drawn on the fly, on which localization can be learned and measured.
+"""glyphs: an embedded synthetic data set for training and evaluating localization.
 
-Ten classes of shape on cluttered, textured backgrounds. The class is the shape; the texture of the object is
-drawn at random. Objects cover 10 to 60% of the image by their box and lie off-centre as often as centred, so
-that guessing the centre fails. Boxes and masks are exact: they are made before the picture is.
+Ten classes of shapes on cluttered, textured backgrounds. The class is the shape; the texture of the object is
+random. The boxes of objects cover 10 to 60% of the image, off-center as often as centered, so that a centered
+box fails. Boxes and masks are exact: the image is drawn from them.
 
-Every image is a function of (seed, split, index) alone: no file, no download, the same on every machine.
+Every image is a function of (seed, split, index) alone: no files, no download, the same on every machine.
 """
 
 from __future__ import annotations
@@ -39,28 +39,28 @@ CLASS_NAMES = tuple(SHAPES)
 TEXTURES = ("stripes", "checks", "dots", "rings", "bricks", "zigzag", "grain", "clouds", "weave", "ramp")
 SPLITS = {"train": 4000, "fullsup": 500, "test": 500}
 
-_SHARE = (0.10, 0.60)  # of the image, covered by the object's box
-_FILL = 0.96  # of a side, covered at most by the object's box
+_AREA = (0.10, 0.60)  # of the object's box, as a fraction of the image
+_MAX_SIDE = 0.96  # of the object's box, as a fraction of the image's side
 _ANGLES, _ASPECTS = 24, 5
-_BACKGROUND_CONTRAST, _BACKGROUND_TINT = 0.3, 0.5  # clutter is paler than objects
-_LEAST_CONTRAST = 0.8  # sum over RGB between the means of object and ground, where it can be had
+_BACKGROUND_CONTRAST, _BACKGROUND_TINT = 0.3, 0.5  # clutter has less contrast than objects
+_MIN_CONTRAST = 0.8  # sum over RGB of the mean difference of object and background, if attainable
 
 
 def _star(u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    turn = np.abs((np.arctan2(u, -v) / (2 * np.pi / 5)) % 1 - 0.5) * 2  # 1 at a tip, 0 between two
-    return np.hypot(u, v) < 0.42 + 0.58 * turn**1.3
+    phase = np.abs((np.arctan2(u, -v) / (2 * np.pi / 5)) % 1 - 0.5) * 2  # 1 at a tip, 0 between two
+    return np.hypot(u, v) < 0.42 + 0.58 * phase**1.3
 
 
 @dataclass(frozen=True)
 class Glyph:
-    """Where and how one object is drawn: everything about its mask, nothing about colours.
+    """The geometry of one object, which determines its mask; colors are not part of it.
 
     Attributes:
         shape: class index.
         texture: index into `TEXTURES`.
         angle, aspect: indices of rotation and aspect ratio.
-        scale: pixels per unit of the shape's own coordinates.
-        centre: (x, y) in pixels of the origin of the shape's coordinates.
+        scale: pixels per unit of the shape's coordinates.
+        centre: (x, y) in pixels, origin of the shape's coordinates.
     """
 
     shape: int
@@ -78,22 +78,22 @@ def glyphs(
     seed: int = 0,
     texture_match: float = 0.0,
 ) -> Split:
-    """A split of the embedded data set.
+    """Make a split of the embedded data set.
 
     Args:
         split: "train", "fullsup" or "test"; images of different splits never coincide.
         count: number of images; by default 4000, 500 and 500.
         size: side of the square images in pixels, at least 32.
-        seed: another seed gives another data set.
-        texture_match: probability that an object wears the texture of its own class instead of a random
-            one. Above 0 a network may take to texture, which the cue-conflict pairs then reveal.
+        seed: of the data set.
+        texture_match: probability that an object has the texture of its own class instead of a random one.
+            Above 0, a network can learn texture instead of shape, which `glyphs_cue_conflict` then measures.
 
     Returns:
         the split, with exact boxes (x1, y1 inclusive, x2, y2 exclusive pixel edges) and exact masks.
 
     Raises:
-        InputError: an unknown split, or a size or number that makes no sense.
-        TypeError: a size, number or seed that is not whole.
+        InputError: an unknown split, or a size or number out of range.
+        TypeError: a size, number or seed that is not an integer.
 
     Examples:
         >>> split = glyphs("test", count=10)
@@ -121,20 +121,20 @@ def glyphs(
 
 
 def glyphs_cue_conflict(count: int = 1280, size: int = 64, seed: int = 0) -> Split:
-    """Images whose shape is of one class and whose texture is of another, in equal numbers of all pairs.
+    """Make images with the shape of one class and the texture of another, all pairs equally often.
 
     Args:
         count: number of images.
         size: side in pixels.
-        seed: of the drawing.
+        seed: of the images.
 
     Returns:
         a split labelled by shape; ids are ``SHAPE/SHAPEn-TEXTUREm.png`` with class names for both, as in
         the cue-conflict stimuli of Geirhos et al. (ICLR 2019).
 
     Raises:
-        InputError: a size or number that makes no sense.
-        TypeError: a size, number or seed that is not whole.
+        InputError: a size or number out of range.
+        TypeError: a size, number or seed that is not an integer.
     """
     _check(count, size, seed)
     classes = len(SHAPES)
@@ -143,8 +143,8 @@ def glyphs_cue_conflict(count: int = 1280, size: int = 64, seed: int = 0) -> Spl
     for index in range(count):
         shape, texture = pairs[index % len(pairs)]
         again = index // len(pairs) + 1
-        name, dressed_as = CLASS_NAMES[shape], CLASS_NAMES[texture]
-        key = f"{name}/{name}{again}-{dressed_as}{again}.png"
+        name, other = CLASS_NAMES[shape], CLASS_NAMES[texture]
+        key = f"{name}/{name}{again}-{other}{again}.png"
         drawn[key] = _place(_rng(seed, "cue-conflict", index), shape, texture, size)
     return _split("cue-conflict", drawn, size, seed)
 
@@ -154,7 +154,7 @@ def _check(count: int, size: int, seed: int) -> None:
     check_integer(size, "size", None)
     check_integer(seed, "seed", 0)
     if size < 32:
-        raise InputError(f"glyphs of {size} pixels are too small to tell apart, expected at least 32")
+        raise InputError(f"glyphs of {size} pixels are too small to distinguish, expected at least 32")
     if count < 1:
         raise InputError(f"a split of {count} glyphs is empty, expected at least one image")
 
@@ -184,38 +184,38 @@ def _rng(seed: int, stream: str, index: int) -> np.random.Generator:
 
 @cache
 def _extent(shape: int, angle: int, aspect: int) -> tuple[float, float, float, float]:
-    """x1, y1, x2, y2 of the turned shape at unit scale."""
+    """x1, y1, x2, y2 of the rotated shape at unit scale."""
     grid = np.linspace(-1.6, 1.6, 321)
     ys, xs = np.nonzero(_inside(shape, angle, aspect, grid[None, :], grid[:, None]))
     return grid[xs.min()], grid[ys.min()], grid[xs.max()], grid[ys.max()]
 
 
 def _inside(shape: int, angle: int, aspect: int, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    turn = np.pi / 3 * (angle / (_ANGLES - 1) - 0.5)  # up to 30 degrees either way
+    rotation = np.pi / 3 * (angle / (_ANGLES - 1) - 0.5)  # up to 30 degrees either way
     stretch = 0.75 + 0.125 * aspect  # 0.75 to 1.25
-    u = (np.cos(turn) * x + np.sin(turn) * y) * np.sqrt(stretch)
-    v = (-np.sin(turn) * x + np.cos(turn) * y) / np.sqrt(stretch)
+    u = (np.cos(rotation) * x + np.sin(rotation) * y) * np.sqrt(stretch)
+    v = (-np.sin(rotation) * x + np.cos(rotation) * y) / np.sqrt(stretch)
     return SHAPES[CLASS_NAMES[shape]](u, v)
 
 
 def _place(rng: np.random.Generator, shape: int, texture: int, size: int) -> Glyph:
-    """Draw angle, aspect, size and place of one object."""
+    """Draw the angle, aspect ratio, size and position of one object at random."""
     angle, aspect = int(rng.integers(_ANGLES)), int(rng.integers(_ASPECTS))
     x1, y1, x2, y2 = _extent(shape, angle, aspect)
-    share = np.exp(rng.uniform(*np.log(_SHARE))) * size * size
-    scale = np.sqrt(share / ((x2 - x1) * (y2 - y1)))
-    scale = min(scale, _FILL * size / (x2 - x1), _FILL * size / (y2 - y1))
-    room = size - scale * np.array([x2 - x1, y2 - y1])  # pixels the box can move along each axis
-    if rng.random() < 0.5:  # centred, give or take
+    area = np.exp(rng.uniform(*np.log(_AREA))) * size * size
+    scale = np.sqrt(area / ((x2 - x1) * (y2 - y1)))
+    scale = min(scale, _MAX_SIDE * size / (x2 - x1), _MAX_SIDE * size / (y2 - y1))
+    free = size - scale * np.array([x2 - x1, y2 - y1])  # pixels that the box can move along each axis
+    if rng.random() < 0.5:  # near the center
         shift = np.clip(rng.normal(0.5, 0.08, 2), 0, 1)
-    else:  # in the outer parts of its room
+    else:  # near the edges
         shift = np.where(rng.random(2) < 0.5, rng.uniform(0, 0.2, 2), rng.uniform(0.8, 1, 2))
-    left, top = room * shift
+    left, top = free * shift
     return Glyph(shape, texture, angle, aspect, float(scale), (left - scale * x1, top - scale * y1))
 
 
 def _mask(glyph: Glyph, size: int) -> np.ndarray:
-    """(size, size) bool: pixels whose centre lies inside the shape."""
+    """(size, size) bool: pixels whose center lies inside the shape."""
     pixels = np.arange(size) + 0.5
     x, y = (pixels - glyph.centre[0]) / glyph.scale, (pixels - glyph.centre[1]) / glyph.scale
     return _inside(glyph.shape, glyph.angle, glyph.aspect, x[None, :], y[:, None])
@@ -231,48 +231,48 @@ def _box(mask: np.ndarray) -> np.ndarray:
 
 
 def _paint(rng: np.random.Generator, glyph: Glyph, size: int) -> np.ndarray:
-    """(size, size, 3) uint8 picture of the object on its background."""
-    picture = _background(rng, size)
+    """(size, size, 3) uint8 image of the object on its background."""
+    image = _background(rng, size)
     mask = _mask(glyph, size)
-    around = picture[mask].mean(0)
-    dress, best = picture, -1.0
-    for _ in range(8):  # an object of nearly its background's colours could not be told from it
+    behind = image[mask].mean(0)
+    texture, best = image, -1.0
+    for _ in range(8):  # an object in the colors of its background would be invisible
         candidate = _textured(rng, TEXTURES[glyph.texture], size)
-        contrast = float(np.abs(candidate[mask].mean(0) - around).sum())
+        contrast = float(np.abs(candidate[mask].mean(0) - behind).sum())
         if contrast > best:
-            dress, best = candidate, contrast
-        if best > _LEAST_CONTRAST:
+            texture, best = candidate, contrast
+        if best > _MIN_CONTRAST:
             break
-    picture = np.where(mask[..., None], dress, picture)
-    picture = cv2.GaussianBlur(picture, (3, 3), 0.5) + rng.normal(0, 0.02, picture.shape)
-    return (np.clip(picture, 0, 1) * 255).astype(np.uint8)
+    image = np.where(mask[..., None], texture, image)
+    image = cv2.GaussianBlur(image, (3, 3), 0.5) + rng.normal(0, 0.02, image.shape)
+    return (np.clip(image, 0, 1) * 255).astype(np.uint8)
 
 
 def _background(rng: np.random.Generator, size: int) -> np.ndarray:
-    """Two textures, parted by clouds, with torn patches of a third and lines strewn over them."""
+    """Two textures separated by smooth noise, with patches of a third, and lines at random positions."""
     kinds = rng.integers(len(TEXTURES), size=3)
-    picture = _textured(rng, TEXTURES[kinds[0]], size)
+    image = _textured(rng, TEXTURES[kinds[0]], size)
     for kind, cells, above in zip(kinds[1:], (4, 9), (rng.uniform(0.45, 0.65), 0.8), strict=True):
         part = _clouds(rng, size, cells) > above
-        picture = np.where(part[..., None], _textured(rng, TEXTURES[kind], size), picture)
-    faded = 0.5 + _BACKGROUND_CONTRAST * (picture - 0.5)
-    picture = np.ascontiguousarray(faded + _BACKGROUND_TINT * (rng.random(3) - 0.5))
+        image = np.where(part[..., None], _textured(rng, TEXTURES[kind], size), image)
+    faded = 0.5 + _BACKGROUND_CONTRAST * (image - 0.5)
+    image = np.ascontiguousarray(faded + _BACKGROUND_TINT * (rng.random(3) - 0.5))
     for _ in range(rng.integers(3, 7)):
         ends = rng.integers(0, size, 4).tolist()
         width = int(rng.integers(1, max(2, size // 24)))
-        cv2.line(picture, ends[:2], ends[2:], rng.random(3).tolist(), width)
-    return picture
+        cv2.line(image, ends[:2], ends[2:], rng.random(3).tolist(), width)
+    return image
 
 
 def _textured(rng: np.random.Generator, kind: str, size: int) -> np.ndarray:
-    """(size, size, 3) float64 in [0, 1]: a texture in two random colours, turned and scaled at random."""
-    turn, period = rng.uniform(0, np.pi), rng.uniform(0.08, 0.22) * size
+    """(size, size, 3) float64 in [0, 1]: a texture in two random colors, randomly rotated and scaled."""
+    angle, period = rng.uniform(0, np.pi), rng.uniform(0.08, 0.22) * size
     pixels = np.arange(size)
-    x = (np.cos(turn) * pixels[None, :] + np.sin(turn) * pixels[:, None]) / period + rng.random()
-    y = (np.cos(turn) * pixels[:, None] - np.sin(turn) * pixels[None, :]) / period + rng.random()
+    x = (np.cos(angle) * pixels[None, :] + np.sin(angle) * pixels[:, None]) / period + rng.random()
+    y = (np.cos(angle) * pixels[:, None] - np.sin(angle) * pixels[None, :]) / period + rng.random()
     blend = _PATTERNS[kind](rng, x, y)[..., None]
-    colours = rng.random((2, 3))
-    return colours[0] + (colours[1] - colours[0]) * (0.2 + 0.6 * blend)
+    colors = rng.random((2, 3))
+    return colors[0] + (colors[1] - colors[0]) * (0.2 + 0.6 * blend)
 
 
 def _clouds(rng: np.random.Generator, size: int, cells: int) -> np.ndarray:

@@ -1,9 +1,9 @@
-"""Training pictures from disk: decoded no larger than they are needed, cropped, augmented, normalised.
+"""Images for training: decoded no larger than needed, cropped, augmented, normalized. Batches for inference.
 
-A JPEG can be decoded at half, a quarter or an eighth of its size at a fraction of the cost (libjpeg's DCT
-scaling). The crop is drawn first, from the header; then the picture is decoded at the smallest such size at
-which the crop still has as many pixels as the network's input. Ordinary JPEGs go straight to arrays (`jpeg`),
-all other pictures through Pillow.
+A JPEG can be decoded at 1/2, 1/4 or 1/8 of its size at a fraction of the cost (DCT scaling in libjpeg). The
+crop is drawn first, from the size in the header; then the image is decoded at the smallest size at which the
+crop still has as many pixels as the network's input. Plain JPEGs are decoded straight to arrays
+(`plain_jpeg_size`), all other images by Pillow.
 """
 
 from __future__ import annotations
@@ -24,7 +24,14 @@ from torch.nn.functional import interpolate
 from torch.utils.data import Dataset, default_collate
 
 from heatbox._utils.devices import available_cores
-from heatbox.data.files.images import decode_factor, decode_image, decode_plain_jpeg, plain_jpeg_size, to_rgb
+from heatbox.data.files.images import (
+    TreeImages,
+    decode_factor,
+    decode_image,
+    decode_plain_jpeg,
+    plain_jpeg_size,
+    to_rgb,
+)
 from heatbox.data.types import Example, Split
 from heatbox.errors import InputError
 
@@ -32,21 +39,21 @@ Crop = tuple[int, int, int, int]
 _UNDECODABLE = (
     *(OSError, SyntaxError, ValueError, EOFError, AssertionError, struct.error),
     Image.DecompressionBombError,
-)  # not every error, as a transform of the user's own may hold a mistake
+)  # not every exception, because a user's transform may have a bug
 
 
 @dataclass(frozen=True)
 class TrainCrop:
-    """Random resized crop and mirror image, as torchvision draws them (RandomResizedCrop), then a tensor.
+    """Random resized crop and horizontal flip, drawn as in torchvision (RandomResizedCrop), then a tensor.
 
     Attributes:
         size: side of the square input.
-        scale: range of the crop's share of the picture's area.
-        ratio: range of the crop's width over height; None squashes the whole picture, without a crop.
-        flip: probability of the mirror image.
+        scale: range of the crop's area, as a fraction of the image's area.
+        ratio: range of the crop's aspect ratio, width over height; None resizes the whole image instead.
+        flip: probability of the horizontal flip.
         mean, std: per RGB channel, of values in [0, 1].
-        augment: RGB picture of the input's size → another, for example timm's RandAugment; or None.
-        as_bytes: leave levels from 0 to 255, to be `normalised` as a batch, on any device: a quarter of the
+        augment: RGB image of the input's size → another, for example timm's RandAugment; or None.
+        as_bytes: return uint8 levels, to be passed to `normalize` as a batch on any device: a quarter of the
             memory to move between processes and devices.
     """
 
@@ -60,20 +67,20 @@ class TrainCrop:
     as_bytes: bool = False
 
     def crop(self, width: int, height: int) -> Crop:
-        """A crop (left, top, right, bottom) of a picture, drawn with torch's generator."""
+        """A crop (left, top, right, bottom) of an image, drawn from torch's generator."""
         if self.ratio is None:
             return 0, 0, width, height
         from torchvision.transforms import RandomResizedCrop
 
-        blank = Image.new("1", (width, height))  # only its size is asked for
+        blank = Image.new("1", (width, height))  # only its size is used
         top, left, rows, columns = RandomResizedCrop.get_params(blank, list(self.scale), list(self.ratio))
         return left, top, left + columns, top + rows
 
     def __call__(self, image: Image.Image) -> Tensor:
-        """A picture that may not be decoded yet → (3, size, size) float32, or uint8 if `as_bytes`.
+        """An image, possibly not decoded yet → (3, size, size) float32, or uint8 if `as_bytes`.
 
         Raises:
-            OSError: the picture is damaged.
+            OSError: the image is damaged.
         """
         width, height = image.size
         crop = self.crop(width, height)
@@ -85,7 +92,7 @@ class TrainCrop:
         return self._finish(pixels, crop, (width, height))
 
     def from_jpeg(self, data: bytes) -> Tensor | None:
-        """The same of a JPEG's content, sooner; None where it is none of those that `jpeg` decodes."""
+        """The same for the bytes of a plain JPEG, faster; None for any other file."""
         size = plain_jpeg_size(data)
         if size is None:
             return None
@@ -94,28 +101,28 @@ class TrainCrop:
         return None if pixels is None else self._finish(pixels, crop, size)
 
     def _factor(self, crop: Crop) -> int:
-        """By how much to decode smaller, so that the crop is still as large as the input."""
+        """The decoding factor at which the crop is still as large as the input."""
         left, top, right, bottom = crop
         return decode_factor(min(right - left, bottom - top) / self.size)
 
     def _finish(self, pixels: np.ndarray, crop: Crop, size: tuple[int, int]) -> Tensor:
-        """Crop, given in pixels of `size`, out of pixels that may be fewer, and all that follows."""
+        """Crop, flip, augment, normalize; `crop` is in pixels of `size`, `pixels` may be decoded smaller."""
         small = resized_crop(pixels, crop, size, self.size)  # (3, S, S) uint8
         if torch.rand(1) < self.flip:
             small = small.flip(2)
         if self.augment is not None:
-            picture = Image.fromarray(small.permute(1, 2, 0).contiguous().numpy())
-            small = _bytes_of(self.augment(picture))
-        return small if self.as_bytes else normalised(small, self.mean, self.std)
+            image = Image.fromarray(small.permute(1, 2, 0).contiguous().numpy())
+            small = _as_tensor(self.augment(image))
+        return small if self.as_bytes else normalize(small, self.mean, self.std)
 
 
 def resized_crop(pixels: np.ndarray, crop: Crop, size: tuple[int, int], side: int) -> Tensor:
     """A crop resized by antialiased bilinear interpolation, as torchvision's ``resized_crop``.
 
     Args:
-        pixels: (H, W, 3) uint8 of a picture, whole, but perhaps decoded smaller.
-        crop: (left, top, right, bottom) in pixels of the picture's own size.
-        size: the picture's own (width, height).
+        pixels: (H, W, 3) uint8 of the whole image, possibly decoded smaller.
+        crop: (left, top, right, bottom) in pixels of the stored image.
+        size: (width, height) of the stored image.
         side: of the result.
 
     Returns:
@@ -128,34 +135,34 @@ def resized_crop(pixels: np.ndarray, crop: Crop, size: tuple[int, int], side: in
         if region.shape[1:] == (side, side):
             return region.contiguous()
         return interpolate(region[None], (side, side), mode="bilinear", antialias=True)[0].contiguous()
-    # Of a picture decoded smaller a crop may begin between two pixels, which Pillow can do.
+    # In an image decoded smaller, a crop may begin between two pixels, which Pillow supports.
     x, y = width / size[0], height / size[1]
     box = (crop[0] * x, crop[1] * y, min(crop[2] * x, width), min(crop[3] * y, height))
-    picture = Image.fromarray(pixels).resize((side, side), Image.Resampling.BILINEAR, box=box)
-    return _bytes_of(picture)
+    return _as_tensor(Image.fromarray(pixels).resize((side, side), Image.Resampling.BILINEAR, box=box))
 
 
-def _bytes_of(image: Image.Image) -> Tensor:
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()  # cheaper while still bytes
+def _as_tensor(image: Image.Image) -> Tensor:
+    """RGB image → (3, H, W) uint8, contiguous: cheaper to copy now than as floats."""
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
 
 
-def normalised(pixels: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
-    """(..., 3, H, W) uint8 → float32 on the same device, normalised."""
+def normalize(pixels: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
+    """(..., 3, H, W) uint8 → normalized float32 on the same device."""
     return pixels.float().sub_(_levels(mean).to(pixels.device)).div_(_levels(std).to(pixels.device))
 
 
 @cache
 def _levels(values: tuple[float, ...]) -> Tensor:
-    """(3, 1, 1) of values in [0, 1] as byte levels."""
+    """Values in [0, 1] → (3, 1, 1) levels from 0 to 255."""
     return 255 * torch.tensor(values)[:, None, None]
 
 
 class TrainImages(Dataset):
-    """Pictures and labels of a split, for a torch DataLoader; boxes are never looked at.
+    """Images and labels of a split, for a torch DataLoader; boxes are not used.
 
     Args:
         split: any split.
-        transform: picture → tensor.
+        transform: image → tensor.
     """
 
     def __init__(self, split: Split, transform: Callable[[Image.Image], Tensor]) -> None:
@@ -165,7 +172,7 @@ class TrainImages(Dataset):
         return len(self.split)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        """((3, H, W) float32 or what else `transform` gives, label) of one image.
+        """(tensor from `transform`, label) of one image.
 
         Raises:
             InputError: naming the file that cannot be read.
@@ -174,8 +181,8 @@ class TrainImages(Dataset):
         return self._transformed(example), example.label
 
     def _transformed(self, example: Example) -> Tensor:
-        reader: Any = self.split.open_image
-        if not hasattr(reader, "source"):
+        reader = self.split.open_image
+        if not isinstance(reader, TreeImages):
             return self.transform(reader(example))
         data = reader.read(example)
         if isinstance(self.transform, TrainCrop) and (found := self.transform.from_jpeg(data)) is not None:
@@ -193,19 +200,19 @@ class TrainImages(Dataset):
 def preprocessed(
     split: Split, examples: Sequence[Example], preprocess: Callable[[Image.Image], Any], size: int
 ) -> Iterator[tuple[list[Example], Any]]:
-    """Batches in order; pictures are decoded in threads, one batch ahead.
+    """Batches of whole, preprocessed images in order, decoded in threads one batch ahead.
 
     Args:
-        split: opens the pictures.
-        examples: those of the split that are wanted.
-        preprocess: picture → (3, H, W), or a list of such tensors.
-        size: images a batch; the last may be smaller.
+        split: opens the images.
+        examples: examples of the split.
+        preprocess: image → (3, H, W), or a list of such tensors.
+        size: images per batch; the last may be smaller.
 
     Yields:
         the examples and their (B, 3, H, W) float32, or a list of such batches.
 
     Raises:
-        InputError: naming the picture that cannot be read.
+        InputError: naming the image that cannot be read.
     """
 
     def load(example: Example) -> Any:

@@ -1,4 +1,4 @@
-"""Smaller copies of a data set for training, with its boxes: made atomically, resumed where they stopped."""
+"""Smaller copies of a data set for training, with their boxes: written atomically and resumable."""
 
 from __future__ import annotations
 
@@ -14,59 +14,59 @@ from heatbox._utils.io import write_atomically
 from heatbox._utils.progress import Track, silent
 from heatbox.data.formats import cub, wsol
 from heatbox.data.open import open_data_set
-from heatbox.data.transforms import CentreCrop, Chain, Resize, ResizeShort
+from heatbox.data.transforms import CenterCrop, Compose, Resize, ResizeShort
 from heatbox.data.types import Example, Split
 from heatbox.errors import InputError
 
 SIDE, BEFORE_CROP = 448, 512
 VARIANTS = {
-    "squash": Chain((Resize((BEFORE_CROP, BEFORE_CROP)), CentreCrop((SIDE, SIDE)))),
-    "short-side": Chain((ResizeShort(BEFORE_CROP), CentreCrop((SIDE, SIDE)))),
+    "squash": Compose((Resize((BEFORE_CROP, BEFORE_CROP)), CenterCrop((SIDE, SIDE)))),
+    "short-side": Compose((ResizeShort(BEFORE_CROP), CenterCrop((SIDE, SIDE)))),
 }
 
 
 def prepare_cub(
     source: str | Path, out: Path, variant: str = "squash", track: Track = silent, jobs: int | None = None
 ) -> list[str]:
-    """448-pixel copies of CUB-200-2011 (and CUBV2), a folder in the metadata layout for each split.
+    """Write 448-pixel copies of CUB-200-2011 (and CUBV2): one folder in the metadata layout per split.
 
     Args:
-        source: the data set, as downloaded or unpacked.
-        out: folder of the copies. Copies that are there already are kept.
-        variant: "squash": to 512 x 512 (the paper's text), "short-side": the short side to 512 (the released
-            code); then the middle 448 x 448 (0.875).
+        source: the data set, as downloaded or extracted.
+        out: folder of the copies. Existing copies are kept.
+        variant: "squash" resizes to 512 x 512 (the paper's text), "short-side" the shorter side to 512 (the
+            released code); both then crop the central 448 x 448 (0.875).
         track: shows progress.
-        jobs: number of threads, by default one for each core.
+        jobs: number of threads, by default one per core.
 
     Returns:
-        what could not be prepared, one sentence each.
+        problems with images that were left out, one sentence each.
 
     Raises:
-        InputError: no CUB-200-2011, `out` holds the other variant, or it cannot be written.
+        InputError: not CUB-200-2011, or `out` contains the other variant or cannot be written.
     """
     if variant not in VARIANTS:
         raise InputError(f"variant is {variant!r}, expected one of {', '.join(VARIANTS)}")
     data_set = open_data_set(source)
     if data_set.format is not cub:
         raise InputError(f"{source}: is {data_set.layout}, expected {cub.LAYOUT}")
-    _claim(out, variant)
+    _record_variant(out, variant)
     problems: list[str] = []
     for name in data_set.splits:
         _prepare_split(data_set.load(name, problems.append), out / name, variant, track, jobs, problems)
     return problems
 
 
-def _claim(out: Path, variant: str) -> None:
-    """Note the variant in the folder, or refuse a folder that holds another."""
-    note = out / "prepared.json"
+def _record_variant(out: Path, variant: str) -> None:
+    """Write the variant into the folder, or refuse a folder of another variant."""
+    file = out / "prepared.json"
     try:
         out.mkdir(parents=True, exist_ok=True)
-        there = json.loads(note.read_text()).get("variant") if note.is_file() else variant
+        found = json.loads(file.read_text()).get("variant") if file.is_file() else variant
     except (OSError, ValueError, AttributeError) as error:
-        raise InputError(f"{note}: cannot be made or read ({error})") from error
-    if there != variant:
-        raise InputError(f"{out}: holds the variant {there!r}, expected {variant!r} or an empty folder")
-    write_atomically(note, json.dumps({"variant": variant, "side": SIDE}).encode())
+        raise InputError(f"{file}: cannot be created or read ({error})") from error
+    if found != variant:
+        raise InputError(f"{out}: contains the variant {found!r}, expected {variant!r} or an empty folder")
+    write_atomically(file, json.dumps({"variant": variant, "side": SIDE}).encode())
 
 
 def _prepare_split(
@@ -85,10 +85,10 @@ def _prepare_split(
 
 
 def _prepare(split: Split, example: Example, path: Path, variant: str) -> Example:
-    """Write one copy unless it is there; its boxes follow in any case."""
+    """Write one copy unless it exists; its boxes are computed in any case."""
     steps = VARIANTS[variant]
     if path.is_file():
-        # Boxes depend on sizes only: a picture of one tone is moved at no cost.
+        # Boxes depend on sizes only, so that a blank one-bit image is enough.
         _, boxes = steps(Image.new("1", example.size), example.boxes)
     else:
         image = split.open_image(example)

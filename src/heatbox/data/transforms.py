@@ -17,7 +17,7 @@ from torch import Tensor
 
 from heatbox.errors import InputError
 
-_LARGEST_SIDE = 65_535  # pixels; more is a slip of the hand, and overflows libraries under us
+_MAX_SIDE = 65_535  # pixels; more is a mistake, and overflows the libraries used
 
 _FILTERS = {
     "nearest": Image.Resampling.NEAREST,
@@ -29,9 +29,9 @@ _FILTERS = {
 
 @dataclass(frozen=True)
 class Preprocess:
-    """Squash the whole image to the input size, scale it to [0, 1] and normalise it.
+    """Resize the whole image to the input size, scale it to [0, 1] and normalize it.
 
-    Localization needs the whole image: it is squashed, not cropped, so that a heatmap covers it exactly.
+    Localization needs the whole image: it is resized without crop or padding, so that a heatmap covers it.
 
     Attributes:
         size: (height, width) of the input.
@@ -51,8 +51,8 @@ class Preprocess:
             )
         if min(self.size) < 1:
             raise InputError(f"input size {self.size} is not positive")
-        if max(self.size) > _LARGEST_SIDE:
-            raise InputError(f"input size {self.size} is over {_LARGEST_SIDE} pixels")
+        if max(self.size) > _MAX_SIDE:
+            raise InputError(f"input size {self.size} is over {_MAX_SIDE} pixels")
         if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
             raise InputError(f"mean {self.mean} and std {self.std} need three values each, std above 0")
 
@@ -63,9 +63,9 @@ class Preprocess:
         """From a timm data or pretrained config: its input size, mean, std and interpolation.
 
         Args:
-            config: with keys input_size (3, H, W), mean, std, interpolation; missing ones get the defaults.
-            size: a square input size instead of the config's.
-            interpolation: instead of the config's.
+            config: with keys input_size (3, H, W), mean, std, interpolation; defaults replace missing ones.
+            size: side of a square input instead of the size in the config.
+            interpolation: instead of that in the config.
         """
         default = cls()
         height, width = tuple(config.get("input_size", (3, *default.size)))[-2:]
@@ -78,34 +78,34 @@ class Preprocess:
         )
 
     def enlarged(self, factor: int) -> Preprocess:
-        """The same at `factor` times the size."""
+        """The same preprocessing at `factor` times the size."""
         return replace(self, size=(factor * self.size[0], factor * self.size[1]))
 
     def __call__(self, image: Image.Image) -> Tensor:
         """RGB image → (3, H, W) float32."""
         height, width = self.size
-        squashed = image.resize((width, height), _FILTERS[self.interpolation])
-        pixels = torch.from_numpy(np.array(squashed, dtype=np.uint8)).permute(2, 0, 1)
+        resized = image.resize((width, height), _FILTERS[self.interpolation])
+        pixels = torch.from_numpy(np.array(resized, dtype=np.uint8)).permute(2, 0, 1)
         mean, std = torch.tensor(self.mean), torch.tensor(self.std)
         return (pixels.float() / 255 - mean[:, None, None]) / std[:, None, None]
 
 
 # ---------------------------------------------------------------------- images with boxes
 
-Boxed = tuple[Image.Image, np.ndarray]
+ImageAndBoxes = tuple[Image.Image, np.ndarray]
 
 
-class Step(Protocol):
+class BoxTransform(Protocol):
     """Image and boxes → image and boxes."""
 
-    def __call__(self, image: Image.Image, boxes: np.ndarray) -> Boxed:
-        """Do the same to both."""
+    def __call__(self, image: Image.Image, boxes: np.ndarray) -> ImageAndBoxes:
+        """Apply the transform to both."""
         ...
 
 
 @dataclass(frozen=True)
 class Resize:
-    """To exactly (width, height), squashing if need be."""
+    """Resize to (width, height), ignoring the aspect ratio."""
 
     size: tuple[int, int]
     resample: Image.Resampling = Image.Resampling.BILINEAR
@@ -114,21 +114,21 @@ class Resize:
         if min(self.size) < 1:
             raise InputError(f"size {self.size} is not positive")
 
-    def __call__(self, image: Image.Image, boxes: np.ndarray) -> Boxed:
+    def __call__(self, image: Image.Image, boxes: np.ndarray) -> ImageAndBoxes:
         """Resize both."""
-        # In this order a box that ends at the edge still does, which a rounded ratio would overshoot.
+        # Multiplied first: a box that ends at the edge still does, while a rounded ratio would overshoot.
         moved = boxes * np.array(self.size * 2) / np.array(image.size * 2)
         return image.resize(self.size, self.resample), moved
 
 
 @dataclass(frozen=True)
 class ResizeShort:
-    """The shorter side to `side` pixels, the longer in proportion (rounded down, as torchvision does)."""
+    """Resize the shorter side to `side` pixels and the longer in proportion, rounded down (torchvision)."""
 
     side: int
     resample: Image.Resampling = Image.Resampling.BILINEAR
 
-    def __call__(self, image: Image.Image, boxes: np.ndarray) -> Boxed:
+    def __call__(self, image: Image.Image, boxes: np.ndarray) -> ImageAndBoxes:
         """Resize both."""
         short = min(image.size)
         width, height = (self.side * length // short for length in image.size)
@@ -137,12 +137,12 @@ class ResizeShort:
 
 @dataclass(frozen=True)
 class Crop:
-    """The rectangle (left, top, right, bottom); what lies outside the image is black."""
+    """Crop the rectangle (left, top, right, bottom); what lies outside the image becomes black."""
 
     box: tuple[int, int, int, int]
 
-    def __call__(self, image: Image.Image, boxes: np.ndarray) -> Boxed:
-        """Cut both."""
+    def __call__(self, image: Image.Image, boxes: np.ndarray) -> ImageAndBoxes:
+        """Crop both."""
         left, top, right, bottom = self.box
         moved = boxes - np.array([left, top, left, top])
         limit = np.array([right - left, bottom - top] * 2)
@@ -150,59 +150,59 @@ class Crop:
 
 
 @dataclass(frozen=True)
-class CentreCrop:
-    """The middle (width, height), placed as torchvision places it."""
+class CenterCrop:
+    """Crop the central (width, height), placed as in torchvision."""
 
     size: tuple[int, int]
 
-    def __call__(self, image: Image.Image, boxes: np.ndarray) -> Boxed:
-        """Cut both."""
+    def __call__(self, image: Image.Image, boxes: np.ndarray) -> ImageAndBoxes:
+        """Crop both."""
         left, top = (round((have - want) / 2) for have, want in zip(image.size, self.size, strict=True))
         return Crop((left, top, left + self.size[0], top + self.size[1]))(image, boxes)
 
 
 @dataclass(frozen=True)
 class Pad:
-    """Black borders of (left, top, right, bottom) pixels."""
+    """Add black borders of (left, top, right, bottom) pixels."""
 
     border: tuple[int, int, int, int]
 
-    def __call__(self, image: Image.Image, boxes: np.ndarray) -> Boxed:
-        """Enlarge the one, move the others."""
+    def __call__(self, image: Image.Image, boxes: np.ndarray) -> ImageAndBoxes:
+        """Pad the image, move the boxes."""
         left, top, right, bottom = self.border
         return Crop((-left, -top, image.width + right, image.height + bottom))(image, boxes)
 
 
 @dataclass(frozen=True)
-class Flip:
-    """Left and right exchanged."""
+class HorizontalFlip:
+    """Exchange left and right."""
 
-    def __call__(self, image: Image.Image, boxes: np.ndarray) -> Boxed:
-        """Mirror both."""
+    def __call__(self, image: Image.Image, boxes: np.ndarray) -> ImageAndBoxes:
+        """Flip both."""
         x1, y1, x2, y2 = boxes.reshape(-1, 4).T
-        mirrored = np.stack([image.width - x2, y1, image.width - x1, y2], axis=1)
-        return image.transpose(Image.Transpose.FLIP_LEFT_RIGHT), mirrored
+        flipped = np.stack([image.width - x2, y1, image.width - x1, y2], axis=1)
+        return image.transpose(Image.Transpose.FLIP_LEFT_RIGHT), flipped
 
 
 @dataclass(frozen=True)
-class QuarterTurn:
-    """A quarter turn to the left."""
+class Rotate90:
+    """Rotate by 90 degrees counterclockwise."""
 
-    def __call__(self, image: Image.Image, boxes: np.ndarray) -> Boxed:
-        """Turn both."""
+    def __call__(self, image: Image.Image, boxes: np.ndarray) -> ImageAndBoxes:
+        """Rotate both."""
         x1, y1, x2, y2 = boxes.reshape(-1, 4).T
-        turned = np.stack([y1, image.width - x2, y2, image.width - x1], axis=1)
-        return image.transpose(Image.Transpose.ROTATE_90), turned
+        rotated = np.stack([y1, image.width - x2, y2, image.width - x1], axis=1)
+        return image.transpose(Image.Transpose.ROTATE_90), rotated
 
 
 @dataclass(frozen=True)
-class Chain:
-    """Steps one after the other."""
+class Compose:
+    """Several transforms in order."""
 
-    steps: Sequence[Step]
+    transforms: Sequence[BoxTransform]
 
-    def __call__(self, image: Image.Image, boxes: np.ndarray) -> Boxed:
-        """Do all steps."""
-        for step in self.steps:
-            image, boxes = step(image, boxes)
+    def __call__(self, image: Image.Image, boxes: np.ndarray) -> ImageAndBoxes:
+        """Apply all transforms."""
+        for transform in self.transforms:
+            image, boxes = transform(image, boxes)
         return image, boxes

@@ -1,8 +1,8 @@
-"""Archives as trees of files: a .tar, a .zip, a compressed .tar, or several of them beside a folder.
+"""Archives as trees of files: .tar, .zip, compressed .tar, or the archives in a folder together with it.
 
-Nothing is ever extracted under a name that an archive chose: members are read in place, only regular files
-are seen, and names that are absolute or climb with ".." are left out. A compressed tar, which cannot be read
-at random, is decompressed once.
+Nothing is extracted under a name from an archive: members are read in place, only regular files are listed,
+and names that are absolute or contain ".." are skipped. A compressed tar, which has no random access, is
+decompressed once.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ ARCHIVES = (*_TAR, *_ZIP, *_COMPRESSED)
 
 
 class _ArchiveTree(Tree):
-    """What tar and zip have in common: a table of members, made once."""
+    """The common part of tar and zip: a table of members, built once."""
 
     def __init__(self, path: Path, names: Iterable[str]) -> None:
         self.path, self.where = path, str(path)
@@ -118,14 +118,16 @@ class ZipTree(_ArchiveTree):
         if info is None:
             raise InputError(f"{self.path}: has no member {name!r}")
         if info.flag_bits & 1 or info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-            raise InputError(f"{self.describe(name)}: is encrypted or compressed in a way that is not read")
+            raise InputError(f"{self.describe(name)}: is encrypted or compressed with an unsupported method")
         if info.file_size > MAX_MEMBER or info.file_size > MAX_RATIO * max(info.compress_size, 2**16):
-            raise InputError(f"{self.describe(name)}: unpacks to {info.file_size} bytes, which is not safe")
+            raise InputError(
+                f"{self.describe(name)}: decompresses to {info.file_size} bytes, which is not safe"
+            )
         header = self._bytes(
             info.header_offset, 30, name
         )  # local header: two lengths at its end, APPNOTE 4.3.7
         if header[:4] != b"PK\x03\x04":
-            raise InputError(f"{self.describe(name)}: the archive is damaged (no member where one should be)")
+            raise InputError(f"{self.describe(name)}: the archive is damaged (no member at its offset)")
         start = info.header_offset + 30 + sum(struct.unpack("<HH", header[26:30]))
         data = self._bytes(start, info.compress_size, name)
         if info.compress_type == zipfile.ZIP_DEFLATED:
@@ -142,9 +144,9 @@ def open_tree(path: str | Path) -> Tree:
     """A folder or an archive as a tree.
 
     Raises:
-        InputError: neither a folder nor an archive, a damaged archive, or one that unpacks to more than
+        InputError: neither a folder nor an archive, a damaged archive, or one that decompresses to more than
             `MAX_RATIO` times its size.
-        TypeError: no path.
+        TypeError: not a path.
     """
     if not isinstance(path, str | Path):
         raise TypeError(f"path: {kind_of(path)}, expected a folder or an archive")
@@ -154,14 +156,14 @@ def open_tree(path: str | Path) -> Tree:
     if path.is_file() and path.name.lower().endswith(_ZIP):
         return ZipTree(path)
     if path.is_file() and path.name.lower().endswith(_COMPRESSED):
-        return TarTree(decompressed(path))
+        return TarTree(decompress(path))
     if path.is_file() and path.name.lower().endswith(_TAR):
         return TarTree(path)
     raise InputError(f"{path}: expected a folder or a .tar archive (or {', '.join(ARCHIVES[1:])})")
 
 
 def with_archives(folder: FolderTree) -> Tree | None:
-    """A folder together with what its archives hold; None where it has no archive."""
+    """A folder merged with the content of its archives; None if it has no archive."""
     names = [n for n in folder.files() if n.lower().endswith(ARCHIVES) and not n.endswith(UNPACKED)]
     if not names:
         return None
@@ -169,7 +171,7 @@ def with_archives(folder: FolderTree) -> Tree | None:
 
 
 def _safe(name: str) -> str:
-    """A member's name without "./", or "" where it is absolute or climbs out."""
+    """The name of a member without "./"; "" if it is absolute or leads out of the archive."""
     parts = PurePosixPath(name).parts
     if not parts or name.startswith("/") or ".." in parts or "\0" in name:
         return ""
@@ -180,11 +182,11 @@ def _is_link(info: zipfile.ZipInfo) -> bool:
     return (info.external_attr >> 16) & 0o170000 == 0o120000
 
 
-def decompressed(path: Path) -> Path:
-    """The .tar inside a compressed one: made once, beside it or in the user's cache folder, then reused.
+def decompress(path: Path) -> Path:
+    """The .tar of a compressed one, decompressed once, beside it or in the user's cache folder, and reused.
 
     Raises:
-        InputError: damaged, larger than `MAX_RATIO` times the archive, or no room for it.
+        InputError: a damaged archive, content of more than `MAX_RATIO` times its size, or a full disk.
     """
     suffix = next(s for s in sorted(_COMPRESSED, key=len, reverse=True) if path.name.lower().endswith(s))
     name = path.name[: -len(suffix)] + UNPACKED
@@ -212,7 +214,9 @@ def _copy(source: IO[bytes], target: IO[bytes], limit: int, path: Path) -> None:
     while block := source.read(2**20):
         written += len(block)
         if written > limit:
-            raise InputError(f"{path}: unpacks to more than {limit} bytes, which is not safe or has no room")
+            raise InputError(
+                f"{path}: decompresses to more than {limit} bytes, which is not safe or does not fit"
+            )
         target.write(block)
 
 
