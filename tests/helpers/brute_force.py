@@ -5,7 +5,7 @@ import numpy as np
 
 
 def contour_boxes(binary, contours):
-    """(K, 4) inclusive pixel boxes of a binary picture's contours, or of the largest one."""
+    """(K, 4) inclusive pixel boxes of a binary image's contours, or of the largest one."""
     found = cv2.findContours(binary, cv2.RETR_TREE, cv2.CHAIN_APPROX_SIMPLE)[0]
     if len(found) == 0:
         return None
@@ -17,16 +17,16 @@ def contour_boxes(binary, contours):
 
 def reference_levels(heatmap, contours):
     """{level: (K, 4) boxes (x, y, min(x + w, W - 1), min(y + h, H - 1))} for every level below the top."""
-    picture = (np.asarray(heatmap, np.float64) * 255).astype(np.uint8)
-    height, width = picture.shape
+    image = (np.asarray(heatmap, np.float64) * 255).astype(np.uint8)
+    height, width = image.shape
     result = {}
-    for level in range(int(picture.max())):
-        binary = cv2.threshold(picture, level, 255, cv2.THRESH_BINARY)[1]
+    for level in range(int(image.max())):
+        binary = cv2.threshold(image, level, 255, cv2.THRESH_BINARY)[1]
         boxes = contour_boxes(binary, contours)
         boxes[:, 2] = np.minimum(boxes[:, 2] + 1, width - 1)
         boxes[:, 3] = np.minimum(boxes[:, 3] + 1, height - 1)
         result[level] = boxes
-    return result, int(picture.max())
+    return result, int(image.max())
 
 
 def exact_levels(heatmap, contours):
@@ -62,15 +62,15 @@ def reference_curves(heatmap, boxes, image_size, thresholds):
         (int(x0 * 224.0 / width), int(y0 * 224.0 / height), int(x1 * 224.0 / width), int(y1 * 224.0 / height))
         for x0, y0, x1, y1 in np.asarray(boxes, float)
     ]
-    picture = (np.asarray(heatmap, np.float64) * 255).astype(np.uint8)
-    top = int(picture.max())
+    image = (np.asarray(heatmap, np.float64) * 255).astype(np.uint8)
+    top = int(image.max())
     best = np.zeros((2, max(top, 1)))
     best[:] = iou([(0, 0, 0, 0)], truth, 1).max()
     for level in range(top):
-        binary = cv2.threshold(picture, level, 255, cv2.THRESH_BINARY)[1]
+        binary = cv2.threshold(image, level, 255, cv2.THRESH_BINARY)[1]
         found = cv2.findContours(binary, cv2.RETR_TREE, cv2.CHAIN_APPROX_SIMPLE)[0]
         boxes = np.array([cv2.boundingRect(contour) for contour in found])
-        ends = np.minimum(boxes[:, :2] + boxes[:, 2:], [picture.shape[1] - 1, picture.shape[0] - 1])
+        ends = np.minimum(boxes[:, :2] + boxes[:, 2:], [image.shape[1] - 1, image.shape[0] - 1])
         scores = iou(np.concatenate([boxes[:, :2], ends], axis=1), truth, 1).max(1)
         largest = max(range(len(found)), key=lambda k: cv2.contourArea(found[k]))
         best[:, level] = scores[largest], scores.max()

@@ -1,4 +1,4 @@
-"""Batches of heatmaps → best IoU at every level, on all cores: the fast road of the reference protocol."""
+"""Best IoU of a batch of heatmaps at every level, on all cores: the fast path of the reference protocol."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from heatbox._utils.devices import available_cores
 from heatbox.boxes.contours import check_heatmap
 
 MAPS_PER_CALL = 16
-"""Maps a thread takes at a time: enough that taking them costs nothing, few enough to share evenly."""
+"""Maps per task of a thread: enough to make scheduling cheap, few enough to balance the load."""
 
 
 @dataclass(frozen=True)
 class LevelCurves:
-    """Best IoU of N heatmaps' boxes with their ground truth at every 8-bit level.
+    """Best IoU of the boxes of N heatmaps with their ground truth at every 8-bit level.
 
     Attributes:
-        values: (N, 2, 256) float64; [:, 0] the largest contour, [:, 1] all contours; levels at or above
+        values: (N, 2, 256) float64; [:, 0] the largest contour, [:, 1] all contours; values at or above
             an image's top are zero, except that a map of zeros has its only value at level 0.
         tops: (N,) int64, the largest level of each map; threshold tau cuts at level int(tau * top).
     """
@@ -37,7 +37,7 @@ class LevelCurves:
 
 
 class _Workspaces:
-    """Lends the memory that a thread needs for maps of one size, and keeps some of it for the next."""
+    """A pool of the buffers that a thread needs for maps of one size."""
 
     def __init__(self, keep: int) -> None:
         self._keep, self._idle, self._lock = keep, [], Lock()  # type: ignore[var-annotated]
@@ -74,7 +74,7 @@ def score_batch(
         heatmaps: N maps (H, W) in [0, 1], of any sizes.
         truth: (K, 4) integer-valued boxes, xyxy, in the frame in which boxes are compared.
         starts: (N + 1,) the boxes of map i are truth[starts[i]:starts[i + 1]].
-        iou: the IoUs demanded of the largest contour and of all contours; none skips those contours.
+        iou: the required IoUs for the largest contour and for all contours; none skips those contours.
         thresholds: (T,) in [0, 1).
         threads: threads to use; all cores by default.
 
@@ -82,58 +82,58 @@ def score_batch(
         The curves, and counts (I, T) int64 for the largest contour and for all contours.
 
     Raises:
-        InputError: a heatmap is malformed; the message names its place in the batch.
+        InputError: a heatmap is malformed; the message has its index in the batch.
     """
     threads = threads or available_cores()
     count = len(heatmaps)
     curves = LevelCurves(np.zeros((count, 2, 256)), np.zeros(count, np.int64))
-    runs = list(_runs(heatmaps))
+    chunks = list(_chunks(heatmaps))
 
-    def score(run: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-        return _score_run(heatmaps, truth, starts, iou, thresholds, run, curves)
+    def score(chunk: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+        return _score_chunk(heatmaps, truth, starts, iou, thresholds, chunk, curves)
 
-    if threads == 1 or len(runs) == 1:
-        counts = [score(run) for run in runs]
+    if threads == 1 or len(chunks) == 1:
+        counts = [score(chunk) for chunk in chunks]
     else:
-        with ThreadPoolExecutor(min(threads, len(runs))) as pool:
-            counts = list(pool.map(score, runs))
+        with ThreadPoolExecutor(min(threads, len(chunks))) as pool:
+            counts = list(pool.map(score, chunks))
     sums = [sum((c[k] for c in counts), np.zeros((len(iou[k]), len(thresholds)), np.int64)) for k in (0, 1)]
     return curves, (sums[0], sums[1])
 
 
-def _runs(heatmaps: Sequence[np.ndarray] | np.ndarray) -> Iterator[tuple[int, int]]:
-    """Cut a batch into runs of maps of one shape and type, of at most `MAPS_PER_CALL`."""
+def _chunks(heatmaps: Sequence[np.ndarray] | np.ndarray) -> Iterator[tuple[int, int]]:
+    """Split a batch into (begin, end) of maps of one shape and type, at most `MAPS_PER_CALL`."""
+
+    def layout(heatmap: np.ndarray) -> tuple:
+        return np.shape(heatmap), getattr(heatmap, "dtype", None)
+
     begin = 0
     for end in range(1, len(heatmaps) + 1):
         last = end == len(heatmaps)
-        if last or end - begin == MAPS_PER_CALL or _kind(heatmaps[end]) != _kind(heatmaps[begin]):
+        if last or end - begin == MAPS_PER_CALL or layout(heatmaps[end]) != layout(heatmaps[begin]):
             yield begin, end
             begin = end
 
 
-def _kind(heatmap: np.ndarray) -> tuple:
-    return np.shape(heatmap), getattr(heatmap, "dtype", None)
-
-
-def _score_run(
+def _score_chunk(
     heatmaps: Sequence[np.ndarray] | np.ndarray,
     truth: np.ndarray,
     starts: np.ndarray,
     iou: tuple[np.ndarray, np.ndarray],
     thresholds: np.ndarray,
-    run: tuple[int, int],
+    chunk: tuple[int, int],
     curves: LevelCurves,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Score heatmaps begin:end, which have one shape, into the curves; returns their counts."""
+    """Score heatmaps begin:end, which have one shape, into `curves`; returns their counts."""
     from heatbox.boxes._kernels.score import score_maps
 
-    begin, end = run
+    begin, end = chunk
     maps = np.asarray(heatmaps[begin:end])
     if maps.ndim != 3 or 0 in maps.shape:
         check_heatmap(maps[0], f"heatmap {begin}")
     if maps.dtype not in (np.float32, np.float64):
         maps = maps.astype(np.float32 if maps.dtype == np.float16 else np.float64)
-    # One memory layout, so that the kernel is compiled once and not again for read-only or strided maps.
+    # One memory layout, so that the kernel is not compiled again for read-only or strided maps.
     maps = np.require(maps, requirements=("C", "W"))
     counts = tuple(np.zeros((len(values), len(thresholds)), np.int64) for values in iou)
     boxes, firsts = truth[starts[begin] : starts[end]], starts[begin : end + 1] - starts[begin]

@@ -1,8 +1,8 @@
-"""One heatmap → the boxes of its contours at every threshold, without drawing a single contour.
+"""Boxes of the contours of a heatmap at every threshold, without tracing contours.
 
-The reference evaluator binarises a heatmap at 1000 thresholds and traces contours each time. All those
+The reference evaluator binarizes a heatmap at 1000 thresholds and traces contours each time. All these
 binary images are cuts of one component tree, so a single pass over the pixels in order of value gives
-every box together with the range of levels at which it holds.
+every box and the range of levels at which it is valid.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 
 from heatbox._utils.checks import as_numbers, check_choice, check_integer, kind_of
-from heatbox.boxes._kernels import general as kernels
+from heatbox.boxes._kernels import component_tree as kernels
 from heatbox.boxes.ops import box_iou
 from heatbox.errors import InputError
 
@@ -26,8 +26,8 @@ def check_heatmap(heatmap: np.ndarray, name: str = "heatmap") -> np.ndarray:
     """A heatmap as an (H, W) floating-point array in [0, 1].
 
     Raises:
-        InputError: it is not two-dimensional, is empty, holds NaN or leaves [0, 1].
-        TypeError: it is no array of real numbers.
+        InputError: it is not two-dimensional, is empty, or has values that are NaN or outside [0, 1].
+        TypeError: it is not an array of real numbers.
     """
     array = np.asarray(heatmap)
     if array.dtype.kind not in "fiub":
@@ -86,13 +86,13 @@ def threshold_index(threshold: float | Sequence[float] | np.ndarray, count: int)
 
 @dataclass(frozen=True)
 class Levels:
-    """A heatmap as integer levels 0..top; cutting at level t keeps the pixels above it.
+    """A heatmap as integer levels 0..top; the foreground at level t is the pixels above t.
 
     Attributes:
         padded: (H + 2, W + 2) int32, the levels inside a frame of zeros.
-        top: the largest level; 0 when nothing is ever foreground.
-        values: (top + 1,) float64, the heatmap value of each level over the largest one, values[0] = 0
-            (exact protocol), or None when levels are the 8-bit values themselves (reference protocol).
+        top: the largest level; 0 if no pixel is foreground at any level.
+        values: (top + 1,) float64, the heatmap value of each level divided by the largest one, values[0] = 0
+            (exact protocol), or None if the levels are the 8-bit values themselves (reference protocol).
     """
 
     padded: np.ndarray
@@ -112,7 +112,7 @@ class Levels:
 
 
 def to_levels(heatmap: np.ndarray, protocol: Protocol) -> Levels:
-    """Quantise a checked heatmap: 8 bits for `reference`, one level per distinct value for `exact`."""
+    """Quantize a checked heatmap: 8 bits for `reference`, one level per distinct value for `exact`."""
     height, width = heatmap.shape
     padded = np.zeros((height + 2, width + 2), np.int32)
     if protocol == "reference":
@@ -147,13 +147,13 @@ def all_contours(levels: Levels) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Inclusive pixel boxes of all contours, outer ones and those of holes, at all levels.
 
     Returns:
-        (N, 4) int32 xyxy, and the first and last level at which each holds, both (N,) int32. The box of
-        a hole is the one its contour has: the hole grown by the pixel of foreground around it.
+        (N, 4) int32 xyxy, and the first and last level at which each box is valid, both (N,) int32. The box
+        of a hole is that of its contour: the hole grown by the pixel of foreground around it.
     """
     height, width = levels.shape
     if not levels.top:
         return np.empty((0, 4), np.int32), np.empty(0, np.int32), np.empty(0, np.int32)
-    # A pixel that joins sets writes at most one row for each set it meets, and one set fewer remains.
+    # A pixel that joins sets writes at most one row for each of them, and one set fewer remains.
     table = np.empty((4 * height * width + 8, 7), np.int32)
     order, start = kernels.sort_pixels(levels.padded, levels.top)
     count = kernels.component_rows(levels.padded, order, start, levels.top, table)
@@ -164,7 +164,7 @@ def all_contours(levels: Levels) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def to_convention(boxes: np.ndarray, shape: tuple[int, int], protocol: Protocol) -> np.ndarray:
-    """Inclusive pixel boxes as each protocol states them.
+    """Inclusive pixel boxes in the convention of a protocol.
 
     `reference` adds the width to x and clamps to the last pixel, (x, y, min(x + w, W - 1), …), to be
     compared with areas that add one more. `exact` is half-open: (x, y, x + w, y + h).
@@ -188,16 +188,16 @@ def heatmap_to_boxes(
         thresholds: values in [0, 1), relative to the map's maximum.
         contours: the largest contour's box, or those of all contours including holes.
         protocol: `reference` boxes are (x, y, min(x + w, W - 1), min(y + h, H - 1)); `exact` boxes are
-            half-open, (x, y, x + w, y + h), from the map without quantisation.
+            half-open, (x, y, x + w, y + h), from the map without quantization.
 
     Returns:
-        One (K, 4) int64 xyxy array per threshold, in heatmap pixels. Where nothing is foreground it is
-        the box (0, 0, 0, 0), as in the reference evaluator.
+        One (K, 4) int64 xyxy array per threshold, in heatmap pixels. If no pixel is foreground it is the box
+        (0, 0, 0, 0), as in the reference evaluator.
 
     Raises:
         InputError: the heatmap is malformed, a threshold lies outside [0, 1), or an unknown `contours` or
             `protocol`.
-        TypeError: no arrays of real numbers.
+        TypeError: arrays that are not of real numbers.
 
     Examples:
         >>> heatmap = np.zeros((8, 8))
@@ -233,7 +233,7 @@ def level_ious(levels: Levels, truth: np.ndarray, contours: Contours, protocol: 
         (max(top, 1),) float64.
     """
     inclusive = protocol == "reference"
-    if levels.top == 0:  # nothing is ever foreground: the box (0, 0, 0, 0)
+    if levels.top == 0:  # no pixel is foreground: the box (0, 0, 0, 0)
         return box_iou(np.zeros((1, 4), np.int64), truth, inclusive).max(1)
     if contours == "largest":
         boxes = to_convention(largest_contours(levels), levels.shape, protocol)

@@ -1,8 +1,8 @@
-"""Boxes on the pixel grid: ground truth in the frame of a heatmap, and intersection over union.
+"""Box operations: ground truth in the frame of a heatmap, and intersection over union.
 
-Two conventions live here side by side. *Inclusive* boxes (the reference evaluator's) name their last
-pixel, so widths and heights gain one in every area. *Half-open* boxes end where the next pixel begins
-and need no such correction.
+There are two conventions. *Inclusive* boxes (the reference evaluator's) contain their last pixel, so widths
+and heights gain one in every area. *Half-open* boxes end where the next pixel begins and need no such
+correction.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ def check_boxes(boxes: np.ndarray, image_size: Sequence[float], name: str = "ima
     """Ground-truth boxes of one image as a (K, 4) float64 array, K >= 1.
 
     Args:
-        boxes: (K, 4) or (4,) xyxy in pixels of the original image, as numbers of any kind.
+        boxes: (K, 4) or (4,) xyxy in pixels of the original image, of any real type.
         image_size: (width, height) of the original image in pixels.
-        name: what messages call this image.
+        name: the image's name in error messages.
 
     Raises:
         InputError: the array has another shape, no row, NaN, a negative coordinate, x1 < x0 or y1 < y0,
             or the image size is not two positive numbers.
-        TypeError: no numbers.
+        TypeError: values that are not numbers.
     """
     array = np.atleast_2d(as_numbers(boxes, f"{name}: boxes", "numbers (K, 4), xyxy"))
     size = as_numbers(image_size, f"{name}: image size", "(width, height)")
@@ -52,18 +52,18 @@ def scale_boxes(
     frame: Sequence[float],
     truncate: bool = True,
 ) -> np.ndarray:
-    """Boxes of an image in another frame: coordinate * frame side / image side.
+    """Scale boxes of an image to another frame: coordinate * frame side / image side.
 
     Args:
         boxes: (K, 4) xyxy in pixels of the original image.
         image_size: (width, height) of the original image, or one row (K, 2) for each box.
-        frame: (width, height) of the frame to express them in.
-        truncate: drop the fraction, as the reference evaluator does.
+        frame: (width, height) of the other frame.
+        truncate: truncate to integers, as the reference evaluator does.
 
     Returns:
         (K, 4) int64 when truncating, else float64.
     """
-    # The product comes first: dividing first would round differently and move some boxes by a pixel.
+    # Multiply first: dividing first would round differently and move some boxes by a pixel.
     sides = np.asarray(image_size, dtype=np.float64)
     scaled = boxes * np.tile(np.asarray(frame, dtype=np.float64), 2) / np.concatenate([sides, sides], axis=-1)
     return scaled.astype(np.int64) if truncate else scaled
@@ -75,10 +75,10 @@ def box_iou(boxes: np.ndarray, others: np.ndarray, inclusive: bool) -> np.ndarra
     Args:
         boxes: (N, 4) xyxy.
         others: (K, 4) xyxy.
-        inclusive: count the last column and row as part of a box (+1 on widths and heights).
+        inclusive: boxes include their last column and row (+1 on widths and heights).
 
     Returns:
-        (N, K) float64 in [0, 1]; 0 where the union has no area.
+        (N, K) float64 in [0, 1]; 0 if the union has no area.
     """
     one = 1 if inclusive else 0
     a, b = boxes[:, None], others[None]
@@ -104,7 +104,7 @@ def scaled_truth(
         image_size: (width, height) of the original image.
         shape: (height, width) of the heatmap, the frame of the exact protocol.
         protocol: `reference` (integers in the 224 x 224 frame) or `exact` (float, in the map's frame).
-        name: what messages call this image.
+        name: the image's name in error messages.
 
     Returns:
         (K, 4) int64 or float64.
@@ -119,17 +119,17 @@ def scaled_truth(
 
 
 def stack_truth(boxes: Sequence[Any], image_sizes: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:
-    """Ground truth of many images in the reference frame, scaled together.
+    """Ground truth of a batch of images in the reference frame, scaled in one operation.
 
     Args:
         boxes: for each image its (K, 4) xyxy boxes in original pixels.
         image_sizes: for each image its original (width, height).
 
     Returns:
-        (sum of K, 4) float64 boxes with integer values, and (N + 1,) where each image's begin.
+        (sum of K, 4) float64 boxes with integer values, and (N + 1,) the index of each image's first box.
 
     Raises:
-        InputError: as `check_boxes`, naming the place of the image.
+        InputError: as `check_boxes`, with the index of the image.
     """
     try:
         arrays = [np.asarray(b, dtype=np.float64).reshape(-1, 4) for b in boxes]
@@ -145,7 +145,7 @@ def stack_truth(boxes: Sequence[Any], image_sizes: Sequence[Any]) -> tuple[np.nd
         )
     except (ValueError, TypeError):
         good = False
-    if not good:  # say which image is wrong, and how
+    if not good:  # find the malformed image and raise the error that describes it
         for i, (one, size) in enumerate(zip(boxes, image_sizes, strict=True)):
             check_boxes(one, size, f"image {i}")
         arrays = [check_boxes(b, s) for b, s in zip(boxes, image_sizes, strict=True)]

@@ -129,7 +129,7 @@ def best_threshold_interval(
     Raises:
         InputError: as `bootstrap_interval`.
     """
-    from heatbox.metrics._kernels.resample import best_of_resamples
+    from heatbox.metrics._kernels import best_of_resamples
 
     bits = np.asarray(correct, dtype=bool)
     _check(bits.ndim == 3, len(bits), resamples, level, seed)

@@ -92,7 +92,7 @@ class BoxMetrics:
         )
         for metric, counts in zip(self, found, strict=True):
             metric.add(counts, len(boxes))
-        return np.stack([counts.iou for counts in found]) if return_iou else None  # type: ignore[misc]
+        return np.stack([counts.iou for counts in found]) if return_iou else None
 
     def __call__(self, heatmaps: Any, boxes: Sequence[Any], image_sizes: Sequence[Sequence[float]]) -> Any:
         """Update the metrics with a batch and return the scores of that batch, in the form of `compute`."""

@@ -138,12 +138,12 @@ class BoxCounts:
         correct: (I, T) int64, images correct at each IoU and threshold.
         changes: (n, 3) float64, exact protocol only: (index of the IoU, threshold, +1 or -1) where an image
             becomes correct or ceases to be.
-        iou: (N, T) float64, best IoU of each image at each threshold; None if not requested.
+        iou: (N, T) float64, best IoU of each image at each threshold; (0, T) if not requested.
     """
 
     correct: np.ndarray
     changes: np.ndarray
-    iou: np.ndarray | None
+    iou: np.ndarray
 
 
 def check_criterion(iou: Any, contours: Contours, protocol: Protocol) -> np.ndarray:
@@ -206,13 +206,13 @@ def box_counts(
     kinds = ("largest", "all")
     iou = [np.concatenate([np.zeros(0), *(i for i, kind in criteria if kind == k)]) for k in kinds]
     curves, counts = score_batch(maps, truth, starts, (iou[0], iou[1]), thresholds, threads)
-    sampled = curves.at(thresholds) if return_iou else None
+    sampled = curves.at(thresholds) if return_iou else np.zeros((0, 2, len(thresholds)))
     found, taken = [], [0, 0]
     for values, kind in criteria:
         k = kinds.index(kind)
         correct = counts[k][taken[k] : taken[k] + len(values)]
         taken[k] += len(values)
-        found.append(BoxCounts(correct, np.zeros((0, 3)), None if sampled is None else sampled[:, k]))
+        found.append(BoxCounts(correct, np.zeros((0, 3)), sampled[:, k]))
     return found
 
 
@@ -239,7 +239,7 @@ def _exact_counts(
         BoxCounts(
             (curves[:, None] >= iou[:, None]).sum(0, dtype=np.int64),
             np.concatenate(steps),
-            curves if return_iou else None,
+            curves if return_iou else curves[:0],
         )
         for curves, steps, (iou, _) in zip(sampled, changes, criteria, strict=True)
     ]
@@ -512,7 +512,12 @@ def localization_counts(correct: np.ndarray, rank: np.ndarray) -> np.ndarray:
     Args:
         correct: (N, T) booleans, whether each image's box is correct at each threshold.
         rank: (N,) rank of each label, from `label_rank`.
+
+    Raises:
+        InputError: the numbers of images differ.
     """
+    if len(correct) != len(rank):
+        raise InputError(f"{len(rank)} labels for {len(correct)} images, expected as many")
     return np.stack([correct[among].sum(0, dtype=np.int64) for among in (rank >= 0, rank < 1, rank < 5)])
 
 
@@ -564,41 +569,11 @@ def localization_accuracy(
         InputError: no image, something is malformed, or an argument is out of range.
     """
     required, grid = check_criterion(iou, contours, protocol), threshold_grid(thresholds)
-    correct, ranks = localization_batch(
-        heatmaps,
-        boxes,
-        image_sizes,
-        logits,
-        labels,
-        required,
-        contours,
-        protocol,
-        grid,
-        check_threads(threads),
-    )
-    return localization_score(correct, grid, ranks)
-
-
-def localization_batch(
-    heatmaps: Any,
-    boxes: Sequence[Any],
-    image_sizes: Sequence[Sequence[float]],
-    logits: Any,
-    labels: Any,
-    iou: np.ndarray,
-    contours: Contours,
-    protocol: Protocol,
-    thresholds: np.ndarray,
-    threads: int | None,
-) -> tuple[np.ndarray, np.ndarray]:
-    """The counts of a batch: those of `localization_counts` and of `rank_counts`."""
     rank = label_rank(logits, labels)
-    if len(rank) != len(boxes):
-        raise InputError(f"{len(rank)} labels for {len(boxes)} images, expected as many")
-    criteria = [(iou, contours)]
-    (found,) = box_counts(heatmaps, boxes, image_sizes, criteria, protocol, thresholds, threads, True)
-    assert found.iou is not None
-    return localization_counts(found.iou >= iou[0], rank), rank_counts(rank)
+    (found,) = box_counts(
+        heatmaps, boxes, image_sizes, [(required, contours)], protocol, grid, check_threads(threads), True
+    )
+    return localization_score(localization_counts(found.iou >= required[0], rank), grid, rank_counts(rank))
 
 
 # ------------------------------------------------------------------------------------------------ PxAP
@@ -701,7 +676,7 @@ def pixel_histogram(
     Raises:
         InputError: shapes differ, the mask has other values, or the heatmap is malformed.
     """
-    from heatbox.metrics._kernels.pixels import count_pixels
+    from heatbox.metrics._kernels import count_pixels
 
     heatmap, mask = as_array(heatmap), as_array(mask)
     if heatmap.shape != mask.shape:

@@ -12,10 +12,13 @@ from heatbox.boxes.contours import Contours, Protocol, threshold_grid
 from heatbox.metrics.base import Metric
 from heatbox.metrics.functional import (
     LocalizationScore,
+    box_counts,
     check_criterion,
     check_threads,
-    localization_batch,
+    label_rank,
+    localization_counts,
     localization_score,
+    rank_counts,
 )
 
 
@@ -81,13 +84,14 @@ class LocalizationAccuracy(Metric):
         Raises:
             InputError: something is malformed; then no image of this call is counted.
         """
-        correct, ranks = localization_batch(
-            heatmaps, boxes, image_sizes, logits, labels,
-            self.iou, self.contours, self.protocol, self.thresholds, self.threads,
-        )  # fmt: skip
-        self.correct += correct
-        self.in_top += ranks[1:]
-        self.images += int(ranks[0])
+        rank = label_rank(logits, labels)
+        criteria = [(self.iou, self.contours)]
+        (found,) = box_counts(
+            heatmaps, boxes, image_sizes, criteria, self.protocol, self.thresholds, self.threads, True
+        )
+        self.correct += localization_counts(found.iou >= self.iou[0], rank)
+        self.in_top += rank_counts(rank)[1:]
+        self.images += len(rank)
 
     def compute(self) -> LocalizationScore:
         """The accuracies over all images.

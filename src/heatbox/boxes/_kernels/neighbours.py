@@ -1,6 +1,6 @@
-"""What the eight neighbours of a pixel tell about its part in the merge tree: tables over their mask.
+"""The role of a pixel in the merge tree as a function of its eight neighbours: tables over their mask.
 
-Bit k of a mask is set when neighbour k comes before the pixel in the order of the tree.
+Bit k of a mask is set if neighbour k precedes the pixel in the order of the tree.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ SIDES = 0b01010101
 
 
 def _groups(mask: int, connectivity: int) -> list[list[int]]:
-    """The neighbours in a mask, grouped by how they touch each other around the pixel."""
+    """The neighbours in a mask, grouped by their connections around the pixel."""
     reach = 1 if connectivity == 4 else 2
     groups: list[list[int]] = []
     for k in (k for k in range(8) if mask >> k & 1):
@@ -32,24 +32,24 @@ def _touch(k: int, other: int, reach: int) -> bool:
 
 
 def _tables(connectivity: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """For each mask: is it an event, how many groups does it join, and one neighbour of each group."""
-    event, joins = np.zeros(256, np.uint8), np.zeros(256, np.uint8)
+    """For each mask: whether it is critical, how many groups it joins, and one neighbour of each group."""
+    critical, joins = np.zeros(256, np.uint8), np.zeros(256, np.uint8)
     member = np.zeros((256, 4), np.uint8)
     for mask in range(256):
         groups = _groups(mask, connectivity)
         joins[mask] = len(groups)
-        event[mask] = len(groups) > 1
+        critical[mask] = len(groups) > 1
         for i, group in enumerate(groups):
             member[mask, i] = min(group, key=lambda k: (k % 2, k))
         if len(groups) == 1:
             xs, ys = [RING[k][0] for k in groups[0]], [RING[k][1] for k in groups[0]]
             # With neighbours on both sides the component's box already spans this pixel.
-            event[mask] = not (min(xs) <= 0 <= max(xs) and min(ys) <= 0 <= max(ys))
-    return event, joins, member
+            critical[mask] = not (min(xs) <= 0 <= max(xs) and min(ys) <= 0 <= max(ys))
+    return critical, joins, member
 
 
 def _cell_weights() -> np.ndarray:
-    """For each mask: the 2 x 2 cells around the pixel in which it comes third or fourth."""
+    """For each mask: the number of 2 x 2 cells in which the pixel is the third or fourth in order."""
     weights = np.zeros(256, np.uint8)
     for mask in range(256):
         for cell in ((0, 1, 2), (2, 3, 4), (4, 5, 6), (6, 7, 0)):
@@ -57,6 +57,6 @@ def _cell_weights() -> np.ndarray:
     return weights
 
 
-EVENT_8, JOINS_8, MEMBER_8 = _tables(8)
-EVENT_4, JOINS_4, MEMBER_4 = _tables(4)
+CRITICAL_8, JOINS_8, MEMBER_8 = _tables(8)
+CRITICAL_4, JOINS_4, MEMBER_4 = _tables(4)
 WEIGHT = _cell_weights()

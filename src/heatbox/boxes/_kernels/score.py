@@ -11,30 +11,30 @@ from pathlib import Path
 import numpy as np
 from numba import njit
 
-from heatbox.boxes._kernels.compiling import compiled
-from heatbox.boxes._kernels.hills import (
-    MARGIN,
-    collect_events,
-    find_hills,
-    invert,
-    label_hills,
-    look_around,
-    quantise,
-    sort_by_level,
-)
-from heatbox.boxes._kernels.neighbours import EVENT_4, EVENT_8
-from heatbox.boxes._kernels.tree import (
+from heatbox.boxes._kernels import compiled
+from heatbox.boxes._kernels.merge_tree import (
     MAX_TABLE_LABELS,
     fill_holes,
     trace_components,
     trace_holes,
     trace_largest,
 )
+from heatbox.boxes._kernels.monotone_runs import (
+    MARGIN,
+    collect_critical,
+    find_runs,
+    invert,
+    label_runs,
+    neighbour_masks,
+    quantise,
+    sort_by_level,
+)
+from heatbox.boxes._kernels.neighbours import CRITICAL_4, CRITICAL_8
 
 
 @njit(nogil=True)
 def _score(rows, count, grow, height, width, truth, score):
-    """Best IoU of each box with any ground-truth box; boxes end a pixel later, clamped to the map."""
+    """Best IoU of each box with any ground-truth box; ends gain a pixel, clamped to the map."""
     score[:count] = 0.0
     right, bottom = np.float64(width - 1), np.float64(height - 1)
     for g in range(truth.shape[0]):
@@ -53,7 +53,7 @@ def _score(rows, count, grow, height, width, truth, score):
 
 @njit(nogil=True)
 def _spread(rows, count, score, ranges):
-    """Enter scores for the levels at which they hold, as one or two ranges of length 2**power."""
+    """Store scores for the levels at which their boxes are valid, as two ranges of length 2**power."""
     for k in range(count):
         first, last = np.int64(rows[4, k]), np.int64(rows[5, k])
         power = 0
@@ -66,7 +66,7 @@ def _spread(rows, count, score, ranges):
 
 @njit(nogil=True)
 def _gather(ranges, top, curve):
-    """Best score that holds at each level."""
+    """Best score at each level."""
     for power in range(8, 0, -1):
         coarse, fine = ranges[power], ranges[power - 1]
         half = 1 << (power - 1)
@@ -90,8 +90,8 @@ def _score_image(top, truth, largest, every, work, curves):
     )
     image, inverted, filled = image2.ravel(), inverted2.ravel(), filled2.ravel()
     mask, turn, turn_words = mask2.ravel(), turn2.ravel(), words[1]
-    hill, highest, link, label, maximum = numbers[0], numbers[1], numbers[2], numbers[3], numbers[4]
-    pixels, events, parent, since, spill = numbers[5], numbers[6], numbers[7], numbers[8], numbers[9]
+    run, highest, link, label, maximum = numbers[0], numbers[1], numbers[2], numbers[3], numbers[4]
+    pixels, critical, parent, since, spill = numbers[5], numbers[6], numbers[7], numbers[8], numbers[9]
     span, box = quads[0], quads[1]
     stride = 1 << shift
     sets = (parent, box, since)
@@ -102,41 +102,41 @@ def _score_image(top, truth, largest, every, work, curves):
         return
     # Holes, and with them the filled map.
     invert(image2, inverted2, height, width)
-    look_around(inverted2, mask2, turn2, height, width)
-    hills = find_hills(turn, turn_words, stride, height, width, hill, highest, span)
-    labels = label_hills(hills, hill, highest, mask, stride, False, link, label, maximum)
+    neighbour_masks(inverted2, mask2, turn2, height, width)
+    runs = find_runs(turn, turn_words, stride, height, width, run, highest, span)
+    labels = label_runs(runs, run, highest, mask, stride, False, link, label, maximum)
     raised = False
     ranges[:] = 0.0
     if labels > 1:
-        count = collect_events(inverted, mask, EVENT_4, stride, height, width, pixels)
-        sort_by_level(image, pixels, count, starts[0], events)
-        tree = (mask, hill, label, maximum, labels)
-        count = trace_holes(image, tree, events, starts[0], shift, sets, spill, rows)
+        count = collect_critical(inverted, mask, CRITICAL_4, stride, height, width, pixels)
+        sort_by_level(image, pixels, count, starts[0], critical)
+        tree = (mask, run, label, maximum, labels)
+        count = trace_holes(image, tree, critical, starts[0], shift, sets, spill, rows)
         if largest:
-            raised = fill_holes(image, filled, hills, span, label, highest, parent, spill)
+            raised = fill_holes(image, filled, runs, span, label, highest, parent, spill)
         if every:
             _score(rows, count, 1, height, width, truth, score)
             _spread(rows, count, score, ranges)
-    # Components of the map itself, and those of the filled one, which are the same where nothing is raised.
+    # Components of the map, and of the filled map, which is the same if nothing was raised.
     for fill in range(2):
         if (fill == 0 and raised and not every) or (fill == 1 and not raised):
             continue
         values2, values = (filled2, filled) if fill else (image2, image)
-        look_around(values2, mask2, turn2, height, width)
-        hills = find_hills(turn, turn_words, stride, height, width, hill, highest, span)
-        labels = label_hills(hills, hill, highest, mask, stride, True, link, label, maximum)
-        count = collect_events(values, mask, EVENT_8, stride, height, width, pixels)
-        sort_by_level(values, pixels, count, starts[0], events)
-        tree = (mask, hill, label, maximum, labels)
+        neighbour_masks(values2, mask2, turn2, height, width)
+        runs = find_runs(turn, turn_words, stride, height, width, run, highest, span)
+        labels = label_runs(runs, run, highest, mask, stride, True, link, label, maximum)
+        count = collect_critical(values, mask, CRITICAL_8, stride, height, width, pixels)
+        sort_by_level(values, pixels, count, starts[0], critical)
+        tree = (mask, run, label, maximum, labels)
         if every and fill == 0:
-            count = trace_components(values, tree, events, starts[0], shift, sets, rows)
+            count = trace_components(values, tree, critical, starts[0], shift, sets, rows)
             _score(rows, count, 0, height, width, truth, score)
             _spread(rows, count, score, ranges)
             _gather(ranges, top, curves[1])
         if largest and (fill == 1 or not raised):
             lists = (pixels, link, spill)
             trace_largest(
-                values, tree, hills, span, events, starts[0], shift, sets, lists, starts[1:], table, rows
+                values, tree, runs, span, critical, starts[0], shift, sets, lists, starts[1:], table, rows
             )
             _score(rows, top, 0, height, width, truth, score)
             for level in range(top):
@@ -155,17 +155,18 @@ def _add_counts(curve, top, iou, thresholds, counts):
 def _compile(sources: int) -> Callable:
     """The entry point, compiled.
 
-    Compiled code is kept on disk, and numba notices a change of this file only. The checksum of all the
-    files it is compiled from is a closure variable, hence part of the key under which the code is kept.
+    Numba's cache on disk is invalidated by a change of this file only. The checksum of all the files that are
+    compiled is therefore a closure variable, which is part of the cache's key.
     """
 
     def score_maps(heatmaps, truth, truth_start, iou, thresholds, work, curves, tops, counts):
         """Score maps of one size.
 
-        Takes heatmaps (N, H, W), ground truth (K, 4) float64 of which image i has the rows
-        truth_start[i]:truth_start[i + 1], and for the largest contour and for all contours the IoUs
-        demanded (none to skip these contours). Fills curves (N, 2, 256), tops (N,) with the largest level
-        of each map or -1 where it is malformed, and adds to the counts (IoUs, thresholds) of each.
+        Takes heatmaps (N, H, W), ground truth (K, 4) float64, whose rows
+        truth_start[i]:truth_start[i + 1] belong to image i, and the required IoUs for the largest contour
+        and for all contours (none to skip these contours). Fills curves (N, 2, 256) and tops (N,), the
+        largest level of each map or -1 if it is malformed, and adds to the counts (IoUs, thresholds) of
+        both.
         """
         checksum = sources  # noqa: F841
         largest, every = iou[0].size > 0, iou[1].size > 0
@@ -187,7 +188,7 @@ score_maps = _compile(
 
 
 def workspace(height: int, width: int) -> tuple:
-    """Memory for maps of one size; one for each thread.
+    """Buffers for maps of one size; each thread needs its own.
 
     Returns:
         (height, width, shift) and the arrays that the kernels share.

@@ -1,17 +1,17 @@
 """Compiled kernels of the component tree, for integer maps with any number of levels.
 
 A map of integers 0..top is cut at every level t < top into foreground {value > t} and background. Two
-unions of pixels describe all cuts at once:
+union-find passes over the pixels cover all cuts at once:
 
-- adding pixels from the brightest down joins the 8-connected *components* of the foreground;
-- adding pixels from the darkest up joins the 4-connected pieces of the background; a piece that has not
+- in order of falling value, pixels join the 8-connected *components* of the foreground;
+- in order of rising value, pixels join the 4-connected components of the background; one that has not
   reached the frame around the map is a *hole*.
 
-A box that holds for a range of levels is one row of a table: (x0, y0, x1, y1, first level, last level,
-kind), inclusive pixel coordinates, kind 0 for a component and 1 for a hole.
+A box that is valid for a range of levels is one row of a table: (x0, y0, x1, y1, first level, last level,
+kind), in inclusive pixel coordinates, kind 0 for a component and 1 for a hole.
 
-Arrays are padded by one pixel on each side so that no neighbour needs a bounds check; pixels are named by
-their flat index in the padded array.
+Arrays are padded by one pixel on each side so that no neighbour needs a bounds check; pixels are identified
+by their flat index in the padded array.
 """
 
 # mypy: disallow-untyped-defs=False
@@ -21,14 +21,14 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from heatbox.boxes._kernels.compiling import compiled
+from heatbox.boxes._kernels import compiled
 
-OUTSIDE = 0  # the flat index of a frame pixel, standing for the frame as a whole
+OUTSIDE = 0  # the flat index of a frame pixel, representing the whole frame
 
 
 @njit(inline="always")
 def _find(parent, pixel):
-    """Representative of a pixel's set, halving the path on the way."""
+    """Representative of a pixel's set, with path halving."""
     while parent[pixel] != pixel:
         parent[pixel] = parent[parent[pixel]]
         pixel = parent[pixel]
@@ -89,7 +89,7 @@ def component_rows(levels, order, start, top, table):
     size = levels.size
     parent = np.full(size, -1, np.int32)
     box = np.empty((size, 4), np.int32)
-    since = np.empty(size, np.int32)  # the box holds at levels below this one
+    since = np.empty(size, np.int32)  # the box is valid at levels below this one
     count = 0
     for level in range(top, 0, -1):
         for k in range(start[level], start[level + 1]):
@@ -133,7 +133,7 @@ def component_rows(levels, order, start, top, table):
 def hole_rows(levels, order, start, top, table, count):
     """Boxes of all holes of {value > t}, for all t, appended to the table; returns the number of rows.
 
-    A hole is a 4-connected piece of {value <= t} that does not reach the frame.
+    A hole is a 4-connected component of {value <= t} that does not reach the frame.
     """
     height, width = levels.shape[0] - 2, levels.shape[1] - 2
     stride = width + 2
@@ -185,8 +185,8 @@ def hole_rows(levels, order, start, top, table, count):
 def fill_holes(levels, top):
     """The map with every hole of every cut filled: each pixel's smallest barrier to the frame.
 
-    A flood from the border inwards in order of level; a pixel takes the higher of its own level and
-    that of the lowest pass by which the flood reaches it over 4-neighbours.
+    A flood from the border inwards in order of level; a pixel gets the higher of its own level and that of
+    the lowest 4-connected path by which the flood reaches it.
     """
     height, width = levels.shape[0] - 2, levels.shape[1] - 2
     stride = width + 2
@@ -224,10 +224,10 @@ def fill_holes(levels, top):
 
 @compiled
 def _cell_weights(filled):
-    """How many 2 x 2 cells reach their third or fourth pixel when this pixel joins the foreground.
+    """Number of 2 x 2 cells in which a pixel is the third or fourth to join the foreground.
 
-    The polygon through the centres of a component's border pixels encloses half a unit for a cell with
-    three pixels in the component and a whole one for four: twice the polygon's area is the sum of these
+    The polygon through the centres of a component's border pixels encloses half a unit in a cell with three
+    pixels in the component and one unit in a cell with four: twice the polygon's area is the sum of these
     weights over the (hole-filled) component.
     """
     stride = filled.shape[1]
@@ -250,9 +250,9 @@ def _cell_weights(filled):
 def largest_boxes(filled, order, start, top, boxes):
     """Box of the contour of largest polygon area at every level t < top, into boxes (top, 4) inclusive.
 
-    `filled` has its holes filled, `order` and `start` are its own. Of equal areas the contour found last
-    in raster order wins, as in the reference evaluator: its list of contours runs backwards and the
-    first maximum is taken.
+    `filled` has its holes filled, `order` and `start` are its own. Of equal areas the last contour in
+    raster order is taken, as in the reference evaluator, whose list of contours is in reverse order and
+    which takes the first maximum.
     """
     stride = filled.shape[1]
     size = filled.size

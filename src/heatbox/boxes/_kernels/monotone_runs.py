@@ -1,8 +1,8 @@
-"""From a heatmap to events and labelled hills: the passes over all pixels (see the package's docstring).
+"""From a heatmap to critical pixels and labelled runs: the passes over all pixels (see the package).
 
-Arrays hold one row of frame above and below the map and `MARGIN` columns before it; rows are a power of
-two apart, so that a flat index gives x and y by mask and shift and words of eight pixels are aligned.
-Hill 0 and label 0 stand for the frame.
+Arrays have one row of frame above and below the map and `MARGIN` columns before it. The stride of a row is a
+power of two, so that a flat index gives x and y by mask and shift and words of eight pixels are aligned.
+Run 0 and label 0 represent the frame.
 """
 
 # mypy: disallow-untyped-defs=False
@@ -40,13 +40,13 @@ def quantise(heatmap, image):
     return np.int64(top) >> 8 if good else np.int64(-1)
 
 
-# The next two cut each row to slices of one length: their indices then start at 0, so that the compiler
-# needs no test for negative ones and handles many pixels in one instruction.
+# The next two slice each row to one length: indices then start at 0, so that the compiler needs no test for
+# negative ones and vectorizes the loops.
 
 
 @njit(nogil=True)
 def invert(image, inverted, height, width):
-    """Brightest where the map is darkest, the frame (left as it is) brightest of all."""
+    """Invert the map; the frame is left as it is, brighter than every pixel."""
     for y in range(1, height + 1):
         source, row = image[y, MARGIN : MARGIN + width], inverted[y, MARGIN : MARGIN + width]
         for x in range(width):
@@ -54,10 +54,10 @@ def invert(image, inverted, height, width):
 
 
 @njit(nogil=True)
-def look_around(image, mask, turn, height, width):
-    """Per pixel: the mask of neighbours that come before it, and its turn.
+def neighbour_masks(image, mask, turn, height, width):
+    """Per pixel: the mask of neighbours that precede it, and its turn.
 
-    Turn is 1 for a row's local maximum and 2 for a local minimum.
+    The turn is 1 at a local maximum of the row, 2 at a local minimum and 0 elsewhere.
     """
     left, right = MARGIN - 1, MARGIN + width + 1
     for y in range(1, height + 1):
@@ -91,15 +91,15 @@ def look_around(image, mask, turn, height, width):
 
 
 @njit(nogil=True)
-def collect_events(image, mask, event_of, stride, height, width, out):
-    """Flat indices of the foreground pixels that are events, in raster order; returns how many."""
+def collect_critical(image, mask, is_critical, stride, height, width, out):
+    """Write the flat indices of critical foreground pixels in raster order; returns their number."""
     count = np.uint64(0)
     for y in range(1, height + 1):
         begin = y * stride + MARGIN
         masks, values = mask[begin : begin + width], image[begin : begin + width]
-        for x in range(width):  # without a branch: every pixel is written, only events are kept
+        for x in range(width):  # without a branch: every pixel is written, only critical ones are kept
             out[count] = begin + x
-            count += np.uint64(event_of[masks[x]] & (values[x] != 0))
+            count += np.uint64(is_critical[masks[x]] & (values[x] != 0))
     return np.int64(count)
 
 
@@ -119,11 +119,11 @@ def sort_by_level(image, pixels, count, start, out):
 
 
 @njit(nogil=True)
-def find_hills(turn, words, stride, height, width, hill, top, span):
-    """Cut rows into hills; returns their number, the frame's hill 0 included.
+def find_runs(turn, words, stride, height, width, run, top, span):
+    """Cut rows into monotone runs; returns their number, including the frame's run 0.
 
-    Writes each pixel's hill, and of each hill its first pixel, its end and its highest pixel: 0 where a
-    hill has none, because it rises to the frame or is all background.
+    Writes the run of each pixel, and the first pixel, the end and the highest pixel of each run: 0 if a run
+    has no highest pixel, because it rises to the frame or is all background.
     """
     count = 1
     top[0] = 0
@@ -137,51 +137,51 @@ def find_hills(turn, words, stride, height, width, hill, top, span):
             for pixel in range(8 * word, 8 * word + 8):
                 if turn[pixel] == 1:
                     highest = pixel
-                elif turn[pixel] == 2:  # the lowest pixel goes with the hill to its right
-                    hill[begin:pixel] = count
+                elif turn[pixel] == 2:  # the lowest pixel belongs to the run to its right
+                    run[begin:pixel] = count
                     span[count, 0], span[count, 1], top[count] = begin, pixel, highest
                     count += 1
                     begin, highest = pixel, 0
-        hill[begin:end] = count
+        run[begin:end] = count
         span[count, 0], span[count, 1], top[count] = begin, end, highest
         count += 1
     return count
 
 
 @njit(nogil=True)
-def label_hills(hills, hill, top, mask, stride, diagonal, link, label, maximum):
-    """Label every hill with a maximum of the map to which a path of earlier pixels leads.
+def label_runs(runs, run, top, mask, stride, diagonal, link, label, maximum):
+    """Label every run with a maximum of the map to which a path of preceding pixels leads.
 
-    Labels are 1, 2, … in raster order of the maxima, whose pixels go to `maximum`; label 0 is the frame.
-    Returns the number of labels, 0 included.
+    Labels are 1, 2, … in raster order of the maxima, whose pixels are written to `maximum`; label 0 is the
+    frame. Returns the number of labels, including 0.
     """
-    # Where to leave a hill's highest pixel: upwards if possible, for those hills are labelled already.
+    # The step from a run's highest pixel: upwards if possible, since those runs are already labelled.
     step = np.zeros(256, np.int64)
     for m in range(256):
         step[m] = _way_out(m if diagonal else m & SIDES, stride)
     labels = 1
     label[0] = 0
-    for h in range(1, hills):
-        pixel = np.int64(top[h])
+    for r in range(1, runs):
+        pixel = np.int64(top[r])
         way = step[mask[pixel]] if pixel else -pixel
         if pixel != 0 and way == 0:
             maximum[labels] = pixel
-            label[h] = labels
-            link[h] = h
+            label[r] = labels
+            link[r] = r
             labels += 1
         else:
-            link[h] = hill[pixel + way] if pixel else 0
-            label[h] = label[link[h]] if link[h] < h else -1
-    for h in range(hills - 1, 0, -1):
-        if label[h] < 0:
-            label[h] = label[link[h]]
-    for h in range(1, hills):
-        if label[h] < 0:
-            at = np.int64(h)
+            link[r] = run[pixel + way] if pixel else 0
+            label[r] = label[link[r]] if link[r] < r else -1
+    for r in range(runs - 1, 0, -1):
+        if label[r] < 0:
+            label[r] = label[link[r]]
+    for r in range(1, runs):
+        if label[r] < 0:
+            at = np.int64(r)
             while label[at] < 0:
                 at = np.int64(link[at])
             known = label[at]
-            at = np.int64(h)
+            at = np.int64(r)
             while label[at] < 0:
                 label[at] = known
                 at = np.int64(link[at])
@@ -190,7 +190,7 @@ def label_hills(hills, hill, top, mask, stride, diagonal, link, label, maximum):
 
 @njit(nogil=True)
 def _way_out(mask, stride):
-    """Step from a row maximum to an earlier neighbour in the row above or below; 0 where there is none."""
+    """Step from a row maximum to a preceding neighbour in the row above or below; 0 if there is none."""
     if mask & 4:
         return -stride
     if mask & 2:
