@@ -17,15 +17,15 @@ def data_check(
     jobs: int | None = None,
     as_json: AsJson = False,
 ) -> int:
-    """Recognise a data set, count it, open every image, say what is broken; exit 1 if anything is.
+    """Recognize a data set, count it, open every image and list what is broken; exit code 1 on any problem.
 
-    Writes report.json and a contact sheet with boxes. Interrupted or repeated, it opens only images that
-    are new or have changed.
+    Writes report.json and a contact sheet with boxes. A repeated or resumed check opens only images that are
+    new or have changed.
 
     Args:
-        path: A folder or an archive, as downloaded or unpacked.
+        path: A folder or an archive, as downloaded or extracted.
         out: Folder of the report; by default heatbox-check-NAME.
-        jobs: Number of threads; by default one for each core.
+        jobs: Number of threads; by default one per core.
         as_json: Print the report as JSON instead of a table.
 
     Examples:
@@ -38,8 +38,8 @@ def data_check(
 
     out = out or Path(folder_name(f"heatbox-check-{path.resolve().stem}"))
     report = check_data(path, out, on_terminal, jobs)
-    if sheet := data_sheet(report.readable, _SHEET_IMAGES):
-        save_png(sheet, out / "contact-sheet.png")
+    sheet = data_sheet(report.readable, _SHEET_IMAGES)
+    drawn = f"; contact sheet: {save_png(sheet, out / 'contact-sheet.png')}" if sheet else ""
     if as_json:
         print_json(report.as_dict())
     else:
@@ -52,7 +52,7 @@ def data_check(
             say(f"broken: {problem}")
         if len(report.problems) > _MOST_PROBLEMS:
             say(f"... and {len(report.problems) - _MOST_PROBLEMS} more in {out / 'report.json'}")
-    say(f"{len(report.problems)} problems; pictures: {out / 'contact-sheet.png'}")
+    say(f"{len(report.problems)} problems{drawn}")
     return SOME_FAILED if report.problems else 0
 
 
@@ -63,17 +63,17 @@ def data_prepare(
     variant: Literal["squash", "short-side"] = "squash",
     jobs: int | None = None,
 ) -> int:
-    """Write 448-pixel copies of CUB-200-2011 for training, boxes carried along.
+    """Write 448-pixel copies of CUB-200-2011 for training, with their boxes.
 
-    The result is in the metadata layout, a folder for each split. Interrupted, the same command goes on.
+    The result is in the metadata layout, one folder per split. Rerun the command to resume.
 
     Args:
-        name: The data set; cub is the one that training needs prepared.
-        source: CUB-200-2011, as downloaded or unpacked.
+        name: The data set; cub is the one that needs preparation for training.
+        source: CUB-200-2011, as downloaded or extracted.
         out: Folder of the copies.
-        variant: squash resizes to 512 x 512 (the paper's text), short-side keeps the shape (the released
-            code); both then crop the middle 448 pixels.
-        jobs: Number of threads; by default one for each core.
+        variant: squash resizes to 512 x 512 (the paper's text), short-side keeps the aspect ratio (the
+            released code); both then crop the central 448 pixels.
+        jobs: Number of threads; by default one per core.
 
     Examples:
         heatbox data prepare cub CUB_200_2011.tgz --out CUB-448
@@ -89,7 +89,7 @@ def data_prepare(
 
 
 def data_list(as_json: AsJson = False) -> None:
-    """What each data set is, its licence and size, where it is published, and what to put where.
+    """List the supported data sets: content, license, size, source and expected files.
 
     Args:
         as_json: Print JSON instead of a table.
