@@ -128,7 +128,7 @@ def contact_sheet(
     ranked = sorted(next(iter(tables.values())).values(), key=lambda record: -record[f"iou_{methods[0]}"])
     by_id = {example.id: example for example in split}
     groups = []
-    for index in _evenly(len(ranked), count):
+    for index in evenly_spaced(len(ranked), count):
         key = ranked[index]["id"]
         image = split.open_image(by_id[key]).resize((side, side), Image.Resampling.BILINEAR)
         truth = draw_boxes(image, _scaled_truth(ranked[index], image), TRUTH_COLOUR)
@@ -154,7 +154,7 @@ def data_sheet(splits: Sequence[Split], count: int, side: int = 160) -> Image.Im
     """
     cells = []
     for split in splits:
-        for index in _evenly(len(split), max(1, count // len(splits))):
+        for index in evenly_spaced(len(split), max(1, count // len(splits))):
             example = split.examples[index]
             image = split.open_image(example).resize((side, side), Image.Resampling.BILINEAR)
             if len(example.boxes):
@@ -166,8 +166,8 @@ def data_sheet(splits: Sequence[Split], count: int, side: int = 160) -> Image.Im
     return image_grid([[cell] for cell in cells], side, "white: ground truth") if cells else None
 
 
-def _evenly(total: int, count: int) -> list[int]:
-    """At most `count` of the indices 0 to `total` - 1, evenly spaced."""
+def evenly_spaced(total: int, count: int) -> list[int]:
+    """At most `count` of the indices 0 to `total` - 1, evenly spaced, both ends included."""
     return np.unique(np.linspace(0, total - 1, min(count, total)).round().astype(int)).tolist()
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,7 @@ from heatbox.errors import InputError
 from heatbox.visualization.figures.style import (
     GREY,
     Drawn,
+    LineStyle,
     Row,
     annotate,
     format_interval,
@@ -91,7 +92,7 @@ def scores_per_model(models: Sequence[ModelScore], method: str = "cam") -> Drawn
         InputError: no model has scores of the method.
     """
     known = _holding(models, method)
-    families = list(dict.fromkeys(model.family for model in known))
+    styles = _styles(known)
     figure, both = panels(2, max(4.2, 0.55 * len(known) + 2), 4.6)
     rows: list[Row] = []
     arrows = arrows_between(known)
@@ -99,7 +100,7 @@ def scores_per_model(models: Sequence[ModelScore], method: str = "cam") -> Drawn
         values = [float(model.scores[method][score]) for model in known]
         for place, (model, value) in enumerate(zip(known, values, strict=True)):
             low, high = model.scores[method][f"{score}_interval"]
-            _mark(axes, place, value, (low, high), model, families)
+            _mark(axes, place, value, (low, high), model, styles)
             rows.append(
                 {"model": model.name, "family": model.family, "score": score, "value": value}
                 | {"low": low, "high": high, "augmented": model.augmented}
@@ -111,7 +112,7 @@ def scores_per_model(models: Sequence[ModelScore], method: str = "cam") -> Drawn
         style_axes(axes, score, "", f"{score} of {method}, % of images [95% interval]")
         axes.set_xticks(range(len(known)), [model.name for model in known], rotation=40, ha="right")
         axes.margins(x=0.12, y=0.18)
-    if entries := _entries(known, families, {kind for _, _, kind in arrows}):
+    if entries := _entries(known, styles, {kind for _, _, kind in arrows}):
         legend_outside(both[1], handles=entries)
     return figure, rows
 
@@ -143,11 +144,22 @@ def _order(value: int | str) -> tuple[bool, int | str]:
     return value != SCRATCH, value
 
 
+def _styles(models: Sequence[ModelScore]) -> dict[str, LineStyle]:
+    """Family → its colour and marker."""
+    families = dict.fromkeys(model.family for model in models)
+    return {family: line_style(index) for index, family in enumerate(families)}
+
+
 def _mark(
-    axes: Any, x: float, value: float, ends: Sequence[float], model: ModelScore, families: Sequence[str]
+    axes: Any,
+    x: float,
+    value: float,
+    ends: Sequence[float],
+    model: ModelScore,
+    styles: Mapping[str, LineStyle],
 ) -> None:
     """A model with its interval: colour and marker of its family, a star if it is augmented."""
-    style = line_style(families.index(model.family))
+    style = styles[model.family]
     axes.errorbar(
         x,
         value,
@@ -177,14 +189,19 @@ def _arrow(axes: Any, start: tuple[float, float], end: tuple[float, float], kind
     )
 
 
-def _entries(models: Sequence[ModelScore], families: Sequence[str], kinds: set[str]) -> list[Any]:
-    """Legend entries: families by colour and marker; arrows and the star if they occur."""
+def _entries(
+    models: Sequence[ModelScore],
+    styles: Mapping[str, LineStyle],
+    kinds: Collection[str] = (),
+    numbered: bool = False,
+) -> list[Any]:
+    """Legend entries: families by colour and marker; arrows and the star if they occur; models by number."""
     from matplotlib.lines import Line2D
 
     entries = [
-        Line2D([], [], **line_style(i).point, label=name or "unknown")
-        for i, name in enumerate(families)
-        if len(families) > 1
+        Line2D([], [], **style.point, label=name or "unknown")
+        for name, style in styles.items()
+        if len(styles) > 1
     ]
     if any(model.augmented for model in models):
         entries.append(Line2D([], [], color=GREY, marker="*", markersize=10, linestyle="", label="augmented"))
@@ -192,6 +209,9 @@ def _entries(models: Sequence[ModelScore], families: Sequence[str], kinds: set[s
         entries.append(Line2D([], [], color=RESOLUTION, label="→ larger training images"))
     if "pretraining" in kinds:
         entries.append(Line2D([], [], color=PRETRAINING, linestyle="--", label="→ other pre-training"))
+    if numbered:  # names at the points would overlap
+        names = [f"{number}  {model.name}" for number, model in enumerate(models, 1)]
+        entries += [Line2D([], [], linestyle="", label=name) for name in names]
     return entries
 
 
@@ -215,14 +235,14 @@ def score_against_erf(
     known = [model for model in _holding(models, method) if model.auc is not None]
     if not known:
         raise InputError("no model holds both a score and a receptive field")
-    families = list(dict.fromkeys(model.family for model in known))
+    styles = _styles(known)
     figure, both = panels(2, 4.6, 3.9)
     areas = np.array([model.auc for model in known], dtype=np.float64)
     rows: list[Row] = []
     for axes, score in zip(both, SCORES, strict=True):
         values = np.array([model.scores[method][score] for model in known], dtype=np.float64)
         for number, (model, area, value) in enumerate(zip(known, areas, values, strict=True), 1):
-            _mark(axes, area, value, model.scores[method][f"{score}_interval"], model, families)
+            _mark(axes, area, value, model.scores[method][f"{score}_interval"], model, styles)
             annotate(axes, str(number), area, value, rise=6)
             rows.append({"model": model.name, "score": score, "auc": area, "value": value})
         r, low, high = correlation(areas, values, resamples, seed)
@@ -230,16 +250,8 @@ def score_against_erf(
         title = f"{score}: {_correlation_text(r, low, high, len(known))}"
         style_axes(axes, title, "receptive field: area under r(t)", f"{score}, %")
         axes.margins(0.22)
-    legend_outside(both[1], handles=[*_entries(known, families, set()), *_numbered(known)])
+    legend_outside(both[1], handles=_entries(known, styles, numbered=True))
     return figure, rows
-
-
-def _numbered(models: Sequence[ModelScore]) -> list[Any]:
-    """Legend entries that number the models: names at the points would overlap."""
-    from matplotlib.lines import Line2D
-
-    names = [f"{number}  {model.name}" for number, model in enumerate(models, 1)]
-    return [Line2D([], [], linestyle="", label=name) for name in names]
 
 
 def correlation(
@@ -313,21 +325,13 @@ def maps_compared(models: Sequence[ModelScore], methods: tuple[str, str] = ("cam
             for score in SCORES
         }
         rows.append(row)
-    headings = ["model", *(f"{method}\n{name}" for method in methods for name in (*SCORES, "threshold"))]
-    headings += [f"{score}\n{methods[1]} − {methods[0]}" for score in SCORES]
-    cells = [
-        [
-            row["model"],
-            *(
-                f"{row[f'{method}_{name}']:{'.3f' if name == 'threshold' else '.1f'}}"
-                for method in methods
-                for name in (*SCORES, "threshold")
-            ),
-            *(f"{row[f'{score}_difference']:+.1f}" for score in SCORES),
-        ]
-        for row in rows
-    ]
-    return _table(headings, cells, 1), rows
+    columns = {"model": _text("model")}
+    for method in methods:
+        columns |= {f"{method}\n{score}": _number(f"{method}_{score}") for score in SCORES}
+        columns[f"{method}\nthreshold"] = _number(f"{method}_threshold", ".3f")
+    difference = f"{methods[1]} − {methods[0]}"
+    columns |= {f"{score}\n{difference}": _number(f"{score}_difference", "+.1f") for score in SCORES}
+    return _table(rows, columns), rows
 
 
 def all_scores(
@@ -353,13 +357,14 @@ def all_scores(
     if not entries:
         raise InputError("no model holds scores")
     rows = [_row(name, method, one, (published or {}).get(name, {})) for name, method, one in entries]
-    headings = ["model", "map"]
-    headings += ["MaxBoxAcc\noracle [95%]", "at", "MaxBoxAccV2\noracle [95%]"]
-    transferred = any(row["transferred_MaxBoxAcc"] is not None for row in rows)
-    headings += ["MaxBoxAcc\ntransferred", "MaxBoxAccV2\ntransferred"] if transferred else []
-    known = any(row["published_MaxBoxAcc"] is not None for row in rows)
-    headings += ["published\nMaxBoxAcc", "published\nMaxBoxAccV2"] if known else []
-    return _table(headings, [_all_cells(row, transferred, known) for row in rows], 2), rows
+    columns = {"model": _text("model"), "map": _text("map")}
+    columns["MaxBoxAcc\noracle [95%]"] = _score("MaxBoxAcc")
+    columns["at"] = _number("threshold", ".3f")
+    columns["MaxBoxAccV2\noracle [95%]"] = _score("MaxBoxAccV2")
+    for kind in ("transferred", "published"):
+        if any(row[f"{kind}_{SCORES[0]}"] is not None for row in rows):
+            columns |= {f"{score}\n{kind}": _number(f"{kind}_{score}") for score in SCORES}
+    return _table(rows, columns, text_columns=2), rows
 
 
 def _row(name: str, method: str, found: Mapping[str, Any], published: Mapping[str, Any]) -> Row:
@@ -374,27 +379,32 @@ def _row(name: str, method: str, found: Mapping[str, Any], published: Mapping[st
     return row | {"transferred_threshold": transferred.get("threshold")}
 
 
-def _all_cells(row: Row, transferred: bool, known: bool) -> list[str]:
-    def scored(score: str) -> str:
-        return format_interval(row[score], (row[f"{score}_low"], row[f"{score}_high"]), ".1f")
-
-    def number(key: str) -> str:
-        return "" if row[key] is None else f"{row[key]:.1f}"
-
-    cells = [row["model"], row["map"], scored(SCORES[0]), f"{row['threshold']:.3f}", scored(SCORES[1])]
-    cells += [number(f"transferred_{score}") for score in SCORES] if transferred else []
-    return cells + ([number(f"published_{score}") for score in SCORES] if known else [])
+Column = Callable[[Row], str]
+"""A column of a table: row → text of its cell."""
 
 
-def _table(headings: Sequence[str], cells: Sequence[Sequence[str]], text_columns: int) -> Figure:
+def _text(key: str) -> Column:
+    return lambda row: row[key]
+
+
+def _number(key: str, form: str = ".1f") -> Column:
+    return lambda row: "" if row[key] is None else f"{row[key]:{form}}"
+
+
+def _score(name: str) -> Column:
+    return lambda row: format_interval(row[name], (row[f"{name}_low"], row[f"{name}_high"]), ".1f")
+
+
+def _table(rows: Sequence[Row], columns: Mapping[str, Column], text_columns: int = 1) -> Figure:
     """A table as a figure, with rules between rows; the first `text_columns` columns are left-aligned."""
-    figure = new_figure(0.6 + 1.15 * len(headings), 0.6 + 0.3 * (len(cells) + 1))
+    cells = [[cell(row) for cell in columns.values()] for row in rows]
+    figure = new_figure(0.6 + 1.15 * len(columns), 0.6 + 0.3 * (len(rows) + 1))
     axes = figure.subplots()
     axes.axis("off")
-    table = axes.table(cells, colLabels=headings, loc="center", cellLoc="right", edges="horizontal")
+    table = axes.table(cells, colLabels=list(columns), loc="center", cellLoc="right", edges="horizontal")
     table.auto_set_font_size(False)
     table.set_fontsize(8.5)
-    table.auto_set_column_width(list(range(len(headings))))
+    table.auto_set_column_width(list(range(len(columns))))
     table.scale(1, 1.35)
     for (row, column), cell in table.get_celld().items():
         if column < text_columns:
@@ -421,15 +431,8 @@ def headline_numbers(rows: list[Row], labels: Mapping[str, str] = HEADLINES) -> 
         for index, row in enumerate(rows):
             value = row.get(key)
             if value is None:
-                one.text(
-                    0.02,
-                    index,
-                    "not measured",
-                    fontsize=7,
-                    color=GREY,
-                    va="center",
-                    transform=one.get_yaxis_transform(),
-                )
+                left = one.get_yaxis_transform()
+                one.text(0.02, index, "not measured", fontsize=7, color=GREY, va="center", transform=left)
                 continue
             one.plot([value], [index], **line_style(index).point, markersize=7)
             annotate(one, f"{value:.3g}", value, index)

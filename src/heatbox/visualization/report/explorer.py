@@ -35,6 +35,7 @@ from heatbox.data.types import Example, Split
 from heatbox.errors import InputError
 from heatbox.evaluation.run import PREDICTIONS, Record
 from heatbox.maps.normalize import normalize_heatmap
+from heatbox.visualization.overlay import evenly_spaced
 from heatbox.visualization.report.folders import Folder
 
 MAX_MAP_SIDE = 32
@@ -157,11 +158,9 @@ def chosen_ids(source: Source, limit: int) -> list[str]:
     """Ids to show: all, or `limit` of them spread evenly from best to worst IoU, in the order of the run."""
     key = f"iou_{source.folder.maps[0]}"
     scored = [(record["id"], record[key]) for records in source.folder.run.records() for record in records]
-    if len(scored) <= limit:
-        return [name for name, _ in scored]
     ranked = sorted(range(len(scored)), key=lambda place: -scored[place][1])
-    picks = np.unique(np.linspace(0, len(scored) - 1, limit).round().astype(int))
-    return [scored[place][0] for place in sorted(ranked[pick] for pick in picks)]
+    picks = sorted(ranked[pick] for pick in evenly_spaced(len(scored), limit))
+    return [scored[place][0] for place in picks]
 
 
 def explorer_data(sources: Sequence[Source], limit: int = 500, track: Track = silent) -> dict[str, Any]:
