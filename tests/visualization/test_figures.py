@@ -1,4 +1,4 @@
-"""Figures: the numbers they return are those they were given, and drawing leaves no state behind."""
+"""Figures return the numbers they are given, and drawing leaves no global state."""
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -19,8 +19,8 @@ def test_curves_return_every_point():
     assert isinstance(figure, Figure)
     assert len(rows) == 2 * 2 * 2
     assert {"model": "b", "scale": "linear", "t": 0.5, "area_ratio": 0.4, "auc": 0.1, "images": 3} in rows
-    words = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
-    assert words == ["a: AUC 0.200 (n = 3)", "b: AUC 0.200 (n = 3)"]
+    labels = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+    assert labels == ["a: AUC 0.200 (n = 3)", "b: AUC 0.200 (n = 3)"]
 
 
 def test_a_group_without_images_is_left_out():
@@ -75,8 +75,8 @@ def test_threshold_curves_mark_the_chosen_point():
 def test_saved_files(tmp_path):
     written = save_figure(erf.curves({"a": FIELD}), tmp_path / "deep" / "curves")
     assert [path.suffix for path in written] == [".png", ".svg", ".parquet"]
-    with Image.open(written[0]) as picture:
-        assert min(picture.size) > 300
+    with Image.open(written[0]) as image:
+        assert min(image.size) > 300
     assert "AUC 0.200" in written[1].read_text()  # text stays text
     assert pq.read_table(written[2]).to_pylist() == erf.curves({"a": FIELD})[1]
     first = written[1].read_bytes()
@@ -84,7 +84,7 @@ def test_saved_files(tmp_path):
     assert written[1].read_bytes() == first
 
 
-def test_tables_and_words():
+def test_tables_and_intervals():
     assert as_table([{"a": 1}, {"b": 2.0}]).to_pylist() == [{"a": 1, "b": None}, {"a": None, "b": 2.0}]
     assert format_interval(0.5, (0.25, 0.75)) == "0.50 [0.25, 0.75]"
     assert format_interval(0.5, (None, 0.75)) == "0.50"

@@ -21,18 +21,18 @@ def test_overlay_keeps_the_size_and_shows_the_map():
     assert found[20, 55, 1] - found[20, 5, 1] > 80  # yellow against violet: the green channel rises
 
 
-def test_overlay_of_no_strength_is_the_grey_picture():
-    picture = Image.fromarray(np.random.default_rng(0).integers(0, 255, (5, 7, 3), dtype=np.uint8))
-    found = np.asarray(overlay(picture, np.ones((5, 7)), strength=0))
-    assert np.array_equal(found, np.asarray(picture.convert("L").convert("RGB")))
+def test_overlay_of_no_strength_is_the_grey_image():
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (5, 7, 3), dtype=np.uint8))
+    found = np.asarray(overlay(image, np.ones((5, 7)), strength=0))
+    assert np.array_equal(found, np.asarray(image.convert("L").convert("RGB")))
 
 
-def test_an_overlay_needs_no_more_than_a_few_times_its_picture():
+def test_an_overlay_needs_no_more_than_a_few_times_its_image():
     """Pictures of a hundred megapixels and more come from satellites and slides."""
-    picture, heatmap = Image.new("RGB", (1000, 1000)), np.random.default_rng(0).random((7, 7))
+    image, heatmap = Image.new("RGB", (1000, 1000)), np.random.default_rng(0).random((7, 7))
     tracemalloc.start()
     try:
-        overlay(picture, heatmap)
+        overlay(image, heatmap)
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
@@ -40,9 +40,9 @@ def test_an_overlay_needs_no_more_than_a_few_times_its_picture():
 
 
 def test_boxes_are_drawn_on_a_copy():
-    picture = Image.new("RGB", (50, 40), "black")
-    found = np.asarray(draw_boxes(picture, np.array([[10, 5, 30, 25.0]]), (255, 0, 0)))
-    assert not np.asarray(picture).any()
+    image = Image.new("RGB", (50, 40), "black")
+    found = np.asarray(draw_boxes(image, np.array([[10, 5, 30, 25.0]]), (255, 0, 0)))
+    assert not np.asarray(image).any()
     red = (found == (255, 0, 0)).all(2)
     ys, xs = np.nonzero(red)
     assert (xs.min(), ys.min(), xs.max(), ys.max()) == (10, 5, 30, 25)
@@ -91,13 +91,13 @@ def test_a_sheet_of_256_colours_looks_like_the_sheet(two_runs, tmp_path):
     assert np.sqrt((difference**2).mean()) < 4
 
 
-def test_endless_words_are_shortened_with_few_measurements():
+def test_long_labels_are_shortened_with_few_measurements():
     class Counting:
         calls = 0
 
-        def getlength(self, words):
+        def getlength(self, text):
             self.calls += 1
-            return 7.0 * len(words)
+            return 7.0 * len(text)
 
     font = Counting()
     assert _truncated("x" * 10_000, 100, font) == "x" * 13 + "…"

@@ -77,7 +77,7 @@ def test_score_against_receptive_field():
         score_against_erf([model("x", 3.0)])
 
 
-def test_the_interval_of_a_correlation_holds_the_truth_about_as_often_as_it_says():
+def test_the_interval_of_a_correlation_holds_the_truth_as_often_as_stated():
     rng = np.random.default_rng(0)
     inside = 0
     for seed in range(120):
@@ -109,7 +109,7 @@ def test_maps_compared():
         maps_compared([ModelScore("x", {"cam": entry(1.0, 2.0)})])
 
 
-def test_the_papers_models_are_told_apart():
+def test_the_papers_models_are_distinguished():
     """The 36 fine-tuned models: RepLKNet and ConvNeXt with and without augmentation, SLaK at two sizes."""
     from dataclasses import asdict
 

@@ -82,7 +82,7 @@ def _transferred(name: str) -> Callable[[Mapping[str, Any]], Cell]:
 
 
 def _minus_baseline(name: str) -> Callable[[Mapping[str, Any]], Cell]:
-    """A column's cell: the paired difference to the centre baseline, which has none itself."""
+    """A column's cell: the paired difference to the centre baseline; empty for the baseline itself."""
     return lambda entry: (
         _with_interval(**entry["minus_baseline"][name], sign="+") if entry.get("minus_baseline") else Cell("")
     )
@@ -102,7 +102,7 @@ BOX_COLUMNS = (
     Column("MaxBoxAccV2 transferred", _transferred("MaxBoxAccV2"), "transferred"),
     Column("Top-1 loc", _number("localization", "top1"), "localization"),
     Column("Top-5 loc", _number("localization", "top5"), "localization"),
-    Column("V2 minus centre-Gaussian", _minus_baseline("MaxBoxAccV2")),
+    Column("V2 minus centre-Gaussian", _minus_baseline("MaxBoxAccV2"), "minus_baseline"),
 )
 MASK_COLUMNS = (
     Column("PxAP", _score("PxAP")),
@@ -110,7 +110,7 @@ MASK_COLUMNS = (
     Column("at", _number("threshold", digits=3)),
     Column("pixel IoU transferred", _number("transferred", "pixel_iou"), "transferred"),
     Column("at", _number("transferred", "threshold", digits=3), "transferred"),
-    Column("PxAP minus centre-Gaussian", _minus_baseline("PxAP")),
+    Column("PxAP minus centre-Gaussian", _minus_baseline("PxAP"), "minus_baseline"),
 )
 
 

@@ -1,4 +1,4 @@
-"""Several analyses and runs on one page: what belongs together is found by the weights it was measured on."""
+"""Several analyses and runs on one page: runs and analyses are matched by their weights."""
 
 import json
 
@@ -21,7 +21,7 @@ def folders(tmp_path_factory):
     top = tmp_path_factory.mktemp("several")
     model, data = write_model(top), str(write_split(top / "set", 12))
     field = ["--erf-size", "48", "--erf-images", "2", "--erf-grid", "0"]
-    words = ["--atoms", "2", "4", "--grid", "4", "--channels-an-image", "4", "--nonzero", "2"]
+    options = ["--atoms", "2", "4", "--grid", "4", "--channels-an-image", "4", "--nonzero", "2"]
     for number, name in enumerate(("first", "second"), 1):
         network = create_model(model)
         for parameter in network.parameters():
@@ -42,7 +42,7 @@ def folders(tmp_path_factory):
         asked = ["--model", str(top / name), "--data", data, *SMALL]
         out = str(top / f"analysis-{name}")
         assert main(["analyze", "erf", *asked, *field, "--out", f"{out}/erf"]) == 0
-        assert main(["analyze", "complexity", *asked, *words, "--out", f"{out}/complexity"]) == 0
+        assert main(["analyze", "complexity", *asked, *options, "--out", f"{out}/complexity"]) == 0
     return top
 
 
@@ -81,14 +81,14 @@ def test_instruments_of_several_analyses_are_drawn_together(folders, tmp_path):
     assert "Score against receptive field, cam" in text
 
 
-def test_networks_of_the_same_name_are_told_apart(folders):
+def test_networks_of_the_same_name_get_distinct_labels(folders):
     folder = read_folders([folders / "analysis-first", folders / "analysis-first"])
     found, sources = gather(folder, "erf", "metrics.json")
     assert sources == 2
     assert list(found) == ["first", f"first ({folder[1].name})"]
 
 
-def test_more_networks_than_can_be_told_apart_are_left_out_with_a_note(folders, monkeypatch):
+def test_more_networks_than_can_be_distinguished_are_left_out_with_a_note(folders, monkeypatch):
     monkeypatch.setattr("heatbox.visualization.report.figures.MAX_MODELS", 1)
     notes = []
     assert instrument_figures(read_folders(all_of(folders, "first", "second")), notes) == []

@@ -1,4 +1,4 @@
-"""What the page knows of boxes, against the evaluator's own at every threshold."""
+"""The boxes stored in the page, against the evaluator's at every threshold."""
 
 import json
 import zlib

@@ -1,4 +1,4 @@
-"""Names that attack, all the way from a data set to the page, the terminal and files: they stay text."""
+"""Malicious names, from a data set to the page, the terminal and files: they stay text."""
 
 import json
 import os
@@ -87,14 +87,14 @@ EVALUATE = (*EVALUATE, "--method", "cam", f"{METHOD_FILE}:own")
 def view(root, tmp_path):
     with opened(root / "page.html", tmp_path / "profile", viewport={"width": 1100, "height": 900}) as (
         shown,
-        said,
+        messages,
     ):
         dialogs = []
         shown.on("dialog", lambda dialog: (dialogs.append(dialog.message), dialog.dismiss()))
         yield shown
         assert shown.evaluate("window.ran") is None
         assert not dialogs
-        assert not said  # no error, and no request
+        assert not messages  # no error, and no request
 
 
 def test_every_name_is_text(view):
@@ -139,7 +139,7 @@ def test_endless_names_do_not_widen_the_page(view):
 
 
 def test_the_policy_holds_even_if_a_script_were_written_into_the_page(root, tmp_path):
-    with opened(root / "page.html", tmp_path / "profile") as (view, said):
+    with opened(root / "page.html", tmp_path / "profile") as (view, messages):
         view.evaluate(
             "() => { const s = document.createElement('script'); s.textContent = 'window.ran = 1';"
             " document.body.append(s); document.body.insertAdjacentHTML('beforeend',"
@@ -150,7 +150,7 @@ def test_the_policy_holds_even_if_a_script_were_written_into_the_page(root, tmp_
         view.wait_for_timeout(300)
         assert view.evaluate("window.ran") is None
         assert asked == "refused"
-        assert sum("Content Security Policy" in text for text in said) >= 4
+        assert sum("Content Security Policy" in text for text in messages) >= 4
 
 
 def test_nothing_reaches_the_terminal_raw(root, monkeypatch, capfd):
@@ -170,13 +170,11 @@ def test_nothing_reaches_the_terminal_raw(root, monkeypatch, capfd):
 
 def test_files_stay_where_they_belong_and_say_the_names(root, monkeypatch):
     monkeypatch.chdir(root)
-    assert (
-        main(["export", RUN, "--coco", "out/c.json", "--npy", "out/maps", "--overlays", "out/pictures"]) == 0
-    )
+    assert main(["export", RUN, "--coco", "out/c.json", "--npy", "out/maps", "--overlays", "out/images"]) == 0
     assert {str(path.relative_to(root / "out/maps")) for path in (root / "out/maps").rglob("*.npy")} == {
         f"{i}.npy" for i in IDS
     }
-    assert len([path for path in (root / "out/pictures").rglob("*") if path.is_file()]) == len(IDS)
+    assert len([path for path in (root / "out/images").rglob("*") if path.is_file()]) == len(IDS)
     truth = json.loads((root / "out/c-truth.json").read_text())
     assert [category["name"] for category in truth["categories"]] == list(CLASSES)
     assert [image["file_name"] for image in truth["images"]] == list(IDS)

@@ -105,9 +105,9 @@ def test_the_score_is_the_evaluators_at_every_threshold(view, run):
         view.check(f"input[name=contours][value={contours}]")
         for index in (0, 250, 611, 999):
             set_slider(view, index)
-            said = re.findall(r"([\d.]+)% from", view.inner_text("#score"))
+            shown_scores = re.findall(r"([\d.]+)% from", view.inner_text("#score"))
             wanted = [100 * counts[index] / COUNT for counts in found[key]["correct"]]
-            assert [float(value) for value in said] == pytest.approx(wanted, abs=0.051)
+            assert [float(value) for value in shown_scores] == pytest.approx(wanted, abs=0.051)
 
 
 def counted(view):
@@ -184,10 +184,10 @@ def test_keys(view, records):
 def test_the_large_view_shows_the_strongest_channels(view, records):
     place = 4
     view.locator(f".card[data-image='{place}']").click()
-    words = view.locator(".channels > div").all_inner_texts()
+    captions = view.locator(".channels > div").all_inner_texts()
     wanted = zip(records[place]["channel_index"], records[place]["channel_weight"], strict=True)
-    assert [text.strip() for text in words] == [f"no. {index}: {weight:.3f}" for index, weight in wanted]
-    assert len(words) == 3
+    assert [text.strip() for text in captions] == [f"no. {index}: {weight:.3f}" for index, weight in wanted]
+    assert len(captions) == 3
     painted = view.evaluate("document.querySelector('.channels canvas').width")
     assert painted > 10
 

@@ -1,1 +1,1 @@
-"""What a person looks at."""
+"""The report: one HTML page about runs and analyses."""
