@@ -47,7 +47,7 @@ def broken(root, how):
 
 
 @pytest.mark.parametrize(
-    ("how", "says"),
+    ("how", "message"),
     [
         ("empty", "_0.JPEG: not an image"),
         ("truncated", "_0.JPEG: the image is damaged"),
@@ -59,15 +59,15 @@ def broken(root, how):
         ("missing", "image 'n01440764_0.JPEG' is listed but missing"),
     ],
 )
-def test_what_is_broken_is_named(tmp_path, how, says):
+def test_what_is_broken_is_named(tmp_path, how, message):
     root = broken(trees.tiny(tmp_path / "tiny"), how)
     report = check_data(root, tmp_path / "out", jobs=1)
-    assert any(says in problem for problem in report.problems), report.problems
+    assert any(message in problem for problem in report.problems), report.problems
     again = check_data(root, tmp_path / "out", jobs=2)
     assert again == report
 
 
-def test_resumes_where_it_stopped(tmp_path, monkeypatch):
+def test_resumes_after_an_interruption(tmp_path, monkeypatch):
     root = trees.tiny(tmp_path / "tiny")
     first = check_data(root, tmp_path / "out", jobs=1)
     log = tmp_path / "out" / "images.jsonl"
@@ -90,14 +90,14 @@ def test_a_changed_image_is_opened_again(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("damage", "says"),
+    ("damage", "message"),
     [
         (lambda path: path.write_bytes(path.read_bytes()[:50]), "the mask cannot be read"),
         (lambda path: path.unlink(), "no such mask file"),
         (lambda path: Image.new("1", (40, 30)).save(path), "empty mask"),
     ],
 )
-def test_masks_are_opened_too(tmp_path, damage, says):
+def test_masks_are_opened_too(tmp_path, damage, message):
     root = trees.openimages(tmp_path / "set")
     report = check_data(root, tmp_path / "out", jobs=1)
     assert report.problems == []
@@ -105,7 +105,7 @@ def test_masks_are_opened_too(tmp_path, damage, says):
     damage(second)
     report = check_data(root, tmp_path / "out", jobs=1)
     assert len(report.problems) == 1
-    assert says in report.problems[0]
+    assert message in report.problems[0]
     assert "973645e9516726b3" in report.problems[0]
 
 

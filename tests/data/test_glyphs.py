@@ -29,7 +29,7 @@ def test_sizes_of_the_splits():
     assert [len(glyphs(name, None)) for name in ("fullsup", "test")] == [500, 500]
 
 
-def test_same_seed_same_pictures(train):
+def test_same_seed_same_images(train):
     again = glyphs("train", 3)
     for one, other in zip(train.examples[:3], again.examples, strict=True):
         assert one.id == other.id
@@ -37,13 +37,13 @@ def test_same_seed_same_pictures(train):
         assert np.array_equal(np.asarray(train.open_image(one)), np.asarray(again.open_image(other)))
 
 
-def test_other_seeds_and_splits_are_other_pictures(train):
+def test_other_seeds_and_splits_are_other_images(train):
     first = np.asarray(train.open_image(train.examples[0]))
     for other in (glyphs("test", 1), glyphs("train", 1, seed=1)):
         assert not np.array_equal(first, np.asarray(other.open_image(other.examples[0])))
 
 
-def test_pictures_do_not_depend_on_the_number_asked_for(train):
+def test_images_do_not_depend_on_the_count(train):
     few = glyphs("train", 5)
     assert np.array_equal(
         np.asarray(few.open_image(few.examples[4])), np.asarray(train.open_image(train.examples[4]))

@@ -1,4 +1,4 @@
-"""The same pictures as torchvision's transforms give, from less decoding."""
+"""The same images as from torchvision's transforms, with less decoding."""
 
 import numpy as np
 import pytest
@@ -19,7 +19,7 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 @pytest.fixture
 def photo(tmp_path):
-    """A smooth picture, as photographs are, so that two ways of shrinking it agree."""
+    """A smooth image, as photographs are, so that two methods of resizing agree."""
     y, x = np.mgrid[:448, :448] / 448
     pixels = np.stack([x, y, (np.sin(9 * x) * np.cos(7 * y) + 1) / 2], 2) * 255
     (tmp_path / "train" / "a").mkdir(parents=True)
@@ -29,7 +29,7 @@ def photo(tmp_path):
 
 
 def both(path, size, seed):
-    """torchvision's tensor and ours of the same draws, in grey levels of 255."""
+    """torchvision's tensor and ours of the same draws, in levels of 255."""
     theirs = transforms.Compose(
         [transforms.RandomResizedCrop(size), transforms.RandomHorizontalFlip(), transforms.PILToTensor()]
     )
@@ -60,7 +60,7 @@ def test_crops_decoded_smaller_are_close_to_torchvision(photo, size):
 
 
 @pytest.mark.parametrize("ratio", [None, (3 / 4, 4 / 3)])
-def test_jpegs_and_pictures_take_the_same_way(photo, ratio):
+def test_jpegs_and_opened_images_give_the_same_tensor(photo, ratio):
     for seed in range(10):
         transform = TrainCrop(96, ratio=ratio)
         torch.manual_seed(seed)
@@ -70,7 +70,7 @@ def test_jpegs_and_pictures_take_the_same_way(photo, ratio):
             assert torch.equal(transform(image), fast)
 
 
-def test_whole_picture_is_decoded_at_half_its_size(photo):
+def test_whole_image_is_decoded_at_half_its_size(photo):
     with Image.open(photo) as image:
         found = TrainCrop(224, ratio=None, flip=0)(image)
         assert image.size == (224, 224)
@@ -114,7 +114,7 @@ def test_dataset_reads_every_kind_and_names_what_is_broken(tmp_path):
         data[5]
 
 
-@pytest.mark.parametrize("augment", [None, lambda picture: picture.rotate(90)])
+@pytest.mark.parametrize("augment", [None, lambda image: image.rotate(90)])
 def test_bytes_are_normalize_later(photo, augment):
     data = photo.read_bytes()
     torch.manual_seed(1)
@@ -162,7 +162,7 @@ KINDS = {
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_every_kind_of_picture_has_the_pixels_of_the_decoder(tmp_path, name):
+def test_every_kind_of_image_has_the_pixels_of_the_decoder(tmp_path, name):
     picture, kind, options = KINDS[name]
     (tmp_path / "a").mkdir()
     picture.save(tmp_path / "a" / name, kind, **options)

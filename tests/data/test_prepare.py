@@ -55,7 +55,7 @@ def test_another_variant_is_refused(source, tmp_path):
         prepare_cub(source, tmp_path / "out", "short-side")
 
 
-def test_broken_images_are_said_and_left_out(source, tmp_path):
+def test_broken_images_are_reported_and_left_out(source, tmp_path):
     path = source / "images" / trees.CUB_NAMES[1]
     path.write_bytes(path.read_bytes()[:400])
     problems = prepare_cub(source, tmp_path / "out")

@@ -21,7 +21,7 @@ from heatbox.data.transforms import (
 from heatbox.errors import InputError
 
 
-def test_squashes_and_normalises():
+def test_resizes_and_normalizes():
     image = Image.fromarray(np.full((30, 50, 3), (255, 0, 51), np.uint8))
     found = Preprocess((8, 12), mean=(0.5, 0.5, 0.2), std=(0.5, 0.25, 0.1))(image)
     assert found.shape == (3, 8, 12)
@@ -29,9 +29,9 @@ def test_squashes_and_normalises():
 
 
 def test_the_whole_image_is_kept():
-    picture = np.zeros((40, 80, 3), np.uint8)
-    picture[:, :8] = 255  # a strip at the left edge, which a centre crop would cut off
-    found = Preprocess((20, 20), (0, 0, 0), (1, 1, 1))(Image.fromarray(picture))
+    image = np.zeros((40, 80, 3), np.uint8)
+    image[:, :8] = 255  # a strip at the left edge, which a centre crop would cut off
+    found = Preprocess((20, 20), (0, 0, 0), (1, 1, 1))(Image.fromarray(image))
     assert found[0, :, 0].min() > 0.9
 
 
@@ -96,14 +96,14 @@ def test_boxes_follow_every_step(size, share, step):
     x1, y1 = int(share[0] * (size[0] - 8)), int(share[1] * (size[1] - 8))
     box = [x1, y1, x1 + 8 + int(share[2] * (size[0] - 8 - x1)), y1 + 8 + int(share[3] * (size[1] - 8 - y1))]
     image, boxes = step(drawn(size, box), np.array([box], dtype=np.float64))
-    told = boxes[0]
-    assert (told >= 0).all()
-    assert (told <= np.array(image.size * 2)).all()
+    moved = boxes[0]
+    assert (moved >= 0).all()
+    assert (moved <= np.array(image.size * 2)).all()
     seen = found(image)
     if seen is None:
-        assert min(told[2] - told[0], told[3] - told[1]) <= 1  # cut away but for less than a pixel
+        assert min(moved[2] - moved[0], moved[3] - moved[1]) <= 1  # cut away but for less than a pixel
     else:
-        assert np.abs(told - seen).max() <= 1
+        assert np.abs(moved - seen).max() <= 1
 
 
 @settings(max_examples=100, deadline=None)

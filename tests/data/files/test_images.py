@@ -50,7 +50,7 @@ XMP = (
 
 
 def with_xmp(data):
-    """The same picture with metadata behind its first two bytes, as older Pillows cannot write it."""
+    """The same image with metadata behind its first two bytes, as older Pillows cannot write it."""
     content = b"http://ns.adobe.com/xap/1.0/\0" + XMP
     return data[:2] + b"\xff\xe1" + (len(content) + 2).to_bytes(2, "big") + content + data[2:]
 
@@ -106,11 +106,11 @@ def reread(image, path, **options):
     return np.asarray(decode_image(path, path.name))
 
 
-def test_grey(tmp_path):
+def test_grayscale(tmp_path):
     assert (reread(Image.new("L", (5, 4), 77), tmp_path / "a.png") == 77).all()
 
 
-def test_sixteen_bit_grey_keeps_its_tones(tmp_path):
+def test_sixteen_bit_grayscale_keeps_its_levels(tmp_path):
     ramp = np.linspace(0, 65535, 20).astype(np.uint16).reshape(4, 5)
     found = reread(Image.fromarray(ramp), tmp_path / "a.png")
     assert np.abs(found[..., 0].astype(int) - ramp / 257).max() <= 0.5
@@ -156,7 +156,7 @@ def test_bytes_are_read_like_files(tmp_path):
 @pytest.mark.parametrize(
     "content", [b"", b"hello", b"\x89PNG\r\n\x1a\n" + b"\0" * 40, b"\xff\xd8\xff\xe0" + b"\0" * 40]
 )
-def test_what_is_no_picture_is_said(content):
+def test_a_file_that_is_not_an_image_is_reported(content):
     with pytest.raises(InputError, match=r"^x\.png: (not an image|the image is damaged)"):
         decode_image(content, "x.png")
 
@@ -170,7 +170,7 @@ def test_decompression_bomb(monkeypatch):
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "TIFF", "GIF", "BMP", "WEBP", "AVIF", "DDS", "SPIDER"])
-def test_flipped_bytes_are_read_or_said_to_be_damaged(kind):
+def test_flipped_bytes_are_read_or_reported_as_damage(kind):
     rng = np.random.default_rng(3)
     buffer = io.BytesIO()
     picture = Image.fromarray(rng.integers(0, 255, (24, 30, 3), dtype=np.uint8))

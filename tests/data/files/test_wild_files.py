@@ -55,8 +55,8 @@ def test_tiny_tables_in_every_dress(tmp_path, dress):
         ]
 
 
-def told(root):
-    """All that the tables of a data set tell."""
+def content(root):
+    """Everything that the tables of a data set list."""
     data_set = open_data_set(root)
     splits = [data_set.load(name) for name in data_set.splits]
     masks = [s.open_mask(e).tolist() if s.open_mask else None for s in splits for e in s]
@@ -72,18 +72,18 @@ def test_every_other_table_in_every_dress(tmp_path, kind, dress):
     for table in tables:
         if table.stat().st_size:
             table.write_bytes(DRESSES[dress](table.read_text()))
-    assert told(dressed) == told(plain)
+    assert content(dressed) == content(plain)
 
 
 @pytest.mark.parametrize("kind", ["metadata", "openimages", "cubv2"])
-def test_an_id_twice_is_said(tmp_path, kind):
+def test_an_id_twice_is_reported(tmp_path, kind):
     root = build(kind, tmp_path)
     (table,) = root.rglob("image_ids.txt")
     table.write_bytes(DRESSES["row twice"](table.read_text()))
     with pytest.raises(
         InputError, match=r"image_ids\.txt, row 3: image id .* is listed twice, first in .* row 1"
     ):
-        told(root)
+        content(root)
 
 
 @pytest.mark.parametrize("kind", ["metadata", "tiny", "ilsvrc", "csv", "coco"])
@@ -95,12 +95,12 @@ def test_boxes_as_floats(tmp_path, kind):
             "val_annotations.txt",
         ):
             path.write_text(re.sub(r"(?<=[,>\[\t ])(\d+)(?=[,<\]\t\n])", r"\1.0", path.read_text()))
-    assert told(dressed) == told(plain)
+    assert content(dressed) == content(plain)
 
 
 @pytest.mark.parametrize("kind", ["cub", "ilsvrc"])
 def test_boxes_counted_from_one(tmp_path, kind):
-    """A box that ends one pixel outside is cut, since its makers count so; at two pixels it is said."""
+    """A box that ends one pixel outside is clipped, as published by some; at two pixels it is reported."""
     root = build(kind, tmp_path)
     file = root / FUZZED[kind][3 if kind == "cub" else 0]
     text = file.read_text()
@@ -117,7 +117,7 @@ def test_boxes_counted_from_one(tmp_path, kind):
         open_split(str(root))
 
 
-def test_a_bomb_among_images_whose_sizes_are_read(tmp_path, monkeypatch):
+def test_a_decompression_bomb_whose_size_is_read(tmp_path, monkeypatch):
     trees.cub(tmp_path)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 500)
     with pytest.raises(InputError, match=r"Albatross_0046_18\.jpg: the image is damaged .*bomb"):
@@ -136,7 +136,7 @@ def test_ids_with_spaces_and_unicode(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("file", "text", "says"),
+    ("file", "text", "message"),
     [
         ("images.txt", "1 a\xffb\n", r"images\.txt: has no usable row|no such image file"),
         ("images.txt", "1 ../../etc/passwd\n", r"images\.txt, row 1: image '\.\./\.\./etc/passwd' leads out"),
@@ -161,12 +161,12 @@ def test_ids_with_spaces_and_unicode(tmp_path):
         ("bounding_boxes.txt", None, r"bounding_boxes\.txt: missing"),
     ],
 )
-def test_broken_cub_tables_name_file_and_row(tmp_path, file, text, says):
+def test_broken_cub_tables_name_file_and_row(tmp_path, file, text, message):
     trees.cub(tmp_path)
     (tmp_path / file).unlink()
     if text is not None:
         trees.write(tmp_path / file, text)
-    with pytest.raises(InputError, match=says):
+    with pytest.raises(InputError, match=message):
         open_split(str(tmp_path))
 
 
@@ -317,7 +317,7 @@ def test_a_digit_that_is_no_number(tmp_path, number):
     assert [e.label for e in open_split(str(tmp_path))] == list(trees.ILSVRC_CLASSES)
 
 
-def test_an_endless_category_number_is_said(tmp_path):
+def test_an_infinite_category_number_is_reported(tmp_path):
     (tmp_path / "a.json").write_text(
         '{"images": [], "annotations": [], "categories": [{"id": 1e999, "name": "a"}]}'
     )

@@ -1,4 +1,4 @@
-"""Every layout, as published, is recognised and read; real sets are read whole."""
+"""Every layout, as published, is recognized and read; real data sets are read completely."""
 
 import shutil
 import tarfile
@@ -55,9 +55,9 @@ def test_cub_has_an_image_once(tmp_path):
     table.write_text(table.read_text().replace(again, first))
     with pytest.raises(InputError, match=rf"images.txt, row 2: image '{first}' is already image 1"):
         open_split(f"{tmp_path}:test")
-    told = []
-    assert [e.id for e in open_data_set(tmp_path).load("train", told.append)] == [trees.CUB_NAMES[2]]
-    assert len(told) == 1
+    problems = []
+    assert [e.id for e in open_data_set(tmp_path).load("train", problems.append)] == [trees.CUB_NAMES[2]]
+    assert len(problems) == 1
 
 
 def test_cub_masks_are_what_most_annotators_saw(tmp_path):
@@ -281,7 +281,7 @@ def test_folder_with_csv_boxes(tmp_path, table):
 
 
 @pytest.mark.parametrize(
-    ("table", "says"),
+    ("table", "message"),
     [
         ("image,left\na,1\n", r"boxes\.csv, row 1: .* does not name an image column"),
         ("image,x1,y1,x2,y2\ncat/cat 0.png,1,2,3\n", r"boxes\.csv, row 2: .* has 4 fields, the header 5"),
@@ -294,10 +294,10 @@ def test_folder_with_csv_boxes(tmp_path, table):
         ("image,x1,y1,x2,y2\n../no.png,1,2,4,9\n", r"row 2: image '\.\./no.png' leads out"),
     ],
 )
-def test_folder_with_bad_csv(tmp_path, table, says):
+def test_folder_with_bad_csv(tmp_path, table, message):
     trees.classes(tmp_path)
     trees.write(tmp_path / "boxes.csv", table)
-    with pytest.raises(InputError, match=says):
+    with pytest.raises(InputError, match=message):
         open_split(str(tmp_path))
 
 

@@ -70,7 +70,7 @@ def test_windows_line_ends_byte_order_mark_and_blank_lines(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "text", "says"),
+    ("name", "text", "message"),
     [
         ("image_ids", None, r"image_ids\.txt: missing"),
         ("localization", None, r"localization\.txt: missing"),
@@ -96,8 +96,8 @@ def test_windows_line_ends_byte_order_mark_and_blank_lines(tmp_path):
         ("localization", b"\xff\xfe\x00", r"is not UTF-8 text"),
     ],
 )
-def test_broken_files_name_file_and_row(tmp_path, name, text, says):
-    with pytest.raises(InputError, match=says):
+def test_broken_files_name_file_and_row(tmp_path, name, text, message):
+    with pytest.raises(InputError, match=message):
         load_wsol(write(tmp_path / "set", **{name: text}), num_classes=5)
 
 
