@@ -9,7 +9,7 @@ from heatbox.evaluation.run import Run
 from heatbox.models.factory import create_model
 from heatbox.visualization.report.figures import gather, instrument_figures
 from heatbox.visualization.report.folders import read_folders
-from heatbox.visualization.report.models import describe, model_scores
+from heatbox.visualization.report.models import describe, model_scores, training_of
 from helpers.scenes import write_checkpoint, write_model, write_split
 
 SMALL = ["--size", "64", "--batch-size", "8", "--device", "cpu"]
@@ -108,3 +108,13 @@ def test_where_a_network_starts_from(tmp_path):
     assert describe("slak_tiny", {})["pretraining"] == ""
     kernels = [describe("slak_tiny", {"model_options": {"kernel_size": k}})["variant"] for k in (31, 51)]
     assert kernels == ["slak_tiny 31", "slak_tiny 51"]
+
+
+def test_recorded_pretraining_is_preferred_to_the_names(tmp_path):
+    run = Run(tmp_path)
+    run.start({"recipe": "mine", "pretrained": "published", "size": 48})
+    config = {"checkpoint": str(tmp_path / "checkpoints" / "epoch-0001.safetensors")}
+    assert describe("net_in1k", training_of(config))["pretraining"] == "in1k"  # of 0.1.0: not recorded
+    run.write_json("training.json", {"pretraining": "in22k"})
+    assert describe("net_in1k", training_of(config))["pretraining"] == "in22k"
+    assert training_of({"checkpoint": str(tmp_path / "elsewhere.safetensors")}) == {}

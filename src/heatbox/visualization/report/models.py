@@ -25,7 +25,7 @@ def model_scores(folders: Sequence[Folder]) -> list[ModelScore]:
         if folder.metrics is None or folder.has_masks:
             continue
         config = folder.run.settings() if (folder.path / CONFIG).is_file() else {}
-        training = _training_of(config)
+        training = training_of(config)
         scores = {name: folder.scores["methods"][name] for name in folder.maps}
         name = str(training.get("recipe") or folder.name)
         known = describe(str(training.get("model") or config.get("model") or ""), training)
@@ -71,7 +71,7 @@ def _guess_pretraining(name: str, training: Mapping[str, Any]) -> str:
     return str(_json(file.parent.parent / CONFIG).get("recipe") or file.stem)
 
 
-def _training_of(config: Mapping[str, Any]) -> dict[str, Any]:
+def training_of(config: Mapping[str, Any]) -> dict[str, Any]:
     """Config of the training whose folder contains a run's checkpoint; empty if there is none."""
     checkpoint = config.get("checkpoint")
     if not checkpoint:
