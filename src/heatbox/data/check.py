@@ -19,11 +19,10 @@ from heatbox._utils.io import made_folder, to_json, write_atomically
 from heatbox._utils.progress import Track, silent
 from heatbox.data.catalogue import checksum_problems
 from heatbox.data.files.images import ORIENTATION, decode_image
-from heatbox.data.open import open_data_set
+from heatbox.data.open import TEST_SPLITS, open_data_set
 from heatbox.data.types import Example, Split
 from heatbox.errors import InputError
 
-_HELD_OUT = ("test", "val", "valid", "validation", "fullsup")
 _MOSTLY = 0.9  # fraction of a split: above it a differing size is how the set is stored, not an error
 
 
@@ -253,7 +252,7 @@ def _check_copies(
         by_digest[record.digest].append(record)
     for group in by_digest.values():
         trained = [record for record in group if record.split.lower().startswith("train")]
-        held_out = [record for record in group if record.split.lower() in _HELD_OUT]
+        held_out = [record for record in group if record.split.lower() in TEST_SPLITS]
         if trained and held_out:
             report.problems.append(
                 f"{held_out[0].split}, image {held_out[0].id!r}: is the same file as {trained[0].id!r} "

@@ -52,8 +52,8 @@ FORMATS: tuple[Format, ...] = (
     tiny_imagenet, cub, openimages, wsol, cue_conflict, ilsvrc, coco, folder
 )  # fmt: skip
 """In order of detection: a folder of classes is the least specific layout and comes last."""
-_EVALUATED = ("test", "val", "valid", "validation", "fullsup", "all")
-_TRAINED = ("train", "train-weaksup", "train_weaksup", "training")
+TEST_SPLITS = ("test", "val", "valid", "validation", "fullsup", "all")
+TRAIN_SPLITS = ("train", "train-weaksup", "train_weaksup", "training")
 
 
 @dataclass(frozen=True)
@@ -161,7 +161,7 @@ def _open_split(data: str, metadata: str | Path | None, num_classes: int | None,
     data_set = open_data_set(path)
     if data_set.format is wsol and len(data_set.splits) == 1 and not split:
         return wsol.load_wsol(path, None, num_classes, report)
-    chosen = split or next((s for s in _EVALUATED if s in data_set.splits), data_set.splits[0])
+    chosen = split or next((s for s in TEST_SPLITS if s in data_set.splits), data_set.splits[0])
     found = data_set.load(chosen, report)
     largest = max((example.label for example in found), default=0)
     if num_classes is not None and largest >= num_classes:
@@ -230,12 +230,12 @@ def _open_train(data: str) -> tuple[Split, str]:
     """The split to train on, and PATH:SPLIT of the same data set to validate on ("" if there is none)."""
     path, split = _path_and_split(data)
     data_set = open_data_set(path)
-    chosen = split or next((name for name in _TRAINED if name in data_set.splits), "")
+    chosen = split or next((name for name in TRAIN_SPLITS if name in data_set.splits), "")
     if not chosen and len(data_set.splits) == 1:
         chosen = data_set.splits[0]
     if not chosen:
         raise InputError(
             f"{path}: has no split to train on, only {', '.join(data_set.splits)}; name one as {path}:SPLIT"
         )
-    validation = next((name for name in _EVALUATED if name in data_set.splits and name != chosen), "")
+    validation = next((name for name in TEST_SPLITS if name in data_set.splits and name != chosen), "")
     return data_set.load(chosen), f"{path}:{validation}" if validation else ""

@@ -58,13 +58,17 @@ class Tree(ABC):
         """The name of a file in messages."""
         return f"{self.where}:{name}"
 
+    def paths(self, folder: str, suffixes: str | tuple[str, ...]) -> list[str]:
+        """Paths of the files directly in a folder that end in a suffix, without the "._" files of macOS."""
+        names = self.files(folder)
+        return [join(folder, n) for n in names if n.endswith(suffixes) and not n.startswith("._")]
+
     def walk(self, folder: str = "") -> Iterator[str]:
-        """Names of all files below a folder, relative to the root, in sorted order."""
-        above = f"{folder}/" if folder else ""
+        """Paths of all files below a folder, in sorted order."""
         for name in self.files(folder):
-            yield above + name
+            yield join(folder, name)
         for name in self.folders(folder):
-            yield from self.walk(above + name)
+            yield from self.walk(join(folder, name))
 
 
 class FolderTree(Tree):
@@ -196,6 +200,11 @@ class SubTree(Tree):
         return self.tree.describe(self.prefix + name)
 
 
+def join(folder: str, name: str) -> str:
+    """The path of a file or folder in a folder, "" being the root."""
+    return f"{folder}/{name}" if folder else name
+
+
 def below(tree: Tree, folder: str) -> Tree:
     """A folder of a tree, as a tree."""
     return SubTree(tree, folder) if folder else tree
@@ -213,4 +222,4 @@ def find_folders(tree: Tree, holds: Callable[[Tree], bool], depth: int = 3) -> I
     for _ in range(depth + 1):
         yield from (folder for folder in level if holds(below(tree, folder)))
         inner = ((folder, tree.folders(folder)) for folder in level)
-        level = [f"{f}/{name}".lstrip("/") for f, names in inner if len(names) <= 12 for name in names]
+        level = [join(folder, name) for folder, names in inner if len(names) <= 12 for name in names]

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from heatbox.data.files.images import TreeImages, is_image
-from heatbox.data.files.trees import Report, Tree, find_folders, raise_problem
+from heatbox.data.files.trees import Report, Tree, find_folders, join, raise_problem
 from heatbox.data.formats.rows import MAX_SIDE, Annotation, decode_text, is_safe_id
 from heatbox.data.types import Example, Split
 from heatbox.errors import InputError
@@ -47,7 +47,7 @@ def load_split(tree: Tree, name: str, report: Report = raise_problem) -> Split:
             what = "no box, so no class" if not kinds else f"objects of {len(kinds)} classes, expected one"
             report(f"{annotation.where}: {file!r} has {what}")
             continue
-        size = annotation.image_size(tree, f"{folder}/{file}".lstrip("/"), report)
+        size = annotation.image_size(tree, join(folder, file), report)
         if size is not None:
             boxes = annotation.boxes(size, report, SLACK)
             examples.append(Example(file, labels[kinds[0]], size, boxes))
@@ -57,11 +57,9 @@ def load_split(tree: Tree, name: str, report: Report = raise_problem) -> Split:
 def _annotation_files(tree: Tree) -> dict[str, str]:
     """Name of a split → its annotation file."""
     found = {}
-    for folder in find_folders(tree, lambda t: any(n.endswith(".json") for n in t.files()), depth=1):
-        for name in tree.files(folder):
-            path = f"{folder}/{name}".lstrip("/")
-            if name.endswith(".json") and not name.startswith("._") and _has_coco_keys(tree, path):
-                found[name.removesuffix(".json").removeprefix("instances_")] = path
+    for folder in find_folders(tree, lambda t: bool(t.paths("", ".json")), depth=1):
+        for path in filter(lambda path: _has_coco_keys(tree, path), tree.paths(folder, ".json")):
+            found[path.rpartition("/")[2].removesuffix(".json").removeprefix("instances_")] = path
     return found
 
 

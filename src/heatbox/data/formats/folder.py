@@ -11,7 +11,7 @@ from __future__ import annotations
 import csv
 
 from heatbox.data.files.images import TreeImages, is_image
-from heatbox.data.files.trees import Report, Tree, below, raise_problem
+from heatbox.data.files.trees import Report, Tree, below, join, raise_problem
 from heatbox.data.formats.coco import SLACK, read_coco
 from heatbox.data.formats.rows import MAX_SIDE, Annotation, Row, is_safe_id, parse_floats, read_rows
 from heatbox.data.types import Example, Split
@@ -61,7 +61,7 @@ def load_split(tree: Tree, name: str, report: Report = raise_problem) -> Split:
     for label, class_name in enumerate(names):
         for file in filter(is_image, inside.walk(class_name)):
             # A table may name an image by its path in the data set, in the split, or by its file name.
-            keys = (f"{root}/{file}".lstrip("/"), file, file.rpartition("/")[2])
+            keys = (join(root, file), file, file.rpartition("/")[2])
             key = next((key for key in keys if key in table), None)
             if key is None:
                 examples.append(Example(file, label, (0, 0)))
@@ -98,12 +98,9 @@ def _read_tables(tree: Tree, root: str, report: Report) -> dict[str, Annotation]
     """Image → annotation, from every table in the root and in the folder of the split."""
     found: dict[str, Annotation] = {}
     for place in dict.fromkeys(("", root)):
-        for file in tree.files(place):
-            path = f"{place}/{file}".lstrip("/")
-            if file.endswith(".json") and not file.startswith("._"):
-                found |= read_coco(tree, path, report)[0]
-            elif file.endswith(".csv") and not file.startswith("._"):
-                found |= read_csv(tree, path, report)
+        for path in tree.paths(place, (".json", ".csv")):
+            is_coco = path.endswith(".json")
+            found |= read_coco(tree, path, report)[0] if is_coco else read_csv(tree, path, report)
     return found
 
 

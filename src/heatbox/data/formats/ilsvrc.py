@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from xml.etree import ElementTree
 
 from heatbox.data.files.images import TreeImages, is_image
-from heatbox.data.files.trees import Report, Tree, below, find_folders, raise_problem
+from heatbox.data.files.trees import Report, Tree, below, find_folders, join, raise_problem
 from heatbox.data.formats.rows import Annotation, parse_integer, read_class_words, read_rows
 from heatbox.data.types import Example, Split
 from heatbox.errors import InputError
@@ -107,18 +107,15 @@ class _GroundTruth:
         self.xml = {file.rpartition("/")[2]: file for file in self._xml_files()}
 
     def _xml_files(self) -> Iterator[str]:
-        def has_xml(tree: Tree) -> bool:
-            return any(name.endswith(".xml") for name in tree.files())
-
         def has_class_folders_of_xml(tree: Tree) -> bool:
             first = next(iter(tree.folders()), "")
-            return bool(_WNID.fullmatch(first)) and any(n.endswith(".xml") for n in tree.files(first)[:1])
+            return bool(_WNID.fullmatch(first) and tree.paths(first, ".xml"))
 
-        folders = list(find_folders(self.tree, has_xml, depth=4))
+        folders = list(find_folders(self.tree, lambda t: bool(t.paths("", ".xml")), depth=4))
         for folder in find_folders(self.tree, has_class_folders_of_xml, depth=4):
-            folders += [f"{folder}/{wnid}".lstrip("/") for wnid in self.tree.folders(folder)]
+            folders += [join(folder, wnid) for wnid in self.tree.folders(folder)]
         for folder in folders:
-            yield from (f"{folder}/{n}".lstrip("/") for n in self.tree.files(folder) if n.endswith(".xml"))
+            yield from self.tree.paths(folder, ".xml")
 
     def _devkit_classes(self) -> list[int]:
         """Devkit class of every validation image, from 1."""
@@ -213,7 +210,7 @@ def _number(element: ElementTree.Element, path: str) -> float:
 def _find(tree: Tree, name: str) -> str:
     """The path of a file of this name, "" if there is none."""
     folder = next(find_folders(tree, lambda t: t.has(name), depth=3), None)
-    return "" if folder is None else f"{folder}/{name}".lstrip("/")
+    return "" if folder is None else join(folder, name)
 
 
 def _devkit_order(tree: Tree, name: str) -> dict[int, str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import codecs
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
@@ -192,7 +192,3 @@ class Annotation:
         wanted = (entry for entry in self.objects if counts(entry[0]))
         checked = [validate_box(box, size, where, report, slack) for _, box, where in wanted]
         return box_array([box for box in checked if box])
-
-
-Annotations = Mapping[str, Annotation]
-"""Image, as a table names it → its annotation."""

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from heatbox._utils.io import write_atomically
 from heatbox.data.files.archives import open_tree
 from heatbox.data.files.images import TreeImages
-from heatbox.data.files.trees import Report, Tree, below, find_folders, raise_problem
+from heatbox.data.files.trees import Report, Tree, below, find_folders, join, raise_problem
 from heatbox.data.formats.rows import MAX_SIDE, Box, Row, box_array, is_safe_id, read_rows, validate_box
 from heatbox.data.types import Example, Split
 from heatbox.errors import InputError
@@ -117,10 +117,10 @@ def image_folder(tree: Tree, folder: str, first: str) -> str:
         first: an id to search for.
     """
     data_set = folder.split("/")[-2] if "/" in folder else ""
-    beside = f"{folder}/images".lstrip("/")
+    beside = join(folder, "images")
     places = [beside, folder, "images", f"images/{data_set}", f"dataset/{data_set}", data_set, ""]
     for place in places:
-        if tree.has(f"{place}/{first}".lstrip("/")):
+        if tree.has(join(place, first)):
             return place
     return beside if below(tree, folder).folders("images") or tree.files(beside) else folder
 
