@@ -12,43 +12,43 @@ from heatbox.errors import InputError
 from heatbox.paper.steps import Cost, Step
 
 
-def write(path: Path, words: str = "", *, tell, anew):
+def write(path: Path, words: str = "", *, report, overwrite):
     """Add a line to a file: how often, in what order and with which words it was called can be read off."""
-    tell(f"writing {words}")
+    report(f"writing {words}")
     path.parent.mkdir(parents=True, exist_ok=True)
-    if anew:
-        words += " anew"
+    if overwrite:
+        words += " again"
     with path.open("a") as file:
         file.write(f"{words}\n")
 
 
-def refuse(path: Path, *, tell, anew):
+def refuse(path: Path, *, report, overwrite):
     raise InputError("the disk of this test is full")
 
 
-def break_down(path: Path, *, tell, anew):
+def break_down(path: Path, *, report, overwrite):
     raise RuntimeError("a bug\nof two lines")
 
 
-def die(path: Path, *, tell, anew):
+def die(path: Path, *, report, overwrite):
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def nothing(path: Path, *, tell, anew):
+def nothing(path: Path, *, report, overwrite):
     """Promise a file and write none."""
 
 
-def save_when_ended(path: Path, *, tell, anew):
+def save_when_ended(path: Path, *, report, overwrite):
     """Work for a minute, and save when asked to end."""
     path.with_suffix(".pid").write_text(str(os.getpid()))
-    tell("under way")
+    report("under way")
     try:
         time.sleep(60)
     finally:
         path.with_suffix(".saved").write_text("kept")
 
 
-def meet(own: Path, other: Path, *, tell, anew):
+def meet(own: Path, other: Path, *, report, overwrite):
     """Wait until another step is under way: that needs two processes."""
     own.write_text("here")
     for _ in range(600):

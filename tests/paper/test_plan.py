@@ -10,8 +10,7 @@ from heatbox.errors import InputError
 from heatbox.models.zoo import count
 from heatbox.paper.full import MAIN, OTHERS, TFLOPS, cost, full
 from heatbox.paper.mini import FAMILIES, mini
-from heatbox.paper.networks import Network
-from heatbox.paper.plan import make_plan
+from heatbox.paper.plan import Network, make_plan
 from heatbox.paper.steps import statuses
 from heatbox.training.recipes import RECIPES, get_recipe
 from heatbox.training.weights import best_checkpoint
@@ -28,7 +27,7 @@ UNNUMBERED = {"erf-heatmaps", "signed-cam-scores", "signed-cam-areas", "threshol
 def numbers(plan):
     """The paper's numbers that a plan makes: "Fig. 3 and 7" are two."""
     found = set()
-    for made in (one for step in plan for one in step.makes):
+    for made in (one for step in plan for one in step.artifacts):
         kind = made.paper.partition(" ")[0]
         for part in filter(None, made.paper.removeprefix(kind).split(" and ")):
             found.add(f"{kind} {part.strip()}")
@@ -48,7 +47,7 @@ def plans(tmp_path_factory):
 def test_a_plan_makes_every_figure_and_table_of_the_paper(plans, scale):
     plan = plans[scale]
     assert numbers(plan) == PAPER
-    files = [made.file for step in plan for made in step.makes]
+    files = [made.file for step in plan for made in step.artifacts]
     assert {file.stem for file in files} >= UNNUMBERED
     assert len(set(files)) == len(files)
 
@@ -63,7 +62,7 @@ def test_steps_follow_what_they_depend_on(plans, scale):
     assert len(seen) == len(plans[scale])
     page = plans[scale][-1]
     assert page.name == "page"
-    assert {step.name for step in plans[scale] if step.makes} <= set(page.after)
+    assert {step.name for step in plans[scale] if step.artifacts} <= set(page.after)
 
 
 def test_both_scales_are_made_by_the_same_code(plans):
@@ -112,10 +111,10 @@ def test_full_is_the_papers_36_models(plans, tmp_path):
 def test_without_data_and_weights_everything_is_blocked_and_says_where_to_get_it(plans, tmp_path):
     found = statuses(plans["full"], tmp_path)
     assert {status.state for status in found.values()} == {"blocked"}
-    assert "name it with --data" in found["prepare-cub"].why[0]
+    assert "give it with --data" in found["prepare-cub"].why[0]
     assert "data.caltech.edu" in found["prepare-cub"].why[0]
     why = " ".join(found["train-replknet_31b_in1k_384"].why)
-    assert "RepLKNet-31B_ImageNet-1K_384.pth was not named" in why
+    assert "RepLKNet-31B_ImageNet-1K_384.pth was not given" in why
     assert "DingXiaoH/RepLKNet-pytorch" in why
     assert "convnext_tiny.fb_in1k" in " ".join(found["train-convnext_tiny"].why)
     assert "--imagenet" in " ".join(found["second-slak_tiny_k31_224-pretrained"].why)
@@ -189,7 +188,7 @@ def test_a_full_run_without_anything_says_so_and_fails(tmp_path, monkeypatch, ca
     monkeypatch.setattr("heatbox.paper.full.macs", lambda *_: 10**9)
     assert main(["paper", "--scale", "full"]) == 1
     said = capsys.readouterr().err
-    assert "not made: prepare-cub: CUB-200-2011 was not named; name it with --data" in said
+    assert "not made: prepare-cub: CUB-200-2011 was not given; give it with --data" in said
     assert "0 of" in said
     assert main(["paper", "--tflops", "0"]) == 2
     assert "tflops is 0.0, expected more than 0" in capsys.readouterr().err

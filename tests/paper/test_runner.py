@@ -11,7 +11,7 @@ import pytest
 
 from heatbox.errors import InputError
 from heatbox.paper.runner import run_plan
-from heatbox.paper.steps import Input, mark_path, priorities, statuses
+from heatbox.paper.steps import Input, Status, mark_path, priorities, statuses
 from helpers import paper_steps as quick
 from helpers.paper_steps import step
 
@@ -40,7 +40,7 @@ def test_all_is_done_once_and_then_skipped(tmp_path):
     said = []
     assert run_plan(plan, tmp_path, 2, said.append) == {}
     assert set(states(plan, tmp_path).values()) == {"done"}
-    begun = [line.partition(":")[0] for line in said if "begins" in line]
+    begun = [line.partition(":")[0] for line in said if "started" in line]
     assert sorted(begun) == ["a", "b", "c", "d"]
     assert begun.index("a") < begun.index("b") < begun.index("c")
     assert "a: writing first" in said
@@ -53,17 +53,17 @@ def test_all_is_done_once_and_then_skipped(tmp_path):
     assert [content(tmp_path, name) for name in "abcd"] == [["first"], ["b"], ["c"], ["d"]]
 
 
-def test_a_changed_step_and_what_follows_from_it_are_done_anew(tmp_path):
+def test_a_changed_step_and_what_follows_from_it_are_done_again(tmp_path):
     run_plan(chain(tmp_path), tmp_path)
     plan = chain(tmp_path, "second")
     assert states(plan, tmp_path) == {"a": "ready", "b": "waiting", "c": "waiting", "d": "done"}
     assert run_plan(plan, tmp_path) == {}
-    assert content(tmp_path, "a") == ["first", "second anew"]
-    assert content(tmp_path, "c") == ["c", "c anew"]
+    assert content(tmp_path, "a") == ["first", "second again"]
+    assert content(tmp_path, "c") == ["c", "c again"]
     assert content(tmp_path, "d") == ["d"]
 
 
-def test_a_lost_file_is_made_again_without_starting_anew(tmp_path):
+def test_a_lost_file_is_made_again_without_dropping_what_is_there(tmp_path):
     plan = chain(tmp_path)
     run_plan(plan, tmp_path)
     (tmp_path / "c.txt").unlink()
@@ -117,7 +117,7 @@ def test_what_failed_is_tried_again_and_its_summary_is_made_again(tmp_path):
 
 
 def test_what_is_missing_blocks_what_needs_it_and_is_named(tmp_path):
-    birds = Input("birds", None, "name it with --data")
+    birds = Input("birds", None, "give it with --data")
     file = Input("weights", tmp_path / "w.pth", "it is published there")
     plan = [
         step("other", tmp_path),
@@ -128,7 +128,7 @@ def test_what_is_missing_blocks_what_needs_it_and_is_named(tmp_path):
     ]
     found = statuses(plan, tmp_path)
     assert found["train"].why == (
-        "birds was not named; name it with --data",
+        "birds was not given; give it with --data",
         f"weights is not at {tmp_path / 'w.pth'}; it is published there",
     )
     assert found["score"].why == ("it needs train, which is blocked",)
@@ -138,7 +138,7 @@ def test_what_is_missing_blocks_what_needs_it_and_is_named(tmp_path):
     assert left["train"] == "; ".join(found["train"].why)
     assert set(left) == {"train", "score", "figure"}
     (tmp_path / "w.pth").touch()
-    assert statuses(plan, tmp_path)["train"].why == ("birds was not named; name it with --data",)
+    assert statuses(plan, tmp_path)["train"].why == ("birds was not given; give it with --data",)
 
 
 def test_what_is_done_stays_done_without_its_inputs(tmp_path):
@@ -166,7 +166,7 @@ def test_the_longest_way_to_the_end_goes_first(tmp_path):
     assert priorities(plan) == {"short": 1, "a-long-way": 6, "long": 5, "end": 4}
     said = []
     run_plan(plan, tmp_path, 1, said.append)
-    begun = [line.partition(":")[0] for line in said if "begins" in line]
+    begun = [line.partition(":")[0] for line in said if "started" in line]
     assert begun == ["a-long-way", "long", "end", "short"]
 
 
@@ -220,3 +220,18 @@ def test_jobs_and_folders_that_cannot_be(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match="could not be made the folder of a plan"):
         run_plan([], tmp_path / "file", 1)
+
+
+def test_results_of_an_earlier_version_are_not_dropped(tmp_path):
+    """0.1.0 noted no version, and its hash of the settings may differ although they are the same."""
+    plan = chain(tmp_path)
+    run_plan(plan, tmp_path)
+    mark = json.loads(mark_path(tmp_path, "b").read_text())
+    del mark["version"]
+    mark_path(tmp_path, "b").write_text(json.dumps(mark))
+    assert states(plan, tmp_path)["b"] == "done"
+    mark["asked"] = "of another class layout"
+    mark_path(tmp_path, "b").write_text(json.dumps(mark))
+    assert statuses(plan, tmp_path)["b"] == Status("ready")
+    assert run_plan(plan, tmp_path) == {}
+    assert content(tmp_path, "b") == ["b", "b"]  # run again on what is there, not "b again"

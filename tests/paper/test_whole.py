@@ -17,7 +17,7 @@ def test_the_whole_plan(tmp_path):
     said = []
     assert run_plan(plan, tmp_path, 2, said.append) == {}
     assert {status.state for status in statuses(plan, tmp_path).values()} == {"done"}
-    made = [one for step in plan for one in step.makes]
+    made = [one for step in plan for one in step.artifacts]
     for one in made:
         with Image.open(one.file) as picture:
             assert min(picture.size) > 100, one.file

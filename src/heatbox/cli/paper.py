@@ -34,23 +34,23 @@ def paper(
 ) -> int:
     """Every table and figure of the paper.
 
-    Interrupted or killed, the same command goes on. mini trains small networks of the three families on the
-    embedded data set, on a CPU; full is the paper's 36 models on CUB-200-2011. What is done already is
-    skipped; what cannot be made is said, with what is missing, and the exit code is then 1.
+    mini trains small networks of the three families on the embedded data set, on a CPU; full is the paper's
+    36 models on CUB-200-2011. Finished steps are skipped; rerun the command to resume after an interruption.
+    Steps that cannot run are listed with the missing inputs, and the exit code is then 1.
 
     Args:
         scale: mini or full.
-        out: The folder of everything; by default runs/paper-SCALE.
-        jobs: Steps at a time, each in a process of its own.
-        plan_only: Print every step, where it stands, what is missing and what it would cost; make nothing.
+        out: The folder of all output; by default runs/paper-SCALE.
+        jobs: Number of steps that run at a time, in worker processes.
+        plan_only: Print every step with its state, missing inputs and cost; run nothing.
         data: CUB-200-2011 as downloaded or unpacked, for full.
         pretrained: Folder of the pre-trained files, for full.
         imagenet: ILSVRC2012 with its validation images and boxes, for full's Fig. 13 right.
         stimuli: Cue-conflict images, for full's Fig. 16 and 17.
-        download: Let timm fetch the weights that it publishes.
+        download: Let timm download the weights that it publishes.
         device: cpu, cuda, mps, or auto for the best available.
-        tflops: What one device sustains, for full's estimates; by default the peak of the paper's own device,
-            which makes them lower bounds.
+        tflops: Sustained TFLOP/s of one device, for the estimates of full; by default the peak of the paper's
+            device, so that the estimates are lower bounds.
         as_json: Print the plan as JSON.
 
     Examples:
@@ -74,13 +74,14 @@ def paper(
         found = mini(device)
     plan = make_plan(found, out)
     if plan_only:
-        _show(plan, statuses(plan, out), as_json)
+        _print_plan(plan, statuses(plan, out), as_json)
         return 0
-    _say_remaining(plan, statuses(plan, out))
+    _print_remaining(plan, statuses(plan, out))
     with _terminated_as_interrupted():
         left = run_plan(plan, out, jobs, say)
-    made = [one for step in plan for one in step.makes if one.file.exists()]
-    say(f"{len(made)} of {sum(len(step.makes) for step in plan)} tables and figures are in {out}")
+    artifacts = [artifact for step in plan for artifact in step.artifacts]
+    made = [artifact for artifact in artifacts if artifact.file.exists()]
+    say(f"{len(made)} of {len(artifacts)} tables and figures are in {out}")
     page = out / "paper.html"
     if page.exists():
         say(f"page: {page} ({page.stat().st_size / 1e6:.1f} MB)")
@@ -91,7 +92,7 @@ def paper(
 
 @contextmanager
 def _terminated_as_interrupted() -> Iterator[None]:
-    """SIGTERM ends the command as Ctrl-C does: steps under way save what they can."""
+    """SIGTERM ends the command as Ctrl-C does: running steps save their work."""
 
     def interrupt(number: int, frame: object) -> None:
         raise KeyboardInterrupt
@@ -103,14 +104,14 @@ def _terminated_as_interrupted() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _show(plan: Sequence[Step], found: Mapping[str, Status], as_json: bool) -> None:
+def _print_plan(plan: Sequence[Step], found: Mapping[str, Status], as_json: bool) -> None:
     from heatbox.visualization.tables import plan_table
 
     if as_json:
         print_json([_described(step, found[step.name]) for step in plan])
         return
     print_table(plan_table([_described(step, found[step.name]) for step in plan]))
-    _say_remaining(plan, found)
+    _print_remaining(plan, found)
 
 
 def _described(step: Step, status: Status) -> dict[str, Any]:
@@ -118,7 +119,7 @@ def _described(step: Step, status: Status) -> dict[str, Any]:
     return {
         "step": step.name,
         "title": step.title,
-        "makes": [{"paper": one.paper, "title": one.title, "file": one.file} for one in step.makes],
+        "makes": [{"paper": one.paper, "title": one.title, "file": one.file} for one in step.artifacts],
         "needs": step.needs,
         "after": step.after,
         "outputs": step.files,
@@ -129,8 +130,8 @@ def _described(step: Step, status: Status) -> dict[str, Any]:
     }
 
 
-def _say_remaining(plan: Sequence[Step], found: Mapping[str, Status]) -> None:
-    """How many steps are left, and what those are expected to take of which something is known."""
+def _print_remaining(plan: Sequence[Step], found: Mapping[str, Status]) -> None:
+    """Print the number of remaining steps, and the expected time of those for which one is known."""
     todo = [step for step in plan if found[step.name].state != "done"]
     blocked = [step for step in todo if found[step.name].state == "blocked"]
     hours = sum(step.cost.seconds or 0 for step in todo) / 3600
@@ -138,5 +139,5 @@ def _say_remaining(plan: Sequence[Step], found: Mapping[str, Status]) -> None:
     time = f"{hours:,.1f} hours" if hours >= 1 else f"{60 * hours:.0f} minutes"
     say(
         f"{len(plan)} steps, {len(plan) - len(todo)} done, {len(blocked)} blocked"
-        + (f"; what is left takes about {time} of one core or device ({bases})" if bases else "")
+        + (f"; the rest takes about {time} of one core or device ({bases})" if bases else "")
     )

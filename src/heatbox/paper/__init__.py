@@ -1,6 +1,5 @@
-"""The paper as a program: every table and figure of it as steps with declared inputs, outputs and cost.
+"""Every table and figure of the paper as steps with declared inputs, outputs and cost.
 
-`steps` says what a step is and where it stands, `runner` runs a plan in worker processes, `plan` makes one
-plan for any scale, `mini` and `full` are the scales, `networks` says where weights are, and `work` is what
-the steps do.
+`steps` defines a step and its status, `plan` makes the steps of a scale, `mini` and `full` are the scales,
+`work` has the functions that the steps call, and `runner` runs a plan in worker processes.
 """

@@ -15,8 +15,7 @@ from heatbox.config import EvaluateConfig
 from heatbox.data.catalogue import CATALOGUE
 from heatbox.models.zoo import count
 from heatbox.paper import work
-from heatbox.paper.networks import Network
-from heatbox.paper.plan import Scale
+from heatbox.paper.plan import Network, Scale
 from heatbox.paper.steps import Cost, Input, Step
 from heatbox.training.config import TrainConfig, TrainOptions
 from heatbox.training.recipes import RECIPES, get_recipe
@@ -49,15 +48,15 @@ def full(
     """The scale of the paper.
 
     Args:
-        out: folder of everything.
+        out: folder of all output.
         data: CUB-200-2011 as downloaded or unpacked, with CUBV2 beside it.
         weights: folder of the pre-trained files.
         imagenet: ILSVRC2012 with its validation images and boxes (Fig. 13 right).
         stimuli: cue-conflict images (Fig. 16, 17).
         download: let timm fetch the weights that it publishes.
-        device: where to compute.
+        device: cpu, cuda, mps or auto.
         options: of the trainings.
-        tflops: what a device does in 10^12 operations a second, for the estimates of time.
+        tflops: sustained 10^12 operations per second of a device, for the estimates of time.
     """
     copies = out / "cub"
     recipes = [name for name in RECIPES if get_recipe(name).pretrained != "scratch"]
@@ -99,7 +98,7 @@ def full(
 
 def _data_input(name: str, path: Path | None, option: str) -> Input:
     entry = next(one for one in CATALOGUE if one.name == name)
-    return Input(name, path, f"name it with {option}; it is published at {entry.where}")
+    return Input(name, path, f"give it with {option}; it is published at {entry.where}")
 
 
 def _preparation(data: Path | None, copies: Path) -> Step:
@@ -120,15 +119,15 @@ def _network(config: TrainConfig, copies: Path, weights: Path | None, download: 
         return Network(config)
     name = config.model if from_timm else config.pretrained
     file = _file_of(weights, name)
-    source = f"name its folder with --pretrained; it is published in {config.pretrained_source}"
+    source = f"give its folder with --pretrained; it is published in {config.pretrained_source}"
     if from_timm:
-        source += f" as timm/{config.model}, and --download fetches it"
+        source += f" as timm/{config.model}, and --download downloads it"
     config = dataclasses.replace(config, pretrained=str(file or name))
     return Network(config, inputs=(Input(f"the file of weights {name}", file, source),))
 
 
 def _file_of(weights: Path | None, name: str) -> Path | None:
-    """The file of a name, with any suffix that is read; where it should be if it is not there."""
+    """The file of a name with any supported suffix; the expected path if there is none."""
     if weights is None:
         return None
     stem = name.removesuffix(".pth")
@@ -141,7 +140,7 @@ def _weights_key(network: Network) -> tuple[str, str]:
 
 
 def _is_first(network: Network, networks: tuple[Network, ...]) -> bool:
-    """Whether it is the first that starts from its pre-trained weights."""
+    """Whether it is the first network that starts from its pre-trained weights."""
     return next(one for one in networks if _weights_key(one) == _weights_key(network)) is network
 
 
@@ -151,21 +150,21 @@ def _published(network: Network) -> Network:
 
 
 def _support_of(name: str, networks: tuple[Network, ...]) -> str:
-    """The published network that one of them starts from."""
+    """Name of the published network that one of them starts from."""
     key = next(_weights_key(one) for one in networks if one.name == name)
     return next(one.name for one in networks if _weights_key(one) == key) + PRETRAINED
 
 
 @cache
 def macs(model: str, options: tuple[tuple[str, Any], ...], side: int) -> int:
-    """Multiply-accumulates of one image, counted on shapes alone."""
+    """Multiply-accumulates of one image, counted from shapes alone."""
     with torch.device("meta"):
         network = timm.create_model(model.partition(".")[0], num_classes=200, **dict(options))
     return count(network, side).macs
 
 
 def cost(network: Network, kind: str, tflops: float = TFLOPS) -> Cost:
-    """Seconds of one device at its peak: a lower bound, since none runs at it.
+    """Seconds of one device at its peak rate: a lower bound, since no device sustains it.
 
     A multiply-accumulate is 2 operations, and a backward pass twice the work of a forward pass.
     """

@@ -1,7 +1,7 @@
-"""The paper on the embedded data set: small networks of the three families, minutes of a CPU.
+"""The paper on the embedded data set: small networks of the three families, in minutes on a CPU.
 
-As in the paper, networks are pre-trained first, here at 48 pixels, and fine-tuned from there: at 64 pixels,
-at 48, with augmentation, and one without pre-training.
+As in the paper, networks are pre-trained, here at 48 pixels, and then fine-tuned: at 64 pixels, at 48, with
+augmentation, and one without pre-training.
 """
 
 from __future__ import annotations
@@ -11,8 +11,7 @@ from typing import Any
 
 from heatbox.analysis.config import AllConfig
 from heatbox.config import EvaluateConfig
-from heatbox.paper.networks import Network
-from heatbox.paper.plan import Scale
+from heatbox.paper.plan import Network, Scale
 from heatbox.paper.steps import Cost
 from heatbox.training.config import TrainConfig, TrainOptions
 from heatbox.training.recipes import get_recipe
@@ -26,8 +25,8 @@ IMAGES = 4000  # of glyphs' training split
 PRETRAINED_EPOCHS, EPOCHS = 10, 5
 TEST_IMAGES = 500
 
-# Of the run in docs/paper.md, processor time of one thread: training images a second at 64 pixels, with the
-# looks at the test images in between, and seconds a network of everything else.
+# Of the run in docs/paper.md, processor time of one thread: training images per second at 64 pixels, with the
+# validation on the test images, and seconds per network of everything else.
 RATES = {"convnext_micro": 139.0, "replknet_micro": 120.0, "slak_micro": 89.0}
 SECONDS = {
     "evaluate": 13.6,
@@ -47,9 +46,9 @@ def mini(device: str = "auto", images: int = 40, quick: bool = False) -> Scale:
     """The small scale.
 
     Args:
-        device: where to compute.
-        images: in the page's explorer.
-        quick: a few images and one epoch, to try the whole plan; its scores mean nothing.
+        device: cpu, cuda, mps or auto.
+        images: number of images in the page's explorer.
+        quick: a few images and one epoch, to test the whole plan; its scores mean nothing.
     """
     support = tuple(Network(_pretraining(family, quick)) for family in FAMILIES)
     networks = tuple(network for family in FAMILIES for network in _fine_tuned(family, quick))
@@ -86,7 +85,7 @@ def mini(device: str = "auto", images: int = 40, quick: bool = False) -> Scale:
         ),
         options=TrainOptions(device=device, cache=True, tensorboard=False),
         cost=cost,
-        title="CAM Back Again, in small: three families on glyphs",
+        title="CAM Back Again at a small scale: three families on glyphs",
         shown=4 if quick else images,
     )
 
@@ -121,7 +120,7 @@ def _fine_tuned(family: str, quick: bool) -> list[Network]:
 
 
 def cost(network: Network, kind: str) -> Cost:
-    """Seconds of one thread that a piece of work takes."""
+    """Seconds of one thread for a kind of work."""
     config = network.config
     if kind == "train":
         rate = RATES[config.model] * (SIDE / config.size) ** 2

@@ -1,4 +1,4 @@
-"""One plan for any scale: trainings, evaluations, instruments, then every table and figure, then the page."""
+"""The steps of a scale: trainings, evaluations, instruments, every table and figure, and the page."""
 
 from __future__ import annotations
 
@@ -9,38 +9,62 @@ from functools import partial
 from pathlib import Path
 
 from heatbox.analysis.config import AllConfig
-from heatbox.config import EvaluateConfig
+from heatbox.config import EvaluateConfig, ModelSpec
 from heatbox.paper import work
-from heatbox.paper.networks import Network, Place
-from heatbox.paper.steps import Cost, Input, Made, Step
-from heatbox.training.config import TrainOptions
+from heatbox.paper.steps import Artifact, Cost, Input, Step
+from heatbox.paper.work import PlannedModel
+from heatbox.training.config import TrainConfig, TrainOptions
+from heatbox.training.weights import PUBLISHED
 from heatbox.visualization.report.build import PageFigure
 
-Pass = Callable[[Network, str], Cost]
-"""(network, what is done with it) → cost: "train", "evaluate", "second", or the name of an instrument."""
+
+@dataclass(frozen=True)
+class Network:
+    """A model that the plan trains, or uses with its published weights.
+
+    Attributes:
+        config: of its training; for a published one, of a training that starts from it.
+        name: its name in figures, steps and folders; by default the recipe's.
+        start: name of the network of the plan from whose weights its training starts; "" for none.
+        trained: whether the plan trains it.
+        inputs: files that its training needs.
+    """
+
+    config: TrainConfig
+    name: str = ""
+    start: str = ""
+    trained: bool = True
+    inputs: tuple[Input, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "name", self.name or self.config.recipe)
+
+
+CostOf = Callable[[Network, str], Cost]
+"""(network, kind of work) → cost; "train", "evaluate", "second", or the name of an analysis step."""
 
 
 @dataclass(frozen=True)
 class Scale:
-    """What differs between one plan and another.
+    """The settings in which plans differ.
 
     Attributes:
         name: of the scale.
         networks: those whose scores are compared (Fig. 13 left, Fig. 14), in the order of the figures.
-        support: networks that others start from, or that are shown in Fig. 13 right; trained or published.
-        main: names of the three that the paper's instruments look at: its best of each family.
-        others: names of the three with which it repeats two of the instruments (Fig. 18, 19).
+        support: networks that others start from, or that Fig. 13 right shows; trained or published.
+        main: names of the three that the paper analyses: its best of each family.
+        others: names of the three for which it repeats two of the analyses (Fig. 18, 19).
         second: names of networks scored on the second data set (Fig. 13 right).
         biased: names of networks whose shape bias is measured (Fig. 16, 17).
         evaluation: data and options of the evaluations; model and checkpoint are filled in.
         second_evaluation: the same for the second data set.
         analysis: data and options of the instruments.
         options: of the trainings.
-        preparation: steps that make the data, before everything that looks at it.
-        data, second_data, stimuli: what evaluations and instruments need.
-        cost: of each piece of work.
+        preparation: steps that make the data, before all others.
+        data, second_data, stimuli: inputs of evaluations and instruments.
+        cost: of each step.
         title: of the page.
-        shown: most images in the page's explorer.
+        shown: maximum number of images in the page's explorer.
     """
 
     name: str
@@ -54,7 +78,7 @@ class Scale:
     second_evaluation: EvaluateConfig
     analysis: AllConfig
     options: TrainOptions
-    cost: Pass
+    cost: CostOf
     title: str
     preparation: tuple[Step, ...] = ()
     data: tuple[Input, ...] = ()
@@ -63,7 +87,7 @@ class Scale:
     shown: int = 40
 
     def network(self, name: str) -> Network:
-        """One of its networks."""
+        """The network of a name."""
         return next(one for one in (*self.networks, *self.support) if one.name == name)
 
 
@@ -72,7 +96,7 @@ def make_plan(scale: Scale, out: Path) -> list[Step]:
 
     Args:
         scale: what to make.
-        out: folder of everything.
+        out: folder of all output.
     """
     plan = _Plan(scale, out)
     steps = [*scale.preparation, *plan.trainings(), *plan.evaluations(), *plan.instruments()]
@@ -85,7 +109,7 @@ class _Plan:
     scale: Scale
     out: Path
 
-    # ------------------------------------------------------------------------------- where things are
+    # ------------------------------------------------------------------------------------ folders and models
 
     def _training(self, name: str) -> Path:
         return self.out / "training" / name
@@ -102,27 +126,27 @@ class _Plan:
     def _figure(self, stem: str) -> Path:
         return self.out / "figures" / f"{stem}.png"
 
-    def _place(self, name: str) -> Place:
+    def _model(self, name: str) -> PlannedModel:
         network = self.scale.network(name)
-        options = dict(network.config.model_options)
+        config = network.config
+        spec = ModelSpec(config.model, model_options=dict(config.model_options))
         if network.trained:
-            return Place(name, network.config.model, options, self._training(name))
-        weights = network.config.pretrained
-        weights = "pretrained" if weights == "published" else weights
-        return Place(name, network.config.model, options, None, weights)
+            return PlannedModel(name, spec, self._training(name))
+        weights = "pretrained" if config.pretrained == PUBLISHED else config.pretrained
+        return PlannedModel(name, dataclasses.replace(spec, checkpoint=weights))
 
     def _needs(self, *names: str) -> tuple[str, ...]:
-        """Steps that networks need before they can be looked at, and those that make the data."""
+        """Steps that make some networks and the data."""
         trained = tuple(f"train-{name}" for name in names if self.scale.network(name).trained)
         return (*(step.name for step in self.scale.preparation), *trained)
 
     def _inputs(self, *names: str) -> tuple[Input, ...]:
-        """What published networks among these need."""
+        """Inputs of the published ones among some networks."""
         networks = [self.scale.network(name) for name in names]
         return tuple(one for network in networks if not network.trained for one in network.inputs)
 
     def _cost(self, kind: str, *names: str) -> Cost:
-        """The cost of one piece of work with each of some networks."""
+        """The cost of a kind of work for some networks together."""
         costs = [self.scale.cost(self.scale.network(name), kind) for name in names]
         known = all(cost.seconds is not None for cost in costs)
         return Cost(sum(cost.seconds or 0 for cost in costs) if known else None, costs[0].basis)
@@ -130,7 +154,7 @@ class _Plan:
     # ------------------------------------------------------------------------------------------ steps
 
     def trainings(self) -> list[Step]:
-        """A step for each network that is trained; those first that others start from."""
+        """A step for each trained network, those first that others start from."""
         return [
             Step(
                 f"train-{network.name}",
@@ -161,7 +185,7 @@ class _Plan:
             Step(
                 f"{kind}-{name}",
                 f"maps and scores of {name} on {asked.data or 'the second data set'}",
-                partial(work.evaluate_network, self._place(name), asked, folder(name)),
+                partial(work.evaluate_network, self._model(name), asked, folder(name)),
                 outputs=(folder(name) / "metrics.json",),
                 needs=self._needs(name),
                 inputs=(*data, *self._inputs(name)),
@@ -175,7 +199,7 @@ class _Plan:
         return tuple(network.name for network in self.scale.networks)
 
     def instruments(self) -> list[Step]:
-        """Every instrument over the networks it is shown for."""
+        """Every instrument over the networks for which the paper shows it."""
         main, others = self.scale.main, self.scale.others
         rest = tuple(name for name in self._own() if name not in main)
         data = self.scale.data
@@ -204,9 +228,9 @@ class _Plan:
         return Step(
             name,
             f"{name} of {', '.join(names)}",
-            partial(work.analyse, instruments, asked, [self._place(one) for one in names], out),
-            makes=tuple(
-                Made(paper, title, out / "figures" / f"{stem.format(self.scale.analysis.group[0])}.png")
+            partial(work.analyse, instruments, asked, [self._model(one) for one in names], out),
+            artifacts=tuple(
+                Artifact(paper, title, out / "figures" / f"{stem.format(self.scale.analysis.group[0])}.png")
                 for paper, stem, title in made
             ),
             outputs=(out / "comparison.json",),
@@ -216,9 +240,9 @@ class _Plan:
         )
 
     def pictures(self) -> list[Step]:
-        """Sheets of maps, and what a CAM is made of."""
+        """Contact sheets of maps, and of the channels behind CAM."""
         main = self.scale.main
-        places = [self._place(name) for name in main]
+        models = [self._model(name) for name in main]
         runs = {name: self._run(name) for name in main}
         sheet, parts = self._figure("maps"), self._figure("cam-parts")
         asked = dataclasses.replace(self.scale.analysis, stimuli="")
@@ -227,32 +251,30 @@ class _Plan:
                 "pictures",
                 "CAM and PC1 of the same images by the main networks",
                 partial(work.draw_pictures, runs, self.scale.evaluation.data, sheet),
-                makes=(Made("Fig. 3 and 7", "CAM and PC1 of the same images", sheet),),
+                artifacts=(Artifact("Fig. 3 and 7", "CAM and PC1 of the same images", sheet),),
                 needs=tuple(f"evaluate-{name}" for name in main),
             ),
             Step(
                 "cam-parts",
-                "channels of high and low weight, and what CAM makes of them",
-                partial(work.draw_cam_parts, asked, places, parts),
-                makes=(Made("Fig. 2 and 15", "How CAM is made, and its two problems", parts),),
+                "channels of high and low weight, and the CAM of each sign",
+                partial(work.draw_cam_parts, asked, models, parts),
+                artifacts=(Artifact("Fig. 2 and 15", "How CAM is made, and its two problems", parts),),
                 needs=self._needs(*main),
                 inputs=(*self.scale.data, *self._inputs(*main)),
             ),
         ]
 
     def tables(self, steps: list[Step]) -> list[Step]:
-        """What puts the scores of all networks side by side."""
+        """Tables and figures of the scores of all networks."""
         runs = {f"evaluate-{name}": self._run(name) for name in self._own()}
         seconds = {f"second-{name}": self._second(name) for name in self.scale.second}
-        fields = {name: self._analysis(name) for name in ("erf", "erf-others")}
+        erfs = {name: self._analysis(name) for name in ("erf", "erf-others")}
         drawn = [
             self._table("scores-cam", "per-model-cam", runs, {}, "Fig. 13 left", "Scores per model, CAM"),
             self._table("scores-pc1", "per-model-pc1", runs, {}, "", "Scores per model, PC1"),
             self._table("scores-second", "per-model-cam", seconds, {}, "Fig. 13 right", _SECOND),
-            self._table(
-                "erf-cam", "against-erf-cam", runs, fields, "Fig. 10b and 14", _AGAINST.format("CAM")
-            ),
-            self._table("erf-pc1", "against-erf-pc1", runs, fields, "", _AGAINST.format("PC1")),
+            self._table("erf-cam", "against-erf-cam", runs, erfs, "Fig. 10b and 14", _AGAINST.format("CAM")),
+            self._table("erf-pc1", "against-erf-pc1", runs, erfs, "", _AGAINST.format("PC1")),
             self._table("pc1-against-cam", "pc1-against-cam", runs, {}, "Table 3", _COMPARED),
             self._table("all-scores", "all", runs, {}, "", "Scores of every model and map"),
         ]
@@ -265,29 +287,29 @@ class _Plan:
                 "headlines",
                 "headline numbers of all instruments",
                 partial(work.draw_headlines, folders, headlines),
-                makes=(Made("", "Headline numbers of all instruments", headlines),),
+                artifacts=(Artifact("", "Headline numbers of all instruments", headlines),),
                 after=tuple(step.name for step in analyses),
             ),
         ]
 
     def _table(
-        self, stem: str, figure: str, runs: dict[str, Path], fields: dict[str, Path], paper: str, title: str
+        self, stem: str, figure: str, runs: dict[str, Path], erfs: dict[str, Path], paper: str, title: str
     ) -> Step:
         out = self._figure(stem)
         starts = {one.name: one.config for one in self.scale.support if not one.trained}
-        folders = list(runs.values()), list(fields.values())
+        folders = list(runs.values()), list(erfs.values())
         return Step(
             f"figure-{stem}",
             title,
             partial(work.draw_scores, *folders, starts, figure, out),
-            makes=(Made(paper, title, out),),
-            after=(*runs, *fields),
+            artifacts=(Artifact(paper, title, out),),
+            after=(*runs, *erfs),
         )
 
     def page(self, steps: list[Step]) -> Step:
-        """The page, whatever could be made."""
+        """The page with everything that was made."""
         made = sorted(
-            (one for step in steps for one in step.makes), key=lambda one: _place_in_paper(one.paper)
+            (one for step in steps for one in step.artifacts), key=lambda one: _place_in_paper(one.paper)
         )
         figures = [
             PageFigure(f"{one.paper}: {one.title}" if one.paper else one.title, one.file) for one in made
@@ -300,12 +322,12 @@ class _Plan:
             "one page with every table and figure",
             partial(work.write_page, runs, explored, figures, out, self.scale.title, self.scale.shown),
             outputs=(out,),
-            after=tuple(step.name for step in steps if step.makes or step.name.startswith("evaluate-")),
+            after=tuple(step.name for step in steps if step.artifacts or step.name.startswith("evaluate-")),
         )
 
 
 def _place_in_paper(paper: str) -> tuple[bool, str, float]:
-    """Figures by number, then tables, then what has no number in the paper."""
+    """Sort key: figures by number, then tables, then those without a number in the paper."""
     digits = "".join(sign for sign in paper.split(" and ")[0] if sign.isdigit())
     return paper == "", paper[:3], float(digits or 0)
 
@@ -338,7 +360,7 @@ _COMPLEXITY = (
 )
 _BIAS = (
     ("Fig. 16", "shape-bias", "Shape bias"),
-    ("Fig. 17", "erf-groups-{}", "Receptive fields of images that shape or texture decided"),
+    ("Fig. 17", "erf-groups-{}", "Receptive fields of images decided by shape and by texture"),
 )
 _SECOND = "Scores per model on the data of the pre-training, CAM"
 _AGAINST = "Score of {} against the area under r(t)"

@@ -1,4 +1,4 @@
-"""Run a plan: steps that do not depend on each other side by side, in worker processes."""
+"""Run a plan in worker processes; steps that do not depend on each other run in parallel."""
 
 from __future__ import annotations
 
@@ -22,54 +22,54 @@ from heatbox.paper.steps import Step, priorities, statuses, write_mark
 
 LOGS = "logs"
 PATIENCE = 60.0
-"""Seconds that an interrupted step has to save what it can."""
-Tell = Callable[[str], None]
+"""Seconds that an interrupted step has to save its work."""
+Report = Callable[[str], None]
 _WAITING = ("ready", "waiting")
 
 
 @dataclass
 class _Worker:
-    """A process that does one step after the other: what it has loaded and compiled serves the next one."""
+    """A process that runs one step after the other, with the same imports and compiled kernels."""
 
     process: Any
     link: Connection
     step: Step | None = None
-    begun: float = 0.0
+    started: float = 0.0
 
 
 @dataclass
 class _Progress:
-    """What has become of the steps so far."""
+    """The outcome of the steps so far."""
 
     failed: dict[str, str] = field(default_factory=dict)
-    made: set[str] = field(default_factory=set)
+    done: set[str] = field(default_factory=set)
     workers: list[_Worker] = field(default_factory=list)
 
     def busy(self) -> list[_Worker]:
         return [worker for worker in self.workers if worker.step is not None]
 
-    def over(self) -> set[str]:
-        """Steps that are not to be begun: done in this run, failed, or under way."""
-        return {*self.failed, *self.made, *(worker.step.name for worker in self.workers if worker.step)}
+    def taken(self) -> set[str]:
+        """Steps that must not be started: done in this run, failed, or running."""
+        return {*self.failed, *self.done, *(worker.step.name for worker in self.workers if worker.step)}
 
 
 def run_plan(
-    plan: Sequence[Step], out: Path, jobs: int = 1, tell: Tell = lambda words: None
+    plan: Sequence[Step], out: Path, jobs: int = 1, report: Report = lambda line: None
 ) -> dict[str, str]:
-    """Do what is not done yet.
+    """Run the steps that are not done yet.
 
     Args:
         plan: steps, each after those it depends on.
-        out: folder of the output; logs and finished steps are noted in it.
-        jobs: processes at a time.
-        tell: is told what begins, ends and fails, a line each.
+        out: folder of the output, the logs and the marks of finished steps.
+        jobs: number of processes.
+        report: called with a line when a step starts, ends or fails.
 
     Returns:
-        name → why it could not be made, of every step that is not done at the end.
+        name → reason, of every step that is not done at the end.
 
     Raises:
         InputError: fewer than one process was asked for, or the folder cannot be written to.
-        KeyboardInterrupt: after the steps under way have had time to save.
+        KeyboardInterrupt: after running steps have had time to save.
     """
     jobs = number_of_jobs(jobs)
     try:
@@ -80,40 +80,40 @@ def run_plan(
     with _threads(max(1, available_cores() // jobs)):
         try:
             while True:
-                _begin_some(plan, out, jobs, progress, tell)
+                _start_steps(plan, out, jobs, progress, report)
                 if not progress.busy():
                     break
-                _hear(progress, tell)
+                _receive(progress, report)
         except BaseException:
             _stop(progress.busy())
             raise
         finally:
             for worker in progress.workers:
-                worker.link.close()  # which ends its process
-    left = _left(plan, out, progress.failed)
-    return {name: why for name, why in left.items() if name not in progress.made}
+                worker.link.close()  # ends its process
+    left = _unfinished(plan, out, progress.failed)
+    return {name: why for name, why in left.items() if name not in progress.done}
 
 
-def _begin_some(plan: Sequence[Step], out: Path, jobs: int, progress: _Progress, tell: Tell) -> None:
-    """Give idle workers the steps with the longest way to the end."""
-    weights, over = priorities(plan), progress.over()
-    able = [step for step in _able(plan, out, progress.failed) if step.name not in over]
-    able.sort(key=lambda step: -weights[step.name])
-    found = statuses(plan, out) if able else {}
-    for step in able[: jobs - len(progress.busy())]:
+def _start_steps(plan: Sequence[Step], out: Path, jobs: int, progress: _Progress, report: Report) -> None:
+    """Give idle workers the steps with the longest chain to the end of the plan."""
+    weights, taken = priorities(plan), progress.taken()
+    ready = [step for step in _startable(plan, out, progress.failed) if step.name not in taken]
+    ready.sort(key=lambda step: -weights[step.name])
+    found = statuses(plan, out) if ready else {}
+    for step in ready[: jobs - len(progress.busy())]:
         worker = next((one for one in progress.workers if one.step is None), None)
         if worker is None:
             worker = _new_worker(out)
             progress.workers.append(worker)
-        worker.step, worker.begun = step, time.monotonic()
+        worker.step, worker.started = step, time.monotonic()
         worker.link.send((step, found[step.name].stale))
-        tell(f"{step.name}: begins ({step.title})")
+        report(f"{step.name}: started ({step.title})")
 
 
-def _able(plan: Sequence[Step], out: Path, failed: dict[str, str]) -> list[Step]:
-    """Steps that can begin: ready, or waiting only for what has failed and can be done without."""
+def _startable(plan: Sequence[Step], out: Path, failed: dict[str, str]) -> list[Step]:
+    """Steps that can start: ready, or waiting only for failed steps that they do not require."""
     found = statuses(plan, out)
-    lost = _lost(plan, failed)
+    lost = _unreachable(plan, failed)
 
     def is_free(step: Step) -> bool:
         return all(found[name].state not in _WAITING or name in lost for name in step.before)
@@ -121,8 +121,8 @@ def _able(plan: Sequence[Step], out: Path, failed: dict[str, str]) -> list[Step]
     return [s for s in plan if s.name not in lost and found[s.name].state in _WAITING and is_free(s)]
 
 
-def _lost(plan: Sequence[Step], failed: dict[str, str]) -> dict[str, str]:
-    """Steps that have failed, or cannot be made because one has: name → why."""
+def _unreachable(plan: Sequence[Step], failed: dict[str, str]) -> dict[str, str]:
+    """Steps that have failed, or cannot run because others have: name → reason."""
     lost = dict(failed)
     for step in plan:
         gone = [name for name in step.needs if name in lost]
@@ -133,9 +133,9 @@ def _lost(plan: Sequence[Step], failed: dict[str, str]) -> dict[str, str]:
     return lost
 
 
-def _left(plan: Sequence[Step], out: Path, failed: dict[str, str]) -> dict[str, str]:
-    """Why each step that is not done is not."""
-    lost = _lost(plan, failed)
+def _unfinished(plan: Sequence[Step], out: Path, failed: dict[str, str]) -> dict[str, str]:
+    """The reason for each step that is not done."""
+    lost = _unreachable(plan, failed)
     return {
         name: lost.get(name) or "; ".join(status.why) or "it was not reached"
         for name, status in statuses(plan, out).items()
@@ -147,16 +147,16 @@ def _left(plan: Sequence[Step], out: Path, failed: dict[str, str]) -> dict[str, 
 
 
 def _new_worker(out: Path) -> _Worker:
-    context = multiprocessing.get_context("spawn")  # a forked process would inherit torch's threads broken
+    context = multiprocessing.get_context("spawn")  # torch's thread pools do not survive a fork
     here, there = context.Pipe()
-    process = context.Process(target=_serve, args=(out, there), name="heatbox paper")
+    process = context.Process(target=_run_worker, args=(out, there), name="heatbox paper")
     process.start()
     there.close()
     return _Worker(process, here)
 
 
-def _hear(progress: _Progress, tell: Tell) -> None:
-    """Wait for messages of workers, pass them on, and note what is over."""
+def _receive(progress: _Progress, report: Report) -> None:
+    """Wait for messages of workers, report them, and record which steps have ended."""
     ready = wait([worker.link for worker in progress.busy()])
     for worker in [one for one in progress.busy() if one.link in ready]:
         assert worker.step is not None
@@ -168,19 +168,19 @@ def _hear(progress: _Progress, tell: Tell) -> None:
             progress.workers.remove(worker)
             kind, words = "failed", f"its process ended with code {worker.process.exitcode}"
         if kind == "line":
-            tell(f"{name}: {words}")
+            report(f"{name}: {words}")
             continue
         worker.step = None
         if kind == "failed":
             progress.failed[name] = words
-            tell(f"{name}: failed: {words}")
+            report(f"{name}: failed: {words}")
         else:
-            progress.made.add(name)
-            tell(f"{name}: done in {time.monotonic() - worker.begun:.0f} s")
+            progress.done.add(name)
+            report(f"{name}: done in {time.monotonic() - worker.started:.0f} s")
 
 
 def _stop(workers: Sequence[_Worker]) -> None:
-    """Ask steps to save and end; end those that do not."""
+    """Ask steps to save and exit; kill those that do not."""
     for worker in workers:
         worker.process.terminate()
     for worker in workers:
@@ -192,7 +192,7 @@ def _stop(workers: Sequence[_Worker]) -> None:
 
 @contextmanager
 def _threads(count: int) -> Iterator[None]:
-    """Worker processes that begin inside share the cores between them, unless the user has settled it."""
+    """Worker processes started inside share the cores, unless the user has set the variables."""
     names = [name for name in ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS") if name not in os.environ]
     os.environ.update({name: str(count) for name in names})
     try:
@@ -205,26 +205,26 @@ def _threads(count: int) -> Iterator[None]:
 # ------------------------------------------------------------------------------------------ the worker
 
 
-def _serve(out: Path, link: Connection) -> None:
-    """What a worker process does: steps as they come, until the parent hangs up."""
-    signal.signal(signal.SIGTERM, _end)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent asks to end
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+def _run_worker(out: Path, link: Connection) -> None:
+    """The main function of a worker process: run steps until the parent closes the connection."""
+    signal.signal(signal.SIGTERM, _exit)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent sends SIGTERM
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
     while True:
         try:
-            step, anew = link.recv()
+            step, overwrite = link.recv()
         except (EOFError, OSError):
             return
-        link.send(_work(step, out, anew, link))
+        link.send(_run_step(step, out, overwrite, link))
 
 
-def _work(step: Step, out: Path, anew: bool, link: Connection) -> tuple[str, str]:
-    """Do a step, with what it prints in a log; returns how it ended."""
-    begun, spent = time.time(), time.process_time()
+def _run_step(step: Step, out: Path, overwrite: bool, link: Connection) -> tuple[str, str]:
+    """Run a step with its output in a log; returns "done" or "failed", and the reason."""
+    started, spent = time.time(), time.process_time()
     path = out / LOGS / f"{step.name}.log"
     with path.open("a") as log, redirect_stdout(log), redirect_stderr(log):
         try:
-            step.work(tell=lambda words: link.send(("line", words)), anew=anew)
+            step.work(report=lambda line: link.send(("line", line)), overwrite=overwrite)
         except InputError as error:
             return "failed", str(error)
         except Exception as error:
@@ -234,16 +234,16 @@ def _work(step: Step, out: Path, anew: bool, link: Connection) -> tuple[str, str
     if missing := [one for one in step.files if not one.exists()]:
         return "failed", f"{missing[0]} was not written"
     now = time.time()
-    write_mark(out, step, now, now - begun, time.process_time() - spent)
+    write_mark(out, step, now, now - started, time.process_time() - spent)
     return "done", ""
 
 
-def _end(number: int, frame: object) -> None:
-    sys.exit(128 + number)  # as an exception, so that what is computed is saved on the way out
+def _exit(number: int, frame: object) -> None:
+    sys.exit(128 + number)  # an exception, so that computed results are saved on the way out
 
 
-def _end_with_parent() -> None:
-    """A worker whose parent was killed would go on unseen."""
+def _exit_with_parent() -> None:
+    """Exit when the parent is killed, instead of running on unnoticed."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()

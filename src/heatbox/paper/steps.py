@@ -1,4 +1,4 @@
-"""Steps of a plan: what each makes, from what, at what cost, and where it stands."""
+"""Steps of a plan: their inputs, outputs, cost and status."""
 
 from __future__ import annotations
 
@@ -15,15 +15,18 @@ from heatbox._utils.io import to_json, write_atomically
 MARKS = "steps"
 """Folder of a plan's output with a file for each finished step."""
 
+MARK_VERSION = 2
+"""Version of those files. Marks of 0.1.0 have none; their hash differs where classes have changed since."""
+
 
 @dataclass(frozen=True)
-class Made:
+class Artifact:
     """One table or figure of the paper.
 
     Attributes:
-        paper: its number there, such as "Fig. 13"; "" where it has none.
-        title: what it shows.
-        file: the picture.
+        paper: its number there, such as "Fig. 13"; "" if it has none.
+        title: its title.
+        file: the image.
     """
 
     paper: str
@@ -33,12 +36,12 @@ class Made:
 
 @dataclass(frozen=True)
 class Input:
-    """Something that the plan does not make itself.
+    """A file or folder that the plan does not make itself.
 
     Attributes:
-        what: in words.
-        path: file or folder, or None where it was not named.
-        where: how to come by it.
+        what: its name in messages.
+        path: its path, or None if none was given.
+        where: how to obtain it.
     """
 
     what: str
@@ -46,20 +49,20 @@ class Input:
     where: str
 
     def missing(self) -> str | None:
-        """What is missing in a sentence, or None."""
+        """A sentence that names it if it is missing, or None."""
         if self.path is not None and self.path.exists():
             return None
-        place = "was not named" if self.path is None else f"is not at {self.path}"
+        place = "was not given" if self.path is None else f"is not at {self.path}"
         return f"{self.what} {place}; {self.where}"
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What a step is expected to take.
+    """The expected time of a step.
 
     Attributes:
-        seconds: of one core or one device; None where nothing is known.
-        basis: where the number comes from.
+        seconds: on one core or one device; None if unknown.
+        basis: source of the number.
     """
 
     seconds: float | None = None
@@ -73,20 +76,21 @@ class Step:
     Attributes:
         name: unique in a plan.
         title: what it does.
-        work: called with `tell` (a line to the reader) and `anew` (drop what an earlier, different call
-            left). A partial of a function of a module, so that a worker process can be given it.
-        makes: tables and figures of the paper.
-        outputs: further files; the step is done when all are there.
-        needs: steps without which it cannot work.
-        after: steps whose results it takes where there are any; it waits for them.
-        inputs: what has to be there beforehand.
-        cost: on a first run.
+        work: called with `report` (a function that prints a line) and `overwrite` (drop the output of an
+            earlier call with other settings). A partial of a function of a module, so that it can be sent to
+            a worker process.
+        artifacts: tables and figures of the paper that it makes.
+        outputs: further files; the step is done when all exist.
+        needs: steps that it requires.
+        after: steps whose results it uses if they exist; it waits for them.
+        inputs: files that have to exist beforehand.
+        cost: of a first run.
     """
 
     name: str
     title: str
     work: partial[None]
-    makes: tuple[Made, ...] = ()
+    artifacts: tuple[Artifact, ...] = ()
     outputs: tuple[Path, ...] = ()
     needs: tuple[str, ...] = ()
     after: tuple[str, ...] = ()
@@ -95,16 +99,16 @@ class Step:
 
     @property
     def before(self) -> tuple[str, ...]:
-        """All steps that have to be over before this one begins."""
+        """All steps that have to end before this one starts."""
         return self.needs + self.after
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """Everything that is there when the step is done."""
-        return self.outputs + tuple(made.file for made in self.makes)
+        """All files that exist when the step is done."""
+        return self.outputs + tuple(artifact.file for artifact in self.artifacts)
 
-    def asked(self) -> str:
-        """A hash of what is to be done, which tells an old result from a current one."""
+    def settings_hash(self) -> str:
+        """A hash of the function and its arguments, by which an outdated result is recognised."""
         function = self.work.func
         content = to_json(
             [f"{function.__module__}.{function.__qualname__}", self.work.args, self.work.keywords]
@@ -117,13 +121,12 @@ State = Literal["done", "ready", "waiting", "blocked"]
 
 @dataclass(frozen=True)
 class Status:
-    """Where a step stands.
+    """The status of a step.
 
     Attributes:
-        state: "done"; "ready" to begin; "waiting" for other steps; "blocked" for want of something.
-        why: what is missing, a sentence each.
-        stale: whether an earlier result is there that was asked for otherwise, or is older than what it was
-            made from.
+        state: "done"; "ready" to start; "waiting" for other steps; "blocked" by missing inputs.
+        why: a sentence for each missing input.
+        stale: whether there is a result of other settings, or one older than the results it depends on.
     """
 
     state: State
@@ -132,21 +135,26 @@ class Status:
 
 
 def mark_path(out: Path, step: str) -> Path:
-    """The file that says that a step is finished."""
+    """The file that marks a step as finished."""
     return out / MARKS / f"{step}.json"
 
 
 def write_mark(out: Path, step: Step, finished: float, seconds: float, cpu_seconds: float) -> None:
-    """Note that a step is finished: when (seconds since 1970), after how long, on how much processor time."""
+    """Mark a step as finished, with the time (seconds since 1970), the duration and the processor time."""
     path = mark_path(out, step.name)
     path.parent.mkdir(parents=True, exist_ok=True)
-    content = {"step": step.name, "asked": step.asked(), "finished": finished}
+    content = {
+        "version": MARK_VERSION,
+        "step": step.name,
+        "asked": step.settings_hash(),
+        "finished": finished,
+    }
     content |= {"seconds": seconds, "cpu_seconds": cpu_seconds}
     write_atomically(path, (to_json(content) + "\n").encode())
 
 
 def read_mark(out: Path, step: str) -> dict[str, Any] | None:
-    """What `write_mark` wrote; None where there is nothing that can be read."""
+    """The content of a mark; None if there is none that can be read."""
     try:
         content = json.loads(mark_path(out, step).read_text())
     except (OSError, ValueError):
@@ -156,7 +164,7 @@ def read_mark(out: Path, step: str) -> dict[str, Any] | None:
 
 
 def statuses(plan: Sequence[Step], out: Path) -> dict[str, Status]:
-    """Where each step of a plan stands.
+    """The status of each step of a plan.
 
     Args:
         plan: steps, each after those it depends on.
@@ -166,11 +174,13 @@ def statuses(plan: Sequence[Step], out: Path) -> dict[str, Status]:
     ended: dict[str, float] = {}
     for step in plan:
         mark = read_mark(out, step.name)
-        current = mark is not None and mark.get("asked") == step.asked()
+        same = mark is not None and mark.get("asked") == step.settings_hash()
         over = [name for name in step.before if found[name].state == "done"]
+        current = same and mark is not None and all(ended[name] <= mark["finished"] for name in over)
+        # A result of version 0.1.0 is not dropped: the step runs again on its output and checks the settings.
+        stale = mark is not None and not current and (same or mark.get("version") == MARK_VERSION)
         if mark is not None:
             ended[step.name] = mark["finished"]
-            current = current and all(ended[name] <= mark["finished"] for name in over)
         why = _why_blocked(step, found)
         still = [name for name in step.before if found[name].state in ("ready", "waiting")]
         if current and not still and all(path.exists() for path in step.files):
@@ -178,12 +188,12 @@ def statuses(plan: Sequence[Step], out: Path) -> dict[str, Status]:
         elif why:
             found[step.name] = Status("blocked", why)
         else:
-            found[step.name] = Status("waiting" if still else "ready", (), mark is not None and not current)
+            found[step.name] = Status("waiting" if still else "ready", (), stale)
     return found
 
 
 def _why_blocked(step: Step, found: Mapping[str, Status]) -> tuple[str, ...]:
-    """What keeps a step from being ready: an input, a needed step, or all of those it takes results of."""
+    """What blocks a step: an input, a required step, or all of the steps whose results it uses."""
     why = [words for one in step.inputs if (words := one.missing()) is not None]
     why += [f"it needs {name}, which is blocked" for name in step.needs if found[name].state == "blocked"]
     if step.after and all(found[name].state == "blocked" for name in step.after):
@@ -192,7 +202,7 @@ def _why_blocked(step: Step, found: Mapping[str, Status]) -> tuple[str, ...]:
 
 
 def priorities(plan: Sequence[Step]) -> dict[str, float]:
-    """Seconds from the beginning of each step to the end of the plan if nothing else had to be waited for."""
+    """Seconds from the start of each step to the end of the plan, along the longest chain of steps."""
     longest = {step.name: step.cost.seconds or 0.0 for step in plan}
     for step in reversed(plan):
         for name in step.before:

@@ -1,4 +1,8 @@
-"""What the steps of the paper do, each in a worker process: thin calls of the library."""
+"""The functions that the steps of the paper call in worker processes; thin calls of the library.
+
+Each takes `report`, a function that prints a line, and `overwrite`, whether to drop the output of an earlier
+call with other settings.
+"""
 
 from __future__ import annotations
 
@@ -10,16 +14,14 @@ from typing import Any
 from heatbox._utils.io import read_json
 from heatbox._utils.progress import on_terminal
 from heatbox.analysis.config import AllConfig
-from heatbox.analysis.runner import COMPARISON, Analysis, compared_models, images_of
+from heatbox.analysis.runner import COMPARISON, NO_CHECKPOINT, Analysis, compared_models, images_of
 from heatbox.analysis.signed_cam import draw_signed_cam
-from heatbox.config import EvaluateConfig
+from heatbox.config import EvaluateConfig, ModelSpec
 from heatbox.data.open import open_split
 from heatbox.data.prepare import prepare_cub
 from heatbox.errors import InputError
 from heatbox.evaluation.predict import evaluate
 from heatbox.evaluation.run import METRICS, Run
-from heatbox.models.factory import create_model
-from heatbox.paper.networks import Place
 from heatbox.training.config import TrainConfig, TrainOptions
 from heatbox.training.log import epoch_line
 from heatbox.training.recipes import published
@@ -32,80 +34,116 @@ from heatbox.visualization.report.build import PageFigure, write_report
 from heatbox.visualization.report.folders import read_folders
 from heatbox.visualization.report.models import describe, model_scores
 
-Tell = Callable[[str], None]
+Report = Callable[[str], None]
 MAPS = ("cam", "pc1")
 
 
-def prepare(source: Path, out: Path, *, tell: Tell, anew: bool) -> None:
+@dataclasses.dataclass(frozen=True)
+class PlannedModel:
+    """A model of a plan, whose weights may not exist yet.
+
+    Attributes:
+        name: its name in steps, folders and figures.
+        spec: the model, with its weights if it is a published one.
+        training: folder of its training, or None for a published one.
+    """
+
+    name: str
+    spec: ModelSpec
+    training: Path | None = None
+
+    def checkpoint(self) -> str | None:
+        """The weights: of a training the checkpoint whose CAM scored best, or the last if none was scored.
+
+        Raises:
+            InputError: the training is not finished.
+        """
+        return self.spec.checkpoint if self.training is None else str(best_checkpoint(self.training))
+
+
+def prepare(source: Path, out: Path, *, report: Report, overwrite: bool) -> None:
     """448-pixel copies of CUB-200-2011 (supplement 8)."""
     for problem in prepare_cub(source, out, track=on_terminal):
-        tell(f"left out: {problem}")
+        report(f"left out: {problem}")
 
 
 def train_network(
-    config: TrainConfig, folder: Path, start: Path | None, options: TrainOptions, *, tell: Tell, anew: bool
+    config: TrainConfig,
+    folder: Path,
+    start: Path | None,
+    options: TrainOptions,
+    *,
+    report: Report,
+    overwrite: bool,
 ) -> None:
-    """Train a recipe; its weights begin as those of another training of the plan where one is named."""
+    """Train a recipe, from the best checkpoint of another training of the plan if one is given."""
     if start is not None:
         config = dataclasses.replace(config, pretrained=str(best_checkpoint(start)))
 
-    def report(row: Mapping[str, Any]) -> None:
-        tell(f"{epoch_line(dict(row))} (of {config.epochs} epochs)")
+    def report_epoch(row: Mapping[str, Any]) -> None:
+        report(f"{epoch_line(dict(row))} (of {config.epochs} epochs)")
 
-    train(config, folder, options, on_terminal, report, overwrite=anew)
+    train(config, folder, options, on_terminal, report_epoch, overwrite=overwrite)
 
 
-def evaluate_network(place: Place, asked: EvaluateConfig, folder: Path, *, tell: Tell, anew: bool) -> None:
-    """Make and score the maps of a network.
+def evaluate_network(
+    model: PlannedModel, asked: EvaluateConfig, folder: Path, *, report: Report, overwrite: bool
+) -> None:
+    """Make and score the maps of a model.
 
-    `asked` names the data; model and weights are those of the place. A fully supervised split that is not
-    there is left out, and with it the transferred scores.
+    `asked` names the data. A fully supervised split that does not exist is left out, and with it the
+    transferred scores.
     """
-    checkpoint = place.checkpoint()
-    config = dataclasses.replace(asked, model=place.model, checkpoint=checkpoint)
+    config = dataclasses.replace(
+        asked,
+        model=model.spec.model,
+        checkpoint=model.checkpoint(),
+        model_options=model.spec.model_options,
+    )
     if config.fullsup and not config.fullsup.startswith("glyphs") and not Path(config.fullsup).exists():
-        tell(f"no transferred scores: {config.fullsup} is not there")
+        report(f"no transferred scores: {config.fullsup} does not exist")
         config = dataclasses.replace(config, fullsup=None)
-    model = create_model(place.model, None, checkpoint, **place.options)
-    evaluate(config, Run(folder), on_terminal, anew, model)
+    evaluate(config, Run(folder), on_terminal, overwrite)
 
 
 def analyse(
     instruments: Sequence[str],
     asked: AllConfig,
-    places: Sequence[Place],
+    models: Sequence[PlannedModel],
     out: Path,
     *,
-    tell: Tell,
-    anew: bool,
+    report: Report,
+    overwrite: bool,
 ) -> None:
-    """Measure networks side by side with some instruments."""
-    config = _of(asked, places)
-    analysis = Analysis(config, out, on_terminal, anew)
+    """Measure models side by side with some instruments."""
+    config = _with_models(asked, models)
+    analysis = Analysis(config, out, on_terminal, overwrite)
     analysis.run(*instruments)
     analysis.compare()
 
 
-def _of(asked: AllConfig, places: Sequence[Place]) -> AllConfig:
-    """The configuration of an analysis of some networks."""
+def _with_models(asked: AllConfig, models: Sequence[PlannedModel]) -> AllConfig:
+    """The configuration of an analysis of some models."""
     return dataclasses.replace(
         asked,
-        model=tuple(place.model if place.training is None else str(place.training) for place in places),
-        checkpoint=tuple(place.checkpoint() for place in places),
-        label=tuple(place.name for place in places),
+        model=tuple(str(model.training or model.spec.model) for model in models),
+        checkpoint=tuple(model.checkpoint() or NO_CHECKPOINT for model in models),
+        label=tuple(model.name for model in models),
     )
 
 
-def draw_pictures(runs: Mapping[str, Path], data: str, out: Path, *, tell: Tell, anew: bool) -> None:
-    """CAM and PC1 of the same images by several networks."""
+def draw_pictures(runs: Mapping[str, Path], data: str, out: Path, *, report: Report, overwrite: bool) -> None:
+    """CAM and PC1 of the same images by several models."""
     split = open_split(data)
     found = {label: Run(folder).records() for label, folder in runs.items()}
     save_sheet(contact_sheet(found, split, MAPS, count=8, side=112), out)
 
 
-def draw_cam_parts(asked: AllConfig, places: Sequence[Place], out: Path, *, tell: Tell, anew: bool) -> None:
-    """What CAM is made of: channels of high and of low weight, and CAM from either sign."""
-    config = _of(asked, places)
+def draw_cam_parts(
+    asked: AllConfig, models: Sequence[PlannedModel], out: Path, *, report: Report, overwrite: bool
+) -> None:
+    """Channels of high and of low class weight, and CAM from either sign of the weights."""
+    config = _with_models(asked, models)
     draw_signed_cam(compared_models(config, out.parent), images_of(config), config, out)
 
 
@@ -116,23 +154,23 @@ def draw_scores(
     figure: str,
     out: Path,
     *,
-    tell: Tell,
-    anew: bool,
+    report: Report,
+    overwrite: bool,
 ) -> None:
-    """A figure or table of the scores of all networks that have been scored so far.
+    """A figure or table of the scores of all models that have been scored so far.
 
     Args:
-        runs: folders of evaluations; those that are not finished are left out.
+        runs: folders of evaluations; unfinished ones are left out.
         analyses: folders of analyses, for receptive fields.
-        starts: name of a published network → a training that begins with it, which says what it is.
+        starts: name of a published model → the configuration of a training that starts from it.
         figure: "per-model-MAP" (Fig. 13), "against-erf-MAP" (Fig. 14), "pc1-against-cam" (Table 3) or "all".
-        out: the picture; its numbers lie beside it.
-        tell: is told what was left out.
-        anew: these are always drawn anew.
+        out: the image; its numbers are written beside it.
+        report: called with what was left out.
+        overwrite: without effect; figures are always drawn again.
     """
     finished = [run for run in runs if (run / METRICS).exists()]
     if absent := [run.name for run in runs if run not in finished]:
-        tell(f"without {', '.join(absent)}")
+        report(f"without {', '.join(absent)}")
     folders = read_folders([*finished, *(path for path in analyses if (path / COMPARISON).exists())])
     models = [_known(model, starts.get(model.name)) for model in model_scores(folders)]
     drawers: dict[str, Callable[[], Drawn]] = {
@@ -147,7 +185,7 @@ def draw_scores(
 
 
 def _known(model: scores.ModelScore, start: TrainConfig | None) -> scores.ModelScore:
-    """A published network lies in no training's folder that would tell of it."""
+    """The model with the family, size and augmentation that a published one has no training folder for."""
     if start is None:
         return model
     return dataclasses.replace(model, **describe(start.model, dataclasses.asdict(start)))
@@ -164,7 +202,7 @@ def _printed(models: Sequence[scores.ModelScore]) -> scores.Published:
     return {model.name: published(model.name) for model in models}
 
 
-def draw_headlines(analyses: Sequence[Path], out: Path, *, tell: Tell, anew: bool) -> None:
+def draw_headlines(analyses: Sequence[Path], out: Path, *, report: Report, overwrite: bool) -> None:
     """The headline numbers of all instruments side by side."""
     rows: dict[str, dict[str, Any]] = {}
     for folder in analyses:
@@ -172,7 +210,7 @@ def draw_headlines(analyses: Sequence[Path], out: Path, *, tell: Tell, anew: boo
             for row in read_json(folder / COMPARISON)["models"]:
                 rows.setdefault(row["model"], {}).update(row)
     if not rows:
-        raise InputError("no instrument has measured anything")
+        raise InputError("there is no measurement of any instrument")
     save_figure(scores.headline_numbers(list(rows.values())), out.with_suffix(""))
 
 
@@ -184,20 +222,20 @@ def write_page(
     title: str,
     images: int,
     *,
-    tell: Tell,
-    anew: bool,
+    report: Report,
+    overwrite: bool,
 ) -> None:
-    """The page: what is there of the paper's tables and figures, and the explorer.
+    """The page with the paper's tables and figures, as far as they exist, and the explorer.
 
     Args:
         runs: folders of evaluations, for the tables.
         explored: those of them whose images the explorer shows.
-        figures: titles and files; those that are not there are named on the page.
+        figures: titles and files; missing ones are named on the page.
         out: the HTML file.
         title: of the page.
-        images: most images in the explorer.
-        tell: is told what the reader should know.
-        anew: pages are always written anew.
+        images: maximum number of images in the explorer.
+        report: called with notes for the reader.
+        overwrite: without effect; the page is always written again.
     """
     finished = [run for run in runs if (run / METRICS).exists()]
     there = [figure for figure in figures if figure.file.exists()]
@@ -205,4 +243,4 @@ def write_page(
     notes = [f"not made: {', '.join(absent)}"] if absent else []
     shown = [run for run in explored if run in finished]
     for note in write_report(finished, out, images, title, on_terminal, there, shown, notes):
-        tell(note)
+        report(note)
