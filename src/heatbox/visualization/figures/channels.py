@@ -14,6 +14,7 @@ from heatbox.visualization.figures.style import (
     Row,
     add_colourbar,
     format_interval,
+    is_known,
     legend_outside,
     line_style,
     new_figure,
@@ -133,7 +134,7 @@ def against_weight(found: Mapping[str, Mapping[str, Any]], x_label: str, per_row
 
 
 def _correlations(link: Mapping[str, Any]) -> str:
-    if link["pearson"] is None or np.isnan(link["pearson"]):
+    if not is_known(link["pearson"]):
         return f"no correlation: one quantity is constant\nn = {link['images']} images"
     return (
         f"r = {format_interval(link['pearson'], link['pearson_interval'], '+.2f')}\n"
@@ -153,11 +154,7 @@ def by_class(found: Mapping[str, Sequence[Mapping[str, Any]]], what: str) -> Dra
     axes = figure.subplots()
     rows: list[Row] = []
     for index, (label, classes) in enumerate(found.items()):
-        known = sorted(
-            one["spearman"]
-            for one in classes
-            if one["spearman"] is not None and not np.isnan(one["spearman"])
-        )
+        known = sorted(one["spearman"] for one in classes if is_known(one["spearman"]))
         rows += [{"model": label, **one} for one in classes]
         if known:
             fraction = np.arange(1, len(known) + 1) / len(known)

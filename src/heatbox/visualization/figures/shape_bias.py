@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,6 +10,7 @@ from heatbox.visualization.figures.style import (
     Drawn,
     Row,
     format_interval,
+    is_known,
     line_style,
     new_figure,
     plot_interval,
@@ -69,10 +69,9 @@ def shape_bias(found: Mapping[str, Mapping[str, Any]], published: Mapping[str, f
     lower.set_yticks(range(len(found)), [_summary(label, one) for label, one in found.items()])
     lower.set_ylim(len(found) - 0.4, -0.9)
     for axes in (upper, lower):
-        _lines(axes, published or {})
+        _draw_published(axes, published or {}, named=axes is upper)
         style_axes(axes)
         axes.set_xlim(0, 1)
-    _name_lines(upper, published or {})
     upper.set_ylabel("shape category", fontsize=9)
     lower.set_xlabel(
         "texture decides  ←   shape bias (fraction of shape among decided images)   →  shape decides",
@@ -90,32 +89,15 @@ def _summary(label: str, one: Mapping[str, Any]) -> str:
 
 
 def _mean(values: Sequence[float | None]) -> float:
-    known = [value for value in values if value is not None and not math.isnan(value)]
+    known = [value for value in values if value is not None and is_known(value)]
     return sum(known) / len(known) if known else -1.0
 
 
-def _lines(axes: Any, published: Mapping[str, float]) -> None:
+def _draw_published(axes: Any, published: Mapping[str, float], named: bool) -> None:
+    """Published values as vertical lines, with their names at the top of the axes."""
     for name, bias in published.items():
-        humans = name == "humans"
-        axes.axvline(
-            bias,
-            color="black" if humans else GREY,
-            linewidth=1.4 if humans else 0.9,
-            linestyle="-" if humans else (0, (2, 2)),
-            zorder=1,
-        )
-
-
-def _name_lines(axes: Any, published: Mapping[str, float]) -> None:
-    top = axes.get_ylim()[1]
-    for name, bias in published.items():
-        axes.text(
-            bias,
-            top,
-            f" {name} {bias:.3f}",
-            rotation=40,
-            fontsize=7.5,
-            va="bottom",
-            ha="left",
-            color="black" if name == "humans" else GREY,
-        )
+        colour, width, dash = ("black", 1.4, "-") if name == "humans" else (GREY, 0.9, (0, (2, 2)))
+        axes.axvline(bias, color=colour, linewidth=width, linestyle=dash, zorder=1)
+        if named:
+            place: dict[str, Any] = {"rotation": 40, "va": "bottom", "ha": "left"}
+            axes.text(bias, axes.get_ylim()[1], f" {name} {bias:.3f}", fontsize=7.5, color=colour, **place)

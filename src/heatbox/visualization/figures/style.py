@@ -142,9 +142,9 @@ def plot_interval(
         alpha: opacity of the interval.
         point: further keyword arguments of the marker.
     """
-    if not _known(value):
+    if not is_known(value):
         return
-    if all(_known(end) for end in ends):
+    if all(is_known(end) for end in ends):
         axes.plot(
             np.array(ends), [y, y], color=style.colour, linewidth=1.2, alpha=alpha, solid_capstyle="butt"
         )
@@ -240,10 +240,11 @@ def as_table(rows: Sequence[Row]) -> pa.Table:
 
 def format_interval(value: float, ends: Sequence[float | None], form: str = ".2f") -> str:
     """``0.31 [0.28, 0.34]``; without brackets where the interval is unknown."""
-    if not all(_known(end) for end in ends):
+    if not all(is_known(end) for end in ends):
         return f"{value:{form}}"
     return f"{value:{form}} [{ends[0]:{form}}, {ends[1]:{form}}]"
 
 
-def _known(value: float | None) -> bool:
+def is_known(value: float | None) -> bool:
+    """Whether a saved number is neither None nor NaN."""
     return value is not None and not math.isnan(value)

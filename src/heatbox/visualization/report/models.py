@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +20,9 @@ TRAINING = "training.json"
 def model_scores(folders: Sequence[Folder]) -> list[ModelScore]:
     """The model of each folder with scores of boxes, with its training and the area of its ERF if known."""
     areas = dict(_areas(folders))
+    scored = [folder for folder in folders if folder.metrics is not None and not folder.has_masks]
     found = []
-    for folder in folders:
-        if folder.metrics is None or folder.has_masks:
-            continue
+    for folder in scored:
         config = folder.run.settings() if (folder.path / CONFIG).is_file() else {}
         training = training_of(config)
         scores = {name: folder.scores["methods"][name] for name in folder.maps}
@@ -31,7 +30,9 @@ def model_scores(folders: Sequence[Folder]) -> list[ModelScore]:
         known = describe(str(training.get("model") or config.get("model") or ""), training)
         area = areas.get(_key(config.get("model"), config.get("checkpoint")))
         found.append(ModelScore(name, scores, auc=area, **known))
-    return found if len({one.name for one in found}) == len(found) else _renamed(found, folders)
+    if len({one.name for one in found}) < len(found):  # several runs of one recipe
+        found = [replace(one, name=folder.name) for one, folder in zip(found, scored, strict=True)]
+    return found
 
 
 def describe(model: str, training: Mapping[str, Any]) -> dict[str, Any]:
@@ -96,12 +97,6 @@ def _key(model: Any, checkpoint: Any) -> tuple[str, str]:
     """Identity of a model: its weights by their file, a model defined in a file by its function's name."""
     file = Path(checkpoint).resolve() if isinstance(checkpoint, str) and checkpoint else ""
     return str(model or "").rpartition(":")[2], str(file)
-
-
-def _renamed(models: Sequence[ModelScore], folders: Sequence[Folder]) -> list[ModelScore]:
-    """Models under the names of their folders, where several come from one recipe."""
-    names = [folder.name for folder in folders if folder.metrics is not None and not folder.has_masks]
-    return [dataclasses.replace(model, name=name) for model, name in zip(models, names, strict=True)]
 
 
 def _json(path: Path) -> dict[str, Any]:
