@@ -219,7 +219,7 @@ def cold_start() -> tuple[float, float]:
 STREAM = """
 import resource, sys, time
 import numpy as np
-from heatbox.evaluation.stream import score_stream
+from heatbox.evaluation.score import score_stream
 maps, count = np.load(sys.argv[1]), int(sys.argv[2])
 truth = np.array([[40, 30, 150, 190]])
 items = ((str(i), maps[i % len(maps)].copy(), truth, (224, 224)) for i in range(count))

@@ -18,7 +18,7 @@ from .config import ModelSpec
 from .data.glyphs import glyphs, glyphs_cue_conflict
 from .data.open import open_split
 from .errors import InputError
-from .evaluation.stream import score_folder, score_stream
+from .evaluation.score import score_folder, score_stream
 from .inference.boxes import map_to_boxes
 from .inference.localizer import Localizer, Prediction
 from .maps.baselines import centre_gaussian, full_image

@@ -216,7 +216,7 @@ def test_an_unfinished_run_is_not_scored_as_if_it_were_whole(scene, capsys, monk
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("heatbox.evaluation.predict.score", stop)
+        patch.setattr("heatbox.evaluation.predict.score_run", stop)
         assert main(command(scene)) == 130
     assert "the same command goes on" in capsys.readouterr().err
     assert main(["evaluate", "--from-run", str(scene / "run")]) == 2

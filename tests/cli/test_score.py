@@ -121,10 +121,10 @@ def test_exact_protocol(scene, capsys):
 
 def test_interrupted_scoring_goes_on(scene, capsys, monkeypatch):
     whole = scores(scene, capsys)
-    monkeypatch.setattr("heatbox.evaluation.stream.MAPS_AT_A_TIME", 4)
-    from heatbox.evaluation.records import RecordFolder
+    monkeypatch.setattr("heatbox.evaluation.score.MAPS_AT_A_TIME", 4)
+    from heatbox.evaluation.run import ShardStore
 
-    real, calls = RecordFolder.write, []
+    real, calls = ShardStore.append, []
 
     def stop_at_third(self, *arguments):
         calls.append(1)
@@ -132,7 +132,7 @@ def test_interrupted_scoring_goes_on(scene, capsys, monkeypatch):
             raise KeyboardInterrupt
         real(self, *arguments)
 
-    monkeypatch.setattr(RecordFolder, "write", stop_at_third)
+    monkeypatch.setattr(ShardStore, "append", stop_at_third)
     assert main(command(scene, "--overwrite")) == 130
     assert "interrupted" in capsys.readouterr().err
     assert scores(scene, capsys) == whole

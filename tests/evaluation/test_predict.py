@@ -5,8 +5,9 @@ import torch
 
 from heatbox.config import EvaluateConfig
 from heatbox.errors import InputError
-from heatbox.evaluation.predict import evaluate, score
+from heatbox.evaluation.predict import evaluate
 from heatbox.evaluation.run import Run
+from heatbox.evaluation.score import score_run
 from helpers.scenes import write_model, write_split
 
 MOBILENET = """
@@ -88,7 +89,7 @@ def test_scoring_maps_that_a_run_does_not_hold(tmp_path):
     )
     evaluate(config, Run(tmp_path / "run"))
     with pytest.raises(InputError, match=r"holds no maps of 'pc1', only of cam"):
-        score(Run(tmp_path / "run"), ["pc1"])
+        score_run(Run(tmp_path / "run"), ["pc1"])
 
 
 def test_a_finished_run_is_not_computed_again(tmp_path, monkeypatch):

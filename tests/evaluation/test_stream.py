@@ -5,8 +5,8 @@ import pytest
 
 from heatbox.data.types import Example
 from heatbox.errors import InputError
-from heatbox.evaluation import stream as scoring
-from heatbox.evaluation.stream import score_folder, score_stream
+from heatbox.evaluation import score as scoring
+from heatbox.evaluation.score import score_folder, score_stream
 from heatbox.metrics.bootstrap import bootstrap_interval
 from heatbox.metrics.max_box_acc import V2_IOU, MaxBoxAcc
 from helpers.awkward_maps import random_map
@@ -117,7 +117,7 @@ def test_records_of_another_scoring_are_refused(folder, tmp_path):
 
 def test_a_damaged_part_costs_its_own_images_only(folder, tmp_path):
     whole = score_folder(folder, make_split(), records=tmp_path / "records")
-    part = tmp_path / "records/part-000001.parquet"
+    part = tmp_path / "records/000001.parquet"
     part.write_bytes(part.read_bytes()[:100])
     again = score_folder(folder, make_split(), records=tmp_path / "records")
     assert 0 < again.resumed < again.images == whole.images

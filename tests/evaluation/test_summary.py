@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 
-from heatbox.evaluation.records import Records
-from heatbox.evaluation.summary import MapScore, summarise, table_of
+from heatbox.evaluation.summary import Records, SplitScore, summarise, table_of
 from heatbox.maps.baselines import CENTRE
 from heatbox.metrics.functional import BoxScore
 
@@ -25,7 +24,11 @@ def random_map(seed, likely=0.6):
     bits = {name: rng.random((IMAGES, 3, THRESHOLDS)) < likely for name in ("MaxBoxAcc", "MaxBoxAccV2")}
     packed = {name: np.packbits(value, axis=2) for name, value in bits.items()}
     records = Records([str(n) for n in range(IMAGES)], packed, THRESHOLDS)
-    return MapScore(score_of(bits["MaxBoxAcc"]), score_of(bits["MaxBoxAccV2"]), records), bits
+    return SplitScore({name: score_of(one) for name, one in bits.items()}, IMAGES, records=records), bits
+
+
+def every(score):
+    return score.scores["MaxBoxAccV2"].accuracy
 
 
 def test_scores_are_those_at_iou_half_and_over_all():
@@ -56,7 +59,9 @@ def test_difference_to_a_baseline_is_paired():
     assert row["MaxBoxAcc"] == {"value": 0, "interval": [0, 0]}  # the same map: no spread at all
     worse, _ = random_map(2, likely=0.3)
     row = summarise(found, baseline=worse, resamples=500)["minus_baseline"]["MaxBoxAccV2"]
-    assert row["value"] == pytest.approx(found.every.accuracy - worse.every.accuracy)
+    assert row["value"] == pytest.approx(
+        found.scores["MaxBoxAccV2"].accuracy - worse.scores["MaxBoxAccV2"].accuracy
+    )
     assert 0 < row["interval"][0] < row["value"] < row["interval"][1]
 
 
@@ -85,4 +90,6 @@ def test_every_pair_of_maps_is_compared():
     ]
     for pair in pairs:
         first, second = maps[pair["first"]], maps[pair["second"]]
-        assert pair["MaxBoxAccV2"]["value"] == pytest.approx(first.every.accuracy - second.every.accuracy)
+        assert pair["MaxBoxAccV2"]["value"] == pytest.approx(
+            first.scores["MaxBoxAccV2"].accuracy - second.scores["MaxBoxAccV2"].accuracy
+        )

@@ -40,10 +40,8 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import heatbox.analysis.runner
-import heatbox.evaluation.collect
 import heatbox.evaluation.predict
 import heatbox.evaluation.score
-import heatbox.evaluation.stream
 import heatbox.training.trainer
 import heatbox.visualization.report.build
 from heatbox.cli.main import main as main_of_heatbox
@@ -134,8 +132,8 @@ def command_of(words: Sequence[str]) -> Callable[[], int]:
     """What `heatbox WORDS` does, with small parts, so that there is something to lose and to go on from."""
 
     def run() -> int:
-        heatbox.evaluation.collect.RECORDS_A_PART = 4
-        heatbox.evaluation.stream.MAPS_AT_A_TIME = 8
+        heatbox.evaluation.predict.RECORDS_A_SHARD = 4
+        heatbox.evaluation.score.MAPS_AT_A_TIME = 8
         return main_of_heatbox(list(words))
 
     return run

@@ -37,8 +37,7 @@ from heatbox.data.loader import TrainCrop, TrainImages
 from heatbox.data.open import open_data_set
 from heatbox.data.types import Example, Split
 from heatbox.errors import InputError
-from heatbox.evaluation.heatmaps import load_map
-from heatbox.evaluation.stream import score_stream
+from heatbox.evaluation.score import load_map, score_stream
 from heatbox.models.checkpoints import convert_checkpoint, load_checkpoint, read_checkpoint
 from heatbox.models.factory import create_model
 from heatbox.training.state import STATE, TrainState

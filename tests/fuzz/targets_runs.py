@@ -29,7 +29,7 @@ from heatbox.evaluation.compare import compare_runs, comparison_lines
 from heatbox.evaluation.export import found_of, write_coco, write_heatmaps, write_overlays
 from heatbox.evaluation.predict import evaluate
 from heatbox.evaluation.run import Run
-from heatbox.evaluation.stream import score_folder
+from heatbox.evaluation.score import score_folder
 from heatbox.models.factory import create_model
 from heatbox.visualization.report.build import write_report
 from helpers import data_trees as trees

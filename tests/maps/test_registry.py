@@ -8,7 +8,7 @@ from torch import nn
 
 from heatbox.config import EvaluateConfig
 from heatbox.errors import InputError
-from heatbox.evaluation.predict import evaluate, saved_methods
+from heatbox.evaluation.predict import evaluate
 from heatbox.evaluation.run import Run
 from heatbox.inference.localizer import Localizer
 from heatbox.maps.baselines import with_centre_prior
@@ -124,7 +124,7 @@ def test_a_run_saves_walks_under_their_whole_names(tmp_path):
     run = Run(tmp_path / "run")
     metrics = evaluate(config, run)
     names = ("cam", "walk:pc1", "walk-one-pass:pc1+centre")
-    assert saved_methods(run) == names
+    assert run.methods() == names
     assert set(names) < set(metrics["methods"])
     assert evaluate(config, run) == metrics  # a finished run of the same config, scored again
     record = next(iter(run.records(1)))[0]

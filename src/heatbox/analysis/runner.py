@@ -27,7 +27,7 @@ from heatbox.config import ModelSpec
 from heatbox.data.open import open_split
 from heatbox.data.types import Split
 from heatbox.errors import InputError
-from heatbox.evaluation.collect import collect
+from heatbox.evaluation.predict import run_inference
 from heatbox.evaluation.run import ENVIRONMENT, Run, environment
 from heatbox.models.introspect import ClassifierView
 from heatbox.models.spec import blank_input
@@ -326,7 +326,9 @@ class Analysis:
             return
         preprocess = model.spec.preprocess(model.view.model)
         what = f"{what} of {model.label}"
-        collect(split or self.images, preprocess, self.config.batch_size, run, records, what, self.track)
+        run_inference(
+            split or self.images, preprocess, self.config.batch_size, run, records, what, self.track
+        )
         run.finish()
 
     def compare(self) -> list[Numbers]:

@@ -112,9 +112,8 @@ def rescore(
         heatbox evaluate --from-run runs/resnet50-test --protocol exact
     """
     from heatbox._utils.progress import on_terminal
-    from heatbox.evaluation.predict import saved_methods
-    from heatbox.evaluation.predict import score as score_run
     from heatbox.evaluation.run import Run
+    from heatbox.evaluation.score import score_run
 
     run = Run(from_run)
     run.config()  # says so where this is no run at all
@@ -124,7 +123,7 @@ def rescore(
             "go on with the command that began it"
         )
     fullsup = Run(from_run / "fullsup")
-    methods = saved_methods(run)
+    methods = run.methods()
     metrics = score_run(
         run, methods, thresholds, protocol, fullsup if fullsup.finished else None, on_terminal
     )

@@ -1,18 +1,19 @@
 from .compare import compare_runs
 from .predict import evaluate
 from .run import Run
-from .score import score_heatmaps
-from .stream import SplitScore, score_folder, score_stream
-from .summary import MapScore, summarise
+from .score import score_folder, score_heatmaps, score_run, score_stream
+from .summary import Records, SplitScore, summarise, table_of
 
 __all__ = [
-    "MapScore",
+    "Records",
     "Run",
     "SplitScore",
     "compare_runs",
     "evaluate",
     "score_folder",
     "score_heatmaps",
+    "score_run",
     "score_stream",
     "summarise",
+    "table_of",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +10,9 @@ import numpy as np
 
 from heatbox._utils.progress import Track, silent
 from heatbox.errors import InputError
-from heatbox.evaluation.predict import score_maps
-from heatbox.evaluation.records import Records
 from heatbox.evaluation.run import Run, short_names
-from heatbox.evaluation.summary import EVERY, LARGEST, MapScore
+from heatbox.evaluation.score import score_maps
+from heatbox.evaluation.summary import EVERY, LARGEST, SplitScore
 from heatbox.metrics.bootstrap import Interval, paired_interval
 
 
@@ -94,26 +93,18 @@ def _truths(run: Run) -> dict[str, Any]:
     """Id → size and boxes of each image."""
     return {
         record["id"]: (record["width"], record["height"], record["boxes"].tolist())
-        for record in _records(run)
+        for batch in run.records()
+        for record in batch
     }
 
 
-def _records(run: Run) -> Iterator[dict[str, Any]]:
-    for batch in run.records():
-        yield from batch
-
-
-def _hits(score: MapScore, name: str, ids: Sequence[str]) -> np.ndarray:
+def _hits(score: SplitScore, name: str, ids: Sequence[str]) -> np.ndarray:
     """(N, I) outcomes at the best thresholds, in the order of the ids."""
-    return score.at_best(name)[_places(score.records, ids)]
+    place = {image: index for index, image in enumerate(score.outcomes.ids)}
+    return score.at_best(name)[[place[image] for image in ids]]
 
 
-def _places(records: Records, ids: Sequence[str]) -> list[int]:
-    place = {name: index for index, name in enumerate(records.ids)}
-    return [place[name] for name in ids]
-
-
-def _scores(first: MapScore, second: MapScore, ids: Sequence[str]) -> dict[str, Any]:
+def _scores(first: SplitScore, second: SplitScore, ids: Sequence[str]) -> dict[str, Any]:
     table = {}
     for name in (LARGEST, EVERY):
         one, other = _hits(first, name, ids), _hits(second, name, ids)
@@ -124,11 +115,11 @@ def _scores(first: MapScore, second: MapScore, ids: Sequence[str]) -> dict[str, 
             "difference": difference.estimate,
             "interval": [difference.low, difference.high],
         }
-    thresholds = [float(score.largest.threshold[score.half]) for score in (first, second)]
+    thresholds = [float(score.scores[LARGEST].threshold[score.half]) for score in (first, second)]
     return {**table, "thresholds": thresholds}
 
 
-def _flipped(first: MapScore, second: MapScore, ids: Sequence[str]) -> dict[str, list[str]]:
+def _flipped(first: SplitScore, second: SplitScore, ids: Sequence[str]) -> dict[str, list[str]]:
     one, other = (_hits(score, LARGEST, ids)[:, 0] for score in (first, second))
     return {
         "gained": [name for name, flip in zip(ids, ~one & other, strict=True) if flip],

@@ -1,8 +1,8 @@
 """Make the maps of a data set, save them, and score them.
 
-Two steps that know of each other only through the run folder: `predict` writes one record per image with its
-low-resolution maps, `score` reads records and returns numbers. Scoring a finished run again is therefore the
-same code on the same bits.
+Two steps that share only the run folder: `predict` writes one record per image with its low-resolution maps,
+`heatbox.evaluation.score.score_run` reads the records and returns the scores. Scoring a finished run again is
+therefore the same code on the same bits.
 """
 
 from __future__ import annotations
@@ -23,19 +23,13 @@ from heatbox._utils.progress import Track, silent
 from heatbox.boxes.contours import Protocol, threshold_grid, to_convention
 from heatbox.boxes.ops import REFERENCE_SIDE, box_iou, scale_boxes
 from heatbox.config import EvaluateConfig
+from heatbox.data.loader import preprocessed
 from heatbox.data.open import open_split
 from heatbox.data.types import Example, Split
 from heatbox.errors import InputError
-from heatbox.evaluation.collect import collect
-from heatbox.evaluation.mask_score import has_masks, refuse_exact, refuse_mixed, with_masks
-from heatbox.evaluation.mask_score import score_run as score_masks
-from heatbox.evaluation.records import Records
-from heatbox.evaluation.run import METRICS, Record, Run
-from heatbox.evaluation.stream import BoxScorer
-from heatbox.evaluation.summary import EVERY, LARGEST, MapScore, table_of
+from heatbox.evaluation.run import MASK, METRICS, Record, Run, require_older
+from heatbox.evaluation.score import masks_of, require_comparable, score_run
 from heatbox.inference.boxes import frame_boxes, to_image
-from heatbox.maps.baselines import BASELINES
-from heatbox.maps.normalize import normalize_heatmap
 from heatbox.maps.registry import (
     ENLARGED,
     MapInputs,
@@ -46,11 +40,10 @@ from heatbox.maps.registry import (
     run_model,
     with_seed,
 )
-from heatbox.metrics.functional import label_rank
 from heatbox.models.introspect import ClassifierView
 from heatbox.models.spec import as_input
 
-SCORED_AT_ONCE = 64
+RECORDS_A_SHARD = 256
 
 
 def evaluate(
@@ -61,15 +54,15 @@ def evaluate(
     model: nn.Module | None = None,
     split: Split | None = None,
 ) -> dict[str, Any]:
-    """Make and score the maps of a data set; an interrupted run goes on where it stopped.
+    """Make and score the maps of a data set; an interrupted run is resumed.
 
     Args:
-        config: what to do.
-        run: where to save it.
+        config: the model, the data, the methods and how to score.
+        run: the run folder.
         track: how to show progress.
-        overwrite: drop what an earlier run left in the folder.
-        model: the classifier, where it is at hand already; by default it is built as the config says.
-        split: the images, where they are at hand already; by default they are opened as the config says.
+        overwrite: remove what an earlier run left in the folder.
+        model: the classifier; by default it is built from the config.
+        split: the images; by default they are opened from the config.
 
     Returns:
         the scores, as saved in metrics.json.
@@ -82,32 +75,37 @@ def evaluate(
     methods = tuple(with_seed(name, config.walk_seed) for name in config.method)
     config = dataclasses.replace(config, method=methods)
     for name in config.method:
-        find_method(name)  # an unknown one is said before anything is built
+        find_method(name)  # an unknown one is reported before anything is built
     _check_numbers(config)
     view = ClassifierView(config.build() if model is None else config.to_device(model))
-    config.preprocess(view.model)  # refuses a size or mean that no input can have before anything is computed
+    config.preprocess(view.model)  # a size or mean that no input can have is reported here
     check_requirements(view, requirements_of(methods))
     inner = dataclasses.replace(
         config, data=config.fullsup or "", metadata=config.fullsup_metadata, fullsup=None
     )
-    split = _open_scorable(config, view) if split is None else split.with_truth()
-    chosen_on = _open_scorable(inner, view) if config.fullsup is not None else None
-    if chosen_on is not None:
-        refuse_mixed(split, chosen_on)
+    split = _open(config, view) if split is None else split.with_truth()
+    chosen_on = _open(inner, view) if config.fullsup is not None else None
+    require_comparable(config.protocol, split, chosen_on)
     run.start(config, resume=not overwrite)
-    _refuse_changed(config.checkpoint, run)
+    require_older(Path(config.checkpoint or ""), run.made(), f"maps were made with it in {run.folder}")
     if not run.finished:
         predict(view, split, config, run, track)
-    fullsup = _fullsup_run(view, chosen_on, inner, run, track) if chosen_on is not None else None
-    metrics = score(run, config.method, config.thresholds, config.protocol, fullsup, track)
+    fullsup = None
+    if chosen_on is not None:  # the split on which thresholds are chosen has a run of its own inside
+        fullsup = Run(run.folder / "fullsup")
+        fullsup.start(inner)
+        if not fullsup.finished:
+            predict(view, chosen_on, inner, fullsup, track)
+            fullsup.finish()
+    metrics = score_run(run, config.method, config.thresholds, config.protocol, fullsup, track)
     if not run.finished:
-        run.finish(None if has_masks(run) else _best_boxes(metrics, config.protocol))
+        run.finish(None if run.has_masks else _best_boxes(metrics, config.protocol))
     run.write_json(METRICS, metrics)
     return metrics
 
 
 def _check_numbers(config: EvaluateConfig) -> None:
-    """Raise what would otherwise be found only after all the maps are made."""
+    """Report here what would otherwise be found only after all the maps are made."""
     threshold_grid(config.thresholds)
     for name in ("limit", "batch_size", "size"):
         number = getattr(config, name)
@@ -115,34 +113,49 @@ def _check_numbers(config: EvaluateConfig) -> None:
             raise InputError(f"{name.replace('_', ' ')} is {number}, expected 1 or more")
 
 
-def _open_scorable(config: EvaluateConfig, view: ClassifierView) -> Split:
-    split = open_split(config.data, config.metadata, view.num_classes).take(config.limit).with_truth()
-    if split.has_only_masks:
-        refuse_exact(config.protocol)
-    return split
-
-
-def _refuse_changed(checkpoint: str | None, run: Run) -> None:
-    """Raise where the weights are newer than maps of the run: old scores must not pass for theirs."""
-    made, file = run.made(), Path(checkpoint or "")
-    if made is not None and file.is_file() and file.stat().st_mtime > made:
-        raise InputError(
-            f"{file}: has changed since maps were made with it in {run.folder}; choose another --out or "
-            "pass --overwrite"
-        )
-
-
-def _fullsup_run(view: ClassifierView, split: Split, config: EvaluateConfig, run: Run, track: Track) -> Run:
-    """Maps of the split on which thresholds are chosen, in a run folder inside the run's own."""
-    fullsup = Run(run.folder / "fullsup")
-    fullsup.start(config)
-    if not fullsup.finished:
-        predict(view, split, config, fullsup, track)
-        fullsup.finish()
-    return fullsup
+def _open(config: EvaluateConfig, view: ClassifierView) -> Split:
+    return open_split(config.data, config.metadata, view.num_classes).take(config.limit).with_truth()
 
 
 # -------------------------------------------------------------------------------------------- prediction
+
+
+def run_inference(
+    split: Split,
+    preprocess: Callable[[Image.Image], Any],
+    batch_size: int,
+    run: Run,
+    records: Callable[[Sequence[Example], Any], list[Record]],
+    what: str,
+    track: Track = silent,
+) -> None:
+    """Append a record for every image of the split that the run does not hold yet.
+
+    Args:
+        split: the images.
+        preprocess: image → input, or a list of inputs.
+        batch_size: images per call of `records`.
+        run: the run; a shard is written every few hundred images, and when an error ends the loop.
+        records: (examples, (B, 3, H, W) inputs, or a list of them) → a record for each, with its id under
+            "id".
+        what: shown beside the progress.
+        track: how to show progress.
+
+    Raises:
+        InputError: an image that cannot be read; the records before it are saved.
+    """
+    done = run.done()
+    todo = [example for example in split if example.id not in done]
+    waiting: list[Record] = []
+    try:
+        coming = preprocessed(split, todo, preprocess, batch_size)
+        for examples, images in track(coming, what, -(-len(todo) // batch_size)):
+            waiting += records(examples, images)
+            if len(waiting) >= RECORDS_A_SHARD:
+                run.append(waiting)
+                waiting = []
+    finally:  # a damaged image or an interruption does not lose what is already computed
+        run.append(waiting)
 
 
 def predict(
@@ -158,9 +171,12 @@ def predict(
 
     def records(examples: Sequence[Example], images: Sequence[Tensor]) -> list[Record]:
         found = _records(view, examples, images, config, requirements)
-        return with_masks(found, split, examples) if split.has_only_masks else found
+        if split.has_only_masks:
+            for record, mask in zip(found, masks_of(split, examples), strict=True):
+                record[MASK] = mask
+        return found
 
-    collect(split, prepared, config.batch_size, run, records, f"maps of {split.name}", track)
+    run_inference(split, prepared, config.batch_size, run, records, f"maps of {split.name}", track)
 
 
 def _records(
@@ -235,96 +251,6 @@ def _strongest(inputs: MapInputs, count: int) -> dict[str, np.ndarray]:
         "channel_weight": best.values.cpu().numpy(),
         "channel_maps": scaled.round().byte().cpu().numpy(),
     }
-
-
-# ----------------------------------------------------------------------------------------------- scoring
-
-
-def saved_methods(run: Run) -> tuple[str, ...]:
-    """Names of the methods whose maps a run holds."""
-    first = next(iter(run.records(1)))[0]
-    return tuple(key.removeprefix("map_") for key in first if key.startswith("map_"))
-
-
-def score(
-    run: Run,
-    methods: Sequence[str],
-    thresholds: int = 1000,
-    protocol: Protocol = "reference",
-    fullsup: Run | None = None,
-    track: Track = silent,
-) -> dict[str, Any]:
-    """Score the maps of a run, and of the baselines that have not looked at the images.
-
-    Args:
-        run: a finished run, or one whose parts are complete.
-        methods: names of the maps.
-        thresholds: number of thresholds.
-        protocol: "reference" or "exact".
-        fullsup: a run on a fully supervised split; thresholds best on it give the transferred scores.
-        track: how to show progress.
-
-    Returns:
-        a dictionary for metrics.json: number of images, top-1 and top-5 accuracy, and for every method and
-        baseline what `heatbox.evaluation.summary.summarise` says; for a run that holds masks in place of
-        boxes what `heatbox.evaluation.summary.summarise_masks` says.
-
-    Raises:
-        InputError: a method whose maps the run does not hold, or an image without boxes.
-    """
-    held = saved_methods(run)
-    if unknown := [name for name in methods if name not in held]:
-        raise InputError(f"{run.folder}: holds no maps of {unknown[0]!r}, only of {', '.join(held)}")
-    if has_masks(run):
-        refuse_exact(protocol)
-        return score_masks(run, methods, thresholds, fullsup, track)
-    found, ranks = score_maps(run, methods, thresholds, protocol, track)
-    chosen = score_maps(fullsup, methods, thresholds, protocol, track)[0] if fullsup else {}
-    return table_of(found, chosen, ranks)
-
-
-def score_maps(
-    run: Run, methods: Sequence[str], thresholds: int, protocol: Protocol, track: Track = silent
-) -> tuple[dict[str, MapScore], np.ndarray]:
-    """Scores of each method and baseline, and the (N,) rank of each label among the logits."""
-    fixed = {name: make(REFERENCE_SIDE, REFERENCE_SIDE) for name, make in BASELINES.items()}
-    collectors = {name: _Collector(protocol, thresholds) for name in (*methods, *fixed)}
-    ranks: list[np.ndarray] = []
-    for batch in track(run.records(SCORED_AT_ONCE), "scoring", -(-len(run) // SCORED_AT_ONCE)):
-        truth = [record["boxes"] for record in batch]
-        sizes = [(record["width"], record["height"]) for record in batch]
-        if empty := [record["id"] for record in batch if not len(record["boxes"])]:
-            raise InputError(f"{run.folder}: image {empty[0]!r} has no box to be scored against")
-        ranks.append(label_rank(np.stack([r["logits"] for r in batch]), [r["label"] for r in batch]))
-        for name, collector in collectors.items():
-            maps = (
-                [fixed[name]] * len(batch)
-                if name in fixed
-                else [normalize_heatmap(record[f"map_{name}"], REFERENCE_SIDE) for record in batch]
-            )
-            collector.update([record["id"] for record in batch], maps, truth, sizes)
-    return {name: collector.result() for name, collector in collectors.items()}, np.concatenate(ranks)
-
-
-class _Collector:
-    """Scores a stream of maps and keeps each image's outcome, a few hundred bytes an image."""
-
-    def __init__(self, protocol: Protocol, thresholds: int) -> None:
-        self.scorer = BoxScorer(protocol, thresholds)
-        self.ids: list[str] = []
-        self.packed: dict[str, list[np.ndarray]] = {name: [] for name in self.scorer.metrics}
-
-    def update(self, ids: Sequence[str], maps: Any, truth: Any, sizes: Any) -> None:
-        bits = self.scorer.update(maps, truth, sizes, records=True)
-        self.ids += ids
-        for name, value in bits.items():
-            self.packed[name].append(np.packbits(value, axis=2))
-
-    def result(self) -> MapScore:
-        packed = {name: np.concatenate(values) for name, values in self.packed.items()}
-        scores = self.scorer.compute()
-        records = Records(self.ids, packed, self.scorer.thresholds)
-        return MapScore(scores[LARGEST], scores[EVERY], records)
 
 
 def _best_boxes(metrics: dict[str, Any], protocol: Protocol) -> Callable[[Record], dict[str, Any]]:

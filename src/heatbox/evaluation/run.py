@@ -23,12 +23,13 @@ from dataclasses import MISSING, fields, is_dataclass
 from functools import cache, partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from heatbox._utils.extras import require
 from heatbox._utils.io import (
     holds_only,
     made_folder,
@@ -47,6 +48,9 @@ from heatbox.evaluation.schema import (
     checked_scores,
     checked_settings,
 )
+
+if TYPE_CHECKING:
+    import pandas
 
 CONFIG, ENVIRONMENT, METRICS, PREDICTIONS = (
     "config.json",
@@ -136,10 +140,6 @@ class ShardStore:
                 shard.replace(shard.with_suffix(".damaged"))
                 continue
             yield shard, found
-
-    def written(self) -> dict[str, float]:
-        """Id of each image → when its shard was written, in seconds since 1970."""
-        return {name: shard.stat().st_mtime for shard, ids in self.read(ids_of) for name in ids}
 
 
 def ids_of(table: pa.Table) -> list[str]:
@@ -353,11 +353,43 @@ class Run:
         names = [name for name in columns if name.startswith(BOX) and not name.endswith(SHAPE)]
         return {name: partial(box, method=name.removeprefix(BOX)) for name in names}
 
+    def to_pandas(self, columns: Sequence[str] | None = None) -> pandas.DataFrame:
+        """The records as a data frame, one row per image; arrays are cells of type object.
+
+        Args:
+            columns: names of the columns to keep, such as "id", "label" and "iou_cam"; by default all.
+
+        Raises:
+            InputError: pandas is not installed, or as `records`.
+        """
+        require("pandas", "to_pandas()")
+        import pandas as pd
+
+        rows = [record for batch in self.records() for record in batch]
+        return pd.DataFrame(
+            [{name: record[name] for name in columns or record} for record in rows], columns=columns
+        )
+
     def __len__(self) -> int:
         try:
             return sum(pq.read_metadata(path).num_rows for path in self._files())
         except NOT_PARQUET as error:
             raise InputError(f"{self.folder}: holds a damaged Parquet file ({error})") from error
+
+
+def require_older(path: Path | None, written: float | None, done: str) -> None:
+    """Raise where a file is newer than what was made from it, so that old results do not pass for its own.
+
+    Args:
+        path: the file; None for none.
+        written: when the results were written, in seconds since 1970; None if there are none.
+        done: what was done with the file, for the message.
+
+    Raises:
+        InputError: the file is newer.
+    """
+    if path is not None and written is not None and path.is_file() and path.stat().st_mtime > written:
+        raise InputError(f"{path}: has changed since {done}; choose another folder or pass --overwrite")
 
 
 def _defaults(config: object) -> dict[str, Any]:

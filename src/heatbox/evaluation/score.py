@@ -1,24 +1,613 @@
-"""Score heatmaps that other tools made."""
+"""Score heatmaps against boxes or masks: those of a run, of a folder, or of a stream.
+
+Maps are processed in batches: memory does not grow with their number, apart from a few hundred bytes of
+outcomes per image. With a folder of records, what has been scored is on disk after every batch, and a second
+call continues where the first one ended.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import zlib
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import numpy as np
+import pyarrow as pa
+
+from heatbox._utils.checks import check_choice, check_length, kind_of
+from heatbox._utils.devices import available_cores
 from heatbox._utils.progress import Track, as_callback, silent
-from heatbox.boxes.ops import REFERENCE_SIDE
+from heatbox.boxes.contours import Protocol, check_heatmap, threshold_grid
+from heatbox.boxes.ops import REFERENCE_SIDE, check_boxes
 from heatbox.config import ScoreConfig
 from heatbox.data.open import open_split
-from heatbox.data.types import Split
+from heatbox.data.types import Example, Split
 from heatbox.errors import InputError
-from heatbox.evaluation.mask_score import refuse_exact, refuse_mixed
-from heatbox.evaluation.mask_score import score_folder as score_masks
-from heatbox.evaluation.run import METRICS, Run
-from heatbox.evaluation.stream import Item, SplitScore, score_folder, score_stream
-from heatbox.evaluation.summary import EVERY, LARGEST, MapScore, mask_table_of, table_of
+from heatbox.evaluation.run import MASK, METRICS, Run, ShardStore, ids_of, require_older
+from heatbox.evaluation.summary import EVERY, LARGEST, Records, SplitScore, table_of
 from heatbox.maps.baselines import BASELINES
-from heatbox.metrics.functional import PixelScore
+from heatbox.maps.normalize import normalize_heatmap
+from heatbox.metrics.functional import V2_IOU, PixelScore, box_counts, label_rank, resize_mask
+from heatbox.metrics.max_box_acc import MaxBoxAcc
+from heatbox.metrics.pxap import PxAP
+
+T = TypeVar("T")
+Item = tuple[str, Any, Any, Sequence[float]]
+"""(image id, heatmap (H, W), boxes (K, 4), image size (width, height))."""
+
+MAPS_AT_A_TIME = 256
+"""Maps held in memory and, with a folder of records, recorded together: 51 MB of 224 x 224 float32."""
+
+RECORDS_AT_A_TIME = 64
+
+
+# ------------------------------------------------------------------------------------------------- scorers
+
+
+class BoxScorer:
+    """MaxBoxAcc at IoU .3 .5 .7 and MaxBoxAccV2 in one pass over the maps.
+
+    Args:
+        protocol: `reference` or `exact`.
+        thresholds: number of evenly spaced thresholds.
+        threads: threads to use; all cores by default.
+        keep: keep the outcome of each image, under 1 KB.
+    """
+
+    def __init__(
+        self,
+        protocol: Protocol = "reference",
+        thresholds: int = 1000,
+        threads: int | None = None,
+        keep: bool = True,
+    ) -> None:
+        self.metrics = {
+            LARGEST: MaxBoxAcc(V2_IOU, "largest", protocol, thresholds, threads),
+            EVERY: MaxBoxAcc(V2_IOU, "all", protocol, thresholds, threads),
+        }
+        self.protocol, self.thresholds, self.threads, self.keep = protocol, thresholds, threads, keep
+        self.grid = threshold_grid(thresholds)
+        self.shards: ShardStore | None = None
+        self.ids: list[str] = []
+        self.written: dict[str, float] = {}  # id → when it was recorded, of resumed images
+        empty = np.zeros((0, len(V2_IOU), -(-thresholds // 8)), np.uint8)
+        self.packed = {name: [empty] for name in self.metrics}
+
+    def resume(self, shards: ShardStore, fingerprint: str, known: Container[str] | None = None) -> None:
+        """Count the images that are recorded in a store, and record there the images to come.
+
+        Args:
+            shards: the store.
+            fingerprint: what else the outcomes depend on, such as the ground truth.
+            known: ids that the store may hold; shards with others count as damaged.
+
+        Raises:
+            InputError: its records were made with other settings, or in the exact protocol.
+        """
+        if self.protocol != "reference":
+            raise InputError("records are kept for the reference protocol only: leave out the records folder")
+        settings = {"protocol": self.protocol, "thresholds": self.thresholds, "iou": list(V2_IOU)}
+        shards.require({**settings, "fingerprint": fingerprint})
+        for shard, (ids, packed) in shards.read(partial(self._decode, known=known)):
+            self.written |= dict.fromkeys(ids, shard.stat().st_mtime)
+            for name, metric in self.metrics.items():
+                bits = np.unpackbits(packed[name], axis=2, count=self.thresholds)
+                metric.correct += bits.sum(0, dtype=np.int64)
+                metric.images += len(ids)
+            self._add(ids, packed)
+        self.shards = shards
+
+    def update(self, ids: Sequence[str], maps: Any, truths: Sequence[Any]) -> None:
+        """Add images.
+
+        Args:
+            ids: of the images.
+            maps: N heatmaps (H, W) in [0, 1].
+            truths: for each image its (K, 4) boxes and its size (width, height).
+
+        Raises:
+            InputError: a map or a box is malformed; then no image of this call is counted.
+        """
+        boxes, sizes = zip(*truths, strict=True)
+        criteria = [(metric.iou, metric.contours) for metric in self.metrics.values()]
+        found = box_counts(
+            maps, boxes, sizes, criteria, self.protocol, self.grid, self.threads, return_iou=self.keep
+        )
+        packed: dict[str, np.ndarray] = {}
+        for (name, metric), counts in zip(self.metrics.items(), found, strict=True):
+            metric.add(counts, len(ids))
+            if counts.iou is not None:
+                packed[name] = np.packbits(counts.iou[:, None] >= metric.iou[:, None], axis=2)
+        if self.shards is not None:
+            self.shards.append(self._encode(ids, packed))
+        self._add(ids, packed)
+
+    def _add(self, ids: Sequence[str], packed: Mapping[str, np.ndarray]) -> None:
+        self.ids += ids if packed else ()
+        for name, bits in packed.items():
+            self.packed[name].append(bits)
+
+    def result(self) -> SplitScore:
+        """Both scores of all images, with the records if they are kept.
+
+        Raises:
+            InputError: no image was scored.
+        """
+        scores = {name: metric.compute() for name, metric in self.metrics.items()}
+        packed = {name: np.concatenate(bits) for name, bits in self.packed.items()}
+        records = Records(self.ids, packed, self.thresholds) if self.keep else None
+        return SplitScore(scores, self.metrics[LARGEST].images, records=records)
+
+    def _encode(self, ids: Sequence[str], packed: Mapping[str, np.ndarray]) -> pa.Table:
+        columns: dict[str, Any] = {"id": pa.array(list(ids), pa.string())}
+        for name, bits in packed.items():
+            rows = bits.reshape(len(ids), -1)
+            columns[name] = pa.array([row.tobytes() for row in rows], pa.binary(rows.shape[1]))
+        return pa.table(columns)
+
+    def _decode(
+        self, table: pa.Table, known: Container[str] | None
+    ) -> tuple[list[str], dict[str, np.ndarray]]:
+        ids = ids_of(table)
+        if known is not None and not all(name in known for name in ids):
+            raise ValueError("ids of other images")
+        shape = (len(ids), len(V2_IOU), -(-self.thresholds // 8))
+        return ids, {
+            name: np.frombuffer(b"".join(table[name].to_pylist()), np.uint8).reshape(shape)
+            for name in self.metrics
+        }
+
+
+class MaskScorer:
+    """PxAP with the histogram of each image.
+
+    Args:
+        thresholds: number of evenly spaced thresholds.
+    """
+
+    def __init__(self, thresholds: int = 1000) -> None:
+        self.metric = PxAP(thresholds, per_image=True)
+        self.ids: list[str] = []
+
+    def update(self, ids: Sequence[str], maps: Any, truths: Sequence[Any]) -> None:
+        """Add images: ids, N heatmaps (224, 224) in [0, 1], and their masks of the same size."""
+        self.metric.update(maps, truths)
+        self.ids += ids
+
+    def result(self) -> PixelScore:
+        """The score of all images."""
+        return self.metric.compute()
+
+
+def _scorers(
+    names: Iterable[str], masks: bool, thresholds: int, protocol: Protocol
+) -> dict[str, BoxScorer | MaskScorer]:
+    return {name: MaskScorer(thresholds) if masks else BoxScorer(protocol, thresholds) for name in names}
+
+
+@cache
+def _baseline(name: str) -> np.ndarray:
+    return BASELINES[name](REFERENCE_SIDE, REFERENCE_SIDE)
+
+
+def require_comparable(protocol: Protocol, split: Split, fullsup: Split | None) -> None:
+    """Raise where masks are to be scored in another protocol than PxAP's own, or boxes together with masks.
+
+    Raises:
+        InputError: the protocol is exact and a split has masks, or one split has masks and the other boxes.
+    """
+    splits = [split] if fullsup is None else [split, fullsup]
+    if protocol != "reference" and any(one.has_only_masks for one in splits):
+        raise InputError(f"masks are scored by PxAP, in the protocol reference; {protocol} is for boxes")
+    kinds = ["masks" if one.has_only_masks else "boxes" for one in splits]
+    if len(set(kinds)) > 1:
+        raise InputError(
+            f"{splits[0].name} is scored against {kinds[0]} and {splits[1].name} against {kinds[1]}, "
+            "expected the same"
+        )
+
+
+def masks_of(split: Split, examples: Sequence[Example]) -> list[np.ndarray]:
+    """(224, 224) uint8 masks of some images.
+
+    Raises:
+        InputError: naming the file that cannot be read.
+    """
+    if split.open_mask is None:
+        raise InputError(f"{split.name}: has no masks to be scored against")
+    with ThreadPoolExecutor(available_cores()) as pool:
+        return [resize_mask(mask) for mask in pool.map(split.open_mask, examples)]
+
+
+# ------------------------------------------------------------------------------------------------ of a run
+
+
+def score_run(
+    run: Run,
+    methods: Sequence[str],
+    thresholds: int = 1000,
+    protocol: Protocol = "reference",
+    fullsup: Run | None = None,
+    track: Track = silent,
+) -> dict[str, Any]:
+    """Score the maps of a run, and those of the baselines, which do not depend on the images.
+
+    Args:
+        run: a finished run, or one whose shards are complete.
+        methods: names of the maps.
+        thresholds: number of thresholds.
+        protocol: "reference" or "exact".
+        fullsup: a run on a fully supervised split; thresholds best on it give the transferred scores.
+        track: how to show progress.
+
+    Returns:
+        a dictionary for metrics.json; see `heatbox.evaluation.summary.table_of`.
+
+    Raises:
+        InputError: a method whose maps the run does not hold, or an image without boxes.
+    """
+    held = run.methods()
+    if unknown := [name for name in methods if name not in held]:
+        raise InputError(f"{run.folder}: holds no maps of {unknown[0]!r}, only of {', '.join(held)}")
+    found, ranks = score_maps(run, methods, thresholds, protocol, track)
+    chosen = score_maps(fullsup, methods, thresholds, protocol, track)[0] if fullsup else {}
+    return table_of(found, chosen, ranks)
+
+
+def score_maps(
+    run: Run,
+    methods: Sequence[str],
+    thresholds: int,
+    protocol: Protocol,
+    track: Track = silent,
+) -> tuple[dict[str, Any], np.ndarray]:
+    """Scores of each method and baseline, and the (N,) rank of each label among the logits.
+
+    The scores are `SplitScore` with records, or `PixelScore` with histograms where the run holds masks.
+    """
+    masks = run.has_masks
+    if masks and protocol != "reference":
+        raise InputError(f"masks are scored by PxAP, in the protocol reference; {protocol} is for boxes")
+    scorers = _scorers((*methods, *BASELINES), masks, thresholds, protocol)
+    ranks: list[np.ndarray] = []
+    for batch in track(run.records(RECORDS_AT_A_TIME), "scoring", -(-len(run) // RECORDS_AT_A_TIME)):
+        if empty := [record["id"] for record in batch if not masks and not len(record["boxes"])]:
+            raise InputError(f"{run.folder}: image {empty[0]!r} has no box to be scored against")
+        ranks.append(label_rank(np.stack([r["logits"] for r in batch]), [r["label"] for r in batch]))
+        truths = [
+            record[MASK] if masks else (record["boxes"], (record["width"], record["height"]))
+            for record in batch
+        ]
+
+        def heatmaps(name: str, batch: Sequence[Any] = batch) -> list[np.ndarray]:
+            return [normalize_heatmap(record[f"map_{name}"], REFERENCE_SIDE) for record in batch]
+
+        for name, scorer in scorers.items():
+            maps = [_baseline(name)] * len(batch) if name in BASELINES else heatmaps(name)
+            scorer.update([record["id"] for record in batch], maps, truths)
+    return {name: scorer.result() for name, scorer in scorers.items()}, np.concatenate(ranks)
+
+
+# --------------------------------------------------------------------------------------------- of a stream
+
+
+def score_stream(
+    items: Iterable[Item],
+    protocol: Protocol = "reference",
+    thresholds: int = 1000,
+    threads: int | None = None,
+    records: Path | str | None = None,
+    progress: Callable[[int], None] | None = None,
+    fingerprint: str = "",
+    keep: bool = False,
+) -> SplitScore:
+    """Score heatmaps from an iterator against boxes.
+
+    Args:
+        items: (id, heatmap, boxes, image size) of each image; see `Item`. Ids must be unique.
+        protocol: `reference` or `exact`.
+        thresholds: number of evenly spaced thresholds.
+        threads: threads to use; all cores by default.
+        records: a folder for per-image outcomes. Images recorded there by an earlier call with the same
+            settings count and are not scored again. Reference protocol only.
+        progress: called with the number of images done.
+        fingerprint: what else the records depend on, such as the split; records with another are refused.
+        keep: keep per-image outcomes in memory (under 1 KB an image), where no folder is given.
+
+    Returns:
+        The scores; heatmaps that cannot be scored are listed in `malformed`, the others count.
+
+    Raises:
+        InputError: no image could be scored, ground truth is malformed, or the records folder was made
+            with other settings. What was recorded before stays.
+        TypeError: an item that is not (id, heatmap, boxes, image size).
+    """
+    check_choice(protocol, "protocol", ("reference", "exact"))
+    scorer = BoxScorer(protocol, thresholds, threads, keep or records is not None)
+    if records is not None:
+        scorer.resume(ShardStore(Path(records)), fingerprint)
+    done = set(scorer.ids)
+    malformed: list[tuple[str, str]] = []
+    for ids, maps, truths in _batches(_box_items(items, done), malformed, progress, len(done)):
+        scorer.update(ids, maps, truths)
+    _require_some(scorer, malformed)
+    return replace(scorer.result(), resumed=len(done), malformed=tuple(malformed))
+
+
+def _box_items(items: Iterable[Item], done: set[str]) -> Iterator[tuple[str, Any, Any]]:
+    """(id, heatmap, (boxes, image size)) of the items that are not done."""
+    if not isinstance(items, Iterable) or isinstance(items, str):
+        raise TypeError(f"items: {kind_of(items)}, expected (id, heatmap, boxes, image size) of each image")
+    for item in items:
+        if not isinstance(item, tuple | list) or len(item) != 4:
+            raise TypeError(f"an item is {kind_of(item)}, expected (id, heatmap, boxes, image size)")
+        name, heatmap, boxes, size = item
+        if name not in done:
+            check_boxes(boxes, size, name)
+            yield name, heatmap, (boxes, size)
+
+
+def _batches(
+    items: Iterable[tuple[str, Any, T]],
+    malformed: list[tuple[str, str]],
+    progress: Callable[[int], None] | None,
+    count: int,
+) -> Iterator[tuple[list[str], list[np.ndarray], list[T]]]:
+    """Ids, heatmaps and truths of the images that can be scored, in batches.
+
+    Args:
+        items: (id, heatmap or the error of reading it, truth) of each image.
+        malformed: is extended by (id, error message) of the others.
+        progress: called with the number of images done, after each batch.
+        count: number of images done before.
+    """
+    for batch in in_batches(items, MAPS_AT_A_TIME):
+        good = []
+        for name, heatmap, truth in batch:
+            try:
+                if isinstance(heatmap, InputError):
+                    raise heatmap
+                good.append((name, check_heatmap(heatmap), truth))
+            except InputError as error:
+                malformed.append((name, str(error)))
+        if good:
+            ids, maps, truths = (list(column) for column in zip(*good, strict=True))
+            yield ids, maps, truths
+        count += len(good)
+        if progress is not None:
+            progress(count)
+
+
+def _require_some(scorer: BoxScorer | MaskScorer, malformed: Sequence[tuple[str, str]]) -> None:
+    metric = scorer.metric if isinstance(scorer, MaskScorer) else scorer.metrics[LARGEST]
+    if not metric.images:
+        why = f", the first because {malformed[0][0]}: {malformed[0][1]}" if malformed else ""
+        raise InputError(f"none of {len(malformed)} heatmaps could be scored{why}")
+
+
+def in_batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    """Lists of `size` items, the last perhaps of fewer."""
+    batch: list[T] = []
+    for item in items:
+        batch.append(item)
+        if len(batch) == size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+# --------------------------------------------------------------------------------------------- of a folder
+
+
+def score_folder(
+    heatmaps: Path | str,
+    examples: Sequence[Example],
+    protocol: Protocol = "reference",
+    thresholds: int = 1000,
+    threads: int | None = None,
+    records: Path | str | None = None,
+    resize: bool = False,
+    progress: Callable[[int], None] | None = None,
+    keep: bool = False,
+) -> SplitScore:
+    """Score a folder of `.npy` heatmaps in the reference layout: `<image id>.npy`, 2-D, in [0, 1].
+
+    `<image id without its suffix>.npy` is found as well, since some tools save maps so.
+
+    Args:
+        heatmaps: the folder.
+        examples: the images of the split, with boxes and sizes.
+        protocol: `reference` or `exact`.
+        thresholds: number of evenly spaced thresholds.
+        threads: threads to use; all cores by default.
+        records: as for `score_stream`.
+        resize: bring maps to 224 x 224 and [0, 1] as `normalize_heatmap` does. Otherwise, in the reference
+            protocol, maps of another size are not scored: boxes are compared in the 224 x 224 frame.
+        progress: as for `score_stream`.
+        keep: as for `score_stream`.
+
+    Returns:
+        The scores, and which images had no map, a malformed map, and which maps had no image.
+
+    Raises:
+        InputError: an image id leads out of the folder, an image has no box, a map is newer than the
+            record of it, or as `score_stream`.
+        TypeError: a folder that is not a path, or something else than examples.
+    """
+    if not isinstance(heatmaps, str | Path):
+        raise TypeError(f"heatmaps: {kind_of(heatmaps)}, expected a folder")
+    check_length(examples, "examples", "the examples of a split")
+    if strange := [one for one in examples if not isinstance(one, Example)]:
+        raise TypeError(f"examples: one is {kind_of(strange[0])}, expected the examples of a split")
+    check_choice(protocol, "protocol", ("reference", "exact"))
+    scorer = BoxScorer(protocol, thresholds, threads, keep or records is not None)
+    source = MapFolder.open(heatmaps, examples, resize, protocol, threads)
+    outcome = _score_folder(source, {"": scorer}, _boxes_of, records, progress)
+    return replace(scorer.result(), **outcome)
+
+
+def _boxes_of(examples: Sequence[Example]) -> list[Any]:
+    return [(check_boxes(one.boxes, one.size, one.id), one.size) for one in examples]
+
+
+def _score_folder(
+    source: MapFolder,
+    scorers: Mapping[str, BoxScorer | MaskScorer],
+    truths_of: Callable[[Sequence[Example]], Sequence[Any]],
+    records: Path | str | None,
+    progress: Callable[[int], None] | None,
+) -> dict[str, Any]:
+    """Score the maps of a folder with the first scorer, and the baselines with the others on the same images.
+
+    Returns:
+        "resumed", "missing", "malformed" and "unknown" of a `SplitScore`.
+    """
+    own, *baselines = scorers
+    scorer = scorers[own]
+    if records is not None and isinstance(scorer, BoxScorer):
+        scorer.resume(ShardStore(Path(records)), source.fingerprint, source.examples)
+        for name, written in scorer.written.items():
+            require_older(source.path(name), written, f"it was scored into {records}")
+        for ids in in_batches(list(scorer.ids) if baselines else (), MAPS_AT_A_TIME):
+            truths = truths_of([source.examples[name] for name in ids])
+            for name in baselines:
+                scorers[name].update(ids, [_baseline(name)] * len(ids), truths)
+    done = set(scorer.ids)
+    malformed: list[tuple[str, str]] = []
+    for ids, maps, examples in _batches(source.load(skip=done), malformed, progress, len(done)):
+        truths = truths_of(examples)
+        scorer.update(ids, maps, truths)
+        for name in baselines:
+            scorers[name].update(ids, [_baseline(name)] * len(ids), truths)
+    _require_some(scorer, malformed)
+    return {
+        "resumed": len(done),
+        "missing": tuple(name for name in source.missing if name not in done),
+        "malformed": tuple(malformed),
+        "unknown": source.unknown,
+    }
+
+
+@dataclass(frozen=True)
+class MapFolder:
+    """The heatmaps of a folder in the reference layout and the images they belong to.
+
+    Attributes:
+        root: the folder.
+        examples: image id → example.
+        files: image id → its file, relative to the folder, or None; in the order of the images.
+        unknown: files that belong to no image.
+        resize: bring maps to `side` (or their own size) and [0, 1], as `normalize_heatmap` does.
+        side: side in pixels that maps must have unless they are resized; None for any.
+        threads: threads to read with; all cores by default.
+    """
+
+    root: Path
+    examples: dict[str, Example]
+    files: dict[str, str | None]
+    unknown: tuple[str, ...]
+    resize: bool = False
+    side: int | None = REFERENCE_SIDE
+    threads: int | None = None
+
+    @classmethod
+    def open(
+        cls,
+        folder: Path | str,
+        examples: Sequence[Example],
+        resize: bool = False,
+        protocol: Protocol = "reference",
+        threads: int | None = None,
+    ) -> MapFolder:
+        """Find the heatmaps of some images in a folder.
+
+        Raises:
+            InputError: no such folder, an id twice, one that leads out of the folder, or no map of any image.
+        """
+        root = Path(folder)
+        if not root.is_dir():
+            raise InputError(f"{root}: is not a folder, expected one of <image id>.npy heatmaps")
+        names = {example.id: _names(root, example.id) for example in examples}
+        if len(names) != len(examples):
+            raise InputError(f"{len(examples) - len(names)} image ids occur twice, expected unique ids")
+        present = {path.relative_to(root).as_posix() for path in root.rglob("*.npy")}
+        files = {
+            image: next((name for name in both if name in present), None) for image, both in names.items()
+        }
+        unknown = tuple(sorted(present - {file for file in files.values() if file is not None}))
+        if not any(files.values()):
+            wanted = next(iter(names.values()))[0] if names else ".npy"
+            raise InputError(f"{root}: holds no heatmap of any of {len(names)} images (expected {wanted})")
+        side = REFERENCE_SIDE if protocol == "reference" else None
+        return cls(root, {one.id: one for one in examples}, files, unknown, resize, side, threads)
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """Ids of images without a heatmap."""
+        return tuple(name for name, file in self.files.items() if file is None)
+
+    @property
+    def fingerprint(self) -> str:
+        """A checksum of the ground truth and of how maps are prepared."""
+        checksum = zlib.crc32(str(self.resize).encode())
+        for _, example in sorted(self.examples.items()):
+            checksum = zlib.crc32(f"{example.id} {example.size}".encode(), checksum)
+            checksum = zlib.crc32(np.ascontiguousarray(example.boxes, dtype=np.float64).tobytes(), checksum)
+        return f"{checksum:08x}"
+
+    def path(self, name: str) -> Path | None:
+        """The heatmap of an image, or None."""
+        file = self.files.get(name)
+        return None if file is None else self.root / file
+
+    def load(self, skip: set[str]) -> Iterator[tuple[str, np.ndarray | InputError, Example]]:
+        """Id, map or the error of reading it, and example of every image that has one; read in threads."""
+        names = [name for name in self.files if self.files[name] is not None and name not in skip]
+        with ThreadPoolExecutor(self.threads or available_cores()) as pool:
+            for batch in in_batches(names, MAPS_AT_A_TIME):
+                loaded = pool.map(
+                    lambda name: load_map(self.root / str(self.files[name]), self.resize, self.side), batch
+                )
+                yield from ((name, one, self.examples[name]) for name, one in zip(batch, loaded, strict=True))
+
+
+def _names(root: Path, image_id: str) -> list[str]:
+    """The files that may hold the map of an image, relative to the folder and never outside of it."""
+    relative = Path(image_id)
+    names = [Path(f"{image_id}.npy"), relative.parent / f"{relative.stem}.npy"]
+    base = root.resolve()
+    inside = relative.name and not relative.is_absolute() and ".." not in relative.parts
+    if not inside or not all((root / name).resolve().is_relative_to(base) for name in names):
+        raise InputError(f"image id {image_id!r} leads out of the folder {root}, expected a path inside it")
+    return [name.as_posix() for name in names]
+
+
+def load_map(path: Path, resize: bool, side: int | None) -> np.ndarray | InputError:
+    """One map, or the error of reading it."""
+    try:
+        one = np.load(path, allow_pickle=False)
+    except Exception as error:  # a damaged header can make the reader raise anything
+        reason = str(error).partition("\n")[0]
+        return InputError(f"{path} is not a readable .npy file ({reason})")
+    if not isinstance(one, np.ndarray) or one.ndim != 2 or one.size == 0 or one.dtype.kind not in "fiub":
+        return InputError(f"{path} has shape {np.shape(one)}, expected a two-dimensional array of numbers")
+    if resize:
+        if not np.isfinite(one).all():
+            return InputError(f"{path} holds {int((~np.isfinite(one)).sum())} values that are not finite")
+        return normalize_heatmap(one, side or one.shape)
+    if side is not None and one.shape != (side, side):
+        return InputError(
+            f"{path} is {one.shape[1]} x {one.shape[0]}, expected {side} x {side} (or have maps resized)"
+        )
+    return one
+
+
+# --------------------------------------------------------------------------------------- heatbox score
 
 
 def score_heatmaps(
@@ -27,13 +616,13 @@ def score_heatmaps(
     """Score a folder of `.npy` heatmaps against the boxes of a split, or its masks where it has no boxes.
 
     Args:
-        config: what to score against what.
-        run: where per-image outcomes and scores go; an interrupted scoring goes on from there.
+        config: the heatmaps and the split.
+        run: where per-image outcomes and scores are saved; an interrupted scoring is resumed from there.
         track: how to show progress.
-        overwrite: drop what an earlier run left in the folder.
+        overwrite: remove what an earlier run left in the folder.
 
     Returns:
-        the scores, as saved in metrics.json, and what was wrong with some heatmaps, a sentence each.
+        the scores, as saved in metrics.json, and the problems with heatmaps, one sentence each.
 
     Raises:
         InputError: nothing can be scored, or ground truth is malformed; what was scored before stays.
@@ -44,82 +633,36 @@ def score_heatmaps(
         if folder is not None and not folder.is_dir():
             raise InputError(f"{folder}: is not a folder, expected one of <image id>.npy heatmaps")
     split = open_split(config.data).with_truth()
-    chosen = open_split(config.fullsup).with_truth() if config.fullsup is not None else None
-    if chosen is not None:
-        refuse_mixed(split, chosen)
-    if split.has_only_masks:
-        refuse_exact(config.protocol)
+    chosen_on = open_split(config.fullsup).with_truth() if config.fullsup is not None else None
+    require_comparable(config.protocol, split, chosen_on)
     run.start(config, resume=not overwrite)  # only now: a folder is not to be bound to bad input
-    metrics = (_against_masks if split.has_only_masks else _against_boxes)(config, split, chosen, run, track)
-    run.write_json(METRICS, metrics)
-    return metrics, metrics["problems"]
-
-
-def _against_masks(
-    config: ScoreConfig, split: Split, chosen: Split | None, run: Run, track: Track
-) -> dict[str, Any]:
-    found, problems = score_masks(config.heatmaps, split, config.thresholds, config.resize, track)
-    fullsup: dict[str, PixelScore] = {}
-    if chosen is not None and config.fullsup_heatmaps is not None:
-        other, more = score_masks(config.fullsup_heatmaps, chosen, config.thresholds, config.resize, track)
+    found, problems = _score_split(config, config.heatmaps, split, run.folder / "records", track)
+    fullsup: dict[str, Any] = {}
+    if chosen_on is not None and config.fullsup_heatmaps is not None:
+        records = run.folder / "records-fullsup"
+        other, more = _score_split(config, config.fullsup_heatmaps, chosen_on, records, track)
         problems += [f"fullsup: {problem}" for problem in more]
         fullsup = dict(zip(found, other.values(), strict=True))  # the first is the folder's own
-    return {**mask_table_of(found, fullsup, None), "problems": problems}
+    metrics = {**table_of(found, fullsup, None), "problems": problems}
+    run.write_json(METRICS, metrics)
+    return metrics, problems
 
 
-def _against_boxes(
-    config: ScoreConfig, split: Split, chosen: Split | None, run: Run, track: Track
-) -> dict[str, Any]:
-    outcome = _score(config, config.heatmaps, split, run, "records", track)
-    problems = outcome.problems()
-    name = config.heatmaps.name or "heatmaps"
-    found = {f"{name} (heatmaps)" if name in BASELINES else name: _map_score(outcome)}
-    kept = set(found[next(iter(found))].records.ids)
-    found |= _baselines(config, split, kept, track)
-    fullsup: dict[str, MapScore] = {}
-    if chosen is not None and config.fullsup_heatmaps is not None:
-        other = _score(config, config.fullsup_heatmaps, chosen, run, "records-fullsup", track)
-        problems += [f"fullsup: {problem}" for problem in other.problems()]
-        fullsup = {name: _map_score(other) for name in list(found)[:1]}
-        fullsup |= _baselines(config, chosen, set(next(iter(fullsup.values())).records.ids), track)
-    return {**table_of(found, fullsup, None), "problems": problems}
+def _score_split(
+    config: ScoreConfig, heatmaps: Path, split: Split, records: Path, track: Track
+) -> tuple[dict[str, Any], list[str]]:
+    """Scores of a folder's maps and of the baselines on the same images by name; the problems with maps."""
+    masks = split.has_only_masks
+    source = MapFolder.open(heatmaps, split.examples, config.resize, config.protocol)
+    name = heatmaps.name or "heatmaps"
+    name = f"{name} (heatmaps)" if name in BASELINES else name
+    scorers = _scorers((name, *BASELINES), masks, config.thresholds, config.protocol)
 
+    def truths_of(examples: Sequence[Example]) -> Sequence[Any]:
+        return masks_of(split, examples) if masks else _boxes_of(examples)
 
-def _score(
-    config: ScoreConfig, heatmaps: Path, split: Split, run: Run, records: str, track: Track
-) -> SplitScore:
-    """Score one folder; in the reference protocol its outcomes go to a folder of the run."""
-    return score_folder(
-        heatmaps,
-        split.examples,
-        config.protocol,
-        config.thresholds,
-        records=run.folder / records if config.protocol == "reference" else None,
-        resize=config.resize,
-        progress=as_callback(track, f"scoring {heatmaps}", len(split)),
-        keep=True,
-    )
-
-
-def _baselines(config: ScoreConfig, split: Split, kept: set[str], track: Track) -> dict[str, MapScore]:
-    """The baselines on the images that were scored."""
-    examples = [example for example in split if example.id in kept]
-
-    def items(name: str) -> Iterator[Item]:
-        fixed = BASELINES[name](REFERENCE_SIDE, REFERENCE_SIDE)
-        yield from ((example.id, fixed, example.boxes, example.size) for example in examples)
-
-    def progress(name: str) -> Callable[[int], None]:
-        return as_callback(track, f"scoring {name}", len(examples))
-
-    return {
-        name: _map_score(
-            score_stream(items(name), config.protocol, config.thresholds, progress=progress(name), keep=True)
-        )
-        for name in BASELINES
-    }
-
-
-def _map_score(outcome: SplitScore) -> MapScore:
-    assert outcome.records is not None
-    return MapScore(outcome.scores[LARGEST], outcome.scores[EVERY], outcome.records)
+    recorded = records if not masks and config.protocol == "reference" else None
+    progress = as_callback(track, f"scoring {heatmaps}", len(split))
+    outcome = _score_folder(source, scorers, truths_of, recorded, progress)
+    problems = SplitScore({}, 0, **outcome).problems()
+    return {name: scorer.result() for name, scorer in scorers.items()}, problems
