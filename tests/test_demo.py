@@ -13,8 +13,8 @@ from heatbox.demo import run_demo
 from heatbox.errors import InputError
 from heatbox.evaluation.run import Run
 from heatbox.models.factory import create_model
-from heatbox.training.loop import Stopped
 from heatbox.training.recipes import get_recipe
+from heatbox.training.trainer import TrainingStopped
 
 CONFIG = dataclasses.replace(
     get_recipe("glyphs_resnet"), epochs=1, batch_size=20, per_device=20, limit=60, checkpoint_every=1
@@ -55,7 +55,7 @@ def test_without_the_extra_nothing_is_written(tmp_path, monkeypatch):
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_stopped_demo_says_so(number, code, tmp_path, monkeypatch, capsys):
     def stopped(*args):
-        raise Stopped(number, 22)
+        raise TrainingStopped(number, 22)
 
     monkeypatch.setattr("heatbox.demo.run_demo", stopped)
     assert main(["demo", "--out", str(tmp_path / "demo")]) == code

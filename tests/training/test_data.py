@@ -18,7 +18,7 @@ plans = st.builds(
     lambda slot, accumulation, world, epochs, steps, rest, seed: Plan(
         images=slot * accumulation * world * steps + rest,
         batch_size=slot * accumulation * world,
-        slot_size=slot,
+        micro_batch_size=slot,
         epochs=epochs,
         seed=seed,
         world_size=world,
@@ -53,7 +53,7 @@ def test_devices_share_the_batches_of_one(plan, data):
 
 
 def test_epochs_differ_in_order():
-    plan = Plan(images=50, batch_size=10, slot_size=10, epochs=2)
+    plan = Plan(images=50, batch_size=10, micro_batch_size=10, epochs=2)
     assert not np.array_equal(plan.order(0), plan.order(1))
     assert np.array_equal(plan.order(1), Plan(50, 10, 5, 9, world_size=2).order(1))
 
@@ -62,14 +62,14 @@ def test_epochs_differ_in_order():
     ("change", "message"),
     [
         ({"images": 7}, "7 training images do not fill a batch of 8"),
-        ({"slot_size": 3}, "not divisible by 1 devices x 3 images"),
+        ({"micro_batch_size": 3}, "not divisible by 1 devices x 3 images"),
         ({"world_size": 3}, "not divisible by 3 devices x 4 images"),
         ({"epochs": 0}, "have to be at least 1"),
     ],
 )
 def test_plans_that_cannot_be(change, message):
     with pytest.raises(InputError, match=message):
-        Plan(**{"images": 20, "batch_size": 8, "slot_size": 4, "epochs": 1} | change)
+        Plan(**{"images": 20, "batch_size": 8, "micro_batch_size": 4, "epochs": 1} | change)
 
 
 CONFIG = dataclasses.replace(

@@ -67,11 +67,11 @@ for step in range(1, 4):
 torch.save(masks.kept, f"{sys.argv[1]}/masks-{rank}.pt")
 """
 
-ASSESS_IN_TWO = """
+VALIDATE_IN_TWO = """
 import json, sys, torch, timm
 from lightning_fabric import Fabric
 from lightning_fabric.strategies import DDPStrategy
-from heatbox.training.validate import assess
+from heatbox.training.validate import validate
 from heatbox.data.glyphs import glyphs
 from heatbox.data.transforms import Preprocess
 from heatbox.models import slak
@@ -79,7 +79,7 @@ fabric = Fabric(accelerator="cpu", devices=2, strategy=DDPStrategy())
 fabric.launch()
 torch.manual_seed(0)
 model = timm.create_model("test_slak", num_classes=10)
-found = assess(model, glyphs("test", 15), Preprocess((64, 64)), ("cam", "pc1"), 4, fabric)
+found = validate(model, glyphs("test", 15), Preprocess((64, 64)), ("cam", "pc1"), 4, fabric)
 json.dump(found, open(f"{sys.argv[1]}/found-{fabric.global_rank}.json", "w"))
 """
 
@@ -109,12 +109,12 @@ def test_sharded_counts_are_those_of_one_process(tmp_path):
     import heatbox.models  # noqa: F401 - registers its families with timm
     from heatbox.data.glyphs import glyphs
     from heatbox.data.transforms import Preprocess
-    from heatbox.training.validate import assess
+    from heatbox.training.validate import validate
 
-    run_two(ASSESS_IN_TWO, tmp_path)
+    run_two(VALIDATE_IN_TWO, tmp_path)
     torch.manual_seed(0)
     model = timm.create_model("test_slak", num_classes=10)
-    alone = assess(model, glyphs("test", 15), Preprocess((64, 64)), ("cam", "pc1"), 4)
+    alone = validate(model, glyphs("test", 15), Preprocess((64, 64)), ("cam", "pc1"), 4)
     for rank in (0, 1):
         assert json.loads((tmp_path / f"found-{rank}.json").read_text()) == alone
 

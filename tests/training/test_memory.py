@@ -38,7 +38,7 @@ def trained(tmp_path, name, recompute=False, **changes):
 @pytest.fixture(autouse=True)
 def few_test_images(monkeypatch):
     """Accuracy is not what these tests look at."""
-    monkeypatch.setattr("heatbox.training.trainer.assess", lambda *args: {"top1": 0.0, "top5": 0.0})
+    monkeypatch.setattr("heatbox.training.trainer.validate", lambda *args: {"top1": 0.0, "top5": 0.0})
 
 
 def test_recomputed_activations_give_the_same_weights(tmp_path):

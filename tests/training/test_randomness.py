@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from heatbox.training.randomness import derived, seed_all, seeded
+from heatbox.training.data import derived, seed_all, seeded
 
 words = st.lists(st.integers(0, 2**32 - 1), min_size=1, max_size=4)
 

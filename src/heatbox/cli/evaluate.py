@@ -36,12 +36,12 @@ def demo(out: Path = Path("heatbox-demo"), epochs: int = 10, seed: int = 0, as_j
     """
     from heatbox._utils.progress import on_terminal
     from heatbox.demo import PAGE, run_demo, write_page
-    from heatbox.training.loop import Stopped
+    from heatbox.training.trainer import TrainingStopped
 
     config = dataclasses.replace(get_recipe("glyphs_resnet"), epochs=epochs, seed=seed)
     try:
         metrics = run_demo(config, out, on_terminal, tell_epoch)
-    except Stopped as stopped:
+    except TrainingStopped as stopped:
         say(f"heatbox: {stopped}; the same command begins a new demo")
         return code_of(stopped.number)
     show_scores(metrics, f"glyphs: {metrics['images']} test images, trained on labels alone", as_json)

@@ -100,12 +100,11 @@ def _train(
     as_json: bool,
 ) -> int:
     from heatbox._utils.progress import on_terminal
-    from heatbox.training.loop import Stopped
-    from heatbox.training.trainer import train
+    from heatbox.training.trainer import TrainingStopped, train
 
     try:
         _, found = train(config, out, options, on_terminal, tell_epoch, overwrite, accept_changes)
-    except Stopped as stopped:
+    except TrainingStopped as stopped:
         say(f"heatbox: {stopped}; its state is saved, the same command goes on from there")
         return code_of(stopped.number)
     if as_json:

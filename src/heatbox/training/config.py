@@ -1,4 +1,4 @@
-"""What is trained and how: frozen dataclasses, behind the command line and config.json."""
+"""The settings of a training: frozen dataclasses behind the command line and config.json."""
 
 from __future__ import annotations
 
@@ -6,31 +6,32 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from heatbox.config import ModelSpec
+
 
 @dataclass(frozen=True)
 class TrainConfig:
     """Train a classifier on labels alone. `heatbox.training.recipes` has one for every model of the paper.
 
-    Everything that the trained weights depend on is here; how the work is spread over a machine is in
-    `TrainOptions`.
+    Everything that the trained weights depend on is here; `TrainOptions` distributes the work over devices.
     """
 
     recipe: str
     """The recipe's name."""
     model: str
-    """A timm model name, or path/to/file.py:function for a model of your own."""
+    """A timm model name, or path/to/file.py:function for a custom model."""
     data: str = ""
     """The data set, or PATH:SPLIT for its training split."""
     test: str | None = None
-    """The split that is scored; by default the test or validation split of the data."""
+    """The split to validate on; by default the test or validation split of the data."""
     limit: int | None = None
-    """Only the first so many training images."""
+    """Use only this many training images, the first ones."""
     model_options: Mapping[str, Any] = field(default_factory=dict)
     """Further arguments of the function that builds the model."""
     head: Literal["own", "gap_fc"] = "own"
-    """gap_fc takes the LayerNorm out of a ConvNeXt's head: average pooling and one linear layer."""
+    """gap_fc removes the LayerNorm from a ConvNeXt's head: average pooling and one linear layer."""
     pretrained: str = "scratch"
-    """A file of weights to start from, "published" for those that timm publishes, or "scratch"."""
+    """Initial weights: a file, "published" for those that timm publishes, or "scratch" for random ones."""
     pretrained_source: str = ""
     """Where the file is published."""
     size: int = 224
@@ -40,11 +41,11 @@ class TrainConfig:
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
     """Standard deviation of RGB in [0, 1]."""
     crop: tuple[float, float] | None = None
-    """Range of a random crop's share of the picture; None squashes the whole picture."""
+    """Range of the fraction of the image that a random crop covers; None squashes the whole image."""
     auto: str = ""
-    """timm's policy of augmentation, such as rand-m9-mstd0.5-inc1."""
+    """timm's augmentation policy, such as rand-m9-mstd0.5-inc1."""
     jitter: float = 0.0
-    """Strength of colour jitter, used without a policy: that has colours of its own."""
+    """Strength of colour jitter; unused with a policy, which has its own colour operations."""
     erase: float = 0.0
     """Probability of random erasing."""
     mixup: float = 0.0
@@ -52,64 +53,76 @@ class TrainConfig:
     cutmix: float = 0.0
     """Alpha of cutmix, 0 for none."""
     smoothing: float = 0.1
-    """Label smoothing: share of the target spread over all classes."""
+    """Label smoothing: fraction of the target spread over all classes."""
     epochs: int = 400
     """Passes over the training images."""
     batch_size: int = 128
-    """Images a step, over all devices."""
+    """Images per step, over all devices."""
     per_device: int = 16
-    """Images a forward pass on one device; the rest of a batch is accumulated. BatchNorm sees this many."""
+    """Images per forward pass on one device; a batch accumulates several. BatchNorm normalises over these."""
     lr: float = 1e-5
     """Peak learning rate of everything but the classifier."""
     lr_head: float = 1e-4
     """Peak learning rate of the classifier."""
     lr_floor: float = 0.01
-    """Share of the peak at which the cosine ends."""
+    """Fraction of the peak learning rate at which the cosine ends."""
     warmup_epochs: float = 1
     """Epochs of linear warm-up from 0."""
     weight_decay: float = 1e-8
-    """Of AdamW; biases, norms and layer scales are left out."""
+    """Weight decay of AdamW; biases, norms and layer scales are excluded."""
     layer_decay: float | None = None
-    """Factor of the learning rate from each layer to the one below; None for the same in all."""
+    """Factor of the learning rate from each layer to the one below; None for the same rate in all."""
     clip: float | None = None
-    """Largest norm of the gradient; None for no clipping."""
+    """Maximum norm of the gradient; None for no clipping."""
     ema: float | None = None
     """Decay of an exponential moving average of the weights, scored beside the weights; None for none."""
     precision: Literal["fp32", "bf16"] = "fp32"
-    """Of forward and backward passes; weights are always fp32."""
+    """Precision of forward and backward passes; weights are always fp32."""
     sparsity: float = 0.0
-    """Share of the convolutions' and linear layers' weights that stay zero; 0 trains dense."""
+    """Fraction of the convolutions' and linear layers' weights that is zero; 0 trains a dense model."""
     prune_rate: float = 0.3
-    """Share of a layer's kept weights that the first update of the masks replaces; decays by a cosine."""
+    """Fraction of a layer's kept weights that the first update of the masks replaces; decays by a cosine."""
     mask_every: int = 2000
-    """Steps from one update of the masks to the next."""
+    """Steps between updates of the masks."""
     checkpoint_every: int = 50
-    """Epochs from one saved and scored checkpoint to the next."""
+    """Epochs between checkpoints, which are saved and scored."""
     method: tuple[str, ...] = ("cam", "pc1")
-    """Maps that are scored at each checkpoint."""
+    """Maps scored at each checkpoint."""
     seed: int = 0
-    """Of initialisation, order, augmentation and masks."""
+    """Seed of initialisation, order, augmentation and masks."""
+
+    @property
+    def spec(self) -> ModelSpec:
+        """The model and its preprocessing: whole images squashed to the input size, bilinear."""
+        return ModelSpec(
+            self.model,
+            model_options=self.model_options,
+            size=self.size,
+            interpolation="bilinear",
+            mean=self.mean,
+            std=self.std,
+        )
 
     def is_scored(self, epoch: int) -> bool:
-        """Whether weights are saved and maps scored after this epoch, counted from 1; the last always is."""
+        """Whether a checkpoint is saved and scored after this epoch, counted from 1; the last always is."""
         return epoch % self.checkpoint_every == 0 or epoch == self.epochs
 
 
 @dataclass(frozen=True)
 class TrainOptions:
-    """How a training is spread over a machine: nothing here changes what is computed, but for rounding."""
+    """How a training is distributed over devices; except for rounding, nothing here changes the results."""
 
     device: str = "auto"
     """cpu, cuda, mps, or auto for the best available."""
     devices: int = 1
-    """Devices of this machine; torchrun and SLURM set it themselves."""
+    """Devices of this machine; torchrun and SLURM override it."""
     workers: int = 0
-    """Processes that decode pictures, on each device; 0 decodes in the training process."""
+    """Processes per device that decode images; 0 decodes in the training process."""
     cache: bool = False
-    """Keep the decoded pictures in memory."""
+    """Keep the decoded images in memory."""
     recompute: bool = False
     """Recompute activations in the backward pass instead of keeping them (activation checkpointing)."""
     save_minutes: float = 10
-    """Minutes from one saved state to the next."""
+    """Minutes between saved states."""
     tensorboard: bool = True
     """Write a TensorBoard log."""

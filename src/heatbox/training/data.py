@@ -1,9 +1,18 @@
-"""Which pictures make which batch, on which device, from any step on."""
+"""Which images form which batch, on which device, from any step on, and the random numbers they depend on.
+
+Every random number of a training is drawn from generators seeded immediately before with the run's seed and a
+position: (epoch, index of the image) for augmentation, (step, micro-batch) for dropout and mixup, (epoch) for
+the order of the images. There is no generator state to save or restore: a run resumes at any step as if it
+had never been interrupted, and neither the number of worker processes nor that of devices changes what is
+drawn.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import random
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +20,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset
 
 from heatbox._utils.progress import Track, silent
 from heatbox.data.augment import Augment
@@ -19,52 +28,83 @@ from heatbox.data.loader import TrainCrop, TrainImages
 from heatbox.data.types import Example, Split
 from heatbox.errors import InputError
 from heatbox.training.config import TrainConfig
-from heatbox.training.randomness import ORDER, PICTURE, derived, seeded
 
-Key = tuple[int, int]  # epoch, index of the picture
+Key = tuple[int, int]  # epoch, index of the image
+
+# First word of a seed: what the numbers are for. Different purposes must not share seeds.
+ORDER, IMAGE, STEP, MASKS = range(4)
+
+
+def derived(*words: int) -> int:
+    """A 63-bit seed for a sequence of non-negative integers; similar sequences give unrelated seeds."""
+    high, low = np.random.SeedSequence(words).generate_state(2, np.uint64)
+    return int(high ^ low) >> 1
+
+
+def seed_all(seed: int) -> None:
+    """Seed the global generators of Python, NumPy and torch, including those of accelerators."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002 - timm's augmentation draws from the global generator
+    torch.manual_seed(seed)
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Seed the global CPU generators inside the context and restore their states afterwards."""
+    before = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
+    random.seed(seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002
+    torch.default_generator.manual_seed(seed)
+    try:
+        yield
+    finally:
+        random.setstate(before[0])
+        np.random.set_state(before[1])  # noqa: NPY002
+        torch.set_rng_state(before[2])
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How the steps of a training are divided: a step's batch into slots, an epoch's order into batches.
+    """How a training is divided: an epoch's order into batches, a batch into micro-batches.
 
-    A slot is one forward pass. Device r of w takes the r-th of w equal runs of a step's slots, one after the
-    other. Pictures that do not fill an epoch's last batch are left to the next epoch, whose order differs.
+    A micro-batch is one forward pass. Device r of w computes the r-th of w equal runs of consecutive
+    micro-batches of every step. Images that do not fill the last batch of an epoch are skipped in that epoch;
+    the next one has another order.
 
     Attributes:
         images: number of training images.
-        batch_size: images a step, over all devices.
-        slot_size: images a forward pass.
+        batch_size: images per step, over all devices.
+        micro_batch_size: images per forward pass.
         epochs: passes over the images.
         seed: of the order.
-        world_size, rank: number of devices and which of them this is.
+        world_size, rank: number of devices, and the index of this one.
     """
 
     images: int
     batch_size: int
-    slot_size: int
+    micro_batch_size: int
     epochs: int
     seed: int = 0
     world_size: int = 1
     rank: int = 0
 
     def __post_init__(self) -> None:
-        if min(self.batch_size, self.slot_size, self.epochs) < 1:
+        if min(self.batch_size, self.micro_batch_size, self.epochs) < 1:
             raise InputError(
-                f"batch size {self.batch_size}, per device {self.slot_size} and epochs {self.epochs} "
-                "have to be at least 1"
+                f"batch size {self.batch_size}, per device {self.micro_batch_size} and epochs {self.epochs} "
+                "must be at least 1"
             )
-        if self.batch_size % (self.slot_size * self.world_size):
+        if self.batch_size % (self.micro_batch_size * self.world_size):
             raise InputError(
                 f"a batch of {self.batch_size} images is not divisible by {self.world_size} devices x "
-                f"{self.slot_size} images; change --batch-size or --per-device"
+                f"{self.micro_batch_size} images; change --batch-size or --per-device"
             )
         if self.images < self.batch_size:
             raise InputError(f"{self.images} training images do not fill a batch of {self.batch_size}")
 
     @property
     def steps_per_epoch(self) -> int:
-        """Steps of one pass."""
+        """Steps of one epoch."""
         return self.images // self.batch_size
 
     @property
@@ -74,42 +114,34 @@ class Plan:
 
     @property
     def accumulation(self) -> int:
-        """Forward passes of one device in a step."""
-        return self.batch_size // (self.slot_size * self.world_size)
+        """Forward passes of one device per step."""
+        return self.batch_size // (self.micro_batch_size * self.world_size)
 
     @property
-    def slots(self) -> range:
-        """The slots of every step that are this device's."""
+    def micro_batches(self) -> range:
+        """Indices, within a step, of the micro-batches that this device computes."""
         return range(self.rank * self.accumulation, (self.rank + 1) * self.accumulation)
 
     def order(self, epoch: int) -> np.ndarray:
-        """(images,) int64: the order of the pictures in an epoch."""
+        """(images,) int64: the order of the images in an epoch."""
         return np.random.default_rng(derived(self.seed, ORDER, epoch)).permutation(self.images)
 
     def keys(self, first_step: int = 0) -> Iterator[list[Key]]:
-        """The pictures of this device's slots, slot by slot, from a step to the end of the training."""
+        """This device's micro-batches, from a step to the end of the training."""
         for step in range(first_step, self.steps):
-            epoch, place = divmod(step, self.steps_per_epoch)
-            if place == 0 or step == first_step:
+            epoch, position = divmod(step, self.steps_per_epoch)
+            if position == 0 or step == first_step:
                 order = self.order(epoch)
-            for slot in self.slots:
-                start = place * self.batch_size + slot * self.slot_size
-                yield [(epoch, int(index)) for index in order[start : start + self.slot_size]]
-
-
-class _Keys(Sampler):
-    def __init__(self, plan: Plan, first_step: int) -> None:
-        self.plan, self.first_step = plan, first_step
-
-    def __iter__(self) -> Iterator[list[Key]]:
-        return self.plan.keys(self.first_step)
+            for micro_batch in self.micro_batches:
+                start = position * self.batch_size + micro_batch * self.micro_batch_size
+                yield [(epoch, int(index)) for index in order[start : start + self.micro_batch_size]]
 
 
 class SeededImages(Dataset):
-    """Pictures by (epoch, index), augmented the same way whoever asks and whenever.
+    """Images by (epoch, index), whose augmentation depends on nothing but these and the seed.
 
     Args:
-        images: pictures by index, as ((3, H, W), label).
+        images: images by index, as ((3, H, W), label).
         seed: of the training.
     """
 
@@ -122,7 +154,7 @@ class SeededImages(Dataset):
     def __getitem__(self, key: Key) -> tuple[Tensor, int, int]:
         """((3, H, W) float32, label, index)."""
         epoch, index = key
-        with seeded(derived(self.seed, PICTURE, epoch, index)):
+        with seeded(derived(self.seed, IMAGE, epoch, index)):
             image, label = self.images[index]
         return image, label, index
 
@@ -130,51 +162,49 @@ class SeededImages(Dataset):
 def batches(
     split: Split, config: TrainConfig, plan: Plan, first_step: int = 0, workers: int = 0
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """This device's slots: images (B, 3, H, W), labels (B,) and indices (B,), from a step to the end.
+    """This device's micro-batches: images (B, 3, H, W), labels (B,) and indices (B,), from a step to the end.
 
     One iterator serves the whole training, so that worker processes start once.
 
     Args:
-        split: the training images; their boxes are never looked at.
+        split: the training images; their boxes are not used.
         config: preprocessing, augmentation and seed.
-        plan: which picture is where.
-        first_step: the step to begin with.
-        workers: processes that decode pictures.
+        plan: the division into micro-batches.
+        first_step: the step to start with.
+        workers: processes that decode images; 0 decodes in this process.
 
     Raises:
-        InputError: a picture cannot be read, or the augmentation is none.
+        InputError: an image cannot be read, or the augmentation policy is unknown.
     """
-    augment = augment_of(config)
     transform = TrainCrop(
         size=config.size,
         scale=config.crop or (1.0, 1.0),
         ratio=(3 / 4, 4 / 3) if config.crop else None,
         mean=config.mean,
         std=config.std,
-        augment=augment.on_picture(config.size, config.mean),
+        augment=augment_of(config).on_picture(config.size, config.mean),
     )
     loader: Any = DataLoader(
         SeededImages(TrainImages(split, transform), config.seed),
-        batch_sampler=_Keys(plan, first_step),
+        batch_sampler=plan.keys(first_step),
         num_workers=workers,
         pin_memory=torch.cuda.is_available(),
-        persistent_workers=False,
     )
     return iter(loader)
 
 
 def augment_of(config: TrainConfig) -> Augment:
-    """The augmentation a configuration asks for."""
+    """The augmentation of a configuration."""
     return Augment(config.auto, config.jitter, config.erase, config.mixup, config.cutmix, config.smoothing)
 
 
 def cached(split: Split, track: Track = silent) -> Split:
-    """The split with its pictures decoded once and kept in memory as 8-bit RGB."""
-    pictures: dict[str, np.ndarray] = {}
+    """The split with its images decoded once and kept in memory as 8-bit RGB."""
+    decoded: dict[str, np.ndarray] = {}
     for example in track(split, f"reading {split.name}", len(split)):
-        pictures[example.id] = np.asarray(split.open_image(example).convert("RGB"))
+        decoded[example.id] = np.asarray(split.open_image(example).convert("RGB"))
 
     def open_image(example: Example) -> Image.Image:
-        return Image.fromarray(pictures[example.id])
+        return Image.fromarray(decoded[example.id])
 
     return dataclasses.replace(split, open_image=open_image)

@@ -1,21 +1,33 @@
-"""Devices and processes: one, or many as torchrun and SLURM lay them out."""
+"""Devices and processes, laid out by this command, torchrun or SLURM, and the errors for their failures."""
 
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
+import torch
+
 from heatbox._utils.devices import pick_device
 from heatbox._utils.extras import require
+from heatbox.errors import InputError
 from heatbox.training.config import TrainConfig, TrainOptions
+
+# torch's messages for a failed allocation on the CPU, and for a lost process of the group.
+_NO_MEMORY = re.compile(r"can't allocate memory|not enough memory", re.IGNORECASE)
+_LOST = re.compile(
+    r"closed by peer|connection (reset|refused|closed)|timed? ?out|nccl|gloo|broken pipe", re.IGNORECASE
+)
 
 
 def make_fabric(config: TrainConfig, options: TrainOptions) -> Any:
-    """A launched Lightning Fabric: on the device asked for, or as torchrun or SLURM have laid it out.
+    """A launched Lightning Fabric on the requested devices, or on those that torchrun or SLURM assigned.
 
     Raises:
-        InputError: Lightning Fabric is not installed, or the device is not at hand.
+        InputError: Lightning Fabric is not installed, or the device is not available.
     """
     require("train", "training", "lightning_fabric")
     from lightning_fabric import Fabric
@@ -35,7 +47,7 @@ def make_fabric(config: TrainConfig, options: TrainOptions) -> Any:
 
 
 def _layout(options: TrainOptions) -> tuple[int, int]:
-    """Processes of this machine, and machines."""
+    """(processes on this machine, machines)."""
     environ = os.environ
     if "LOCAL_WORLD_SIZE" in environ and "WORLD_SIZE" in environ:  # torchrun
         local = int(environ["LOCAL_WORLD_SIZE"])
@@ -44,3 +56,29 @@ def _layout(options: TrainOptions) -> tuple[int, int]:
         nodes = int(environ.get("SLURM_NNODES", 1))
         return int(environ["SLURM_NTASKS"]) // nodes, nodes
     return options.devices, 1
+
+
+@contextmanager
+def failures_explained(config: TrainConfig, world_size: int) -> Iterator[None]:
+    """Turn exhausted memory and lost processes into an `InputError` that names the remedy."""
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        raise InputError(_out_of_memory(config)) from error
+    except RuntimeError as error:
+        if _NO_MEMORY.search(str(error)):
+            raise InputError(_out_of_memory(config)) from error
+        if world_size > 1 and _LOST.search(str(error)):
+            raise InputError(
+                "another process of this training has ended, so this one ends too; rerun the command to "
+                f"resume from the last saved state ({str(error).splitlines()[0][:200]})"
+            ) from error
+        raise
+
+
+def _out_of_memory(config: TrainConfig) -> str:
+    return (
+        f"{config.per_device} images of {config.size} pixels per forward pass do not fit into memory; "
+        f"--per-device {max(config.per_device // 2, 1)} accumulates the same batch of {config.batch_size} in "
+        "smaller passes, and --recompute reduces the memory of each"
+    )

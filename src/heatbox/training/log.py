@@ -1,4 +1,4 @@
-"""What a training tells while it goes on: log.csv and log.json, and a TensorBoard log."""
+"""The log of a training: log.csv, log.json and a TensorBoard log."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ BOARD = "tensorboard"
 
 
 def epoch_line(row: Row) -> str:
-    """What is said of an epoch in one line."""
+    """One line that summarises an epoch."""
     words = [f"epoch {row['epoch']}", f"loss {row['loss']:.4f}", f"{row['images_per_second']:.0f} images/s"]
     for name in ("weights", "ema"):
         found = row.get(name, {})
@@ -30,23 +30,23 @@ def epoch_line(row: Row) -> str:
 
 
 class Log:
-    """Writes the history of a training; always all of it, so that a resumed one leaves no row twice.
+    """Writes the history of a training, always completely, so that a resumed training repeats no row.
 
     Args:
         folder: of the training.
-        tensorboard: write a TensorBoard log as well.
+        tensorboard: whether to write a TensorBoard log as well.
 
     Raises:
-        InputError: TensorBoard is asked for and not installed.
+        InputError: a TensorBoard log is requested and TensorBoard is not installed.
     """
 
     def __init__(self, folder: Path, tensorboard: bool) -> None:
         self.folder = folder
         self.board: Any = _board(folder) if tensorboard else None
-        self.shown = 0
+        self.logged = 0
 
     def __call__(self, history: list[Row]) -> None:
-        """Write a history: a row for each epoch, nested dictionaries as columns a/b."""
+        """Write a history: one row per epoch, nested dictionaries as columns a/b."""
         rows = [flat(row) for row in history]
         columns = list(dict.fromkeys(name for row in rows for name in row))
         text = io.StringIO()
@@ -56,16 +56,16 @@ class Log:
         write_atomically(self.folder / LOGS[0], text.getvalue().encode())
         write_atomically(self.folder / LOGS[1], (to_json(history) + "\n").encode())
         if self.board is not None:
-            for row in rows[self.shown :]:
+            for row in rows[self.logged :]:
                 for name, value in row.items():
                     if isinstance(value, int | float) and name not in ("epoch", "step"):
                         self.board.add_scalar(name, value, row["step"])
             self.board.flush()
-        self.shown = len(rows)
+        self.logged = len(rows)
 
 
 def flat(row: Row, prefix: str = "") -> Row:
-    """Nested dictionaries → one, its names joined by slashes."""
+    """Nested dictionaries → one, with keys joined by slashes."""
     found: Row = {}
     for name, value in row.items():
         if isinstance(value, dict):
@@ -79,5 +79,5 @@ def _board(folder: Path) -> Any:
     require("train", "a TensorBoard log (--no-tensorboard does without)", "tensorboard")
     from torch.utils.tensorboard import SummaryWriter
 
-    # Points of an earlier process beyond the step it goes on from are hidden by those written again.
+    # Points that an earlier process wrote are hidden by the ones written again.
     return SummaryWriter(str(folder / BOARD), purge_step=0)

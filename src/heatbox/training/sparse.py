@@ -1,12 +1,12 @@
-"""Dynamic sparse training, with which SLaK affords its width: a share of the weights is zero at every step.
+"""Dynamic sparse training, which lets SLaK afford its width: a fraction of the weights is zero at every step.
 
 Liu et al., "More ConvNets in the 2020s", ICLR 2023, section 3, after Liu et al., "Do We Actually Need Dense
-Over-Parameterization?", ICML 2021. Layers get their shares of zeros by SNIP (Lee et al., ICLR 2019). Every so
-many steps each layer's smallest weights are dropped and as many grown at random places, at a rate that decays
-by a cosine.
+Over-Parameterization?", ICML 2021. SNIP (Lee et al., ICLR 2019) distributes the zeros over the layers. At a
+fixed interval of steps the smallest weights of each layer are pruned and as many are grown at random
+positions, at a rate that decays by a cosine.
 
-Where the sources draw a number of weights at random, this keeps it exact: the kept weights are counted, so
-the sparsity is what was asked at every step. Layers with less room than they would replace replace less.
+Where the sources draw the number of weights at random, it is exact here: kept weights are counted, so the
+sparsity is the requested one at every step. Layers with fewer zeros than they would replace replace fewer.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from torch import Tensor, nn
 from heatbox.errors import InputError
 from heatbox.models.slak import recover_masks
 from heatbox.models.spec import placement
-from heatbox.training.randomness import MASKS, derived
+from heatbox.training.data import MASKS, derived
 
-LEAST_PRUNE_RATE = 0.005  # at which the authors' cosine ends
+LEAST_PRUNE_RATE = 0.005  # where the authors' cosine ends
 
 
 def maskable(model: nn.Module) -> dict[str, nn.Parameter]:
@@ -31,15 +31,15 @@ def maskable(model: nn.Module) -> dict[str, nn.Parameter]:
 
 
 def snip_counts(model: nn.Module, loss: Callable[[nn.Module], Tensor], sparsity: float) -> dict[str, int]:
-    """How many weights each layer keeps: those among the network's largest |weight x gradient|.
+    """Number of weights each layer keeps: those among the model's largest |weight x gradient|.
 
     Args:
-        model: a network whose gradients are free to be overwritten.
+        model: a model; neither its weights nor their `.grad` change.
         loss: of one batch.
-        sparsity: share of the maskable weights to be zero, in [0, 1).
+        sparsity: fraction of the maskable weights to be zero, in [0, 1).
 
     Returns:
-        name → number of kept weights; their sum is the share of all, rounded.
+        name → number of kept weights; they sum to (1 - sparsity) of all, rounded.
     """
     weights = maskable(model)
     gradients = torch.autograd.grad(loss(model), list(weights.values()), allow_unused=True)
@@ -58,14 +58,14 @@ def snip_counts(model: nn.Module, loss: Callable[[nn.Module], Tensor], sparsity:
 
 
 class Masks:
-    """Which weights are kept, and how that changes.
+    """The masks of kept weights, and their updates.
 
     Args:
-        model: the network whose weights are masked.
-        kept: name → bool tensor of the weight's shape; weights that are not named are dense, so that an
-            empty dictionary makes all of this do nothing.
-        prune_rate: share of a layer's kept weights that the first update replaces.
-        every: steps from one update to the next.
+        model: the model whose weights are masked.
+        kept: name → bool tensor of the weight's shape; weights that are not named are dense, and
+            with an empty dictionary every method does nothing.
+        prune_rate: fraction of a layer's kept weights that the first update replaces.
+        every: steps between updates.
         steps: of the whole training.
         seed: of the training.
     """
@@ -80,21 +80,23 @@ class Masks:
         seed: int = 0,
     ) -> None:
         if every < 1 or not 0 <= prune_rate <= 1:
-            raise InputError(f"prune rate {prune_rate} and update every {every} steps make no sense")
+            raise InputError(
+                f"prune rate is {prune_rate}, expected a fraction in [0, 1]; update every {every} steps, expected 1 or more"
+            )
         self.model = model
         self.kept = {name: mask.to(placement(model)[0]) for name, mask in kept.items()}
         self.prune_rate, self.every, self.steps, self.seed = prune_rate, every, steps, seed
-        self._share_with_all_processes()
+        self._broadcast()
         self.apply(model)
 
     @classmethod
     def drawn(
         cls, model: nn.Module, counts: Mapping[str, int], seed: int = 0, **schedule: float | int
     ) -> Masks:
-        """Masks at random places, with so many kept weights in each layer, for training from scratch."""
+        """Masks with the given number of kept weights per layer, at random positions, for training from scratch."""
         kept = {}
-        for place, (name, weight) in enumerate(maskable(model).items()):
-            generator = _generator(weight.device, seed, 0, place)
+        for layer, (name, weight) in enumerate(maskable(model).items()):
+            generator = _generator(weight.device, seed, 0, layer)
             mask = torch.zeros(weight.numel(), dtype=torch.bool, device=weight.device)
             order = (
                 torch.rand(len(mask), generator=generator, device=weight.device).topk(counts[name]).indices
@@ -105,60 +107,60 @@ class Masks:
 
     @classmethod
     def recovered(cls, model: nn.Module, seed: int = 0, **schedule: float | int) -> Masks:
-        """The masks that a sparsely trained file leaves as its zeros; layers without zeros are dense."""
+        """The masks given by the zeros of sparsely trained weights; layers without zeros are dense."""
         return cls(model, recover_masks(model.state_dict()), seed=seed, **schedule)  # type: ignore[arg-type]
 
     @property
     def weights(self) -> dict[str, nn.Parameter]:
-        """The weights that have a mask, by name, in the network's order."""
+        """The masked weights by name, in the model's order."""
         if not self.kept:
             return {}
         return {name: weight for name, weight in maskable(self.model).items() if name in self.kept}
 
     @property
     def sparsity(self) -> float:
-        """Share of the masked layers' weights that are zero."""
+        """Fraction of the masked layers' weights that are zero."""
         total = sum(mask.numel() for mask in self.kept.values())
         return 1 - sum(int(mask.sum()) for mask in self.kept.values()) / max(total, 1)
 
     def prune_rate_at(self, step: int) -> float:
-        """Share that is replaced at a step: a cosine from `prune_rate` to nearly nothing."""
+        """Fraction of the kept weights replaced at a step: a cosine from `prune_rate` to `LEAST_PRUNE_RATE`."""
         low = min(LEAST_PRUNE_RATE, self.prune_rate)
         return low + (self.prune_rate - low) * 0.5 * (1 + math.cos(math.pi * min(step / self.steps, 1.0)))
 
     @torch.no_grad()
     def mask_gradients(self) -> None:
-        """Take the gradients of weights that are not kept: they take no part in clipping and in moments."""
+        """Set the gradients of weights that are not kept to zero, for clipping and for the optimizer's moments."""
         for name, weight in self.weights.items():
             if weight.grad is not None:
                 weight.grad.mul_(self.kept[name])
 
     @torch.no_grad()
     def apply(self, model: nn.Module) -> None:
-        """Set a network's weights that are not kept to zero: the trained one's, or an average's."""
-        own = dict(model.named_parameters()) if self.kept else {}
+        """Set the weights that are not kept to zero, in the trained model or in the average of its weights."""
+        parameters = dict(model.named_parameters()) if self.kept else {}
         for name, mask in self.kept.items():
-            own[name].mul_(mask)
+            parameters[name].mul_(mask)
 
     @torch.no_grad()
     def update(self, step: int, optimizer: torch.optim.Optimizer | None = None) -> bool:
-        """Prune and regrow after a step, where it is time to.
+        """Prune and regrow after a step, if an update is due.
 
         Args:
             step: steps done so far.
-            optimizer: its moments of weights that changed sides start again from zero.
+            optimizer: the moments of pruned and of regrown weights are set to zero.
 
         Returns:
-            whether it was time to.
+            whether the masks were updated.
         """
         if not self.kept or step % self.every or step >= self.steps:
             return False
         rate = self.prune_rate_at(step)
-        for place, (name, weight) in enumerate(self.weights.items()):
+        for layer, (name, weight) in enumerate(self.weights.items()):
             before = self.kept[name]
-            generator = _generator(weight.device, self.seed, step, place)
+            generator = _generator(weight.device, self.seed, step, layer)
             self.kept[name] = pruned_and_regrown(weight, before, rate, generator)
-        self._share_with_all_processes()
+        self._broadcast()
         for name, weight in self.weights.items():
             weight.mul_(self.kept[name])
             for moment in (optimizer.state.get(weight, {}) if optimizer is not None else {}).values():
@@ -166,8 +168,8 @@ class Masks:
                     moment.mul_(self.kept[name])
         return True
 
-    def _share_with_all_processes(self) -> None:
-        """Give every process the masks of the first: rounding may differ between devices, masks may not."""
+    def _broadcast(self) -> None:
+        """Give every process the masks of the first: rounding may differ between devices, masks must not."""
         import torch.distributed as dist
 
         if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
@@ -178,30 +180,30 @@ class Masks:
 
 
 def pruned_and_regrown(weight: Tensor, kept: Tensor, rate: float, generator: torch.Generator) -> Tensor:
-    """Drop the smallest kept weights and keep as many others, drawn at random from all that were not kept.
+    """Prune the smallest kept weights and grow as many others, drawn at random from those that were not kept.
 
     Args:
         weight: any shape.
-        kept: bool, of its shape.
-        rate: share of the kept weights to replace; not more than there are places for.
+        kept: bool, of the weight's shape.
+        rate: fraction of the kept weights to replace, at most as many as are not kept.
         generator: on the weight's device.
 
     Returns:
-        bool, of the weight's shape, with as many True as `kept`. Weights dropped now are not regrown.
+        bool, of the weight's shape, with as many True as `kept`. Weights pruned now are not regrown.
     """
     flat = kept.flatten()
     number = min(round(rate * int(flat.sum())), int((~flat).sum()))
     if number == 0:
         return kept
     size = weight.detach().abs().flatten().masked_fill(~flat, math.inf)
-    dropped = size.topk(number, largest=False).indices
+    pruned = size.topk(number, largest=False).indices
     draw = torch.rand(len(flat), generator=generator, device=weight.device).masked_fill(flat, -1.0)
     grown = draw.topk(number).indices
     result = flat.clone()
-    result[dropped] = False
+    result[pruned] = False
     result[grown] = True
     return result.view(kept.shape)
 
 
-def _generator(device: torch.device, *place: int) -> torch.Generator:
-    return torch.Generator(device).manual_seed(derived(place[0], MASKS, *place[1:]))
+def _generator(device: torch.device, seed: int, step: int, layer: int) -> torch.Generator:
+    return torch.Generator(device).manual_seed(derived(seed, MASKS, step, layer))

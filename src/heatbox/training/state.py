@@ -1,4 +1,4 @@
-"""What a training needs to go on where it was, in one file that is either there whole or not at all."""
+"""The state of a training, saved in one file that is either complete or absent, and the signals that stop it."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ FORMAT = 1
 class TrainState:
     """Everything that changes during a training.
 
-    The order of pictures, augmentation, dropout and the learning rate follow from the step alone
-    (`heatbox.training.randomness`, `heatbox.training.optim`), so the step stands for the state of all
-    generators, of the schedule and of the place within the epoch.
+    The order of the images, augmentation, dropout and the learning rate follow from the step alone
+    (`heatbox.training.data`, `heatbox.training.optim`), so the step stands for the state of all generators, of
+    the schedule and of the position within the epoch.
 
     Attributes:
-        model: the network that is trained.
+        model: the model in training.
         optimizer: its optimizer.
-        ema: an average of its weights, or None.
-        masks: name → bool tensor of a sparse training's kept weights; empty for a dense one.
+        ema: the exponential moving average of its weights, or None.
+        masks: name → bool tensor of the kept weights of a sparse training; empty for a dense one.
         step: steps done.
-        loss_sum: of the losses of this epoch's steps so far.
-        history: a row for each finished epoch.
+        loss_sum: sum of the losses of this epoch's steps so far.
+        history: one row for each finished epoch.
     """
 
     def __init__(
@@ -52,10 +52,10 @@ class TrainState:
         self.history: list[dict[str, Any]] = []
 
     def save(self, folder: Path) -> None:
-        """Write the state; until it is written whole, the one before stays.
+        """Write the state; the previous one stays until the new one is complete.
 
         Raises:
-            InputError: the disk is full or the folder cannot be written to.
+            InputError: the disk is full or the folder is not writable.
         """
         content = {
             "format": FORMAT,
@@ -70,35 +70,34 @@ class TrainState:
         with written_atomically(folder / STATE) as file:
             try:
                 torch.save(content, file)
-            except RuntimeError as error:  # what torch's writer makes of a full disk
+            except RuntimeError as error:  # what torch's writer raises on a full disk
                 raise OSError(str(error).splitlines()[0]) from error
 
     def load(self, folder: Path) -> bool:
-        """Read the state that an earlier process left; returns whether there was one.
+        """Read the state that an earlier process saved; returns whether there was one.
 
         Raises:
-            InputError: the file is damaged or of another network.
+            InputError: the file is damaged or belongs to another model.
         """
         path = folder / STATE
-        remove_leftovers(folder)
         if not path.exists():
             return False
         try:
-            _refuse_damage(path)
+            _check_integrity(path)
             found = torch.load(path, map_location="cpu", weights_only=True)
             if found["format"] != FORMAT:
-                raise InputError(f"{path}: is of format {found['format']}, expected {FORMAT}")
+                raise InputError(f"{path}: has format {found['format']}, expected {FORMAT}")
             self.model.load_state_dict(found["model"])
             if self.ema is not None:
                 self.ema.load_state_dict(found["ema"])
             self.optimizer.load_state_dict(found["optimizer"])
-            _refuse_other_moments(self.optimizer)
+            _check_moments(self.optimizer)
             device = placement(self.model)[0]
             self.masks.clear()
             shapes = {name: parameter.shape for name, parameter in self.model.named_parameters()}
             for name, mask in found["masks"].items():
                 if mask.dtype != torch.bool or mask.shape != shapes[name]:
-                    raise ValueError(f"the mask of {name} is of another shape or kind")
+                    raise ValueError(f"the mask of {name} has another shape or dtype")
                 self.masks[name] = mask.to(device)
             self.step, self.loss_sum = int(found["step"]), float(found["loss_sum"])
             self.history = [dict(row) for row in found["history"]]
@@ -107,70 +106,60 @@ class TrainState:
         except Exception as error:
             message = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise InputError(
-                f"{path}: cannot be resumed from ({message}); --overwrite begins anew, and the "
-                "checkpoints beside it are files of weights to start from"
+                f"{path}: cannot be resumed from ({message}); --overwrite starts again, and the files in "
+                "checkpoints/ can be used as initial weights"
             ) from error
         return True
 
 
-def _refuse_damage(path: Path) -> None:
-    """Compare checksums, which torch leaves out: a bit that a disk turned would change weights unnoticed."""
+def _check_integrity(path: Path) -> None:
+    """Compare checksums, which torch skips: a flipped bit on the disk would change weights unnoticed."""
     with zipfile.ZipFile(path) as file:
         if (member := file.testzip()) is not None:
             raise ValueError(f"{member} is damaged: wrong checksum")
 
 
-def _refuse_other_moments(optimizer: torch.optim.Optimizer) -> None:
-    """Raise where moments are none that training leaves, which torch finds only at the next step."""
+def _check_moments(optimizer: torch.optim.Optimizer) -> None:
+    """Raise for optimizer moments that no training leaves; torch would fail only at the next step."""
     for parameter, moments in optimizer.state.items():
         if not float(moments.get("step", 0)) >= 0:  # written so that NaN is refused
-            raise ValueError("the optimizer has done less than no step")
+            raise ValueError("the optimizer has a negative number of steps")
         for name, value in moments.items():
             known = not isinstance(value, Tensor) or value.is_floating_point()
             if not known or (isinstance(value, Tensor) and value.ndim and value.shape != parameter.shape):
-                raise ValueError(f"{name} of the optimizer is of another shape or kind than its parameter")
+                raise ValueError(f"{name} of the optimizer has another shape or dtype than its parameter")
 
 
-def remove_leftovers(folder: Path) -> None:
-    """Remove files that a killed process was writing."""
-    for path in folder.glob(".*.tmp"):
-        path.unlink(missing_ok=True)
+class StopRequest:
+    """Whether a signal asked the training to stop; `signal` is its number, or 0."""
 
-
-class Stop:
-    """Whether someone asked the training to stop, and how."""
-
-    def __init__(self) -> None:
-        self.signal = 0
-
-    @property
-    def requested(self) -> bool:
-        """Whether a signal came."""
-        return self.signal != 0
+    signal = 0
 
 
 @contextmanager
-def stop_on_signals() -> Iterator[Stop]:
-    """Turn Ctrl-C and SIGTERM into a request to stop after the step; a second signal stops at once.
+def stop_on_signals() -> Iterator[StopRequest]:
+    """Turn Ctrl-C and SIGTERM into a request to stop after the step; a second signal stops immediately.
 
     Outside the main thread, where signals cannot be caught, nothing is changed.
     """
-    stop = Stop()
+    request = StopRequest()
     if threading.current_thread() is not threading.main_thread():
-        yield stop
+        yield request
         return
     signals = (signal.SIGINT, signal.SIGTERM)
     before = {number: signal.getsignal(number) for number in signals}
 
-    def ask(number: int, frame: Any) -> None:
-        stop.signal = number
-        for each in signals:
-            signal.signal(each, before[each])
-
-    for number in signals:
-        signal.signal(number, ask)
-    try:
-        yield stop
-    finally:
+    def restore() -> None:
         for number in signals:
             signal.signal(number, before[number])
+
+    def handle(number: int, frame: Any) -> None:
+        request.signal = number
+        restore()
+
+    for number in signals:
+        signal.signal(number, handle)
+    try:
+        yield request
+    finally:
+        restore()

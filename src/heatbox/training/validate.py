@@ -1,4 +1,4 @@
-"""Accuracy and localization scores of a network during its training, over all processes of it."""
+"""Accuracy and localization scores of a model during its training, over all of its processes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from heatbox.models.introspect import ClassifierView
 from heatbox.models.spec import eval_mode, placement
 
 
-def assess(
+def validate(
     model: nn.Module,
     split: Split,
     preprocess: Preprocess,
@@ -33,31 +33,32 @@ def assess(
     fabric: Any = None,
     track: Track = silent,
 ) -> dict[str, Any]:
-    """Classification accuracy, and the scores of maps of the ground-truth class, at their best thresholds.
+    """Classification accuracy, and the scores of maps of the ground-truth class at their best thresholds.
 
     Args:
-        model: a classifier; its mode is put back.
+        model: a classifier; its mode is restored.
         split: the images; with `methods`, all with boxes.
-        preprocess: picture → input.
-        methods: maps to score; without any, only the classification is looked at.
-        batch_size: images a forward pass.
-        fabric: a Lightning Fabric whose processes share the images; counts are those of one process.
-        track: how to show progress.
+        preprocess: image → input.
+        methods: maps to score; without any, only the classification is evaluated.
+        batch_size: images per forward pass.
+        fabric: a Lightning Fabric over whose processes the images are sharded; the counts equal those of a
+            single process.
+        track: progress display.
 
     Returns:
         "top1" and "top5" in percent, and for every method "MaxBoxAcc", its "threshold", and "MaxBoxAccV2".
     """
     device = placement(model)[0]
     rank, world = (fabric.global_rank, fabric.world_size) if fabric is not None else (0, 1)
-    mine = split.examples[rank::world]
+    shard = split.examples[rank::world]
     view = ClassifierView(model) if methods else None
     scores = {name: BoxMetrics([MaxBoxAcc(), MaxBoxAccV2()]) for name in methods}
     ranks = [np.zeros(0, dtype=np.int64)]
     with eval_mode(model), torch.inference_mode():
         for examples, images in track(
-            preprocessed(split, mine, preprocess, batch_size),
-            f"assessing {split.name}",
-            -(-len(mine) // batch_size),
+            preprocessed(split, shard, preprocess, batch_size),
+            f"validating on {split.name}",
+            -(-len(shard) // batch_size),
         ):
             images = images.to(device, memory_format=torch.channels_last)
             labels = torch.tensor([example.label for example in examples], device=device)
@@ -67,27 +68,21 @@ def assess(
                 continue
             inputs = MapInputs(view, images, features, labels, "fold")
             for name, metrics in scores.items():
-                maps = find_method(name)(inputs).float().cpu().numpy()
+                maps = find_method(name)(inputs).float().cpu().numpy()  # (B, h, w)
                 metrics.update(
                     [normalize_heatmap(one, REFERENCE_SIDE) for one in maps],
                     [example.boxes for example in examples],
                     [example.size for example in examples],
                 )
-    return _accuracy(np.concatenate(ranks), fabric) | {
-        name: _scored(metrics.all_reduce(fabric) if world > 1 else metrics)
-        for name, metrics in scores.items()
-    }
-
-
-def _accuracy(ranks: np.ndarray, fabric: Any) -> dict[str, float]:
-    counts = rank_counts(ranks)
-    return topk_accuracy(counts if fabric is None else sum_over_processes(counts, fabric))
-
-
-def _scored(metrics: BoxMetrics) -> dict[str, float]:
-    largest, every = metrics.compute()
-    return {
-        "MaxBoxAcc": largest.accuracy,
-        "threshold": float(largest.threshold[0]),
-        "MaxBoxAccV2": every.accuracy,
-    }
+    counts = rank_counts(np.concatenate(ranks))
+    if fabric is not None:
+        counts = sum_over_processes(counts, fabric)
+    found: dict[str, Any] = dict(topk_accuracy(counts))
+    for name, metrics in scores.items():
+        largest, every = (metrics.all_reduce(fabric) if world > 1 else metrics).compute()
+        found[name] = {
+            "MaxBoxAcc": largest.accuracy,
+            "threshold": float(largest.threshold[0]),
+            "MaxBoxAccV2": every.accuracy,
+        }
+    return found

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 import torch
+from timm.models import get_pretrained_cfg
 from torch import nn
 
-from heatbox._utils.io import read_json, to_json
+from heatbox._utils.io import made_folder, read_json, to_json
 from heatbox.config import ModelSpec
-from heatbox.data.types import Split
 from heatbox.errors import InputError
 from heatbox.evaluation.run import CONFIG, Run
 from heatbox.evaluation.schema import COUNT, checked, checked_network, one_of
-from heatbox.models.checkpoints import gap_fc_head, load_checkpoint, write_safetensors
-from heatbox.models.factory import PRETRAINED, create_model
+from heatbox.models.checkpoints import gap_fc_head, load_checkpoint, read_checkpoint, write_safetensors
+from heatbox.models.factory import PRETRAINED, create_model, shipped
 from heatbox.models.spec import update_data_config
 from heatbox.ops import accelerate
 from heatbox.training.config import TrainConfig
+from heatbox.training.recipes import PRETRAINED_ON
 
 PUBLISHED, SCRATCH = "published", "scratch"
 CHECKPOINTS = "checkpoints"
@@ -27,7 +29,7 @@ _SETTINGS = ("num_classes", "size", "interpolation", "mean", "std", "model_optio
 
 
 def built(config: TrainConfig, num_classes: int, checkpoint: str | None = None) -> nn.Module:
-    """The untrained model of a configuration, with its preprocessing noted in `pretrained_cfg`."""
+    """The model of a configuration, with its preprocessing in `pretrained_cfg`; by default untrained."""
     model = create_model(config.model, num_classes, checkpoint, **config.model_options)
     if config.head == "gap_fc":
         gap_fc_head(model)
@@ -36,67 +38,93 @@ def built(config: TrainConfig, num_classes: int, checkpoint: str | None = None) 
 
 
 def preprocessing_of(config: TrainConfig) -> dict[str, Any]:
-    """Fields of timm's pretrained_cfg that a configuration settles."""
+    """The fields of timm's pretrained_cfg that a configuration determines."""
+    spec = config.spec
     return {
-        "input_size": (3, config.size, config.size),
-        "mean": config.mean,
-        "std": config.std,
-        "interpolation": "bilinear",
+        "input_size": (3, spec.size, spec.size),
+        "mean": spec.mean,
+        "std": spec.std,
+        "interpolation": spec.interpolation,
         "crop_pct": 1.0,
         "crop_mode": "squash",
     }
 
 
 def start_model(config: TrainConfig, num_classes: int, recompute: bool = False) -> nn.Module:
-    """The model with the weights that the training starts from, its large convolutions accelerated.
+    """The model with its initial weights, its large convolutions accelerated.
 
     Args:
-        config: which model and weights.
+        config: the model and its initial weights.
         num_classes: of the data.
-        recompute: activations are computed again in the backward pass instead of being kept.
+        recompute: recompute activations in the backward pass instead of keeping them.
 
     Raises:
-        InputError: the file of weights is not there; the message says where it is published. Or the model
-            cannot recompute its activations.
+        InputError: the file of weights does not exist (the message names where it is published), or the model
+            does not support activation checkpointing.
     """
-    from_timm = config.pretrained == PUBLISHED
-    if not from_timm and config.pretrained != SCRATCH and not Path(config.pretrained).is_file():
+    file = None if config.pretrained in (PUBLISHED, SCRATCH) else Path(config.pretrained)
+    if file is not None and not file.is_file():
         raise InputError(
-            f"{config.pretrained}: no such file of weights to start from; it is published in "
-            f"{config.pretrained_source or 'a place this recipe does not know'}: give its path with "
+            f"{file}: no such file of initial weights; it is published in "
+            f"{config.pretrained_source or 'a place this recipe does not name'}: give its path with "
             "--pretrained, or --pretrained scratch to train from random weights"
         )
     torch.manual_seed(config.seed)
-    model = built(config, num_classes, PRETRAINED if from_timm else None)
-    if not from_timm and config.pretrained != SCRATCH:
-        load_checkpoint(model, config.pretrained, head=False)
+    model = built(config, num_classes, PRETRAINED if config.pretrained == PUBLISHED else None)
+    if file is not None:
+        load_checkpoint(model, file, head=False)
     accelerate(model, verbose=False)
     if recompute:
-        switch = getattr(model, "set_grad_checkpointing", None)
-        if switch is None:
-            raise InputError(f"{config.model}: has no activation checkpointing; leave --recompute out")
-        switch(True)
+        set_checkpointing = getattr(model, "set_grad_checkpointing", None)
+        if set_checkpointing is None:
+            raise InputError(f"{config.model}: does not support activation checkpointing; omit --recompute")
+        set_checkpointing(True)
     return model.to(memory_format=torch.channels_last)
 
 
+def pretraining_of(config: TrainConfig) -> str:
+    """What the initial weights were trained on: "scratch", "in1k", "in22k", or the recipe of a training.
+
+    For timm's published weights it is the first data set in their tag ("fb_in22k_ft_in1k" → "in22k"), or the
+    tag where it names no ImageNet; for a file of unknown origin it is the file's name.
+    """
+    if config.pretrained == SCRATCH:
+        return SCRATCH
+    if config.pretrained == PUBLISHED and config.model not in shipped():
+        known = get_pretrained_cfg(config.model)
+        tag = (known.tag if known is not None else "") or PUBLISHED
+        found = re.search(r"in\d+k", tag)
+        return found[0] if found else tag
+    file = shipped()[config.model] if config.pretrained == PUBLISHED else Path(config.pretrained)
+    return PRETRAINED_ON.get(file.name) or read_checkpoint(file).metadata.get("recipe") or file.stem
+
+
 def checkpoint_path(out: Path, epoch: int, name: str) -> Path:
-    """Where the weights of an epoch are, or their average ("ema")."""
+    """The file of an epoch's weights, or of their moving average ("ema")."""
     return out / CHECKPOINTS / f"epoch-{epoch:04d}{'-ema' if name == 'ema' else ''}.safetensors"
 
 
-def save_weights(model: nn.Module, config: TrainConfig, split: Split, path: Path) -> None:
-    """Write weights that `heatbox evaluate --checkpoint` reads, with what is known of them."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{path.parent}: could not be made ({error})") from error
+def save_weights(
+    model: nn.Module, config: TrainConfig, num_classes: int, pretraining: str, path: Path
+) -> None:
+    """Write a checkpoint that `heatbox evaluate --checkpoint` reads, with metadata about the training.
+
+    Args:
+        model: the weights.
+        config: of the training.
+        num_classes: of the data.
+        pretraining: see `pretraining_of`.
+        path: see `checkpoint_path`.
+    """
     metadata = {
         "model": config.model,
         "kwargs": to_json(config.model_options),
-        "num_classes": str(split.num_classes),
+        "num_classes": str(num_classes),
         "preprocessing": to_json(preprocessing_of(config)),
         "recipe": config.recipe,
+        "pretraining": pretraining,
     }
+    made_folder(path.parent)
     write_safetensors(path, model.state_dict(), metadata)
 
 

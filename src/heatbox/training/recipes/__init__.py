@@ -1,4 +1,4 @@
-"""Experiments as named functions that return a complete configuration, a file a family."""
+"""Recipes: named functions that return a complete configuration, one file per family."""
 
 from __future__ import annotations
 
@@ -11,10 +11,21 @@ from heatbox.training.config import TrainConfig
 from heatbox.training.recipes import convnext, replknet, slak, small  # noqa: F401
 from heatbox.training.recipes.shared import RECIPES
 
-__all__ = ["RECIPES", "get_recipe", "published"]
+__all__ = ["PRETRAINED_ON", "RECIPES", "get_recipe", "published"]
 
-# MaxBoxAcc and MaxBoxAccV2 on the test split of CUB-200-2011 at the thresholds best on it, of CAM and of PC1:
-# the paper's table 3 and the model table of its released code. Others are drawn in figures without numbers.
+PRETRAINED_ON = {
+    "RepLKNet-31B_ImageNet-1K_224.pth": "in1k",
+    "RepLKNet-31B_ImageNet-1K_384.pth": "in1k",
+    "RepLKNet-31B_ImageNet-22K-to-1K_224.pth": "in22k",
+    "RepLKNet-31B_ImageNet-22K-to-1K_384.pth": "in22k",
+    "RepLKNet-31L_ImageNet-22K-to-1K_384.pth": "in22k",
+    "RepLKNet-XL_MegData73M_ImageNet1K.pth": "megdata73m",
+    **{f"SLaK_{name}.pth": "in1k" for name in ("tiny31", "tiny51", "tiny61", "small51", "base51")},
+}
+"""File of published weights that a recipe starts from → data set of its pre-training, before fine-tuning."""
+
+# MaxBoxAcc and MaxBoxAccV2 of CAM and of PC1 on the test split of CUB-200-2011, each at its best threshold:
+# the paper's table 3 and the model table of its released code. Other results appear only in figures.
 PUBLISHED: dict[str, dict[str, tuple[float, float]]] = {
     "replknet_31b_in1k_384": {"cam": (90.99, 76.4), "pc1": (93.6, 80.4)},
     "convnext_base_384_in22ft1k": {"cam": (80.15, 66.33), "pc1": (83.3, 76.5)},
@@ -25,12 +36,12 @@ def get_recipe(name: str) -> TrainConfig:
     """The configuration of a recipe by name.
 
     Raises:
-        InputError: there is none of that name; the message names near ones.
+        InputError: there is no such recipe; the message lists similar names.
     """
     if name not in RECIPES:
         near = difflib.get_close_matches(name, RECIPES, 3)
         hint = f"; near it: {', '.join(near)}" if near else ""
-        raise InputError(f"there is no recipe {name!r}{hint}; heatbox recipes lists them")
+        raise InputError(f"there is no recipe {name!r}{hint}; heatbox recipes lists all")
     return RECIPES[name]()
 
 

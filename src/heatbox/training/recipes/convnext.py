@@ -1,4 +1,7 @@
-"""ConvNeXt: 7 pre-trained models, 14 fine-tuned ones [S]. Letters as in `heatbox.training.recipes.shared`."""
+"""ConvNeXt: 7 pre-trained models, 14 fine-tuned ones [S].
+
+The letters of the sources are those of `heatbox.training.recipes.shared`.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""RepLKNet: 6 pre-trained models, 12 fine-tuned ones [S]. Letters as in `heatbox.training.recipes.shared`."""
+"""RepLKNet: 6 pre-trained models, 12 fine-tuned ones [S].
+
+The letters of the sources are those of `heatbox.training.recipes.shared`.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,7 @@ def _replknet(name: str, model: str, size: int, file: str, drop_path: float, **s
 @recipe
 def replknet_31b_in1k_224() -> TrainConfig:
     """31B1K224."""
-    # [R] has no fine-tuning at 224 from this file; its pre-training has --drop_path 0.5.
+    # [R] has no fine-tuning command at 224 from this file; its pre-training uses --drop_path 0.5.
     return _replknet("replknet_31b_in1k_224", "replknet_31b", 224, "RepLKNet-31B_ImageNet-1K_224.pth", 0.5)
 
 
@@ -97,7 +100,7 @@ def replknet_31l_in22k_384_aug() -> TrainConfig:
 @recipe
 def replknet_xl_320() -> TrainConfig:
     """XL: 320 pixels, mean and std 0.5 [R]."""
-    # [R] has no fine-tuning command for XL; 0.3 is that of 31L [H].
+    # [R] has no fine-tuning command for XL; 0.3 is the value of 31L [H].
     return _replknet(
         "replknet_xl_320", "replknet_xl", 320, "RepLKNet-XL_MegData73M_ImageNet1K.pth", 0.3, **HALF
     )

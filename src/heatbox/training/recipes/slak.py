@@ -1,4 +1,7 @@
-"""SLaK: 5 pre-trained models, each at 224 and 384 pixels [S]. Letters as in `recipes.shared`."""
+"""SLaK: 5 pre-trained models, each at 224 and 384 pixels [S].
+
+The letters of the sources are those of `heatbox.training.recipes.shared`.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ def _slak(variant: str, kernel: int, size: int) -> TrainConfig:
         f"slak_{variant}_k{kernel}_{size}",
         f"slak_{variant}",
         size=size,  # [S] all were pre-trained at 224
-        pretrained=f"SLaK_{variant}{kernel}.pth",  # the files have no settled names; [S] names models so
+        pretrained=f"SLaK_{variant}{kernel}.pth",  # the files have no fixed names; [S] names the models so
         pretrained_source=PUBLISHED_IN,
         model_options={"kernel_size": kernel, "drop_path_rate": drop_path},
         sparsity=0.4,  # [L] --sparsity 0.4

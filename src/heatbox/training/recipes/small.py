@@ -1,4 +1,4 @@
-"""Small networks of every family, trained from scratch on 64-pixel images; all is our own choice."""
+"""Small models of every family, trained from scratch on 64-pixel images; all settings are our own choice."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def _small(name: str, model: str, data: str, **settings: Any) -> TrainConfig:
         "size": 64,
         "mean": (0.5, 0.5, 0.5),
         "std": (0.25, 0.25, 0.25),
-        "crop": (0.8, 1.0),  # a closer one loses the glyphs at the pictures' edges
+        "crop": (0.8, 1.0),  # smaller crops lose the glyphs at the image borders
         "epochs": 10,
         "batch_size": 64,
         "per_device": 64,
@@ -31,37 +31,37 @@ def _small(name: str, model: str, data: str, **settings: Any) -> TrainConfig:
 
 @recipe
 def glyphs_resnet() -> TrainConfig:
-    """The demonstration: a residual network of a third of a million parameters."""
+    """The recipe of heatbox demo: a ResNet with a third of a million parameters."""
     return _small("glyphs_resnet", "resnet10_small", "glyphs")
 
 
 def _family(name: str, model: str, **settings: Any) -> TrainConfig:
-    """One budget for the three families of the paper. Small batches, because steps are what they lack."""
+    """One budget for the three families of the paper; small batches give more steps."""
     shared: dict[str, Any] = {"epochs": 20, "batch_size": 32, "per_device": 32, "warmup_epochs": 1}
     return _small(name, model, "glyphs", **shared | settings)
 
 
 @recipe
 def glyphs_convnext() -> TrainConfig:
-    """A ConvNeXt of half a million parameters on glyphs."""
+    """A ConvNeXt with half a million parameters on glyphs."""
     return _family("glyphs_convnext", "convnext_micro", head="gap_fc")
 
 
 @recipe
 def glyphs_replknet() -> TrainConfig:
-    """A RepLKNet of half a million parameters on glyphs."""
+    """A RepLKNet with half a million parameters on glyphs."""
     return _family("glyphs_replknet", "replknet_micro")
 
 
 @recipe
 def glyphs_slak() -> TrainConfig:
-    """A SLaK of half a million parameters on glyphs, 40% of them zero."""
+    """A SLaK with half a million parameters on glyphs, 40% of them zero."""
     sparse: dict[str, Any] = {"sparsity": 0.4, "prune_rate": 0.3, "mask_every": 120}
     return _family("glyphs_slak", "slak_micro", **sparse)
 
 
 def _tiny_imagenet(name: str, model: str, **settings: Any) -> TrainConfig:
-    """100 epochs with the augmentation of the pre-training; the data set has to be named with --data."""
+    """100 epochs with the augmentation of the pre-training; --data is required."""
     shared: dict[str, Any] = {
         "epochs": 100,
         "batch_size": 256,
