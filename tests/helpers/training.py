@@ -1,4 +1,4 @@
-"""A training of a second or two, run in processes of its own."""
+"""A training of a second or two, run in separate processes."""
 
 import json
 import os
@@ -36,7 +36,7 @@ def write_small_data(root):
 
 
 class Training:
-    """`heatbox train` of the small data in a process of its own."""
+    """`heatbox train` on the small data in a separate process."""
 
     def __init__(self, data, out, *options, before="", environment=()):
         program = f"{before}\nimport sys\nfrom heatbox.cli.main import main\nsys.exit(main(sys.argv[1:]))"
@@ -52,11 +52,11 @@ class Training:
 
     def finish(self, timeout=300):
         """Exit code and everything printed."""
-        printed, said = self.process.communicate(timeout=timeout)
-        return self.process.returncode, printed + said
+        printed, errors = self.process.communicate(timeout=timeout)
+        return self.process.returncode, printed + errors
 
     def wait_for(self, condition, timeout=120):
-        """Wait until a condition holds, as closely as can be."""
+        """Busy-wait until a condition holds."""
         end = time.monotonic() + timeout
         while time.monotonic() < end and self.process.poll() is None:
             if condition():

@@ -7,14 +7,14 @@ from helpers.training import Training, write_small_data
 
 @pytest.fixture(scope="session")
 def small_data(tmp_path_factory):
-    """48 glyphs to learn from and 10 to look at, in the metadata layout."""
+    """48 glyphs to train on and 10 to validate on, in the metadata layout."""
     return write_small_data(tmp_path_factory.mktemp("glyphs"))
 
 
 @pytest.fixture(scope="session")
 def uninterrupted(small_data, tmp_path_factory):
-    """The folder of a training that nothing happened to."""
+    """The folder of an uninterrupted training."""
     out = tmp_path_factory.mktemp("uninterrupted") / "run"
-    code, said = Training(small_data, out).finish()
-    assert code == 0, said
+    code, output = Training(small_data, out).finish()
+    assert code == 0, output
     return out

@@ -1,4 +1,4 @@
-"""Which pictures a device sees: a partition of the epoch's order, from any step, whoever decodes."""
+"""Which images a device gets: a partition of the epoch's order, from any step, whichever process decodes."""
 
 import dataclasses
 from itertools import islice
@@ -15,15 +15,15 @@ from heatbox.training.data import Plan, batches, cached
 from heatbox.training.recipes import get_recipe
 
 plans = st.builds(
-    lambda slot, accumulation, world, epochs, steps, rest, seed: Plan(
-        images=slot * accumulation * world * steps + rest,
-        batch_size=slot * accumulation * world,
-        micro_batch_size=slot,
+    lambda micro_batch, accumulation, world, epochs, steps, rest, seed: Plan(
+        images=micro_batch * accumulation * world * steps + rest,
+        batch_size=micro_batch * accumulation * world,
+        micro_batch_size=micro_batch,
         epochs=epochs,
         seed=seed,
         world_size=world,
     ),
-    slot=st.integers(1, 4),
+    micro_batch=st.integers(1, 4),
     accumulation=st.integers(1, 3),
     world=st.integers(1, 3),
     epochs=st.integers(1, 3),
@@ -36,7 +36,7 @@ plans = st.builds(
 @given(plans, st.data())
 @settings(max_examples=100, deadline=None)
 def test_devices_share_the_batches_of_one(plan, data):
-    """Slot by slot, the devices' keys are those of a single device that accumulates."""
+    """The devices' micro-batches are, one by one, those of a single device that accumulates."""
     alone = list(dataclasses.replace(plan, world_size=1).keys())
     ranks = [list(dataclasses.replace(plan, rank=rank).keys()) for rank in range(plan.world_size)]
     together = []
@@ -45,7 +45,7 @@ def test_devices_share_the_batches_of_one(plan, data):
             together += keys[step * plan.accumulation : (step + 1) * plan.accumulation]
     assert together == alone
     for epoch in range(plan.epochs):
-        seen = [index for slot in alone for e, index in slot if e == epoch]
+        seen = [index for micro_batch in alone for e, index in micro_batch if e == epoch]
         assert sorted(seen) == list(range(plan.images))
     first = data.draw(st.integers(0, plan.steps))
     per_step = dataclasses.replace(plan, world_size=1).accumulation
@@ -64,7 +64,7 @@ def test_epochs_differ_in_order():
         ({"images": 7}, "7 training images do not fill a batch of 8"),
         ({"micro_batch_size": 3}, "not divisible by 1 devices x 3 images"),
         ({"world_size": 3}, "not divisible by 3 devices x 4 images"),
-        ({"epochs": 0}, "have to be at least 1"),
+        ({"epochs": 0}, "must be at least 1"),
     ],
 )
 def test_plans_that_cannot_be(change, message):
@@ -77,7 +77,7 @@ CONFIG = dataclasses.replace(
 )
 
 
-def test_pictures_do_not_depend_on_who_decodes_them_or_when():
+def test_images_depend_neither_on_the_process_nor_on_the_time_of_decoding():
     split = cached(glyphs("train", 24))
     plan = Plan(24, 8, 4, 2)
     whole = list(batches(split, CONFIG, plan))
@@ -91,17 +91,17 @@ def test_pictures_do_not_depend_on_who_decodes_them_or_when():
         torch.testing.assert_close(a, b, rtol=0, atol=0)
 
 
-def test_pictures_are_augmented_anew_each_epoch():
+def test_images_are_augmented_differently_in_each_epoch():
     split = cached(glyphs("train", 8))
-    slots = list(batches(split, CONFIG, Plan(8, 8, 8, 2)))
-    first, second = (images[indices.argsort()] for images, _, indices in slots)
+    micro_batches = list(batches(split, CONFIG, Plan(8, 8, 8, 2)))
+    first, second = (images[indices.argsort()] for images, _, indices in micro_batches)
     assert not torch.equal(first, second)
-    assert [labels[indices.argsort()].tolist() for _, labels, indices in slots] == [
+    assert [labels[indices.argsort()].tolist() for _, labels, indices in micro_batches] == [
         [example.label for example in split]
     ] * 2
 
 
-def test_a_cached_split_opens_the_same_pictures():
+def test_a_cached_split_opens_the_same_images():
     split = glyphs("test", 5)
     kept = cached(split)
     for example in split:

@@ -1,4 +1,4 @@
-"""Two processes are one: the same losses, masks and counts; and a dead one is not waited for."""
+"""Two processes train as one, with the same losses, masks and counts; the survivor of a kill ends, too."""
 
 import json
 import os
@@ -22,7 +22,7 @@ def free_port():
 
 
 def rank_of_two(rank, port):
-    """What torchrun tells each of two processes on one machine."""
+    """The environment that torchrun gives each of two processes on one machine."""
     names = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2, "GROUP_RANK": 0}
     address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "TORCHELASTIC_RUN_ID": "test"}
     return {name: str(value) for name, value in {**names, **address}.items()}
@@ -33,13 +33,13 @@ def start_two(data, out, *options):
     return [Training(data, out, *options, environment=rank_of_two(rank, port)) for rank in (0, 1)]
 
 
-# Dropout and mixup follow the slot, not the device, so all of the recipe can stay on. BatchNorm's running
-# statistics are the first device's, as in torch, so only what is computed in training mode is compared.
+# Dropout and mixup depend on the micro-batch, not on the device, so the recipe stays as it is. BatchNorm's
+# running statistics are the first device's, as in torch, so only what is computed in training mode is compared.
 def test_two_processes_train_as_one(small_data, uninterrupted, tmp_path):
     out = tmp_path / "run"
-    for code, said in [training.finish() for training in start_two(small_data, out)]:
-        assert code == 0, said
-        assert "Traceback" not in said
+    for code, output in [training.finish() for training in start_two(small_data, out)]:
+        assert code == 0, output
+        assert "Traceback" not in output
     one, two = history_of(uninterrupted), history_of(out)
     losses = np.array([[row["loss"] for row in rows] for rows in (one, two)])
     np.testing.assert_allclose(losses[1], losses[0], rtol=1e-5)
@@ -58,7 +58,7 @@ rank = dist.get_rank()
 torch.manual_seed(0)
 model = timm.create_model("test_slak", num_classes=4)
 with torch.no_grad():
-    for weight in model.parameters():  # as if rounding had driven the processes apart
+    for weight in model.parameters():  # as if rounding differed between the processes
         weight.add_(1e-3 * rank * torch.randn_like(weight))
 counts = {name: weight.numel() // 2 for name, weight in maskable(model).items()}
 masks = Masks.drawn(model, counts, seed=rank, every=1, steps=9)
@@ -125,9 +125,9 @@ def test_a_dead_process_ends_the_training(dead, small_data, tmp_path):
     trainings = start_two(small_data, out, "--save-minutes", "0")
     assert trainings[0].wait_for(lambda: (out / STATE).exists())
     trainings[dead].kill(signal.SIGKILL)
-    code, said = trainings[1 - dead].finish(timeout=120)
+    code, output = trainings[1 - dead].finish(timeout=120)
     trainings[dead].finish()
-    assert code == 2, said
-    assert "another process of this training has ended" in said
-    assert "Traceback" not in said
+    assert code == 2, output
+    assert "another process of this training has ended" in output
+    assert "Traceback" not in output
     assert torch.load(out / STATE, weights_only=True)["step"] > 0

@@ -1,4 +1,4 @@
-"""Exhausted memory and lost processes become a sentence; everything else stays what it is."""
+"""Exhausted memory and lost processes become one-sentence errors; other exceptions pass unchanged."""
 
 import pytest
 import torch
@@ -24,13 +24,13 @@ def test_too_little_memory_suggests_accumulation(error):
         raise error
 
 
-def test_torch_s_own_message_of_an_allocation_is_known():
+def test_torchs_own_allocation_error_is_recognised():
     with pytest.raises(InputError, match="do not fit into memory"), failures_explained(CONFIG, world_size=1):
         torch.empty(2**55)
 
 
 @pytest.mark.parametrize("said", ["Connection closed by peer [::1]:1", "NCCL error: remote process exited"])
-def test_a_lost_process_is_told_from_a_bug(said):
+def test_a_lost_process_is_distinguished_from_a_bug(said):
     ended = "another process of this training has ended"
     with pytest.raises(InputError, match=ended), failures_explained(CONFIG, world_size=2):
         raise RuntimeError(said)

@@ -1,4 +1,4 @@
-"""The log always holds the whole history, and TensorBoard what is new in it."""
+"""The log always holds the whole history; TensorBoard receives only the new rows."""
 
 import csv
 import json
@@ -12,7 +12,7 @@ def row(epoch, **more):
     return {"epoch": epoch, "step": 10 * epoch, "loss": 1.0 / epoch, **more}
 
 
-def test_rows_are_written_anew_and_nested_values_get_columns(tmp_path):
+def test_rows_are_rewritten_and_nested_values_get_columns(tmp_path):
     log = Log(tmp_path, tensorboard=False)
     history = [row(1), row(2, weights={"top1": 50.0, "cam": {"MaxBoxAcc": 40.0}})]
     log(history[:1])

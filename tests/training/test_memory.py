@@ -37,7 +37,7 @@ def trained(tmp_path, name, recompute=False, **changes):
 
 @pytest.fixture(autouse=True)
 def few_test_images(monkeypatch):
-    """Accuracy is not what these tests look at."""
+    """These tests do not need the accuracy."""
     monkeypatch.setattr("heatbox.training.trainer.validate", lambda *args: {"top1": 0.0, "top5": 0.0})
 
 

@@ -1,4 +1,4 @@
-"""Learning rates: the schedule's closed form, and which parameter has which."""
+"""Learning rates: the closed form of the schedule, and the rate of each parameter."""
 
 import dataclasses
 import math
@@ -18,7 +18,7 @@ def test_the_rate_warms_up_peaks_and_falls_like_a_cosine():
     assert rates[:11] == pytest.approx([(step + 1) / 11 for step in range(11)])
     assert max(rates) == rates[10] == 1.0
     assert rates[-1] == pytest.approx(0.01)
-    # Half-way between peak and end a cosine stands half-way between their values: 99 steps lie between.
+    # Half-way between peak and end, 99 steps apart, the cosine is half-way between their values.
     middle = (rates[59] + rates[60]) / 2
     assert middle == pytest.approx((1 + 0.01) / 2, abs=1e-4)
     assert rates[10:] == sorted(rates[10:], reverse=True)
@@ -63,7 +63,7 @@ def test_layer_decay_falls_by_its_factor_from_layer_to_layer():
     assert peaks[id(model.head.weight)] == 1e-4
 
 
-def test_rates_are_shares_of_the_peaks():
+def test_rates_are_fractions_of_the_peaks():
     optimizer = make_optimizer(timm.create_model("test_slak", num_classes=4), CONFIG)
     set_rates(optimizer, 0.25)
     assert {group["lr"] for group in optimizer.param_groups} == {0.25e-5, 0.25e-4}

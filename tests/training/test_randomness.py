@@ -1,4 +1,4 @@
-"""Randomness is a function of its place: nothing before it, beside it or around it matters."""
+"""Random numbers are a function of their position alone."""
 
 import random
 
@@ -18,7 +18,7 @@ def draw():
 
 @given(words, words)
 @settings(max_examples=200, deadline=None)
-def test_places_have_seeds_of_their_own(a, b):
+def test_positions_have_their_own_seeds(a, b):
     assert derived(*a) == derived(*a)
     assert 0 <= derived(*a) < 2**63
     if a != b and [*a, 0] != b and [*b, 0] != a:
@@ -37,7 +37,7 @@ def test_all_generators_follow_a_seed():
     assert all(a != b for a, b in zip(draw(), first, strict=True))
 
 
-def test_what_was_seeded_for_a_while_leaves_no_trace():
+def test_seeded_restores_the_generators():
     seed_all(1)
     undisturbed = [draw() for _ in range(2)]
     seed_all(1)

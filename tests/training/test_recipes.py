@@ -1,4 +1,4 @@
-"""The recipes against the paper's list of models, written down here a second time."""
+"""The recipes against the paper's list of models, which is written out here independently."""
 
 import dataclasses
 import json
@@ -14,7 +14,7 @@ from heatbox.errors import InputError
 from heatbox.models.factory import create_model
 from heatbox.models.zoo import ZOO
 from heatbox.training.config import TrainConfig
-from heatbox.training.recipes import RECIPES, get_recipe, published
+from heatbox.training.recipes import PRETRAINED_ON, RECIPES, get_recipe, published
 from heatbox.training.weights import built, start_model
 
 CONFIGS = {name: make() for name, make in RECIPES.items()}
@@ -29,6 +29,8 @@ def test_there_are_the_36_models_of_the_paper():
     counts = {prefix: len(family(prefix)) for prefix in ("replknet", "convnext", "slak")}
     assert counts == {"replknet": 12, "convnext": 14, "slak": 10}
     assert len(PAPER) == 36
+    files = {config.pretrained for config in PAPER.values()} - {"published"}
+    assert files == set(PRETRAINED_ON)
 
 
 def test_what_all_of_them_share():
@@ -154,10 +156,10 @@ def test_an_absent_file_is_named_with_its_place(tmp_path, capsys):
         glyphs("train", 4).open_image(example).save(folder / f"{index}.png")
     command = ["train", "replknet_31b_in1k_384", "--data", str(data), "--out", str(tmp_path / "run")]
     assert main([*command, "--batch-size", "4", "--per-device", "4"]) == 2
-    said = capsys.readouterr().err
-    assert "RepLKNet-31B_ImageNet-1K_384.pth: no such file" in said
-    assert "github.com/DingXiaoH/RepLKNet-pytorch" in said
-    assert "--pretrained scratch" in said
+    output = capsys.readouterr().err
+    assert "RepLKNet-31B_ImageNet-1K_384.pth: no such file" in output
+    assert "github.com/DingXiaoH/RepLKNet-pytorch" in output
+    assert "--pretrained scratch" in output
     assert not (tmp_path / "run").exists()
 
 
@@ -167,7 +169,7 @@ def test_other_ways_to_go_wrong(tmp_path, capsys):
         (["--data", str(tmp_path)], "no data set is recognized"),
         (["--per-device", "48"], "not divisible by 1 devices x 48 images"),
         (["--auto", "no-policy"], "is not a policy of timm's"),
-        (["--sparsity", "1.5"], "expected a share in [0, 1)"),
+        (["--sparsity", "1.5"], "expected a fraction in [0, 1)"),
         (["--model", "resnet19"], "there is no model named"),
         (["--method", "saliency"], "there is no map method"),
     ]:

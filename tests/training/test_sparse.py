@@ -1,4 +1,4 @@
-"""Sparse training: counts are exact, the smallest go, as many come, and nothing grows in between."""
+"""Sparse training: counts are exact, the smallest weights are pruned, as many grow, none in between."""
 
 import copy
 
@@ -30,7 +30,7 @@ def batch():
 
 
 def snip_by_hand(model, loss, sparsity):
-    """The definition, entry by entry: the layers' shares among the largest |weight x gradient|."""
+    """The definition, entry by entry: counts per layer among the largest |weight x gradient|."""
     loss(model).backward()
     entries = [
         (abs(w * g), name)
@@ -42,7 +42,7 @@ def snip_by_hand(model, loss, sparsity):
     return {name: sum(n == name for _, n in kept) for name in maskable(model)}
 
 
-def test_snip_gives_each_layer_its_share():
+def test_snip_counts_follow_the_definition():
     torch.manual_seed(1)
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 36, 3)).double()
     loss = loss_of(torch.randn(5, 3, 8, 8, dtype=torch.float64), torch.tensor([0, 1, 2, 0, 1]))
@@ -52,7 +52,7 @@ def test_snip_gives_each_layer_its_share():
 
 
 @pytest.mark.parametrize("sparsity", [0.0, 0.4, 0.9])
-def test_the_sparsity_is_what_was_asked(network, sparsity):
+def test_the_sparsity_is_the_requested_one(network, sparsity):
     counts = snip_counts(copy.deepcopy(network), loss_of(*batch()), sparsity)
     masks = Masks.drawn(network, counts, seed=3)
     total = sum(weight.numel() for weight in maskable(network).values())
@@ -137,6 +137,6 @@ def test_the_same_seed_draws_the_same_masks(network):
     assert any(not torch.equal(first[name], other[name]) for name in first)
 
 
-def test_settings_that_make_no_sense(network):
+def test_impossible_settings(network):
     with pytest.raises(InputError, match="update every 0 steps"):
         Masks(network, {}, every=0)

@@ -1,12 +1,15 @@
-"""Which model a run folder stands for."""
+"""Which model a run folder stands for, and what its initial weights were trained on."""
 
+import dataclasses
 import json
 
 import pytest
+from torch import nn
 
 from heatbox.config import ModelSpec
 from heatbox.errors import InputError
-from heatbox.training.weights import last_checkpoint, spec_of_run
+from heatbox.training.recipes import get_recipe
+from heatbox.training.weights import last_checkpoint, pretraining_of, save_weights, spec_of_run
 
 TRAINED = {"recipe": "r", "model": "test_slak", "size": 64, "mean": [0.5] * 3, "std": [0.2] * 3}
 EVALUATED = {"model": "resnet18", "checkpoint": "own.pth", "num_classes": 5, "size": None, "device": "cuda"}
@@ -44,3 +47,29 @@ def test_a_folder_without_a_run(tmp_path):
     write(tmp_path, config=TRAINED, training={"last": {"epoch": "x"}})
     with pytest.raises(InputError, match=r"training.json: 'last/epoch' is not"):
         spec_of_run(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "changes", "expected"),
+    [
+        ("glyphs_resnet", {}, "scratch"),
+        ("glyphs_resnet", {"pretrained": "published"}, "glyphs_resnet"),  # the weights shipped with heatbox
+        ("convnext_base", {}, "in1k"),
+        ("convnext_base_384_in22ft1k_aug", {}, "in22k"),
+        ("convnext_base", {"model": "resnet50"}, "in1k"),
+        ("replknet_31b_in1k_384", {}, "in1k"),
+        ("replknet_31l_in22k_384", {"pretrained": "else/RepLKNet-31L_ImageNet-22K-to-1K_384.pth"}, "in22k"),
+        ("replknet_xl_320", {}, "megdata73m"),
+        ("slak_tiny_k51_384", {}, "in1k"),
+    ],
+)
+def test_the_pre_training_of_the_initial_weights(recipe, changes, expected):
+    assert pretraining_of(dataclasses.replace(get_recipe(recipe), **changes)) == expected
+
+
+def test_the_pre_training_of_a_file_is_in_its_metadata(tmp_path):
+    config = get_recipe("glyphs_resnet")
+    path = tmp_path / "checkpoints" / "own.safetensors"
+    for name, expected in (("mine", "mine"), ("", "own")):
+        save_weights(nn.Linear(2, 3), dataclasses.replace(config, recipe=name), 3, "scratch", path)
+        assert pretraining_of(dataclasses.replace(config, pretrained=str(path))) == expected

@@ -12,7 +12,7 @@ import tyro
 
 from heatbox._utils.io import folder_name
 from heatbox.cli.terminal import SOME_FAILED, AsJson, print_json, print_table, say, warn_of_random_weights
-from heatbox.cli.train import code_of, tell_epoch
+from heatbox.cli.train import code_of, report_epoch
 from heatbox.config import EvaluateConfig, ScoreConfig
 from heatbox.errors import InputError
 from heatbox.training.recipes import get_recipe
@@ -40,7 +40,7 @@ def demo(out: Path = Path("heatbox-demo"), epochs: int = 10, seed: int = 0, as_j
 
     config = dataclasses.replace(get_recipe("glyphs_resnet"), epochs=epochs, seed=seed)
     try:
-        metrics = run_demo(config, out, on_terminal, tell_epoch)
+        metrics = run_demo(config, out, on_terminal, report_epoch)
     except TrainingStopped as stopped:
         say(f"heatbox: {stopped}; the same command begins a new demo")
         return code_of(stopped.number)

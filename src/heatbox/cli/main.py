@@ -51,13 +51,13 @@ GROUPS: dict[str, dict[str, Command]] = {
     },
     "training": {
         "train": Command(
-            "Train a recipe on labels alone; interrupted or killed, the same command goes on.",
+            "Train a recipe on labels alone; after an interruption, rerun the command to resume.",
             "heatbox.cli.train:train_command",
             resumes=True,
             select="pick_recipe",
         ),
         "recipes": Command(
-            "What can be trained by name, from which weights, and what the paper reports of it.",
+            "List the recipes, their initial weights, and the scores that the paper reports.",
             "heatbox.cli.train:recipes",
         ),
     },

@@ -17,10 +17,10 @@ from heatbox.training.recipes import RECIPES, get_recipe, published
 
 
 def pick_recipe(args: Sequence[str]) -> tuple[Callable[..., int], str, Sequence[str]]:
-    """The function behind `heatbox train RECIPE ...`, the words before its options, and its options.
+    """The function behind `heatbox train RECIPE ...`, the command up to its options, and the options.
 
     Raises:
-        InputError: no recipe stands first, or there is none of that name.
+        InputError: the first argument is no recipe.
     """
     flags = list(takewhile(lambda arg: arg in ("-v", "--verbose"), args))
     rest = args[len(flags) :]
@@ -34,12 +34,12 @@ def pick_recipe(args: Sequence[str]) -> tuple[Callable[..., int], str, Sequence[
 
 
 def train(recipe: tyro.conf.Positional[str]) -> int:
-    """Train a recipe on labels alone; interrupted or killed, the same command goes on.
+    """Train a recipe on labels alone; after an interruption, rerun the command to resume.
 
     Every setting of the recipe is an option: heatbox train RECIPE --help lists them with their values.
 
     Args:
-        recipe: One of those that heatbox recipes lists.
+        recipe: Name of a recipe; heatbox recipes lists them.
 
     Examples:
         heatbox train glyphs_resnet --out runs/small
@@ -64,17 +64,17 @@ def train_command(recipe: str) -> Callable[..., int]:
         accept_changes: bool = False,
         as_json: AsJson = False,
     ) -> int:
-        """Train a recipe on labels alone; interrupted or killed, the same command goes on.
+        """Train a recipe on labels alone; after an interruption, rerun the command to resume.
 
-        Writes a run folder: checkpoints with their scores, a log, and what is needed to go on. On several
-        devices: torchrun --nproc-per-node 8 -m heatbox train RECIPE and the same options.
+        Writes a run folder: checkpoints with their scores, a log, and the state to resume from. On several
+        devices: torchrun --nproc-per-node 8 -m heatbox train RECIPE with the same options.
 
         Args:
-            config: What to compute.
-            options: How to spread it over the machine.
+            config: The training.
+            options: How to distribute it over devices.
             out: The run folder.
-            overwrite: Start anew where the folder holds another training.
-            accept_changes: Go on although settings differ from those the folder was begun with.
+            overwrite: Start again, dropping an earlier training in the folder.
+            accept_changes: Resume although settings differ from those of the training in the folder.
             as_json: Print the scores as JSON instead of a table.
 
         Examples:
@@ -87,7 +87,7 @@ def train_command(recipe: str) -> Callable[..., int]:
 
 
 def code_of(number: int) -> int:
-    """The exit code of a command that a signal has stopped."""
+    """The exit code of a command stopped by a signal."""
     return INTERRUPTED if number == signal.SIGINT else 128 + number
 
 
@@ -103,9 +103,9 @@ def _train(
     from heatbox.training.trainer import TrainingStopped, train
 
     try:
-        _, found = train(config, out, options, on_terminal, tell_epoch, overwrite, accept_changes)
+        _, found = train(config, out, options, on_terminal, report_epoch, overwrite, accept_changes)
     except TrainingStopped as stopped:
-        say(f"heatbox: {stopped}; its state is saved, the same command goes on from there")
+        say(f"heatbox: {stopped}; its state is saved, rerun the command to resume")
         return code_of(stopped.number)
     if as_json:
         print_json(found)
@@ -117,15 +117,15 @@ def _train(
     return 0
 
 
-def tell_epoch(row: dict[str, Any]) -> None:
-    """One line about an epoch that is done."""
+def report_epoch(row: dict[str, Any]) -> None:
+    """Print one line about a finished epoch."""
     from heatbox.training.log import epoch_line
 
     say(epoch_line(row))
 
 
 def recipes(as_json: AsJson = False) -> None:
-    """What can be trained by name, from which weights, and what the paper reports of it.
+    """List the recipes, their initial weights, and the scores that the paper reports.
 
     Args:
         as_json: Print JSON instead of a table.

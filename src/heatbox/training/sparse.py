@@ -81,7 +81,8 @@ class Masks:
     ) -> None:
         if every < 1 or not 0 <= prune_rate <= 1:
             raise InputError(
-                f"prune rate is {prune_rate}, expected a fraction in [0, 1]; update every {every} steps, expected 1 or more"
+                f"prune rate {prune_rate} and update every {every} steps: expected a fraction in [0, 1] and "
+                "1 or more"
             )
         self.model = model
         self.kept = {name: mask.to(placement(model)[0]) for name, mask in kept.items()}
@@ -93,7 +94,7 @@ class Masks:
     def drawn(
         cls, model: nn.Module, counts: Mapping[str, int], seed: int = 0, **schedule: float | int
     ) -> Masks:
-        """Masks with the given number of kept weights per layer, at random positions, for training from scratch."""
+        """Masks at random positions, with a given number of kept weights per layer, to train from scratch."""
         kept = {}
         for layer, (name, weight) in enumerate(maskable(model).items()):
             generator = _generator(weight.device, seed, 0, layer)
@@ -124,20 +125,20 @@ class Masks:
         return 1 - sum(int(mask.sum()) for mask in self.kept.values()) / max(total, 1)
 
     def prune_rate_at(self, step: int) -> float:
-        """Fraction of the kept weights replaced at a step: a cosine from `prune_rate` to `LEAST_PRUNE_RATE`."""
+        """Fraction of the kept weights to replace at a step: a cosine that starts at `prune_rate`."""
         low = min(LEAST_PRUNE_RATE, self.prune_rate)
         return low + (self.prune_rate - low) * 0.5 * (1 + math.cos(math.pi * min(step / self.steps, 1.0)))
 
     @torch.no_grad()
     def mask_gradients(self) -> None:
-        """Set the gradients of weights that are not kept to zero, for clipping and for the optimizer's moments."""
+        """Set gradients of weights that are not kept to zero, for clipping and the optimizer's moments."""
         for name, weight in self.weights.items():
             if weight.grad is not None:
                 weight.grad.mul_(self.kept[name])
 
     @torch.no_grad()
     def apply(self, model: nn.Module) -> None:
-        """Set the weights that are not kept to zero, in the trained model or in the average of its weights."""
+        """Set weights that are not kept to zero, in the trained model or in the average of its weights."""
         parameters = dict(model.named_parameters()) if self.kept else {}
         for name, mask in self.kept.items():
             parameters[name].mul_(mask)

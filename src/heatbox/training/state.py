@@ -1,4 +1,4 @@
-"""The state of a training, saved in one file that is either complete or absent, and the signals that stop it."""
+"""The state of a training, saved in one file that is complete or absent, and the signals that stop it."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ class TrainState:
     """Everything that changes during a training.
 
     The order of the images, augmentation, dropout and the learning rate follow from the step alone
-    (`heatbox.training.data`, `heatbox.training.optim`), so the step stands for the state of all generators, of
-    the schedule and of the position within the epoch.
+    (`heatbox.training.data`, `heatbox.training.optim`), so the step stands for the state of all generators,
+    of the schedule and of the position within the epoch.
 
     Attributes:
         model: the model in training.
