@@ -1,4 +1,4 @@
-"""The demonstration, cut short: every step of it runs and leaves what it says."""
+"""The demo, cut short: every step runs and writes what it promises."""
 
 import dataclasses
 import json
@@ -37,10 +37,10 @@ def test_a_short_demo(tmp_path):
     assert again == metrics  # the same seed, the same scores, and the old run replaced
 
 
-def test_a_demo_does_not_take_the_place_of_another_run(tmp_path):
+def test_a_demo_does_not_replace_another_run(tmp_path):
     run = Run(tmp_path / "run")
     run.start({"model": "days of work"})
-    with pytest.raises(InputError, match="holds a run that is no demo"):
+    with pytest.raises(InputError, match="holds a run that is not a demo"):
         run_demo(CONFIG, run.folder, test_images=10)
     assert run.config() == {"model": "days of work"}
 
@@ -53,7 +53,7 @@ def test_without_the_extra_nothing_is_written(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_stopped_demo_says_so(number, code, tmp_path, monkeypatch, capsys):
+def test_a_stopped_demo_reports_it(number, code, tmp_path, monkeypatch, capsys):
     def stopped(*args):
         raise TrainingStopped(number, 22)
 

@@ -1,4 +1,4 @@
-"""The main job in one go, on the embedded data set: train, make maps, score, show."""
+"""The whole workflow on the embedded data set: train, make maps, score them, draw a contact sheet and a page."""
 
 from __future__ import annotations
 
@@ -31,25 +31,25 @@ def run_demo(
     report: Callable[[dict[str, Any]], None] = lambda row: None,
     test_images: int | None = None,
 ) -> dict[str, Any]:
-    """Train on glyphs' labels, then make and score CAM and PC1 maps on its test split.
+    """Train on the labels of glyphs, then make and score CAM and PC1 maps on its test split.
 
     Args:
-        config: of the training, see `heatbox.training.recipes`.
-        out: the run folder, replaced if it holds an earlier demo; the training is kept in training/ inside.
-        track: how to show progress.
-        report: is told each epoch's row.
-        test_images: number of images scored, by default all of the test split.
+        config: the training; see `heatbox.training.recipes`.
+        out: the run folder; an earlier demo in it is replaced. The training is in its subfolder training/.
+        track: progress display.
+        report: called with each epoch's row.
+        test_images: number of images to score; by default the whole test split.
 
     Returns:
-        the scores; see `heatbox.evaluation.predict.score`. `write_page` makes the page of it.
+        the scores; see `heatbox.evaluation.predict.score`. `write_page` makes the page.
 
     Raises:
-        InputError: the folder holds something that is no demo, or the extra `train` is not installed; nothing
-            is written then.
+        InputError: the folder holds a run other than a demo, or the extra `train` is not installed; in both
+            cases nothing is written.
     """
     run, training = Run(out), out / TRAINING
     if (out / CONFIG).exists() and not training.exists():
-        raise InputError(f"{out}: holds a run that is no demo; choose another --out")
+        raise InputError(f"{out}: holds a run that is not a demo; choose another --out")
     evaluation = EvaluateConfig(
         model=config.model,
         data="glyphs:test",
@@ -69,10 +69,10 @@ def run_demo(
 
 
 def write_page(out: Path, track: Track = silent) -> str:
-    """The explorer of the demo's images and maps, in report.html beside them.
+    """Write report.html, the explorer of the demo's images and maps, into the run folder.
 
     Returns:
-        "", or the sentence that says why there is no page: the extra `report` is not installed.
+        "", or the reason why there is no page: the extra `report` is not installed.
 
     Raises:
         InputError: the page cannot be written.

@@ -34,7 +34,7 @@ def start_two(data, out, *options):
 
 
 # Dropout and mixup depend on the micro-batch, not on the device, so the recipe stays as it is. BatchNorm's
-# running statistics are the first device's, as in torch, so only what is computed in training mode is compared.
+# running statistics are the first device's, as in torch, so only training mode is compared.
 def test_two_processes_train_as_one(small_data, uninterrupted, tmp_path):
     out = tmp_path / "run"
     for code, output in [training.finish() for training in start_two(small_data, out)]:
