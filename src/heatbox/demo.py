@@ -1,4 +1,4 @@
-"""The whole workflow on the embedded data set: train, make maps, score them, draw a contact sheet and a page."""
+"""The whole workflow on the embedded data set: train, make maps, score them, draw contact sheet and page."""
 
 from __future__ import annotations
 
