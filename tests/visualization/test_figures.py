@@ -28,6 +28,13 @@ def test_a_group_without_images_is_left_out():
     assert {row["decided_by"] for row in rows} == {"shape"}
 
 
+def test_categories_without_groups_are_left_out():
+    groups = {"clock": {"shape": FIELD}, "dog": {}}
+    found = erf.groups_by_category({"a": {"groups": groups}, "b": {"groups": {"clock": {}}}, "c": {}})
+    assert list(found) == ["clock"]
+    assert {row["model"] for row in found["clock"][1]} == {"a"}
+
+
 def test_undecided_categories_are_not_drawn_but_listed():
     one = {"shape": 0, "texture": 0, "other": 4}
     category = {"bias": None, "interval": [None, None], **one}

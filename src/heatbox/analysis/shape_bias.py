@@ -589,15 +589,8 @@ def draw(analysis: Analysis, found: dict[str, Numbers], config: ShapeBiasConfig)
     published = {name.lower() for name in analysis.stimuli.class_names} == set(CATEGORIES)
     drawn = figures.shape_bias(found, PUBLISHED if published else None)
     written = save_figure(drawn, analysis.figures / "shape-bias")
-    for category in dict.fromkeys(name for numbers in found.values() for name in numbers["groups"]):
-        both = {
-            label: numbers["groups"][category]
-            for label, numbers in found.items()
-            if numbers["groups"].get(category)
-        }
-        if both:
-            drawn = erf_figures.groups(both, category)
-            written += save_figure(drawn, analysis.figures / f"erf-groups-{category}")
+    for category, drawn in erf_figures.groups_by_category(found).items():
+        written += save_figure(drawn, analysis.figures / f"erf-groups-{category}")
     return written
 
 

@@ -157,6 +157,20 @@ def groups(found: Mapping[str, Mapping[str, Mapping[str, Any]]], category: str) 
     return figure, rows
 
 
+def groups_by_category(found: Mapping[str, Mapping[str, Any]]) -> dict[str, Drawn]:
+    """`groups` of every shape category with images in some group.
+
+    Args:
+        found: label → numbers of a shape bias, whose "groups" map a category to "shape" and "texture".
+    """
+    drawn = {}
+    for category in dict.fromkeys(name for one in found.values() for name in one.get("groups", {})):
+        both = {label: one.get("groups", {}).get(category) for label, one in found.items()}
+        if both := {label: one for label, one in both.items() if one}:
+            drawn[category] = groups(both, category)
+    return drawn
+
+
 def positions(found: Mapping[str, Mapping[str, Any]]) -> Drawn:
     """The radius of the receptive field at each position, one panel a model.
 

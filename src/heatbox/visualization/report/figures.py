@@ -137,11 +137,9 @@ def _erf(found: Found) -> Titled:
 
 
 def _shape_bias(found: Found) -> Titled:
-    drawn = [("Shape bias", shape_bias.shape_bias(found))]
-    for category in dict.fromkeys(name for one in found.values() for name in one.get("groups", {})):
-        both = {label: one["groups"][category] for label, one in found.items() if one["groups"].get(category)}
-        drawn.append((f"Receptive fields by deciding cue, {category}", erf.groups(both, category)))
-    return drawn
+    groups = erf.groups_by_category(found)
+    by_cue = [(f"Receptive fields by deciding cue, {category}", one) for category, one in groups.items()]
+    return [("Shape bias", shape_bias.shape_bias(found)), *by_cue]
 
 
 def _channels(found: Found) -> Titled:
