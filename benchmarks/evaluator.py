@@ -1,13 +1,13 @@
-"""How much faster than the reference procedure are the box metrics, and are they the same?
+"""Time the box metrics against the reference procedure, and compare their counts.
 
     uv run python benchmarks/evaluator.py [--real FOLDER_OF_NPY] [--reference DIR] [--images 20]
 
-For maps of each kind it scores the same heatmaps with a plain implementation of the reference procedure
-(1000 thresholds, `cv2.findContours`, one metric after the other) and with heatbox (both metrics in one
-pass), one thread each and in turns, compares the counts, and prints medians of processor time, which
-other work on the machine hardly touches, and their ratios. `--reference` points at a checkout of the
-reference evaluator, which is then run as well. `--real` takes a folder of `.npy` maps of any size. Then:
-two threads against one, the start of a second process, memory for a stream of maps, PxAP, the bootstrap.
+For each kind of map, the same heatmaps are scored with a plain implementation of the reference procedure
+(1000 thresholds, `cv2.findContours`, one metric after the other) and with heatbox (both metrics in one pass),
+alternately and on one thread each. The counts are compared, and medians of processor time, which other load
+on the machine hardly affects, and their ratios are printed. `--reference` is a checkout of the reference
+evaluator, which is then timed as well. `--real` is a folder of `.npy` maps of any size. Also measured: two
+threads against one, the start of a second process, memory for a stream of maps, PxAP and the bootstrap.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ THRESHOLDS = list(np.arange(0, 1, 0.001))
 def plain_boxes(heatmap: np.ndarray, every: bool) -> list[np.ndarray]:
     """Boxes at each of 1000 thresholds."""
     height, width = heatmap.shape
-    picture = np.expand_dims((heatmap * 255).astype(np.uint8), 2)
+    image = np.expand_dims((heatmap * 255).astype(np.uint8), 2)
     boxes = []
     for threshold in THRESHOLDS:
-        level = int(threshold * np.max(picture))
-        binary = cv2.threshold(src=picture, thresh=level, maxval=255, type=cv2.THRESH_BINARY)[1]
+        level = int(threshold * np.max(image))
+        binary = cv2.threshold(src=image, thresh=level, maxval=255, type=cv2.THRESH_BINARY)[1]
         contours = cv2.findContours(image=binary, mode=cv2.RETR_TREE, method=cv2.CHAIN_APPROX_SIMPLE)[0]
         if len(contours) == 0:
             boxes.append(np.zeros((1, 4), int))
@@ -303,7 +303,7 @@ def main() -> None:
     curves = (np.arange(1000) >= start) & (np.arange(1000) < start + 300)
     best_threshold_interval(curves[:100], 10)
     spent = seconds(lambda: best_threshold_interval(curves))
-    print(f"bootstrap with the threshold chosen anew in each resample: {spent:.1f} s")
+    print(f"bootstrap with the threshold chosen again in each resample: {spent:.1f} s")
 
 
 if __name__ == "__main__":

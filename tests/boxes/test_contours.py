@@ -68,7 +68,7 @@ def test_a_map_of_zeros_gives_the_empty_box(protocol):
 
 
 @pytest.mark.parametrize(
-    ("heatmap", "said"),
+    ("heatmap", "message"),
     [
         (np.zeros(3), "shape (3,)"),
         (np.zeros((0, 4)), "shape (0, 4)"),
@@ -78,8 +78,8 @@ def test_a_map_of_zeros_gives_the_empty_box(protocol):
         (np.array([[0, np.inf]]), "[0, inf]"),
     ],
 )
-def test_a_malformed_map_is_refused_in_one_sentence(heatmap, said):
-    with pytest.raises(InputError, match=re.escape(said)):
+def test_a_malformed_map_is_refused_in_one_sentence(heatmap, message):
+    with pytest.raises(InputError, match=re.escape(message)):
         heatmap_to_boxes(heatmap, [0.5])
 
 

@@ -51,13 +51,13 @@ def test_the_three_accuracies_follow_their_definition():
 
 
 @pytest.mark.parametrize(
-    ("logits", "labels", "said"),
+    ("logits", "labels", "message"),
     [
         (np.zeros((2, 3)), np.array([0, 3]), "label 3 is out of range, expected 0 to 2"),
         (np.zeros((2, 3)), np.array([0]), "expected \\(N, C\\) and \\(N,\\)"),
         (np.full((1, 3), np.nan), np.array([0]), "1 images hold NaN"),
     ],
 )
-def test_malformed_labels_are_refused(logits, labels, said):
-    with pytest.raises(InputError, match=said):
+def test_malformed_labels_are_refused(logits, labels, message):
+    with pytest.raises(InputError, match=message):
         label_rank(logits, labels)

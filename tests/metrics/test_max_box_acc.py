@@ -77,7 +77,7 @@ def some_images(count=6, side=32):
 
 
 @pytest.mark.parametrize("seed", range(0, 120, 2))
-def test_the_general_road_and_one_score_alone_agree_with_both_together(seed):
+def test_the_general_path_and_one_metric_alone_agree_with_both_together(seed):
     heatmap = random_map(seed, 60)
     boxes, size = truth_that_fits(seed, heatmap)
     for contours in ("largest", "all"):
@@ -141,7 +141,7 @@ def test_an_update_with_one_bad_map_counts_none_of_it():
 
 
 @pytest.mark.parametrize(
-    ("boxes", "size", "said"),
+    ("boxes", "size", "message"),
     [
         ([[5, 5, 4, 9]], (10, 10), "box [5.0, 5.0, 4.0, 9.0]"),
         ([[-1, 5, 4, 9]], (10, 10), "0 <= x0 <= x1"),
@@ -150,8 +150,8 @@ def test_an_update_with_one_bad_map_counts_none_of_it():
         ([[0, 0, 1, 1]], (0, 10), "expected positive (width, height)"),
     ],
 )
-def test_malformed_ground_truth_is_refused(boxes, size, said):
-    with pytest.raises(InputError, match=re.escape(said)):
+def test_malformed_ground_truth_is_refused(boxes, size, message):
+    with pytest.raises(InputError, match=re.escape(message)):
         MaxBoxAcc().update(np.zeros((1, 4, 4)), [np.array(boxes)], [size])
 
 

@@ -86,7 +86,7 @@ def test_masks_of_instances_are_joined_and_ignored_pixels_are_not_object():
 
 
 @pytest.mark.parametrize(
-    ("heatmap", "mask", "said"),
+    ("heatmap", "mask", "message"),
     [
         (np.zeros((4, 4)), np.zeros((4, 5), np.uint8), "expected the same"),
         (np.zeros((4, 4)), np.full((4, 4), 2, np.uint8), "other than 0, 1 and 255"),
@@ -94,9 +94,9 @@ def test_masks_of_instances_are_joined_and_ignored_pixels_are_not_object():
         (np.full((4, 4), np.nan), np.zeros((4, 4), np.uint8), "16 NaN"),
     ],
 )
-def test_malformed_input_is_refused_and_nothing_counted(heatmap, mask, said):
+def test_malformed_input_is_refused_and_nothing_counted(heatmap, mask, message):
     metric = PxAP()
-    with pytest.raises(InputError, match=re.escape(said)):
+    with pytest.raises(InputError, match=re.escape(message)):
         metric.update([np.zeros((4, 4)), heatmap], [np.zeros((4, 4), np.uint8), mask])
     assert metric.images == 0
     assert metric.histogram.sum() == 0

@@ -84,13 +84,31 @@ def score_batch(
     Raises:
         InputError: a heatmap is malformed; the message has its index in the batch.
     """
+    from heatbox.boxes._kernels.score import score_maps
+
     threads = threads or available_cores()
-    count = len(heatmaps)
-    curves = LevelCurves(np.zeros((count, 2, 256)), np.zeros(count, np.int64))
+    curves = LevelCurves(np.zeros((len(heatmaps), 2, 256)), np.zeros(len(heatmaps), np.int64))
     chunks = list(_chunks(heatmaps))
 
-    def score(chunk: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-        return _score_chunk(heatmaps, truth, starts, iou, thresholds, chunk, curves)
+    def score(chunk: tuple[int, int]) -> list[np.ndarray]:
+        """Score heatmaps begin:end, which have one shape, into `curves`; returns their counts."""
+        begin, end = chunk
+        maps = np.asarray(heatmaps[begin:end])
+        if maps.ndim != 3 or 0 in maps.shape:
+            check_heatmap(maps[0], f"heatmap {begin}")
+        if maps.dtype not in (np.float32, np.float64):
+            maps = maps.astype(np.float32 if maps.dtype == np.float16 else np.float64)
+        # One memory layout, so that the kernel is not compiled again for read-only or strided maps.
+        maps = np.require(maps, requirements=("C", "W"))
+        counts = tuple(np.zeros((len(values), len(thresholds)), np.int64) for values in iou)
+        boxes, firsts = truth[starts[begin] : starts[end]], starts[begin : end + 1] - starts[begin]
+        values, tops = curves.values[begin:end], curves.tops[begin:end]
+        with _WORKSPACES.lend(maps.shape[1:]) as work:
+            score_maps(maps, boxes, firsts, iou, thresholds, work, values, tops, counts)
+        if (tops < 0).any():
+            i = int(np.argmax(tops < 0))
+            check_heatmap(maps[i], f"heatmap {begin + i}")
+        return list(counts)
 
     if threads == 1 or len(chunks) == 1:
         counts = [score(chunk) for chunk in chunks]
@@ -113,34 +131,3 @@ def _chunks(heatmaps: Sequence[np.ndarray] | np.ndarray) -> Iterator[tuple[int, 
         if last or end - begin == MAPS_PER_CALL or layout(heatmaps[end]) != layout(heatmaps[begin]):
             yield begin, end
             begin = end
-
-
-def _score_chunk(
-    heatmaps: Sequence[np.ndarray] | np.ndarray,
-    truth: np.ndarray,
-    starts: np.ndarray,
-    iou: tuple[np.ndarray, np.ndarray],
-    thresholds: np.ndarray,
-    chunk: tuple[int, int],
-    curves: LevelCurves,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Score heatmaps begin:end, which have one shape, into `curves`; returns their counts."""
-    from heatbox.boxes._kernels.score import score_maps
-
-    begin, end = chunk
-    maps = np.asarray(heatmaps[begin:end])
-    if maps.ndim != 3 or 0 in maps.shape:
-        check_heatmap(maps[0], f"heatmap {begin}")
-    if maps.dtype not in (np.float32, np.float64):
-        maps = maps.astype(np.float32 if maps.dtype == np.float16 else np.float64)
-    # One memory layout, so that the kernel is not compiled again for read-only or strided maps.
-    maps = np.require(maps, requirements=("C", "W"))
-    counts = tuple(np.zeros((len(values), len(thresholds)), np.int64) for values in iou)
-    boxes, firsts = truth[starts[begin] : starts[end]], starts[begin : end + 1] - starts[begin]
-    tops = curves.tops[begin:end]
-    with _WORKSPACES.lend(maps.shape[1:]) as work:
-        score_maps(maps, boxes, firsts, iou, thresholds, work, curves.values[begin:end], tops, counts)
-    if (tops < 0).any():
-        i = int(np.argmax(tops < 0))
-        check_heatmap(maps[i], f"heatmap {begin + i}")
-    return counts[0], counts[1]

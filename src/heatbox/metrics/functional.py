@@ -191,7 +191,7 @@ def box_counts(
     check_length(image_sizes, "image_sizes", "(width, height) for each image")
     if not len(maps) == len(boxes) == len(image_sizes):
         raise InputError(
-            f"update got {len(maps)} heatmaps, {len(boxes)} box arrays and {len(image_sizes)} sizes, "
+            f"got {len(maps)} heatmaps, {len(boxes)} box arrays and {len(image_sizes)} sizes, "
             "expected as many of each"
         )
     if protocol == "exact" or not len(maps):
@@ -709,7 +709,7 @@ def pixel_histograms(
     maps = as_maps(heatmaps)
     check_length(masks, "masks", "an (H, W) mask for each image")
     if len(maps) != len(masks):
-        raise InputError(f"update got {len(maps)} heatmaps and {len(masks)} masks, expected as many")
+        raise InputError(f"got {len(maps)} heatmaps and {len(masks)} masks, expected as many")
 
     def histogram(i: int) -> np.ndarray:
         return pixel_histogram(maps[i], masks[i], thresholds, f"heatmap {i}")

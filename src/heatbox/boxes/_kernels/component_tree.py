@@ -27,12 +27,12 @@ OUTSIDE = 0  # the flat index of a frame pixel, representing the whole frame
 
 
 @njit(inline="always")
-def _find(parent, pixel):
+def find(parent, pixel):
     """Representative of a pixel's set, with path halving."""
     while parent[pixel] != pixel:
         parent[pixel] = parent[parent[pixel]]
         pixel = parent[pixel]
-    return pixel
+    return np.int64(pixel)
 
 
 @compiled
@@ -61,7 +61,8 @@ def sort_pixels(levels, top):
 
 
 @njit(inline="always")
-def _grow(box, keep, x0, y0, x1, y1):
+def grow(box, keep, x0, y0, x1, y1):
+    """Extend the box of a set."""
     box[keep, 0] = min(box[keep, 0], x0)
     box[keep, 1] = min(box[keep, 1], y0)
     box[keep, 2] = max(box[keep, 2], x1)
@@ -100,7 +101,7 @@ def component_rows(levels, order, start, top, table):
             for step in (-stride - 1, -stride, -stride + 1, -1, 1, stride - 1, stride, stride + 1):
                 if parent[pixel + step] < 0:
                     continue
-                other = _find(parent, pixel + step)
+                other = find(parent, pixel + step)
                 if root < 0:
                     root = other
                 elif other != root:
@@ -109,7 +110,7 @@ def component_rows(levels, order, start, top, table):
                     if since[root] > level:
                         count = _write(table, count, box, root, level, since[root] - 1, 0)
                         since[root] = level
-                    _grow(box, root, box[other, 0], box[other, 1], box[other, 2], box[other, 3])
+                    grow(box, root, box[other, 0], box[other, 1], box[other, 2], box[other, 3])
                     parent[other] = root
             if root < 0:
                 parent[pixel] = pixel
@@ -121,7 +122,7 @@ def component_rows(levels, order, start, top, table):
                 if since[root] > level:
                     count = _write(table, count, box, root, level, since[root] - 1, 0)
                     since[root] = level
-                _grow(box, root, x, y, x, y)
+                grow(box, root, x, y, x, y)
     for k in range(order.size):
         pixel = order[k]
         if parent[pixel] == pixel:
@@ -158,7 +159,7 @@ def hole_rows(levels, order, start, top, table, count):
             for step in (-stride, -1, 1, stride):
                 if parent[pixel + step] < 0:
                     continue
-                other = _find(parent, pixel + step)
+                other = find(parent, pixel + step)
                 if other == root:
                     continue
                 if root == OUTSIDE:
@@ -172,7 +173,7 @@ def hole_rows(levels, order, start, top, table, count):
                     continue
                 if since[other] < level:
                     count = _write(table, count, box, other, since[other], level - 1, 1)
-                _grow(box, root, box[other, 0], box[other, 1], box[other, 2], box[other, 3])
+                grow(box, root, box[other, 0], box[other, 1], box[other, 2], box[other, 3])
                 parent[other] = root
     for k in range(start[top]):
         pixel = order[k]
@@ -276,7 +277,7 @@ def largest_boxes(filled, order, start, top, boxes):
             for step in (-stride - 1, -stride, -stride + 1, -1, 1, stride - 1, stride, stride + 1):
                 if parent[pixel + step] < 0:
                     continue
-                other = _find(parent, pixel + step)
+                other = find(parent, pixel + step)
                 if root < 0:
                     root = other
                 elif other != root:
@@ -285,7 +286,7 @@ def largest_boxes(filled, order, start, top, boxes):
                     parent[other] = root
                     area[root] += area[other]
                     first[root] = min(first[root], first[other])
-                    _grow(box, root, box[other, 0], box[other, 1], box[other, 2], box[other, 3])
+                    grow(box, root, box[other, 0], box[other, 1], box[other, 2], box[other, 3])
             if root < 0:
                 root = pixel
                 area[root] = 0
@@ -296,7 +297,7 @@ def largest_boxes(filled, order, start, top, boxes):
             parent[pixel] = root
             area[root] += weight[pixel]
             first[root] = min(first[root], pixel)
-            _grow(box, root, x, y, x, y)
+            grow(box, root, x, y, x, y)
             if changed_at[root] != level:
                 changed_at[root] = level
                 changed[num_changed] = root
@@ -304,7 +305,7 @@ def largest_boxes(filled, order, start, top, boxes):
         rescan = False
         area_before = best_area
         if best >= 0:
-            best = _find(parent, best)
+            best = find(parent, best)
             # A component can only grow, so the best stays best until another overtakes it, except that
             # growing upwards makes it lose a tie it had won: then every component is a candidate again.
             rescan = area[best] == best_area and first[best] < best_first

@@ -7,19 +7,12 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
+from heatbox.boxes._kernels.component_tree import find, grow
 from heatbox.boxes._kernels.monotone_runs import sort_by_level
 from heatbox.boxes._kernels.neighbours import JOINS_4, JOINS_8, MEMBER_4, MEMBER_8, WEIGHT
 
 MAX_TABLE_LABELS = 1024
 """Number of maxima up to which areas are summed in a table per maximum and level, of 1 MB."""
-
-
-@njit(inline="always")
-def _find(parent, label):
-    while parent[label] != label:
-        parent[label] = parent[parent[label]]
-        label = parent[label]
-    return np.int64(label)
 
 
 @njit(inline="always")
@@ -37,14 +30,6 @@ def _append(rows, count, box, label, first, last):
     rows[4, count] = first
     rows[5, count] = last
     return count + 1
-
-
-@njit(inline="always")
-def _grow(box, label, x0, y0, x1, y1):
-    box[label, 0] = min(box[label, 0], x0)
-    box[label, 1] = min(box[label, 1], y0)
-    box[label, 2] = max(box[label, 2], x1)
-    box[label, 3] = max(box[label, 3], y1)
 
 
 @njit(nogil=True)
@@ -73,11 +58,11 @@ def trace_components(image, tree, critical, start, shift, sets, rows):
     for level in range(255, 0, -1):
         for k in range(start[level], start[level + 1]):
             pixel = np.int64(critical[k])
-            one = _find(parent, label[run[pixel]])
+            one = find(parent, label[run[pixel]])
             m = mask[pixel]
             if JOINS_8[m] > 1:
                 for j in range(JOINS_8[m]):
-                    other = _find(parent, label[run[pixel + towards[MEMBER_8[m, j]]]])
+                    other = find(parent, label[run[pixel + towards[MEMBER_8[m, j]]]])
                     if other == one:
                         continue
                     if since[other] > level:
@@ -85,14 +70,14 @@ def trace_components(image, tree, critical, start, shift, sets, rows):
                     if since[one] > level:
                         count = _append(rows, count, box, one, level, since[one] - 1)
                         since[one] = level
-                    _grow(box, one, box[other, 0], box[other, 1], box[other, 2], box[other, 3])
+                    grow(box, one, box[other, 0], box[other, 1], box[other, 2], box[other, 3])
                     parent[other] = one
             x, y = pixel & ((1 << shift) - 1), pixel >> shift
             if x < box[one, 0] or x > box[one, 2] or y < box[one, 1] or y > box[one, 3]:
                 if since[one] > level:
                     count = _append(rows, count, box, one, level, since[one] - 1)
                     since[one] = level
-                _grow(box, one, x, y, x, y)
+                grow(box, one, x, y, x, y)
     for one in range(1, labels):
         if parent[one] == one:
             count = _append(rows, count, box, one, 0, since[one] - 1)
@@ -120,11 +105,11 @@ def trace_holes(image, tree, critical, start, shift, sets, spill, rows):
     for level in range(256):
         for k in range(start[level], start[level + 1]):
             pixel = np.int64(critical[k])
-            one = _find(parent, label[run[pixel]])
+            one = find(parent, label[run[pixel]])
             m = mask[pixel]
             if JOINS_4[m] > 1:
                 for j in range(JOINS_4[m]):
-                    other = _find(parent, label[run[pixel + towards[MEMBER_4[m, j]]]])
+                    other = find(parent, label[run[pixel + towards[MEMBER_4[m, j]]]])
                     if other == one:
                         continue
                     if spill[one] < inside:
@@ -139,7 +124,7 @@ def trace_holes(image, tree, critical, start, shift, sets, spill, rows):
                         continue
                     if since[other] < level:
                         count = _append(rows, count, box, other, since[other], level - 1)
-                    _grow(box, one, box[other, 0], box[other, 1], box[other, 2], box[other, 3])
+                    grow(box, one, box[other, 0], box[other, 1], box[other, 2], box[other, 3])
                     parent[other] = one
             if spill[one] < inside:
                 continue
@@ -148,7 +133,7 @@ def trace_holes(image, tree, critical, start, shift, sets, spill, rows):
                 if since[one] < level:
                     count = _append(rows, count, box, one, since[one], level - 1)
                     since[one] = level
-                _grow(box, one, x, y, x, y)
+                grow(box, one, x, y, x, y)
     return count
 
 
@@ -162,7 +147,7 @@ def fill_holes(image, filled, runs, span, label, lowest, parent, spill):
     filled[:] = image
     raised = False
     for r in range(1, runs):
-        level = spill[_find(parent, label[r])]
+        level = spill[find(parent, label[r])]
         if lowest[r] == 0 or np.int64(image[lowest[r]]) >> 8 >= level:
             continue
         raised = True
@@ -226,25 +211,25 @@ def trace_largest(filled, tree, runs, span, critical, start, shift, sets, lists,
             num_roots += 1
         for k in range(start[level], start[level + 1]):
             pixel = np.int64(critical[k])
-            one = _find(parent, label[run[pixel]])
+            one = find(parent, label[run[pixel]])
             m = mask[pixel]
             if JOINS_8[m] > 1:
                 for j in range(JOINS_8[m]):
-                    other = _find(parent, label[run[pixel + towards[MEMBER_8[m, j]]]])
+                    other = find(parent, label[run[pixel + towards[MEMBER_8[m, j]]]])
                     if other == one:
                         continue
-                    _grow(box, one, box[other, 0], box[other, 1], box[other, 2], box[other, 3])
+                    grow(box, one, box[other, 0], box[other, 1], box[other, 2], box[other, 3])
                     parent[other] = one
                     area[one] += area[other]
                     if use_table:  # lower pixels are now part of the joined component
                         for v in range(level + 1):
                             table[one, v] += table[other, v]
             x, y = pixel & ((1 << shift) - 1), pixel >> shift
-            _grow(box, one, x, y, x, y)
+            grow(box, one, x, y, x, y)
         if not use_table:
             for k in range(starts[1, level], starts[1, level + 1]):
                 pixel = np.int64(weighted[k])
-                area[_find(parent, label[run[pixel]])] += WEIGHT[mask[pixel]]
+                area[find(parent, label[run[pixel]])] += WEIGHT[mask[pixel]]
         kept = 0
         best, best_area, best_row, ties = np.int64(0), np.int64(-1), np.int64(-1), 0
         for k in range(num_roots):
@@ -276,7 +261,7 @@ def _right_most(filled, run, label, parent, box, area, roots, num_roots, best, l
         if area[one] != best_area or box[one, 1] != row:
             continue
         pixel = (row << shift) + np.int64(box[one, 0])
-        while filled[pixel] >> 8 < level or _find(parent, label[run[pixel]]) != one:
+        while filled[pixel] >> 8 < level or find(parent, label[run[pixel]]) != one:
             pixel += 1
         if pixel > last:
             last, best = pixel, one
