@@ -70,7 +70,7 @@ def load_split(tree: Tree, name: str, report: Report = raise_problem) -> Split:
             example = _boxed_example(inside, file, label, table[key], names, report)
             if example:
                 examples.append(example)
-    for key in table.keys() - used:
+    for key in [key for key in table if key not in used]:
         if not root or key.startswith(f"{root}/") or inside.where in table[key].where:
             report(f"{table[key].where}: image {key!r} is missing")
     return Split(name, examples, names, TreeImages(tree, root))
