@@ -129,7 +129,7 @@ def test_bytes_are_normalize_later(photo, augment):
 
 def test_an_odd_batch_is_mixed_but_for_its_last_image():
     images, labels = torch.randn(5, 3, 16, 16), torch.arange(5) % 4
-    mixed, soft = Augment(erase=0, mixup=0.8).on_batch(4)(images.clone(), labels)
+    mixed, soft = Augment(erase=0, mixup=0.8).batch_transform(4)(images.clone(), labels)
     assert torch.equal(mixed[4], images[4])
     assert not torch.equal(mixed[0], images[0])
     assert soft[4].tolist() == pytest.approx([0.925, 0.025, 0.025, 0.025])
@@ -194,22 +194,24 @@ def test_any_crop_is_that_of_torchvision(size, share, wanted):
 def test_policies():
     picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3)).astype(np.uint8))
     for policy in (Augment(), Augment(auto="", jitter=0.4)):
-        changed = policy.on_picture(64, MEAN)
+        changed = policy.image_transform(64, MEAN)
         assert any(not np.array_equal(np.asarray(changed(picture)), np.asarray(picture)) for _ in range(10))
         assert changed(picture).size == (64, 64)
-    assert Augment(auto="", jitter=0).on_picture(64, MEAN) is None
+    assert Augment(auto="", jitter=0).image_transform(64, MEAN) is None
 
 
 def test_batches():
     images, labels = torch.zeros(8, 3, 32, 32), torch.arange(8) % 4
-    plain, soft = Augment(erase=0).on_batch(4)(images, labels)
+    plain, soft = Augment(erase=0).batch_transform(4)(images, labels)
     assert torch.equal(plain, images)
     assert torch.allclose(soft.sum(1), torch.ones(8))
     assert torch.equal(soft.argmax(1), labels)
     assert soft.max() == pytest.approx(0.925)
-    erased, _ = Augment(erase=1).on_batch(4)(images.clone(), labels)
+    erased, _ = Augment(erase=1).batch_transform(4)(images.clone(), labels)
     assert all(image.abs().max() > 0 for image in erased)
-    mixed, soft = Augment(erase=0, mixup=0.8, cutmix=1.0).on_batch(4)(torch.randn(8, 3, 32, 32), labels)
+    mixed, soft = Augment(erase=0, mixup=0.8, cutmix=1.0).batch_transform(4)(
+        torch.randn(8, 3, 32, 32), labels
+    )
     assert mixed.shape == images.shape
     assert torch.allclose(soft.sum(1), torch.ones(8), atol=1e-5)
 
@@ -222,4 +224,4 @@ def test_bad_policies(options):
 
 def test_bad_policy_string():
     with pytest.raises(InputError, match="is not a policy"):
-        Augment(auto="wild-m9").on_picture(64, MEAN)
+        Augment(auto="wild-m9").image_transform(64, MEAN)

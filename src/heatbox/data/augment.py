@@ -37,7 +37,9 @@ class Augment:
         if min(self.jitter, self.mixup, self.cutmix) < 0:
             raise InputError(f"jitter {self.jitter}, mixup {self.mixup}, cutmix {self.cutmix}: below 0")
 
-    def on_picture(self, size: int, mean: tuple[float, ...]) -> Callable[[Image.Image], Image.Image] | None:
+    def image_transform(
+        self, size: int, mean: tuple[float, ...]
+    ) -> Callable[[Image.Image], Image.Image] | None:
         """RandAugment or color jitter, for RGB images of the input's size; None for neither."""
         if self.auto:
             from timm.data.auto_augment import rand_augment_transform
@@ -55,7 +57,7 @@ class Augment:
             return ColorJitter(self.jitter, self.jitter, self.jitter)
         return None
 
-    def on_batch(self, num_classes: int) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    def batch_transform(self, num_classes: int) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
         """Erasing, mixup and cutmix: (B, 3, H, W), (B,) labels → images, (B, num_classes) soft labels.
 
         Images are changed in place. All random numbers come from the generators of the CPU, for images on any

@@ -182,7 +182,7 @@ def batches(
         ratio=(3 / 4, 4 / 3) if config.crop else None,
         mean=config.mean,
         std=config.std,
-        augment=augment_of(config).on_picture(config.size, config.mean),
+        augment=augment_of(config).image_transform(config.size, config.mean),
     )
     loader: Any = DataLoader(
         SeededImages(TrainImages(split, transform), config.seed),

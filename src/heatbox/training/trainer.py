@@ -154,7 +154,7 @@ def fit(
         InputError: a loss that is not finite, unusable images or settings, a full disk.
         TrainingStopped: by Ctrl-C or SIGTERM; the state is saved.
     """
-    mix = augment_of(config).on_batch(split.num_classes)
+    mix = augment_of(config).batch_transform(split.num_classes)
     wrapped, optimizer = fabric.setup(model, make_optimizer(model, config))
     masks = _initial_masks(config, model, split, plan, folder)
     ema = _average(model, config.ema)
@@ -219,7 +219,7 @@ def check_settings(config: TrainConfig) -> None:
         raise InputError(f"sparsity is {config.sparsity}, expected a fraction in [0, 1)")
     if config.checkpoint_every < 1:
         raise InputError(f"checkpoint every {config.checkpoint_every} epochs, expected 1 or more")
-    augment_of(config).on_picture(config.size, config.mean)
+    augment_of(config).image_transform(config.size, config.mean)
     if (config.mixup or config.cutmix) and config.per_device % 2:
         raise InputError(f"mixup and cutmix pair images: --per-device {config.per_device} must be even")
     for method in config.method:
