@@ -109,7 +109,7 @@ def contact_sheet(
     """Images with their ground truth, and each run's maps and boxes beside it.
 
     The images are spread evenly over the ranking by IoU of the first run's first map, from best to worst:
-    neither successes nor failures are selected. Several runs get one row an image, under their names.
+    neither successes nor failures are selected. Several runs get one row per image, headed by their names.
 
     Args:
         runs: name of a run → its records in batches, as `heatbox.evaluation.run.Run.records` yields them.

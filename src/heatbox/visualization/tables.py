@@ -119,7 +119,7 @@ def score_table(metrics: Mapping[str, Any], milliseconds: Mapping[str, float] | 
 
     Args:
         metrics: content of metrics.json.
-        milliseconds: map → time an image, for a last column; "forward" is the forward pass.
+        milliseconds: map → time per image, for a last column; "forward" is the forward pass.
     """
     masks, times = metrics.get("truth") == "masks", milliseconds or {}
     methods = metrics["methods"]
@@ -133,7 +133,7 @@ def score_table(metrics: Mapping[str, Any], milliseconds: Mapping[str, float] | 
         cells = [column.cell(entry) for column in columns]
         cells += [Cell(f"{times[name]:.2f}" if name in times else "")] if times else []
         rows.append((name, name in metrics["baselines"], cells))
-    headings = [column.heading for column in columns] + (["ms an image"] if times else [])
+    headings = [column.heading for column in columns] + (["ms per image"] if times else [])
     return ScoreTable(headings, rows, _caption(metrics, masks, times))
 
 
@@ -148,7 +148,7 @@ def _caption(metrics: Mapping[str, Any], masks: bool, times: Mapping[str, float]
     if "forward" in times:
         text += (
             " Milliseconds are the median over batches, in addition to a forward pass of "
-            f"{times['forward']:.2f} ms an image."
+            f"{times['forward']:.2f} ms per image."
         )
     return text + (" Baselines, which do not use the images, are in grey." if metrics["baselines"] else "")
 
@@ -166,7 +166,7 @@ def terminal_score_table(metrics: Mapping[str, Any], title: str) -> Table:
 
 
 def difference_lines(metrics: Mapping[str, Any]) -> list[str]:
-    """Paired differences between maps of the same images, a line each."""
+    """Paired differences between maps of the same images, one line each."""
     lines = []
     for pair in metrics["differences"]:
         names = [name for name in pair if name not in ("first", "second")]
@@ -218,7 +218,7 @@ def catalogue_table(entries: Sequence[Entry]) -> Table:
 
 
 def comparison_table(rows: Sequence[Mapping[str, Any]], title: str) -> Table:
-    """Headline numbers of the instruments: one row a number, one column a model."""
+    """Headline numbers of the instruments: one row per number, one column per model."""
     table = Table(title=_text(title))
     table.add_column("", no_wrap=True)
     for row in rows:

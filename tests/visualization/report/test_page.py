@@ -239,7 +239,7 @@ def test_several_runs_and_an_analysis_on_one_page(run, tmp_path):
         shown.select_option("#map", "2")
         assert "(10 images)" in shown.inner_text("#score")
         assert shown.locator("tbody tr").count() == 4 + 3
-        assert "ms an image" in shown.locator("thead").first.inner_text()
+        assert "ms per image" in shown.locator("thead").first.inner_text()
         assert not troubles
 
 

@@ -72,7 +72,7 @@ def _edges(x: np.ndarray, bins: int) -> np.ndarray:
 
 
 def against_weight(found: Mapping[str, Mapping[str, Any]], x_label: str, per_row: int = 3) -> Drawn:
-    """Class weight against a quantity of the channel, as a density, one panel an entry (Fig. 18 and 19).
+    """Class weight against a quantity of the channel, as a density, one panel per entry (Fig. 18 and 19).
 
     Args:
         found: title → "density" (see `density`) and "correlation" (pearson, spearman, their intervals,
@@ -144,7 +144,7 @@ def _correlations(link: Mapping[str, Any]) -> str:
 
 
 def by_class(found: Mapping[str, Sequence[Mapping[str, Any]]], what: str) -> Drawn:
-    """Distribution of the rank correlation over classes, one curve a model.
+    """Distribution of the rank correlation over classes, one curve per model.
 
     Args:
         found: label → a row for each class: "class", "spearman", "images".

@@ -25,7 +25,7 @@ def explained_variance(found: Mapping[str, Mapping[str, Any]]) -> Drawn:
         found: label → "own" and "grid" → "mean", "low", "high" (P,), "map" (h, w), "images".
     """
     rows: list[Row] = []
-    titles = {"own": "each network's own feature map"}
+    titles = {"own": "each model's own feature map"}
     if any(tuple(one["own"]["map"]) != tuple(one["grid"]["map"]) for one in found.values()):
         titles["grid"] = "all averaged to one grid"
     figure, axes = panels(len(titles), 4.6, 3.7, share_y=True)

@@ -25,7 +25,7 @@ _SQUARES = ("0.2", "0.3", "0.5", "0.99")
 
 
 def heatmaps(fields: Mapping[str, tuple[np.ndarray, Mapping[str, Any]]]) -> Drawn:
-    """The contribution of every pixel, one panel a model, with the squares that contain the fraction t.
+    """The contribution of every pixel, one panel per model, with the squares that contain the fraction t.
 
     Args:
         fields: label → contribution (H, W), and its numbers as returned by
@@ -90,7 +90,7 @@ def _square(axes: Any, x: int, y: int, side: int, number: int, label: str) -> No
 
 
 def curves(fields: Mapping[str, Mapping[str, Any]]) -> Drawn:
-    """r(t) of several networks on one plot, with and without the logarithm.
+    """r(t) of several models on one plot, with and without the logarithm.
 
     Args:
         fields: label → numbers as returned by `heatbox.analysis.erf.numbers_of`.
@@ -172,7 +172,7 @@ def groups_by_category(found: Mapping[str, Mapping[str, Any]]) -> dict[str, Draw
 
 
 def positions(found: Mapping[str, Mapping[str, Any]]) -> Drawn:
-    """The radius of the receptive field at each position, one panel a model.
+    """The radius of the receptive field at each position, one panel per model.
 
     Args:
         found: label → "rows", "columns" (cells), "sigma" and "explained" (R, K), "feature_size", "size" and

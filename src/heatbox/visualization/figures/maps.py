@@ -26,7 +26,7 @@ from heatbox.visualization.figures.style import (
 
 
 def threshold_curves(found: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> Drawn:
-    """Score against threshold with the best point: one panel a method, one curve a model.
+    """Score against threshold with the best point: one panel per method, one curve per model.
 
     Args:
         found: method → label → "thresholds", "score", "score_v2" (T,), "best", "plateau", "images".

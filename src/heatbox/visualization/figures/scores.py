@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SCRATCH = "scratch"
-"""Pre-training of a network that is trained from random weights."""
+"""Pre-training of a model that is trained from random weights."""
 SCORES = ("MaxBoxAcc", "MaxBoxAccV2")
 RESOLUTION, PRETRAINING = "#009E73", "#D55E00"  # the paper's green and red, distinct for colour-blind readers
 Published = Mapping[str, Mapping[str, tuple[float, float]]]
@@ -415,7 +415,7 @@ def _table(rows: Sequence[Row], columns: Mapping[str, Column], text_columns: int
 
 
 def headline_numbers(rows: list[Row], labels: Mapping[str, str] = HEADLINES) -> Drawn:
-    """The headline numbers of the instruments: one small panel a number, one marker a model.
+    """The headline numbers of the instruments: one small panel per number, one marker per model.
 
     Args:
         rows: a row for each model: "model" and the numbers, None where one was not measured.

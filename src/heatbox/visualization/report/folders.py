@@ -68,7 +68,7 @@ class Folder:
         ]
 
     def milliseconds(self) -> dict[str, float]:
-        """Median milliseconds an image of each map, and of the "forward" pass; empty if not recorded.
+        """Median milliseconds per image of each map, and of the "forward" pass; empty if not recorded.
 
         Raises:
             InputError: the times are damaged.
