@@ -17,6 +17,7 @@ import heatbox
 from heatbox.analysis.shape_bias import CATEGORIES, by_observer, read_responses
 from heatbox.data.glyphs import CLASS_NAMES, glyphs_cue_conflict
 from heatbox.errors import InputError
+from helpers.scenes import MOBILENET
 
 shape_bias = importlib.import_module("heatbox.analysis.shape_bias")  # the package has a function of that name
 
@@ -173,8 +174,6 @@ def test_groups_of_a_category():
 
 
 def test_first_real_stimuli(shared, tmp_path):
-    from test_evaluation import MOBILENET
-
     from heatbox.data.open import open_split
     from heatbox.models.factory import create_model
 
@@ -206,7 +205,7 @@ def test_bad_tables(table, says):
 
 
 def test_bad_files(tmp_path):
-    with pytest.raises(InputError, match=r"none\.csv: is no CSV"):
+    with pytest.raises(InputError, match=r"none\.csv: is not a readable CSV"):
         shape_bias.from_responses(tmp_path / "none.csv")
     (tmp_path / "short.csv").write_text("image,shape,texture,response\na,b,c\n")
     with pytest.raises(InputError, match="line 2 has 3 cells"):
@@ -220,7 +219,7 @@ def test_classes_that_do_not_fit():
     split = glyphs_cue_conflict(20)
     with pytest.raises(InputError, match="7 classes and the stimuli 10 categories"):
         shape_bias.categories_for(split, 7)
-    with pytest.raises(InputError, match="'disc' is none of the 16"):
+    with pytest.raises(InputError, match="'disc' is not one of the 16"):
         shape_bias.categories_for(split, 1000)
     with pytest.raises(InputError, match="expected indices from 0 to 3"):
         shape_bias.decide(np.ones((1, 4)), {"a": (4,)})

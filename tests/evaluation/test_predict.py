@@ -8,16 +8,7 @@ from heatbox.errors import InputError
 from heatbox.evaluation.predict import evaluate
 from heatbox.evaluation.run import Run
 from heatbox.evaluation.score import score_run
-from helpers.scenes import write_model, write_split
-
-MOBILENET = """
-from timm.models import efficientnet
-
-def build():
-    return efficientnet._gen_mobilenet_v1(
-        "mobilenetv1_100", channel_multiplier=0.75, pad_type="same", bn_eps=1e-3, pretrained=False
-    )
-"""
+from helpers.scenes import MOBILENET, write_model, write_split
 
 
 def real_config(shared, tmp_path, **changes):

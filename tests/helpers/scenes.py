@@ -25,6 +25,16 @@ def no_model():
 '''
 
 
+MOBILENET = """
+from timm.models import efficientnet
+
+def build():
+    return efficientnet._gen_mobilenet_v1(
+        "mobilenetv1_100", channel_multiplier=0.75, pad_type="same", bn_eps=1e-3, pretrained=False
+    )
+"""
+
+
 def write_model(folder: Path) -> str:
     """A file.py:function of a small network; returns its name."""
     (folder / "mine.py").write_text(MODEL_FILE)

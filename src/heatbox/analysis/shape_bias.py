@@ -412,7 +412,7 @@ def shape_bias(
         model: images (B, 3, H, W) → logits (B, K).
         cue_conflict: the stimuli: a split whose ids are named SHAPEn-TEXTUREm, such as that of
             `heatbox.glyphs_cue_conflict`, or their path.
-        categories: category → indices of its classes; by default as `categories_for` says.
+        categories: category → indices of its classes; by default those of `categories_for`.
         batch_size: images per forward pass.
         preprocess: from image to input; by default the model's own, with the image resized, not cropped.
         track: how to show progress.

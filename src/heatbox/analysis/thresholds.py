@@ -1,4 +1,4 @@
-"""The best threshold: where a map has to be cut, and how much that choice matters.
+"""The threshold at which a map scores best, and the sensitivity of the score to it.
 
 CAM Back Again, supplement 16: a high best threshold means that the map fires on more than the object, a low
 one that it fires on less. The source prints means of 45, 28.5 and 4.1 percent for ConvNeXt, RepLKNet and
@@ -25,12 +25,12 @@ class ThresholdCurve:
     """The score of one map at every threshold.
 
     Attributes:
-        thresholds: (T,) shares of the map's maximum.
-        score: (T,) percent of images whose box is right at IoU .5 (MaxBoxAcc).
+        thresholds: (T,) fractions of the map's maximum.
+        score: (T,) percent of images whose box is correct at IoU .5 (MaxBoxAcc).
         score_v2: (T,) the same over all contours, mean of IoU .3, .5 and .7 at one common threshold.
-        best: the threshold of the largest `score`, the smallest of equals.
+        best: the threshold of the largest `score`, the smallest of equal ones.
         best_v2: (I,) the best threshold of each IoU that MaxBoxAccV2 averages.
-        plateau: lowest and highest threshold within one point of the best score: how much the choice matters.
+        plateau: lowest and highest threshold within one point of the best score.
         images: number of images.
     """
 
@@ -44,7 +44,7 @@ class ThresholdCurve:
 
 
 def threshold_curve(summary: Mapping[str, Any], images: int, iou: float = 0.5) -> ThresholdCurve:
-    """The curve of one map, from what `heatbox.evaluation.summary.summarise` says of it.
+    """The curve of one map, from its scores in metrics.json (see `heatbox.evaluation.summary`).
 
     Args:
         summary: with "largest_contour" and "all_contours", each with the counts of correct images.

@@ -100,7 +100,7 @@ def make_plan(scale: Scale, out: Path) -> list[Step]:
     """
     plan = _Plan(scale, out)
     steps = [*scale.preparation, *plan.trainings(), *plan.evaluations(), *plan.instruments()]
-    steps += [*plan.pictures(), *plan.tables(steps)]
+    steps += [*plan.sheets(), *plan.tables(steps)]
     return [*steps, plan.page(steps)]
 
 
@@ -239,7 +239,7 @@ class _Plan:
             cost=self._cost(name, *names),
         )
 
-    def pictures(self) -> list[Step]:
+    def sheets(self) -> list[Step]:
         """Contact sheets of maps, and of the channels behind CAM."""
         main = self.scale.main
         models = [self._model(name) for name in main]
@@ -250,7 +250,7 @@ class _Plan:
             Step(
                 "pictures",
                 "CAM and PC1 of the same images by the main networks",
-                partial(work.draw_pictures, runs, self.scale.evaluation.data, sheet),
+                partial(work.draw_contact_sheet, runs, self.scale.evaluation.data, sheet),
                 artifacts=(Artifact("Fig. 3 and 7", "CAM and PC1 of the same images", sheet),),
                 needs=tuple(f"evaluate-{name}" for name in main),
             ),

@@ -132,7 +132,9 @@ def _with_models(asked: AllConfig, models: Sequence[PlannedModel]) -> AllConfig:
     )
 
 
-def draw_pictures(runs: Mapping[str, Path], data: str, out: Path, *, report: Report, overwrite: bool) -> None:
+def draw_contact_sheet(
+    runs: Mapping[str, Path], data: str, out: Path, *, report: Report, overwrite: bool
+) -> None:
     """CAM and PC1 of the same images by several models."""
     split = open_split(data)
     found = {label: Run(folder).records() for label, folder in runs.items()}
