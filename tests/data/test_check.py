@@ -31,11 +31,11 @@ def broken(root, how):
     elif how == "truncated":
         first.write_bytes(first.read_bytes()[:-300])
     elif how == "no row":
-        trees.picture(images / "stray.JPEG", (64, 64))
+        trees.write_image(images / "stray.JPEG", (64, 64))
     elif how == "outside":
         trees.write(images.parent / f"{trees.WNIDS[0]}_boxes.txt", f"{first.name}\t0\t0\t65\t5\n" * 1)
     elif how == "size":
-        trees.picture(first, (60, 64))
+        trees.write_image(first, (60, 64))
     elif how == "copy":
         (root / "val" / "images" / "val_0.JPEG").write_bytes(first.read_bytes())
     elif how == "label":
@@ -111,12 +111,12 @@ def test_masks_are_opened_too(tmp_path, damage, message):
 
 def test_unusual_files_are_noted_not_refused(tmp_path):
     root = trees.cub(tmp_path / "cub")
-    picture = np.asarray(Image.open(root / "images" / trees.CUB_NAMES[0]))
-    Image.fromarray(picture).save(root / "images" / trees.CUB_NAMES[0], "PNG")
-    Image.fromarray(picture).convert("CMYK").save(root / "images" / trees.CUB_NAMES[3], "JPEG")
+    image = np.asarray(Image.open(root / "images" / trees.CUB_NAMES[0]))
+    Image.fromarray(image).save(root / "images" / trees.CUB_NAMES[0], "PNG")
+    Image.fromarray(image).convert("CMYK").save(root / "images" / trees.CUB_NAMES[3], "JPEG")
     exif = Image.Exif()
     exif[0x0112] = 6
-    turned = Image.fromarray(np.ascontiguousarray(np.rot90(picture)))
+    turned = Image.fromarray(np.ascontiguousarray(np.rot90(image)))
     turned.save(root / "images" / trees.CUB_NAMES[1], "JPEG", exif=exif)
     report = check_data(root, tmp_path / "out", jobs=1)
     assert report.problems == []

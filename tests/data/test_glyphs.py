@@ -84,8 +84,8 @@ def test_classes_are_balanced_and_texture_says_nothing(train):
 def test_object_differs_from_its_ground(train):
     differences = []
     for example in train.examples[:100]:
-        picture, mask = np.asarray(train.open_image(example)) / 255, train.open_mask(example).astype(bool)
-        differences.append(np.abs(picture[mask].mean(0) - picture[~mask].mean(0)).sum())
+        image, mask = np.asarray(train.open_image(example)) / 255, train.open_mask(example).astype(bool)
+        differences.append(np.abs(image[mask].mean(0) - image[~mask].mean(0)).sum())
     assert np.median(differences) > 0.6
     assert np.min(differences) > 0.1
 

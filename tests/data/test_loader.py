@@ -97,13 +97,13 @@ def test_never_decoded_below_what_the_crop_needs(photo):
 
 def test_dataset_reads_every_kind_and_names_what_is_broken(tmp_path):
     trees.classes(tmp_path, count=1)
-    picture = Image.new("RGB", (60, 40), "red")
+    image = Image.new("RGB", (60, 40), "red")
     exif = Image.Exif()
     exif[0x0112] = 6
-    picture.save(tmp_path / "cat" / "turned.jpg", exif=exif)
-    picture.convert("CMYK").save(tmp_path / "cat" / "cmyk.jpg")
-    picture.convert("L").save(tmp_path / "cat" / "grey.jpg")
-    (tmp_path / "dog" / "z.jpg").write_bytes((tmp_path / "cat" / "grey.jpg").read_bytes()[:300])
+    image.save(tmp_path / "cat" / "turned.jpg", exif=exif)
+    image.convert("CMYK").save(tmp_path / "cat" / "cmyk.jpg")
+    image.convert("L").save(tmp_path / "cat" / "gray.jpg")
+    (tmp_path / "dog" / "z.jpg").write_bytes((tmp_path / "cat" / "gray.jpg").read_bytes()[:300])
     data = TrainImages(open_split(str(tmp_path)), TrainCrop(32))
     assert len(data) == 6
     for index in range(5):
@@ -147,7 +147,7 @@ GREY16 = Image.fromarray((np.arange(2400, dtype=np.uint16) * 27).reshape(40, 60)
 KINDS = {
     "plain.jpg": (RGB, "JPEG", {}),
     "progressive.jpg": (RGB, "JPEG", {"progressive": True, "subsampling": 0}),
-    "grey.jpg": (RGB.convert("L"), "JPEG", {}),
+    "gray.jpg": (RGB.convert("L"), "JPEG", {}),
     "cmyk.jpg": (RGB.convert("CMYK"), "JPEG", {}),
     "turned.jpg": (RGB, "JPEG", exif(6)),
     "mirrored.jpg": (RGB, "JPEG", exif(2)),
@@ -163,9 +163,9 @@ KINDS = {
 
 @pytest.mark.parametrize("name", KINDS)
 def test_every_kind_of_image_has_the_pixels_of_the_decoder(tmp_path, name):
-    picture, kind, options = KINDS[name]
+    image, kind, options = KINDS[name]
     (tmp_path / "a").mkdir()
-    picture.save(tmp_path / "a" / name, kind, **options)
+    image.save(tmp_path / "a" / name, kind, **options)
     split = open_split(str(tmp_path))
     transform = TrainCrop(48, ratio=None, flip=0, as_bytes=True)
     found, _ = TrainImages(split, transform)[0]
@@ -192,11 +192,11 @@ def test_any_crop_is_that_of_torchvision(size, share, wanted):
 
 
 def test_policies():
-    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3)).astype(np.uint8))
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3)).astype(np.uint8))
     for policy in (Augment(), Augment(auto="", jitter=0.4)):
         changed = policy.image_transform(64, MEAN)
-        assert any(not np.array_equal(np.asarray(changed(picture)), np.asarray(picture)) for _ in range(10))
-        assert changed(picture).size == (64, 64)
+        assert any(not np.array_equal(np.asarray(changed(image)), np.asarray(image)) for _ in range(10))
+        assert changed(image).size == (64, 64)
     assert Augment(auto="", jitter=0).image_transform(64, MEAN) is None
 
 

@@ -13,9 +13,9 @@ from helpers import data_trees as trees
 @pytest.fixture
 def source(tmp_path):
     trees.cub(tmp_path / "CUB_200_2011")
-    picture = np.zeros((30, 40, 3), np.uint8)
-    picture[2:22, 6:38] = 255  # the box of the first image
-    Image.fromarray(picture).save(tmp_path / "CUB_200_2011/images" / trees.CUB_NAMES[0], quality=100)
+    image = np.zeros((30, 40, 3), np.uint8)
+    image[2:22, 6:38] = 255  # the box of the first image
+    Image.fromarray(image).save(tmp_path / "CUB_200_2011/images" / trees.CUB_NAMES[0], quality=100)
     return tmp_path / "CUB_200_2011"
 
 

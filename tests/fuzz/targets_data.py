@@ -99,7 +99,7 @@ def damage_names(case: Case, others: Sequence[Case], random: Random) -> Case:
 def _metadata(root: Path) -> None:
     ids = ["a b.png", "größe, 鳥.png", "d/c.jpg"]
     for name in ids:
-        trees.picture(root / "images" / name)
+        trees.write_image(root / "images" / name)
     boxes = ["1,2,30,29", "0,0,40,30", "5.5,6.25,7,8"]
     trees.metadata(root, ids, [0, 1, 1], [(40, 30)] * 3, boxes)
 
@@ -107,7 +107,7 @@ def _metadata(root: Path) -> None:
 def _two_splits(root: Path) -> None:
     for split in ("metadata/X/test", "metadata/X/val"):
         trees.metadata(root / split, ["a.png"], [0], [(40, 30)], ["1,2,30,29"])
-    trees.picture(root / "images/a.png")
+    trees.write_image(root / "images/a.png")
 
 
 def _cub(root: Path) -> None:
@@ -154,7 +154,7 @@ def _coco_classes(root: Path) -> None:
 def _coco(root: Path) -> None:
     files = ["1.jpg", "2.jpg"]
     for name in files:
-        trees.picture(root / "val" / name)
+        trees.write_image(root / "val" / name)
     text = trees.coco_json(files, [(0, 0, [1, 2, 10, 20]), (1, 1, [3, 3, 37, 27])])
     trees.write(root / "annotations/instances_val.json", text)
 

@@ -9,7 +9,7 @@ from PIL import Image
 WNIDS = ("n01440764", "n01443537", "n02084071")
 
 
-def picture(path: Path, size=(40, 30), seed=0):
+def write_image(path: Path, size=(40, 30), seed=0):
     path.parent.mkdir(parents=True, exist_ok=True)
     pixels = np.random.default_rng([seed, *path.name.encode()]).integers(0, 256, (size[1], size[0], 3))
     Image.fromarray(pixels.astype(np.uint8)).save(path, "PNG" if path.suffix == ".png" else "JPEG")
@@ -30,7 +30,7 @@ CUB_NAMES = (
 
 def cub(root: Path):
     for name in CUB_NAMES:
-        picture(root / "images" / name)
+        write_image(root / "images" / name)
     write(root / "images.txt", "".join(f"{i} {name}\n" for i, name in enumerate(CUB_NAMES, 1)))
     write(root / "image_class_labels.txt", "1 1\n2 1\n3 2\n4 2\n")
     write(root / "train_test_split.txt", "1 0\n2 1\n3 1\n4 0\n")
@@ -42,12 +42,12 @@ def cub(root: Path):
 
 def cub_segmentations(root: Path):
     for name in CUB_NAMES:
-        grey = np.zeros((30, 40), np.uint8)
-        grey[5:20, 6:30] = 204  # four annotators of five
-        grey[5:8] = 102  # two of five
+        gray = np.zeros((30, 40), np.uint8)
+        gray[5:20, 6:30] = 204  # four annotators of five
+        gray[5:8] = 102  # two of five
         path = root / "segmentations" / name.replace(".jpg", ".png")
         path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(grey).save(path)
+        Image.fromarray(gray).save(path)
 
 
 def metadata(folder: Path, ids, labels, sizes, boxes):
@@ -60,7 +60,7 @@ def metadata(folder: Path, ids, labels, sizes, boxes):
 def cubv2(root: Path):
     ids = ["001.Black_footed_Albatross/30107316117.jpg", "002.Laysan_Albatross/25513167677.jpg"]
     for name in ids:
-        picture(root / "images" / name, (50, 40))
+        write_image(root / "images" / name, (50, 40))
     metadata(root, ids, [0, 1], [(50, 40)] * 2, ["1,2,30,40", "10,10,50,20"])
     return root
 
@@ -87,7 +87,7 @@ DEVKIT_ORDER = (WNIDS[1], WNIDS[2], WNIDS[0])  # devkit class 1, 2, 3
 def ilsvrc_val(root: Path, folders=False):
     for number, label in enumerate(ILSVRC_CLASSES, 1):
         name = f"ILSVRC2012_val_{number:08d}.JPEG"
-        picture(root / (f"{WNIDS[label]}/{name}" if folders else name))
+        write_image(root / (f"{WNIDS[label]}/{name}" if folders else name))
     return root
 
 
@@ -101,7 +101,7 @@ def ilsvrc_xml(root: Path):
 def ilsvrc_train(root: Path):
     for wnid in WNIDS:
         for number in (1, 2):
-            picture(root / wnid / f"{wnid}_{number}.JPEG")
+            write_image(root / wnid / f"{wnid}_{number}.JPEG")
 
 
 def devkit(root: Path):
@@ -121,18 +121,18 @@ def openimages(root: Path):
     ids = ["test/01226z/7af766bd43da900b.jpg", "test/01226z/973645e9516726b3.jpg"]
     rows = []
     for number, name in enumerate(ids):
-        picture(root / "dataset/OpenImages" / name)
+        write_image(root / "dataset/OpenImages" / name)
         stem = name.removesuffix(".jpg")
         masks = [f"{stem}_m01226z_{k:08x}.png" for k in range(2 - number)]
         for k, mask in enumerate(masks):
-            grey = np.zeros((30, 40), np.uint8)
-            grey[5 + 10 * k : 10 + 10 * k, 10:20] = 255
-            Image.fromarray(grey > 0).save(root / "dataset/OpenImages" / mask)
+            gray = np.zeros((30, 40), np.uint8)
+            gray[5 + 10 * k : 10 + 10 * k, 10:20] = 255
+            Image.fromarray(gray > 0).save(root / "dataset/OpenImages" / mask)
         ignore = f"{stem}_ignore.png" if number == 0 else ""
         if ignore:
-            grey = np.zeros((30, 40), np.uint8)
-            grey[:, 15:25] = 255
-            Image.fromarray(grey > 0).save(root / "dataset/OpenImages" / ignore)
+            gray = np.zeros((30, 40), np.uint8)
+            gray[:, 15:25] = 255
+            Image.fromarray(gray > 0).save(root / "dataset/OpenImages" / ignore)
         rows += [f"{name},{mask},{ignore if k == 0 else ''}" for k, mask in enumerate(masks)]
     folder = root / "metadata/OpenImages/test"
     write(folder / "image_ids.txt", "\n".join(ids) + "\n")
@@ -147,13 +147,13 @@ def tiny(root: Path):
     write(root / "words.txt", f"{WNIDS[0]}\ttench, Tinca tinca\n{WNIDS[1]}\tgoldfish\nn99999999\tother\n")
     for wnid in WNIDS:
         for number in range(2):
-            picture(root / "train" / wnid / "images" / f"{wnid}_{number}.JPEG", (64, 64))
+            write_image(root / "train" / wnid / "images" / f"{wnid}_{number}.JPEG", (64, 64))
         write(
             root / "train" / wnid / f"{wnid}_boxes.txt",
             f"{wnid}_0.JPEG\t0\t10\t63\t58\n{wnid}_1.JPEG\t6\t7\t8\t63\n",
         )
     for number in range(2):
-        picture(root / "val" / "images" / f"val_{number}.JPEG", (64, 64))
+        write_image(root / "val" / "images" / f"val_{number}.JPEG", (64, 64))
     write(
         root / "val" / "val_annotations.txt",
         f"val_0.JPEG\t{WNIDS[1]}\t0\t32\t44\t62\nval_1.JPEG\t{WNIDS[0]}\t52\t55\t57\t59\n",
@@ -164,7 +164,7 @@ def tiny(root: Path):
 def classes(root: Path, names=("cat", "dog"), count=2):
     for name in names:
         for number in range(count):
-            picture(root / name / f"{name} {number}.png")
+            write_image(root / name / f"{name} {number}.png")
     return root
 
 
@@ -195,5 +195,5 @@ def coco_json(files, boxes, categories=("cat", "dog")):
 
 def cue_conflict(root: Path):
     for name in ("cat/cat1-dog2.png", "cat/cat1-cat3.png", "dog/dog7-cat10.png"):
-        picture(root / name)
+        write_image(root / name)
     return root

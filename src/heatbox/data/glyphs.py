@@ -60,7 +60,7 @@ class Glyph:
         texture: index into `TEXTURES`.
         angle, aspect: indices of rotation and aspect ratio.
         scale: pixels per unit of the shape's coordinates.
-        centre: (x, y) in pixels, origin of the shape's coordinates.
+        center: (x, y) in pixels, origin of the shape's coordinates.
     """
 
     shape: int
@@ -68,7 +68,7 @@ class Glyph:
     angle: int
     aspect: int
     scale: float
-    centre: tuple[float, float]
+    center: tuple[float, float]
 
 
 def glyphs(
@@ -217,7 +217,7 @@ def _place(rng: np.random.Generator, shape: int, texture: int, size: int) -> Gly
 def _mask(glyph: Glyph, size: int) -> np.ndarray:
     """(size, size) bool: pixels whose center lies inside the shape."""
     pixels = np.arange(size) + 0.5
-    x, y = (pixels - glyph.centre[0]) / glyph.scale, (pixels - glyph.centre[1]) / glyph.scale
+    x, y = (pixels - glyph.center[0]) / glyph.scale, (pixels - glyph.center[1]) / glyph.scale
     return _inside(glyph.shape, glyph.angle, glyph.aspect, x[None, :], y[:, None])
 
 

@@ -69,7 +69,7 @@ def with_xmp(data):
         b"\xff\xd8\xff",
         b"hello",
     ],
-    ids=["png", "grey", "cmyk", "turned", "upside down", "turned by xmp", "cut", "empty", "begun", "text"],
+    ids=["png", "gray", "cmyk", "turned", "upside down", "turned by xmp", "cut", "empty", "begun", "text"],
 )
 def test_what_is_not_plain(data):
     assert plain_jpeg_size(data) is None
@@ -117,9 +117,9 @@ def test_sixteen_bit_grayscale_keeps_its_levels(tmp_path):
 
 
 def test_transparent_pixels_are_white(tmp_path):
-    picture = np.zeros((4, 5, 4), np.uint8)
-    picture[:, :2] = (200, 10, 20, 255)
-    found = reread(Image.fromarray(picture), tmp_path / "a.png")
+    image = np.zeros((4, 5, 4), np.uint8)
+    image[:, :2] = (200, 10, 20, 255)
+    found = reread(Image.fromarray(image), tmp_path / "a.png")
     assert (found[:, :2] == (200, 10, 20)).all()
     assert (found[:, 2:] == 255).all()
 
@@ -140,9 +140,9 @@ def test_cmyk(tmp_path):
 def test_exif_orientation_is_applied(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6  # turn a quarter to the right to see it upright
-    picture = Image.new("RGB", (8, 4), "black")
-    picture.paste("white", (0, 0, 2, 4))
-    found = reread(picture, tmp_path / "a.png", exif=exif)
+    image = Image.new("RGB", (8, 4), "black")
+    image.paste("white", (0, 0, 2, 4))
+    found = reread(image, tmp_path / "a.png", exif=exif)
     assert found.shape == (8, 4, 3)
     assert found[:2].min() == 255
     assert found[2:].max() == 0
@@ -173,9 +173,9 @@ def test_decompression_bomb(monkeypatch):
 def test_flipped_bytes_are_read_or_reported_as_damage(kind):
     rng = np.random.default_rng(3)
     buffer = io.BytesIO()
-    picture = Image.fromarray(rng.integers(0, 255, (24, 30, 3), dtype=np.uint8))
+    image = Image.fromarray(rng.integers(0, 255, (24, 30, 3), dtype=np.uint8))
     try:
-        picture.save(buffer, kind)
+        image.save(buffer, kind)
     except (KeyError, OSError):
         pytest.skip(f"this Pillow cannot write {kind}")
     whole = np.frombuffer(buffer.getvalue(), np.uint8)
@@ -185,8 +185,8 @@ def test_flipped_bytes_are_read_or_reported_as_damage(kind):
         at = rng.integers(0, min(len(whole), 200), 4)
         broken[at] = rng.integers(0, 256, 4)
         try:
-            assert decode_image(broken.tobytes(), "a picture").mode == "RGB"
+            assert decode_image(broken.tobytes(), "an image").mode == "RGB"
         except InputError as error:
-            assert str(error).startswith("a picture: ")  # noqa: PT017 - either outcome is right
+            assert str(error).startswith("an image: ")  # noqa: PT017 - either outcome is right
             refused += 1
     assert refused

@@ -127,7 +127,7 @@ def test_a_decompression_bomb_whose_size_is_read(tmp_path, monkeypatch):
 def test_ids_with_spaces_and_unicode(tmp_path):
     name = "001.Black_footed_Albatross/größe – 鳥 \u2028 1.jpg"
     trees.cub(tmp_path)
-    trees.picture(tmp_path / "images" / name)
+    trees.write_image(tmp_path / "images" / name)
     text = (tmp_path / "images.txt").read_text().replace(trees.CUB_NAMES[0], name)
     trees.write(tmp_path / "images.txt", text)
     split = open_split(str(tmp_path))
@@ -221,7 +221,7 @@ def build(kind, root):
     if kind == "metadata":
         ids = ["a b.png", "größe, 鳥.png"]
         for name in ids:
-            trees.picture(root / "images" / name)
+            trees.write_image(root / "images" / name)
         trees.metadata(root, ids, [0, 1], [(40, 30)] * 2, ["1,2,30,29", "0,0,40,30"])
         return root
     if kind == "ilsvrc":

@@ -20,7 +20,7 @@ def test_rows_of_the_published_files(tmp_path):
     """The first image of CUB-200-2011 and of ILSVRC2012's validation images, as their makers describe them
     and with the boxes that the reference evaluator's metadata has for them."""
     name = "001.Black_footed_Albatross/Black_Footed_Albatross_0046_18.jpg"
-    trees.picture(tmp_path / "cub/images" / name, (500, 335))
+    trees.write_image(tmp_path / "cub/images" / name, (500, 335))
     trees.write(tmp_path / "cub/images.txt", f"1 {name}\n")
     trees.write(tmp_path / "cub/image_class_labels.txt", "1 1\n")
     trees.write(tmp_path / "cub/train_test_split.txt", "1 0\n")
@@ -28,7 +28,7 @@ def test_rows_of_the_published_files(tmp_path):
     trees.write(tmp_path / "cub/classes.txt", "1 001.Black_footed_Albatross\n")
     assert boxes(open_split(str(tmp_path / "cub"))) == {name: [[60, 27, 385, 331]]}
     name = "ILSVRC2012_val_00000001"
-    trees.picture(tmp_path / "ilsvrc/val" / f"{name}.JPEG", (500, 375))
+    trees.write_image(tmp_path / "ilsvrc/val" / f"{name}.JPEG", (500, 375))
     trees.write(
         tmp_path / "ilsvrc/bbox" / f"{name}.xml",
         trees.xml(name, "n01751748", (500, 375), [(111, 108, 441, 193)]),
@@ -245,7 +245,7 @@ def test_cue_conflict(tmp_path):
 @pytest.mark.parametrize("name", ["cat/dog1-cat1.png", "cat/cat1.png", "cat/cat1-sofa2.png"])
 def test_cue_conflict_bad_names(tmp_path, name):
     trees.cue_conflict(tmp_path)
-    trees.picture(tmp_path / name)
+    trees.write_image(tmp_path / name)
     problems = []
     assert len(cue_conflict.load_split(open_data_set(tmp_path).tree, "test", problems.append)) == 3
     assert len(problems) == 1
@@ -310,7 +310,7 @@ def test_folder_with_coco_boxes(tmp_path):
     )
     split = open_split(str(tmp_path))
     assert boxes(split) == {
-        "cat/cat 0.png": [[1, 2, 11, 22]],  # the dog in the cat's picture does not count
+        "cat/cat 0.png": [[1, 2, 11, 22]],  # the dog in the cat's image does not count
         "cat/cat 1.png": [],
         "dog/dog 0.png": [],
         "dog/dog 1.png": [[3, 3, 40, 30]],
@@ -319,7 +319,7 @@ def test_folder_with_coco_boxes(tmp_path):
 
 def test_coco_alone(tmp_path):
     for name in ("a.jpg", "b.jpg", "c.jpg"):
-        trees.picture(tmp_path / "val2017" / name)
+        trees.write_image(tmp_path / "val2017" / name)
     found = [
         (0, 1, [1, 2, 10, 20]),
         (0, 1, [0, 0, 5, 5]),

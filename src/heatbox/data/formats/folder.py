@@ -83,7 +83,7 @@ def _boxed_example(
     if size is None:
         return None
 
-    # Boxes of other classes do not count; a category that is no class, such as "object", tells nothing.
+    # Boxes of other classes do not count; a category that is not a class, such as "object", always counts.
     def counts(category: str) -> bool:
         return category == names[label] or category not in names
 

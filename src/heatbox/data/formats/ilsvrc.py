@@ -237,7 +237,7 @@ _MATRIX, _COMPRESSED = 14, 15
 _STRUCTURE, _TEXT, _NUMBERS = 2, 4, range(6, 16)
 _FORMATS = {1: "b", 2: "B", 3: "h", 4: "H", 5: "i", 6: "I", 7: "f", 9: "d", 12: "q", 13: "Q"}
 _ENCODINGS = {16: "utf-8", 17: "utf-16", 18: "utf-32"}
-_MOST_BYTES = 2**26  # unpacked; the real file has 0.3 MB
+_MAX_BYTES = 2**26  # decompressed; the real file has 0.3 MB
 
 
 @dataclass(frozen=True)
@@ -264,7 +264,7 @@ def read_structures(content: bytes, name: str) -> list[dict[str, Value]]:
         raise ValueError("it is not a MATLAB file of version 5")
     for element in _elements(content[128:], order):
         if element.kind == _COMPRESSED:
-            element = next(_elements(_unpacked(element.data), order), element)
+            element = next(_elements(_inflated(element.data), order), element)
         if element.kind == _MATRIX:
             found = _structures(element.data, order, name)
             if found is not None:
@@ -272,11 +272,11 @@ def read_structures(content: bytes, name: str) -> list[dict[str, Value]]:
     raise ValueError(f"it has no variable {name!r} of structures")
 
 
-def _unpacked(data: bytes) -> bytes:
+def _inflated(data: bytes) -> bytes:
     try:
-        return zlib.decompressobj().decompress(data, _MOST_BYTES)
+        return zlib.decompressobj().decompress(data, _MAX_BYTES)
     except zlib.error as error:
-        raise ValueError(f"it cannot be unpacked, {error}") from error
+        raise ValueError(f"it cannot be decompressed, {error}") from error
 
 
 def _elements(data: bytes, order: str) -> Iterator[_Element]:
