@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,8 +11,11 @@ from PIL import Image
 
 from heatbox.cli.main import main
 from heatbox.data import catalogue
+from heatbox.data import open as opening
 from heatbox.data.catalogue import CATALOGUE
 from heatbox.data.check import check_data
+from heatbox.data.glyphs import glyphs
+from heatbox.errors import InputError
 from helpers import data_trees as trees
 
 
@@ -125,6 +129,28 @@ def test_unusual_files_are_noted_not_refused(tmp_path):
         "test: 1 images are PNG RGB but named JPEG",
         "train: 1 images are JPEG RGB turned",
     ]
+
+
+def test_images_that_are_not_files(tmp_path, monkeypatch):
+    split = glyphs("test", count=3)
+
+    def open_image(example):
+        if example is split.examples[1]:
+            raise InputError("the second image is damaged")
+        return split.open_image(example)
+
+    reader = SimpleNamespace(
+        LAYOUT="drawn",
+        DEPTH=0,
+        detect=lambda tree: True,
+        split_names=lambda tree: ("test",),
+        load_split=lambda tree, name, report: dataclasses.replace(split, open_image=open_image),
+    )
+    monkeypatch.setattr(opening, "FORMATS", (reader,))
+    report = check_data(tmp_path, tmp_path / "out", jobs=1)
+    assert report.problems == ["the second image is damaged"]
+    assert report.splits["test"]["images"] == 3
+    assert [len(readable) for readable in report.readable] == [2]
 
 
 def test_wrong_checksum(tmp_path):

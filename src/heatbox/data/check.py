@@ -18,7 +18,7 @@ from heatbox._utils.devices import map_in_threads
 from heatbox._utils.io import made_folder, to_json, write_atomically
 from heatbox._utils.progress import Track, silent
 from heatbox.data.catalogue import checksum_problems
-from heatbox.data.files.images import ORIENTATION, decode_image
+from heatbox.data.files.images import ORIENTATION, TreeImages, decode_image
 from heatbox.data.open import TEST_SPLITS, open_data_set
 from heatbox.data.types import Example, Split
 from heatbox.errors import InputError
@@ -164,7 +164,12 @@ def _read_records(log: Path) -> Iterator[ImageRecord]:
 
 def _open_image(split: Split, example: Example, known: ImageRecord | None) -> ImageRecord:
     """Read and decode one image, unless its file is the one that a known record describes."""
-    reader: Any = split.open_image
+    reader = split.open_image
+    if not isinstance(reader, TreeImages):  # not files, so that nothing shows whether an image has changed
+        try:
+            return ImageRecord(split.name, example.id, "", "", reader(example).size, "")
+        except InputError as error:
+            return ImageRecord(split.name, example.id, "", "", (0, 0), "", str(error))
     try:
         source = reader.source(example)
         if isinstance(source, Path):

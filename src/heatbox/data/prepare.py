@@ -74,7 +74,7 @@ def _prepare_split(
 ) -> None:
     def copy(example: Example) -> Example | str:
         try:
-            return _prepare(split, example, out / "images" / example.id, variant)
+            return _write_copy(split, example, out / "images" / example.id, variant)
         except InputError as error:
             return str(error)
 
@@ -84,16 +84,16 @@ def _prepare_split(
     wsol.write_metadata([result for result in results if not isinstance(result, str)], out)
 
 
-def _prepare(split: Split, example: Example, path: Path, variant: str) -> Example:
+def _write_copy(split: Split, example: Example, path: Path, variant: str) -> Example:
     """Write one copy unless it exists; its boxes are computed in any case."""
-    steps = VARIANTS[variant]
+    transform = VARIANTS[variant]
     if path.is_file():
         # Boxes depend on sizes only, so that a blank one-bit image is enough.
-        _, boxes = steps(Image.new("1", example.size), example.boxes)
+        _, boxes = transform(Image.new("1", example.size), example.boxes)
     else:
         image = split.open_image(example)
         boxes = example.boxes * np.array(image.size * 2) / np.array(example.size * 2)
-        image, boxes = steps(image, boxes)
+        image, boxes = transform(image, boxes)
         buffer = io.BytesIO()
         image.save(buffer, "JPEG", quality=95)
         path.parent.mkdir(parents=True, exist_ok=True)
