@@ -18,7 +18,7 @@ BATCH_NORM = nn.modules.batchnorm._BatchNorm  # 2-D and synchronised ones alike
 
 
 def large_depthwise(channels: int, kernel_size: tuple[int, int], bias: bool = False) -> nn.Conv2d:
-    """The one place where large depthwise convolutions are made: stride 1, output as large as the input."""
+    """A large depthwise convolution of stride 1 whose output is as large as its input."""
     padding = (kernel_size[0] // 2, kernel_size[1] // 2)
     return DepthwiseConv2d(channels, channels, kernel_size, padding=padding, groups=channels, bias=bias)
 
@@ -27,11 +27,11 @@ def initialise(module: nn.Module, std: float | None = 0.02) -> None:
     """Truncated normal weights of a convolution or linear layer, biases zero; for `nn.Module.apply`.
 
     Args:
-        module: any module; others than convolutions and linear layers are left alone.
+        module: any module; those other than convolutions and linear layers are left unchanged.
         std: standard deviation; None for 1 / sqrt(number of inputs of an output).
 
-    The families' authors take 0.02, which is right for their widths. In networks of 30 to 160 channels it
-    lets residual branches begin at nearly nothing, and training stands still for its first epochs.
+    The authors use 0.02, which suits their widths. In networks of 30 to 160 channels residual branches then
+    start close to zero, and training makes no progress in its first epochs.
     """
     if isinstance(module, nn.Conv2d | nn.Linear) and not module.weight.is_meta:
         trunc_normal_(module.weight, std=std or module.weight[0].numel() ** -0.5)
@@ -40,17 +40,16 @@ def initialise(module: nn.Module, std: float | None = 0.02) -> None:
 
 
 class Reparameterizable(nn.Module):
-    """A module with a second, cheaper form of the same function in eval mode.
+    """A module whose branches can be merged into one convolution that is equivalent in eval mode.
 
-    `merge` puts the module into that form, in place, and does nothing a second time. Weights that hold
-    `merged_key` are of that form, so loading them merges the module first: merged checkpoints load into
-    models as they are built.
+    `merge` does so in place; a second call has no effect. A state dict that contains `merged_key` has the
+    merged form, and loading it merges the module first: merged checkpoints load into newly built models.
     """
 
     merged_key: str
 
     def merge(self) -> None:
-        """Replace the branches by the one convolution that equals them in eval mode."""
+        """Replace the branches by the equivalent convolution."""
         raise NotImplementedError
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
@@ -60,7 +59,7 @@ class Reparameterizable(nn.Module):
 
 
 class ConvNorm(Reparameterizable):
-    """Convolution without bias, then BatchNorm, then (where asked for) ReLU."""
+    """Convolution without bias, BatchNorm, and optionally ReLU."""
 
     merged_key = "conv.bias"
 
@@ -71,7 +70,7 @@ class ConvNorm(Reparameterizable):
         self.relu: nn.Module = nn.ReLU() if relu else nn.Identity()
 
     def folded(self) -> tuple[Tensor, Tensor]:
-        """Kernel and bias of the one convolution that equals this module (before ReLU) in eval mode."""
+        """Kernel and bias of the convolution that equals this module (before ReLU) in eval mode."""
         if not isinstance(self.bn, BATCH_NORM):
             assert self.conv.bias is not None
             return self.conv.weight.detach(), self.conv.bias.detach()
@@ -91,7 +90,7 @@ class ConvNorm(Reparameterizable):
 def fold_batch_norm(kernel: Tensor, bn: nn.modules.batchnorm._BatchNorm) -> tuple[Tensor, Tensor]:
     """Kernel and bias of the convolution that equals `kernel` (no bias) followed by `bn` in eval mode.
 
-    Computed in float64 where the device has it: hundreds of folded layers in a row must not drift.
+    Computed in float64 if the device supports it, so that errors do not add up over hundreds of layers.
     """
     assert bn.running_mean is not None
     assert bn.running_var is not None
@@ -103,13 +102,13 @@ def fold_batch_norm(kernel: Tensor, bn: nn.modules.batchnorm._BatchNorm) -> tupl
 
 
 def centred(small: Tensor, size: Sequence[int]) -> Tensor:
-    """Zero-pad (C, 1, h, w) kernels of odd sides to (C, 1, *size), the small kernel in the middle."""
+    """Zero-pad (C, 1, h, w) kernels of odd sides to (C, 1, *size), centred."""
     rows, columns = (size[0] - small.shape[-2]) // 2, (size[1] - small.shape[-1]) // 2
     return nn.functional.pad(small, (columns, columns, rows, rows))
 
 
 def with_weights(conv: nn.Conv2d, kernel: Tensor, bias: Tensor | None) -> nn.Conv2d:
-    """A convolution of the class, shape and mode of `conv` that has these weights."""
+    """A convolution of the class, shape and mode of `conv` with these weights."""
     new = type(conv)(
         conv.in_channels,
         conv.out_channels,
@@ -133,8 +132,8 @@ def fold_batch_norms(model: nn.Module) -> None:
             module.merge()
 
 
-def adopt_form(model: nn.Module, keys: Iterable[str]) -> None:
-    """Merge those modules of `model`, in place, whose weights among `keys` are of the merged form."""
+def merge_as_in(model: nn.Module, keys: Iterable[str]) -> None:
+    """Merge, in place, the modules of `model` whose keys in a state dict have the merged form."""
     present = set(keys)
     for name, module in list(model.named_modules()):
         if isinstance(module, Reparameterizable) and f"{name}.{module.merged_key}" in present:
@@ -142,7 +141,7 @@ def adopt_form(model: nn.Module, keys: Iterable[str]) -> None:
 
 
 def drop_path_rates(rate: float, depths: Sequence[int]) -> list[list[float]]:
-    """Stochastic depth: rates from 0 for the first block linearly to `rate` for the last, by stage."""
+    """Rates of stochastic depth by stage, increasing linearly from 0 for the first block to `rate`."""
     last = max(sum(depths) - 1, 1)
     starts = [sum(depths[:i]) for i in range(len(depths))]
     return [
@@ -151,7 +150,7 @@ def drop_path_rates(rate: float, depths: Sequence[int]) -> list[list[float]]:
 
 
 def run_blocks(blocks: Iterable[nn.Module], x: Tensor, checkpointed: bool) -> Tensor:
-    """Run blocks in order; checkpointed ones keep only their inputs and are recomputed in backward."""
+    """Run blocks in order; if checkpointed, only their inputs are kept and backward recomputes them."""
     for block in blocks:
         if checkpointed and torch.is_grad_enabled():
             x = checkpoint(block, x, use_reentrant=False, **recompute_options(block))
@@ -161,9 +160,9 @@ def run_blocks(blocks: Iterable[nn.Module], x: Tensor, checkpointed: bool) -> Te
 
 
 def recompute_options(block: nn.Module) -> dict[str, Any]:
-    """Options of `checkpoint` that keep the second run from updating BatchNorm's running statistics."""
+    """Options of `checkpoint` that prevent the second run from updating BatchNorm's running statistics."""
     if torch.compiler.is_compiling():
-        return {}  # compiled graphs recompute values, not updates
+        return {}  # compiled graphs recompute values without updates
     return {"context_fn": lambda: (contextlib.nullcontext(), FrozenStatistics(block))}
 
 
@@ -191,10 +190,10 @@ class FrozenStatistics(contextlib.AbstractContextManager[None]):
 
 
 class StagedNet(nn.Module):
-    """Stages in a row, then `norm`, average pooling and `head` in the order `forward_head` gives them.
+    """A network of stages with timm's interface; `forward_head` applies `norm`, average pooling and `head`.
 
-    A family's class makes `stages` (modules with a `grad_checkpointing` flag), `norm`, and
-    `enter(i, x)`: the stem for i = 0, else what leads from stage i - 1 to stage i.
+    A subclass defines `stages` (modules with a `grad_checkpointing` flag), `norm`, and `enter(i, x)`: the
+    stem for i = 0, otherwise the layers between stages i - 1 and i.
     """
 
     stages: nn.ModuleList
@@ -230,7 +229,7 @@ class StagedNet(nn.Module):
         self.head_drop = nn.Dropout(self.drop_rate)
 
     def enter(self, i: int, x: Tensor) -> Tensor:
-        """Input of stage `i` from the output of the stage before it (or from the image)."""
+        """The input of stage `i` from the output of the previous stage (or from the image)."""
         raise NotImplementedError
 
     def keep_stages(self, number: int) -> None:
@@ -238,20 +237,20 @@ class StagedNet(nn.Module):
         self.stages = self.stages[:number]
 
     def no_weight_decay(self) -> set[str]:
-        """Names of the parameters that weight decay leaves out: norms, biases and layer scales."""
+        """Names of the parameters without weight decay: norms, biases and layer scales."""
         return {name for name, parameter in self.named_parameters() if parameter.ndim < 2}
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Recompute every block in backward instead of keeping its activations."""
+        """Recompute every block in backward instead of storing its activations."""
         for stage in self.stages:
             stage.grad_checkpointing = enable  # type: ignore[assignment]
 
     def get_classifier(self) -> nn.Module:
-        """The linear layer that makes the logits."""
+        """The linear layer that computes the logits."""
         return self.head
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """A new, untrained classifier of `num_classes` outputs (0 for none)."""
+        """Replace the classifier by a new one of `num_classes` outputs (0 for none)."""
         self.pool_type = self.pool_type if global_pool is None else global_pool
         weight = next(self.parameters())
         self.make_head(num_classes)
@@ -267,12 +266,12 @@ class StagedNet(nn.Module):
         output_fmt: str = "NCHW",
         intermediates_only: bool = False,
     ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
-        """Outputs of the chosen stages, and unless `intermediates_only` first the last stage computed.
+        """Outputs of the chosen stages, preceded by that of the last stage unless `intermediates_only`.
 
         Args:
             x: images (B, 3, H, W).
-            indices: the last n stages for a number, all for None, else these stages.
-            norm: has no effect on feature maps here; timm passes it.
+            indices: the last n stages for an integer, all for None, otherwise these stages.
+            norm: has no effect; part of timm's interface.
             stop_early: compute no stage after the last chosen one.
             output_fmt: only "NCHW".
             intermediates_only: return the list alone.
@@ -289,7 +288,7 @@ class StagedNet(nn.Module):
     def prune_intermediate_layers(
         self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
     ) -> list[int]:
-        """Remove what the chosen stages do not need; returns their indices."""
+        """Remove the layers that the chosen stages do not need; returns their indices."""
         chosen, last = feature_take_indices(len(self.stages), indices)
         if prune_norm or last < len(self.stages) - 1:
             self.norm = nn.Identity()
@@ -316,8 +315,8 @@ class StagedNet(nn.Module):
 HALF = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
 
 
-def described(side: int = 224, **overrides: Any) -> dict[str, Any]:
-    """timm's description of weights for images of `side` pixels: 1000 classes, ImageNet's mean and std.
+def weights_cfg(side: int = 224, **overrides: Any) -> dict[str, Any]:
+    """timm's `pretrained_cfg` of weights for images of `side` pixels: 1000 classes, ImageNet's mean and std.
 
     From 384 pixels on both families squash the whole image to the square; below, they crop 7/8 of it.
     """

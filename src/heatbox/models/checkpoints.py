@@ -30,7 +30,7 @@ from heatbox._utils import deprecated
 from heatbox._utils.checks import check_module, kind_of
 from heatbox._utils.io import named_when_whole
 from heatbox.errors import InputError
-from heatbox.models._blocks import adopt_form
+from heatbox.models._blocks import merge_as_in
 from heatbox.models.slak import recover_masks
 from heatbox.models.spec import update_data_config
 from heatbox.models.zoo import CUB, ZOO, Weights, ZooModel
@@ -40,7 +40,7 @@ if not TYPE_CHECKING:
 
 StateDict = dict[str, Tensor]
 
-# Where training scripts put the weights inside their files, most wanted first.
+# Entries under which training scripts save the weights, in order of preference.
 CONTAINERS = (
     "state_dict",
     "model",
@@ -52,12 +52,12 @@ CONTAINERS = (
     "state_dict_ema",
     "model_ema",
 )
-# What wrappers put before every name.
+# Prefixes that wrappers add to every name.
 PREFIXES = ("module.", "_orig_mod.", "model.")
 # The paper's ConvNeXt files are of Sequential(Sequential(stem, stages), head).
 WRAPPED = {"0.0.": "stem.", "0.1.": "stages.", "1.fc.": "head.fc."}
 HUB_PREFIXES = ("hf-hub:", "hf_hub:")
-# Share of names and shapes in common from which on a file is said to look like a model.
+# Likeness from which a message names a model.
 ALIKE = 0.5
 CLASSIFIERS = ("head.fc.", "head.", "fc.", "classifier.")
 HEAD_NORM = ("head.norm.weight", "head.norm.bias")
@@ -65,14 +65,14 @@ HEAD_NORM = ("head.norm.weight", "head.norm.bias")
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The weights of a file and what the file says about them.
+    """The weights of a file and its information about them.
 
     Attributes:
         source: path or hub name, for messages.
         state: parameter names → tensors, without the prefixes of wrappers.
-        entry: name under which the file keeps them; "" for a flat file.
+        entry: name of the entry that holds them; "" for a flat file.
         metadata: text fields of a safetensors file.
-        wrapped: the file has the key layout of the paper's own ConvNeXt files.
+        wrapped: whether the file has the key layout of the paper's ConvNeXt files.
     """
 
     source: str
@@ -96,7 +96,7 @@ def read_checkpoint(path: str | Path, entry: str | None = None) -> Checkpoint:
 
     Raises:
         InputError: no such file, not a checkpoint, damaged, or a pickle that would run code.
-        TypeError: a path that is none.
+        TypeError: neither text nor a path.
     """
     if not isinstance(path, str | Path):
         raise TypeError(f"path: {kind_of(path)}, expected a checkpoint file or hf-hub:owner/name")
@@ -113,8 +113,8 @@ def read_checkpoint(path: str | Path, entry: str | None = None) -> Checkpoint:
     try:
         state, found = unwrap(content, entry, str(path))
     except RecursionError as error:
-        raise InputError(f"{path}: its entries lie in each other without end") from error
-    return named_as_ours(Checkpoint(str(path), strip_prefixes(state), found, metadata))
+        raise InputError(f"{path}: its entries are nested too deeply") from error
+    return rename_wrapped(Checkpoint(str(path), strip_prefixes(state), found, metadata))
 
 
 def is_safetensors(path: Path) -> bool:
@@ -137,13 +137,13 @@ def read_safetensors(path: Path) -> tuple[StateDict, dict[str, str]]:
 
 
 def read_pickle(path: Path) -> Any:
-    """Content of a PyTorch file, where it is made of tensors and plain values only.
+    """Content of a PyTorch file that consists of tensors and plain values only.
 
-    Training scripts keep their command line in the file: a bare `argparse.Namespace` is plain enough.
+    `argparse.Namespace` is allowed, because training scripts save their arguments in the file.
     """
     try:
         with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about pickle protocols: what matters is raised
+            warnings.simplefilter("ignore")  # about pickle protocols; errors are raised
             return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError as error:
         culprit = re.search(r"(?:GLOBAL|function|global) ([A-Za-z_][\w.]*\.\w+)", str(error))
@@ -156,7 +156,7 @@ def read_pickle(path: Path) -> Any:
 
 
 def quoted(error: Exception) -> str:
-    """Kind and first line of another library's error, to quote in one of ours."""
+    """Type and first sentence of another library's error, to quote in a message."""
     return f"{type(error).__name__}: {str(error).strip().partition('. ')[0]}".partition("\n")[0]
 
 
@@ -166,7 +166,7 @@ def read_hub(name: str) -> Checkpoint:
 
     try:
         state = load_state_dict_from_hf(name.partition(":")[2])
-    except Exception as error:  # the hub's client raises its own and its transport's errors
+    except Exception as error:  # the client raises its own errors and those of its transport
         raise InputError(f"{name}: could not be fetched from the hub ({quoted(error)})") from error
     return Checkpoint(name, strip_prefixes(state))
 
@@ -191,15 +191,15 @@ def unwrap(content: Any, entry: str | None, source: str) -> tuple[StateDict, str
 
 
 def strip_prefixes(state: StateDict) -> StateDict:
-    """Remove what wrappers (DataParallel, torch.compile) put before every name."""
+    """Remove the prefixes that wrappers (DataParallel, torch.compile) add to every name."""
     for prefix in PREFIXES:
         if state and all(name.startswith(prefix) for name in state):
             return strip_prefixes({name.removeprefix(prefix): tensor for name, tensor in state.items()})
     return state
 
 
-def named_as_ours(checkpoint: Checkpoint) -> Checkpoint:
-    """Rename the keys of the paper's own ConvNeXt files to timm's."""
+def rename_wrapped(checkpoint: Checkpoint) -> Checkpoint:
+    """Rename the keys of the paper's ConvNeXt files to timm's."""
     state = checkpoint.state
     if not all(name.startswith(tuple(WRAPPED)) for name in state):
         return checkpoint
@@ -211,7 +211,7 @@ def named_as_ours(checkpoint: Checkpoint) -> Checkpoint:
 
 
 def write_safetensors(path: str | Path, state: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """Write tensors and text fields as safetensors; a file of this name is replaced only by a whole one."""
+    """Write tensors and text fields as safetensors, atomically: no incomplete file takes its name."""
     path = Path(path)
     try:
         tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()}
@@ -224,10 +224,9 @@ def write_safetensors(path: str | Path, state: Mapping[str, Tensor], metadata: M
 
 
 def gap_fc_head(model: nn.Module) -> nn.Module:
-    """Take the LayerNorm out of a timm ConvNeXt's head, in place: average pooling and one linear layer.
+    """Remove the LayerNorm from the head of a timm ConvNeXt, in place: pooling and one linear layer remain.
 
-    This is the head the paper fine-tunes. The LayerNorm becomes `nn.Identity`, so everything that reads
-    `model.head` sees pooling, no norm, and `fc`. Returns `model`.
+    The paper fine-tunes this head. The LayerNorm becomes `nn.Identity`. Returns `model`.
 
     Raises:
         InputError: the model has no such head.
@@ -240,27 +239,27 @@ def gap_fc_head(model: nn.Module) -> nn.Module:
 
 
 def is_gap_fc(names: Collection[str]) -> bool:
-    """Whether these are a ConvNeXt's parameters without the LayerNorm in or before its head."""
+    """Whether these are the parameters of a ConvNeXt without a LayerNorm in or before its head."""
     norms = ("head.norm.weight", "norm_pre.weight")
     return "stages.0.blocks.0.conv_dw.weight" in names and not any(norm in names for norm in norms)
 
 
-def take_form(model: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """Give the model, in place, the form of the weights: merged, or without the head's LayerNorm."""
+def adapt_form(model: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Change the model, in place, to the form of the weights: merged, or without the head's LayerNorm."""
     if is_gap_fc(state) and hasattr(getattr(model, "head", None), "norm"):
         gap_fc_head(model)
-    adopt_form(model, state)
+    merge_as_in(model, state)
 
 
-def fitted(model: nn.Module, state: StateDict) -> StateDict:
-    """The weights under the model's names, and the model, in place, in the weights' form."""
+def adapt(model: nn.Module, state: StateDict) -> StateDict:
+    """Rename the weights to the model's names, and change the model, in place, to their form."""
     state = renamed_by_timm(model, state)
-    take_form(model, state)
+    adapt_form(model, state)
     return state
 
 
 def renamed_by_timm(model: nn.Module, state: StateDict) -> StateDict:
-    """Apply the renaming timm has for the original authors' files of a family, where that fits better."""
+    """Apply timm's renaming of the original authors' files if more names fit after it."""
     module = type(model).__module__
     rename = getattr(sys.modules.get(module), "checkpoint_filter_fn", None)
     names = model.state_dict().keys()
@@ -268,13 +267,13 @@ def renamed_by_timm(model: nn.Module, state: StateDict) -> StateDict:
         return state
     try:
         renamed = rename(dict(state), model)
-    except Exception:  # the file is of another family, or of none
+    except Exception:  # the file is not of this family
         return state
     return renamed if len(renamed.keys() & names) > len(state.keys() & names) else state
 
 
-def without_numbers(model: nn.Module) -> nn.Module:
-    """A copy of a model on the meta device, made without copying its weights."""
+def meta_copy(model: nn.Module) -> nn.Module:
+    """A copy of a model on the meta device, without its weights."""
     memo: dict[int, Any] = {}
     for parameter in model.parameters():
         memo[id(parameter)] = nn.Parameter(torch.empty_like(parameter, device="meta"))
@@ -292,15 +291,15 @@ def classifier_names(model: nn.Module) -> frozenset[str]:
 
 
 def classes_in(state: Mapping[str, Tensor]) -> int | None:
-    """Number of classes of the classifier among these weights, None where there is no classifier."""
+    """Number of classes of the classifier among these weights; None without a classifier."""
     weights = (state.get(f"{prefix}weight") for prefix in CLASSIFIERS)
     return next((weight.shape[0] for weight in weights if weight is not None and weight.ndim == 2), None)
 
 
 def mismatch(model: nn.Module, state: Mapping[str, Tensor], skipped: Collection[str] = ()) -> str:
-    """What keeps these weights from loading into the model, as a phrase; "" where nothing does."""
+    """Why these weights cannot be loaded into the model, as a phrase; "" if they can."""
     own = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    # The counters are read by cumulative averaging only, and some files lack them.
+    # Only cumulative averaging uses the counters, and some files lack them.
     optional = {*skipped, *(name for name in own if name.endswith("num_batches_tracked"))}
     missing = [name for name in own if name not in state and name not in optional]
     unexpected = [name for name in state if name not in own]
@@ -319,7 +318,7 @@ def mismatch(model: nn.Module, state: Mapping[str, Tensor], skipped: Collection[
 
 
 def wrong_classes(model: nn.Module, state: Mapping[str, Tensor]) -> str:
-    """Another number of classes, where that is all that keeps these weights from loading, as a phrase."""
+    """A different number of classes, if nothing else prevents loading, as a phrase."""
     own = model.state_dict()
     classifier = {name: tensor for name, tensor in own.items() if name in classifier_names(model)}
     found = classes_in({name: state[name] for name in classifier if name in state})
@@ -327,40 +326,40 @@ def wrong_classes(model: nn.Module, state: Mapping[str, Tensor]) -> str:
         return ""
     return (
         f"has a classifier of {found} classes where the model has {classes_in(classifier)}, "
-        "expected as many or the classifier left out (head=False)"
+        "expected the same number, or head=False to leave the classifier out"
     )
 
 
 def identify(state: Mapping[str, Tensor]) -> tuple[ZooModel, float]:
-    """The model of the zoo these weights are most alike, and how alike.
+    """The model of the zoo that these weights resemble most.
 
     Returns:
-        the model, and the share in [0, 1] of names with their shapes that both have, the classifier's and
-        counters aside; 1 where the weights fit.
+        the model, and the fraction in [0, 1] of names and shapes that both have in common, without those of
+        the classifier and counters; 1 if the weights fit.
     """
-    likely = max(ZOO, key=lambda entry: likeness(entry_signature(entry.name), signature(state)))
+    likely = max(ZOO, key=lambda entry: likeness(zoo_signature(entry.name), signature(state)))
     score = exact_likeness(likely, state)
     if score >= ALIKE:
         return likely, score
-    # Perhaps the original authors' names: timm's renaming has to be tried on every model.
+    # The names may be the original authors': timm's renaming is tried on every model.
     convnexts = [entry for entry in ZOO if entry.timm_name.startswith("convnext")]
     scores = [exact_likeness(entry, state) for entry in convnexts]
     return convnexts[scores.index(max(scores))], max(scores)
 
 
 def exact_likeness(entry: ZooModel, state: Mapping[str, Tensor]) -> float:
-    """How alike these weights are to a model that has taken their form."""
+    """Likeness of these weights to a model in their form, under its names."""
     model = entry.on_meta()
-    return likeness(signature(fitted(model, dict(state))), signature(model.state_dict()))
+    return likeness(signature(adapt(model, dict(state))), signature(model.state_dict()))
 
 
 def likeness(a: frozenset[Any], b: frozenset[Any]) -> float:
-    """Share in [0, 1] of what either has that both have."""
+    """Intersection over union of two signatures, in [0, 1]."""
     return len(a & b) / max(len(a | b), 1)
 
 
 def signature(state: Mapping[str, Tensor]) -> frozenset[tuple[str, tuple[int, ...]]]:
-    """Names with their shapes, of everything but the classifier and counters."""
+    """Names and shapes of all tensors except the classifier's and counters."""
     classifier = {f"{prefix}{name}" for prefix in CLASSIFIERS for name in ("weight", "bias")}
     return frozenset(
         (name, tuple(tensor.shape))
@@ -370,13 +369,13 @@ def signature(state: Mapping[str, Tensor]) -> frozenset[tuple[str, tuple[int, ..
 
 
 @cache
-def entry_signature(name: str) -> frozenset[tuple[str, tuple[int, ...]]]:
+def zoo_signature(name: str) -> frozenset[tuple[str, tuple[int, ...]]]:
     """Signature of a model of the zoo."""
     return signature(next(entry for entry in ZOO if entry.name == name).on_meta().state_dict())
 
 
-def looks_like(state: Mapping[str, Tensor]) -> str:
-    """The model a file looks like, as a phrase for a message."""
+def resemblance(state: Mapping[str, Tensor]) -> str:
+    """The model that a file resembles, as a phrase."""
     entry, score = identify(state)
     if score < ALIKE:
         return "the file looks like none of the models that `heatbox models` lists"
@@ -405,16 +404,16 @@ _PREPROCESSING: dict[str, Callable[[Any], bool]] = {
 
 @dataclass(frozen=True)
 class CheckpointReport:
-    """What a checkpoint turned out to be.
+    """Description of a checkpoint.
 
     Attributes:
         source: path or hub name.
-        entry: name under which the file keeps its weights; "" for a flat file.
-        model: name of the model of the zoo that the weights fit; "" where it is none of them.
-        num_classes: outputs of the classifier in the file; None where it has none.
-        head: "gap_fc" where the file has a ConvNeXt without the LayerNorm of its head, else "".
-        sparsity: share of zeros among the weights that have a mask; 0 for a dense file.
-        preprocessing: fields of timm's pretrained_cfg known for this file; empty where nothing is known.
+        entry: name of the entry that holds the weights; "" for a flat file.
+        model: name of the model of the zoo that the weights fit; "" if there is none.
+        num_classes: outputs of the classifier in the file; None if it has none.
+        head: "gap_fc" for a ConvNeXt without the LayerNorm of its head, otherwise "".
+        sparsity: fraction of zeros among the weights that have a mask; 0 for a dense file.
+        preprocessing: fields of timm's pretrained_cfg known for this file; empty if none are.
         left_out: names in the file that were left out on request (the classifier's).
     """
 
@@ -431,27 +430,27 @@ class CheckpointReport:
 def load_checkpoint(
     model: nn.Module, path: str | Path | Checkpoint, *, entry: str | None = None, head: bool = True
 ) -> CheckpointReport:
-    """Load a checkpoint into a model, all of it or nothing.
+    """Load a checkpoint into a model, completely or not at all.
 
-    The model takes the file's form first: merged weights merge it, weights of a ConvNeXt without the head's
-    LayerNorm remove that. What is known of the file's preprocessing goes into `model.pretrained_cfg`, where
-    `timm.data.resolve_model_data_config(model)` finds it.
+    The model first takes the form of the file: merged weights merge it, and weights of a ConvNeXt without the
+    head's LayerNorm remove that. The file's preprocessing, as far as known, is set in `model.pretrained_cfg`,
+    where `timm.data.resolve_model_data_config(model)` reads it.
 
     Args:
         model: a timm model or one with its interface; on the meta device its parameters are replaced.
-        path: a file, "hf-hub:owner/name", or what `read_checkpoint` made of one.
+        path: a file, "hf-hub:owner/name", or the result of `read_checkpoint`.
         entry: which of several sets of weights to take from the file, such as "model_ema".
-        head: False leaves the classifier as it is, for fine-tuning on other classes.
+        head: False keeps the model's classifier, for fine-tuning on other classes.
 
     Raises:
         InputError: the file cannot be read, or is of another model: the message names the first missing and
-            unexpected keys and the model the file looks like. The model is then as it was.
-        TypeError: no network, or a path that is none.
+            unexpected keys and the model that the file resembles. The model is unchanged.
+        TypeError: not an `nn.Module`, or neither text nor a path.
     """
     check_module(model, "model")
     checkpoint = path if isinstance(path, Checkpoint) else read_checkpoint(path, entry)
-    trial = without_numbers(model)
-    state = fitted(trial, checkpoint.state)
+    trial = meta_copy(model)
+    state = adapt(trial, checkpoint.state)
     skipped = frozenset() if head else classifier_names(model)
     if not head and is_gap_fc(trial.state_dict()):  # a new gap_fc head on weights that had a LayerNorm there
         skipped |= set(HEAD_NORM)
@@ -459,18 +458,18 @@ def load_checkpoint(
     if problem := wrong_classes(trial, wanted):
         raise InputError(f"{checkpoint.source}: {problem}")
     if problem := mismatch(trial, wanted, skipped):
-        raise InputError(f"{checkpoint.source}: {problem}; {looks_like(checkpoint.state)}")
-    take_form(model, state)
+        raise InputError(f"{checkpoint.source}: {problem}; {resemblance(checkpoint.state)}")
+    adapt_form(model, state)
     model.load_state_dict(wanted, strict=False, assign=any(p.is_meta for p in model.parameters()))
-    report = describe(checkpoint, state, left_out=tuple(name for name in state if name in skipped))
+    report = report_on(checkpoint, state, left_out=tuple(name for name in state if name in skipped))
     update_data_config(model, report.preprocessing)
     return report
 
 
-def describe(
+def report_on(
     checkpoint: Checkpoint, state: StateDict, model: str = "", left_out: tuple[str, ...] = ()
 ) -> CheckpointReport:
-    """What is known of a checkpoint whose weights, under the model's names, are `state`."""
+    """The report of a checkpoint whose weights, under the model's names, are `state`."""
     return CheckpointReport(
         source=checkpoint.source,
         entry=checkpoint.entry,
@@ -484,14 +483,14 @@ def describe(
 
 
 def sparsity(state: Mapping[str, Tensor]) -> float:
-    """Share of zeros among the weights that have a mask; 0 where none has."""
+    """Fraction of zeros among the weights that have a mask; 0 if none has."""
     masks = recover_masks(state).values()
     total = sum(mask.numel() for mask in masks)
     return 1 - sum(int(mask.sum()) for mask in masks) / total if total else 0.0
 
 
 def preprocessing_of(checkpoint: Checkpoint) -> dict[str, Any]:
-    """Fields of timm's pretrained_cfg known for a file, by its metadata, layout or released name."""
+    """Fields of timm's pretrained_cfg known from a file's metadata, layout or released name."""
     if "preprocessing" in checkpoint.metadata:
         try:
             fields = json.loads(checkpoint.metadata["preprocessing"])
@@ -514,29 +513,29 @@ def preprocessing_of(checkpoint: Checkpoint) -> dict[str, Any]:
 def convert_checkpoint(
     source: str | Path, target: str | Path, *, entry: str | None = None, half: bool = False
 ) -> CheckpointReport:
-    """Write any checkpoint that can be read as safetensors, names as our models have them.
+    """Write a readable checkpoint as safetensors, under the names of the zoo's models.
 
-    The metadata says what the file is: `model`, `timm_name`, `kwargs` (JSON), `num_classes`, `head`,
-    `preprocessing` (JSON) and `source`, as far as known, and what metadata the source had.
+    The metadata describes the file: `model`, `timm_name`, `kwargs` (JSON), `num_classes`, `head`,
+    `preprocessing` (JSON) and `source`, as far as known, and the metadata of the source.
 
     Args:
         source: a file, or "hf-hub:owner/name".
         target: the safetensors file to write.
         entry: which of several sets of weights to take from the file, such as "model_ema".
-        half: floating-point numbers are stored as float16, in half the space; a tensor with numbers beyond
-            its range stays as it is. Loaded, they are float32 again.
+        half: store floating-point tensors as float16; a tensor with values beyond its range keeps its dtype.
+            Loading converts them to the model's dtype.
 
     Raises:
-        InputError: the source cannot be read or the target not be written.
-        TypeError: a source or target that is no path.
+        InputError: the source cannot be read or the target cannot be written.
+        TypeError: a source or target that is neither text nor a path.
     """
     if not isinstance(target, str | Path):
         raise TypeError(f"target: {kind_of(target)}, expected the safetensors file to write")
     checkpoint = read_checkpoint(source, entry)
     zoo_model, score = identify(checkpoint.state)
     fits = score == 1.0
-    state = fitted(zoo_model.on_meta(), checkpoint.state) if fits else checkpoint.state
-    report = describe(checkpoint, state, zoo_model.name if fits else "")
+    state = adapt(zoo_model.on_meta(), checkpoint.state) if fits else checkpoint.state
+    report = report_on(checkpoint, state, zoo_model.name if fits else "")
     metadata = {**checkpoint.metadata, "source": Path(report.source).name}
     if fits:
         metadata |= {"model": zoo_model.name, "timm_name": zoo_model.timm_name}
@@ -552,7 +551,7 @@ def convert_checkpoint(
 
 
 def halved(state: StateDict) -> StateDict:
-    """The floating-point tensors that fit as float16, the others as they are."""
+    """Floating-point tensors as float16 if their values fit, others unchanged."""
     largest = torch.finfo(torch.float16).max
 
     def half(tensor: Tensor) -> Tensor:

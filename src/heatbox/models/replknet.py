@@ -1,14 +1,14 @@
-"""RepLKNet: depthwise convolutions of up to 31 x 31, each with a parallel 5 x 5 that merges into it.
+"""RepLKNet: depthwise convolutions of up to 31 x 31, each with a parallel 5 x 5 that is merged into it.
 
 Paper: "Scaling Up Your Kernels to 31x31: Revisiting Large Kernel Design in CNNs", Ding, Zhang, Zhou, Han,
 Ding and Sun, CVPR 2022, https://arxiv.org/abs/2203.06717. Written from the paper; parameter names are those
-of the authors' files (https://github.com/DingXiaoH/RepLKNet-pytorch, MIT licence), which load as they are.
-Weights: the tables of that repository's README link them, by hand only; give the downloaded file to
+of the authors' files (https://github.com/DingXiaoH/RepLKNet-pytorch, MIT licence), which load unchanged.
+Weights: linked from the tables of that repository's README, for download in a browser; load the file with
 `heatbox.models.checkpoints.load_checkpoint`. RepLKNet-XL was trained with mean and std 0.5.
 
-A stage is a row of blocks, alternately a RepLK block (1x1, large depthwise, 1x1) and a ConvFFN (1x1, GELU,
-1x1), both with BatchNorm before and a shortcut around. A transition (1x1, 3x3 depthwise of stride 2) leads
-from stage to stage. BatchNorm, average pooling and one linear layer end the network.
+A stage alternates RepLK blocks (1x1, large depthwise, 1x1) and ConvFFNs (1x1, GELU, 1x1), both residual with
+BatchNorm first. A transition (1x1, 3x3 depthwise of stride 2) connects two stages. The network ends in
+BatchNorm, average pooling and one linear layer.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ from heatbox.models._blocks import (
     Reparameterizable,
     StagedNet,
     centred,
-    described,
     drop_path_rates,
     fold_batch_norms,
     large_depthwise,
     run_blocks,
+    weights_cfg,
     with_weights,
 )
 
 
 class LargeKernelConv(Reparameterizable):
-    """A large depthwise convolution and a small one beside it, each with BatchNorm, summed.
+    """A large and a small depthwise convolution in parallel, each with BatchNorm, summed.
 
-    Merged (section 3.2 of the paper), it is one convolution with bias. `small_kernel=0` has no small one.
+    Merged (section 3.2 of the paper), it is one convolution with bias. `small_kernel=0` omits the small one.
     """
 
     merged_key = "lkb_reparam.weight"
@@ -50,7 +50,7 @@ class LargeKernelConv(Reparameterizable):
             self.small_conv = ConvNorm(large_depthwise(channels, (small_kernel, small_kernel)))
 
     def merge(self) -> None:
-        """Fold both BatchNorms and add the small kernel to the middle of the large one."""
+        """Fold both BatchNorms and add the small kernel to the centre of the large one."""
         if hasattr(self, "lkb_reparam"):
             return
         kernel, bias = self.lkb_origin.folded()
@@ -72,7 +72,7 @@ class LargeKernelConv(Reparameterizable):
 
 
 class RepLKBlock(nn.Module):
-    """BatchNorm, 1x1, large depthwise convolution, 1x1, with a shortcut around."""
+    """Residual block: BatchNorm, 1x1, large depthwise convolution, 1x1."""
 
     def __init__(
         self, channels: int, width: int, kernel_size: int, small_kernel: int, drop_path: float
@@ -92,7 +92,7 @@ class RepLKBlock(nn.Module):
 
 
 class ConvFFN(nn.Module):
-    """BatchNorm, 1x1, GELU, 1x1, with a shortcut around."""
+    """Residual block: BatchNorm, 1x1, GELU, 1x1."""
 
     def __init__(self, channels: int, width: int, drop_path: float) -> None:
         super().__init__()
@@ -108,7 +108,7 @@ class ConvFFN(nn.Module):
 
 
 class RepLKNetStage(nn.Module):
-    """`len(drop_paths)` layers of one resolution: twice as many blocks."""
+    """`len(drop_paths)` layers of one resolution, each a RepLK block and a ConvFFN."""
 
     def __init__(
         self,
@@ -155,9 +155,9 @@ class RepLKNet(StagedNet):
         channels: channels of the four stages.
         layers: layers of the four stages (a layer is a RepLK block and a ConvFFN).
         large_kernels: side of the large kernel in each stage.
-        small_kernel: side of the kernel beside it; 0 for none.
-        dw_ratio: width of the large convolution over the stage's channels.
-        ffn_ratio: hidden width of the ConvFFN over the stage's channels.
+        small_kernel: side of the parallel kernel; 0 for none.
+        dw_ratio: width of the large convolution relative to the stage's channels.
+        ffn_ratio: hidden width of the ConvFFN relative to the stage's channels.
         strides: stride of the stem (4, 2 or 1) and of the three transitions (2 or 1).
         drop_rate: dropout before the classifier.
         drop_path_rate: stochastic depth of the last layer.
@@ -201,7 +201,7 @@ class RepLKNet(StagedNet):
         self.make_head(num_classes)
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """Patterns that sort parameters by depth, for layer-wise learning rates."""
+        """Patterns that group parameters by depth, for layer-wise learning rates."""
         if coarse:
             return {"stem": r"^stem", "blocks": r"^(?:stages|transitions)\.(\d+)"}
         blocks = [(r"^stages\.(\d+)\.blocks\.(\d+)", None), (r"^transitions\.(\d+)", (99999,))]
@@ -210,7 +210,7 @@ class RepLKNet(StagedNet):
     def fuse_batch_norms(self) -> RepLKNet:
         """Merge the large kernels and fold every BatchNorm that follows a convolution, in place.
 
-        The BatchNorms that open a block, and the one before the pooling, follow no convolution and stay.
+        The BatchNorm at the start of a block and the one before the pooling follow no convolution: they stay.
         """
         for module in list(self.modules()):
             if isinstance(module, LargeKernelConv):
@@ -227,7 +227,7 @@ class RepLKNet(StagedNet):
         return x
 
     def keep_stages(self, number: int) -> None:
-        """Drop all stages after the first `number`, and the transitions to them."""
+        """Remove all stages after the first `number`, and the transitions to them."""
         super().keep_stages(number)
         self.transitions = self.transitions[: number - 1]
 
@@ -239,18 +239,18 @@ class RepLKNet(StagedNet):
 
 default_cfgs = generate_default_cfgs(
     {
-        "replknet_31b.in1k": described(),
-        "replknet_31b.in1k_384": described(384),
-        "replknet_31b.in22k_ft_in1k": described(),
-        "replknet_31b.in22k_ft_in1k_384": described(384),
-        "replknet_31b.in22k": described(num_classes=21841),
-        "replknet_31l.in22k_ft_in1k_384": described(384),
-        "replknet_31l.in22k": described(num_classes=21841),
-        "replknet_xl.megdata73m_ft_in1k": described(320, **HALF),
-        "replknet_xl.megdata73m": described(320, **HALF),
-        "replknet_nano": described(64, pool_size=(8, 8)),
-        "replknet_micro": described(64, pool_size=(8, 8)),
-        "test_replknet": described(64),
+        "replknet_31b.in1k": weights_cfg(),
+        "replknet_31b.in1k_384": weights_cfg(384),
+        "replknet_31b.in22k_ft_in1k": weights_cfg(),
+        "replknet_31b.in22k_ft_in1k_384": weights_cfg(384),
+        "replknet_31b.in22k": weights_cfg(num_classes=21841),
+        "replknet_31l.in22k_ft_in1k_384": weights_cfg(384),
+        "replknet_31l.in22k": weights_cfg(num_classes=21841),
+        "replknet_xl.megdata73m_ft_in1k": weights_cfg(320, **HALF),
+        "replknet_xl.megdata73m": weights_cfg(320, **HALF),
+        "replknet_nano": weights_cfg(64, pool_size=(8, 8)),
+        "replknet_micro": weights_cfg(64, pool_size=(8, 8)),
+        "test_replknet": weights_cfg(64),
     }
 )
 
@@ -288,7 +288,7 @@ def replknet_xl(pretrained: bool = False, **kwargs: Any) -> RepLKNet:
 
 @register_model
 def replknet_nano(pretrained: bool = False, **kwargs: Any) -> RepLKNet:
-    """A small RepLKNet of our own for 64-pixel images, with an 8 x 8 map at the end."""
+    """A small RepLKNet for 64-pixel images (not in the paper), with an 8 x 8 feature map."""
     config = {
         "channels": (40, 80, 160, 320),
         "layers": (2, 2, 6, 2),
@@ -300,7 +300,7 @@ def replknet_nano(pretrained: bool = False, **kwargs: Any) -> RepLKNet:
 
 @register_model
 def replknet_micro(pretrained: bool = False, **kwargs: Any) -> RepLKNet:
-    """A RepLKNet of half a million parameters for 64-pixel images, to be trained on a CPU; an 8 x 8 map."""
+    """A RepLKNet of 0.6 million parameters for 64-pixel images, trained on a CPU; an 8 x 8 feature map."""
     config = {
         "channels": (32, 64, 96, 128),
         "layers": (1, 1, 2, 1),
@@ -312,7 +312,7 @@ def replknet_micro(pretrained: bool = False, **kwargs: Any) -> RepLKNet:
 
 @register_model
 def test_replknet(pretrained: bool = False, **kwargs: Any) -> RepLKNet:  # noqa: PT028
-    """A tiny RepLKNet of our own for tests, with a 4 x 4 map for a 64-pixel image."""
+    """A tiny RepLKNet for tests, with a 4 x 4 feature map for a 64-pixel image."""
     config = {
         "channels": (8, 16, 24, 32),
         "layers": (1, 1, 2, 1),

@@ -1,10 +1,10 @@
-"""SLaK: kernels beyond 51 x 51, each as two crossed rectangles and a small square, trained sparsely.
+"""SLaK: kernels of up to 61 x 61, decomposed into two rectangles and a small square, trained sparsely.
 
 Paper: "More ConvNets in the 2020s: Scaling up Kernels Beyond 51 x 51 using Sparsity", Liu, Chen, Chen, Chen,
 Xiao, Wu, Kärkkäinen, Pechenizkiy, Mocanu and Wang, ICLR 2023, https://arxiv.org/abs/2207.03620. Written from
 the paper; parameter names are those of the authors' files (https://github.com/VITA-Group/SLaK, MIT licence),
-which load as they are: dense tensors whose zeros are the sparsity (`recover_masks`).
-Weights: the tables of that repository's README link them, by hand only; give the downloaded file to
+which load unchanged: dense tensors whose zeros are the sparsity (`recover_masks`).
+Weights: linked from the tables of that repository's README, for download in a browser; load the file with
 `heatbox.models.checkpoints.load_checkpoint`.
 
 The network is ConvNeXt's (stem, LayerNorm, 2 x 2 downsampling, layer scale) with another depthwise layer:
@@ -29,11 +29,11 @@ from heatbox.models._blocks import (
     Reparameterizable,
     StagedNet,
     centred,
-    described,
     drop_path_rates,
     initialise,
     large_depthwise,
     run_blocks,
+    weights_cfg,
     with_weights,
 )
 
@@ -44,8 +44,8 @@ KERNELS = {31: (31, 29, 27, 13), 51: (51, 49, 47, 13), 61: (61, 59, 57, 13)}
 class DecomposedKernel(Reparameterizable):
     """K x s, s x K and s x s depthwise convolutions, each with BatchNorm, summed (section 4 of the paper).
 
-    The authors call the rectangles LoRA1 and LoRA2, and so do their files. Merged, the square lies in the
-    middle of the first rectangle, which also has all the bias.
+    LoRA1 and LoRA2 are the authors' names of the rectangles. Merging adds the square to the centre of the
+    first rectangle, which then also has the bias.
     """
 
     merged_key = "LoRA1.conv.bias"
@@ -78,7 +78,7 @@ class DecomposedKernel(Reparameterizable):
 
 
 class SLaKBlock(nn.Module):
-    """Decomposed kernel, LayerNorm, linear, GELU, linear, layer scale, with a shortcut around."""
+    """Residual block: decomposed kernel, LayerNorm, linear, GELU, linear, layer scale."""
 
     def __init__(
         self, channels: int, kernel_size: int, short: int, drop_path: float, layer_scale: float
@@ -126,12 +126,12 @@ class SLaK(StagedNet):
         short_side: short side of the rectangles and side of the square.
         strides: stride of the stem and of the three downsampling layers.
         layer_scale: initial value of gamma.
-        init_std: standard deviation of initial weights; None for 1 / sqrt(inputs), see `initialise`.
+        init_std: standard deviation of initial weights; None for 1 / sqrt(fan in), see `initialise`.
         drop_rate: dropout before the classifier.
         drop_path_rate: stochastic depth of the last block.
 
     Raises:
-        InputError: `kernel_size` is none of the above.
+        InputError: another `kernel_size`.
     """
 
     def __init__(
@@ -169,7 +169,7 @@ class SLaK(StagedNet):
         self.apply(partial(initialise, std=init_std))
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """Patterns that sort parameters by depth, for layer-wise learning rates."""
+        """Patterns that group parameters by depth, for layer-wise learning rates."""
         stem = r"^downsample_layers\.0"
         if coarse:
             return {"stem": stem, "blocks": r"^(?:stages|downsample_layers)\.(\d+)"}
@@ -177,11 +177,11 @@ class SLaK(StagedNet):
         return {"stem": stem, "blocks": blocks}
 
     def enter(self, i: int, x: Tensor) -> Tensor:
-        """The stem (i = 0) or the downsampling in front of stage i."""
+        """The stem (i = 0) or the downsampling before stage i."""
         return self.downsample_layers[i](x)
 
     def keep_stages(self, number: int) -> None:
-        """Drop all stages after the first `number`, and the downsampling to them."""
+        """Remove all stages after the first `number`, and the downsampling to them."""
         super().keep_stages(number)
         self.downsample_layers = self.downsample_layers[:number]
 
@@ -194,30 +194,30 @@ class SLaK(StagedNet):
 
 
 def stage_kernels(kernel_size: int | Sequence[int]) -> tuple[int, ...]:
-    """Kernel sides of the four stages, from the first or as given."""
+    """Kernel sides of the four stages, from the first one or as given."""
     kernels = KERNELS.get(kernel_size, ()) if isinstance(kernel_size, int) else tuple(kernel_size)
     if len(kernels) != 4:
         raise InputError(
-            f"kernel_size={kernel_size!r}: must be one of {sorted(KERNELS)} or four sides, one a stage"
+            f"kernel_size={kernel_size!r}: must be one of {sorted(KERNELS)} or four sides, one per stage"
         )
     return kernels
 
 
 def patches(in_channels: int, channels: int, stride: int) -> nn.Conv2d:
-    """A convolution of windows that do not overlap."""
+    """A convolution of non-overlapping windows."""
     return nn.Conv2d(in_channels, channels, stride, stride)
 
 
 def recover_masks(state_dict: Mapping[str, Tensor], least: float = 0.01) -> dict[str, Tensor]:
-    """The sparsity masks that the authors' dense files leave as zeros.
+    """The sparsity masks of the authors' files, which store pruned weights as zeros.
 
-    Training never leaves a kept weight at exactly zero, so zeros are the mask. Like the authors, only
-    convolutions and linear layers (4-D and 2-D tensors) have one; a tensor of which less than the share
-    `least` is zero counts as dense and gets none.
+    Training never leaves a kept weight at exactly zero, so zeros are the mask. As in the authors' code, only
+    convolutions and linear layers (4-D and 2-D tensors) have masks; a tensor with a smaller fraction of zeros
+    than `least` is dense and has none.
 
     Args:
         state_dict: names → tensors.
-        least: smallest share of zeros that counts as sparse.
+        least: smallest fraction of zeros of a sparse tensor.
 
     Returns:
         names → bool tensors of the same shape, True where the weight is kept.
@@ -229,12 +229,12 @@ def recover_masks(state_dict: Mapping[str, Tensor], least: float = 0.01) -> dict
 
 default_cfgs = generate_default_cfgs(
     {
-        "slak_tiny.in1k": described(),
-        "slak_small.in1k": described(),
-        "slak_base.in1k": described(),
-        "slak_nano": described(64, pool_size=(8, 8)),
-        "slak_micro": described(64, pool_size=(8, 8)),
-        "test_slak": described(64),
+        "slak_tiny.in1k": weights_cfg(),
+        "slak_small.in1k": weights_cfg(),
+        "slak_base.in1k": weights_cfg(),
+        "slak_nano": weights_cfg(64, pool_size=(8, 8)),
+        "slak_micro": weights_cfg(64, pool_size=(8, 8)),
+        "test_slak": weights_cfg(64),
     }
 )
 
@@ -266,7 +266,7 @@ def slak_base(pretrained: bool = False, **kwargs: Any) -> SLaK:
 
 @register_model
 def slak_nano(pretrained: bool = False, **kwargs: Any) -> SLaK:
-    """A small SLaK of our own for 64-pixel images, with an 8 x 8 map at the end."""
+    """A small SLaK for 64-pixel images (not in the paper), with an 8 x 8 feature map."""
     config = {
         "depths": (2, 2, 6, 2),
         "dims": (32, 64, 128, 256),
@@ -280,7 +280,7 @@ def slak_nano(pretrained: bool = False, **kwargs: Any) -> SLaK:
 
 @register_model
 def slak_micro(pretrained: bool = False, **kwargs: Any) -> SLaK:
-    """A SLaK of half a million parameters for 64-pixel images, to be trained on a CPU; an 8 x 8 map."""
+    """A SLaK of 0.7 million parameters for 64-pixel images, trained on a CPU; an 8 x 8 feature map."""
     config = {
         "depths": (1, 1, 2, 1),
         "dims": (24, 48, 96, 128),
@@ -296,7 +296,7 @@ def slak_micro(pretrained: bool = False, **kwargs: Any) -> SLaK:
 
 @register_model
 def test_slak(pretrained: bool = False, **kwargs: Any) -> SLaK:  # noqa: PT028
-    """A tiny SLaK of our own for tests, with a 4 x 4 map for a 64-pixel image."""
+    """A tiny SLaK for tests, with a 4 x 4 feature map for a 64-pixel image."""
     config = {
         "depths": (1, 1, 2, 1),
         "dims": (8, 12, 16, 24),

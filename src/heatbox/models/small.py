@@ -1,4 +1,4 @@
-"""Small networks of plain families for small pictures, so that they train in minutes on a CPU."""
+"""Small residual networks and ConvNeXts for 64-pixel images, which train in minutes on a CPU."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ default_cfgs = generate_default_cfgs(
 
 
 class _FineResNet(ResNet):
-    """A ResNet whose feature map has a quarter of the input's side; timm's own offer an eighth at finest."""
+    """A ResNet of output stride 4; the smallest that timm's ResNets support is 8."""
 
     def __init__(self, **options: object) -> None:
         super().__init__(**options)
@@ -37,7 +37,7 @@ class _FineResNet(ResNet):
         first.conv1.stride = (1, 1)
         first.aa = nn.Identity()
         for stage in (self.layer2, self.layer3, self.layer4):
-            # At stride 1 timm averages 2 x 2 neighbours here, which moves the map by half a cell a stage.
+            # At stride 1 timm averages 2 x 2 neighbours here, which shifts the map by half a cell per stage.
             stage[0].downsample[0] = nn.Identity()
 
 
@@ -45,7 +45,7 @@ class _FineResNet(ResNet):
 def resnet10_small(pretrained: bool = False, **options: object) -> nn.Module:
     """A residual network of four blocks; a 64-pixel image gives a 16 x 16 feature map.
 
-    A third of a million parameters, later stages dilated to see far on the fine map.
+    A third of a million parameters; later stages are dilated for a large receptive field on the fine map.
     """
     shape = {
         "block": BasicBlock,
@@ -54,8 +54,8 @@ def resnet10_small(pretrained: bool = False, **options: object) -> nn.Module:
         "stem_type": "deep",
         "stem_width": 16,
         "output_stride": 8,
-        # Strided 3 x 3 convolutions look half a pixel up and left of where their output lies, stage upon
-        # stage; averaging 2 x 2 pixels instead keeps the feature map over the picture it came from.
+        # Every strided 3 x 3 convolution shifts its output by half a pixel; averaging 2 x 2 pixels instead
+        # keeps the feature map aligned with the image.
         "aa_layer": nn.AvgPool2d,
         "avg_down": True,
         "num_classes": 10,
@@ -66,8 +66,8 @@ def resnet10_small(pretrained: bool = False, **options: object) -> nn.Module:
 class _FineConvNeXt(ConvNeXt):
     """A ConvNeXt whose last two stages keep the resolution of the second.
 
-    timm's `output_stride` would dilate them: on a map of 8 x 8 positions their 7 x 7 kernels then look mostly
-    past the edge, and positions beside each other hardly share an input.
+    timm's `output_stride` would dilate them: on a map of 8 x 8 positions most of a dilated 7 x 7 kernel lies
+    outside the map, and neighbouring positions share few inputs.
     """
 
     def __init__(self, **options: object) -> None:
@@ -87,7 +87,7 @@ def convnext_atto_64(pretrained: bool = False, **options: object) -> nn.Module:
 
 @register_model
 def convnext_micro(pretrained: bool = False, **options: object) -> nn.Module:
-    """A ConvNeXt of half a million parameters for 64-pixel images, to be trained on a CPU; an 8 x 8 map."""
+    """A ConvNeXt of 0.7 million parameters for 64-pixel images, trained on a CPU; an 8 x 8 feature map."""
     shape = {
         "depths": (1, 1, 2, 1),
         "dims": (40, 80, 120, 160),
