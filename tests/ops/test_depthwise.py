@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from heatbox.errors import InputError
-from heatbox.ops import DepthwiseConv2d, checking, depthwise, depthwise_conv2d, depthwise_cpu
+from heatbox.ops import DepthwiseConv2d, depthwise, depthwise_conv2d, depthwise_cpu, reference
 from heatbox.ops.depthwise import convolution, weight_gradient
 
 CHANNELS_LAST = torch.channels_last
@@ -299,11 +299,11 @@ def test_mixed_dtypes_are_refused():
 
 def test_checked_results_pass_and_wrong_ones_raise(monkeypatch):
     monkeypatch.setenv("HEATBOX_CHECK_OPS", "1")
-    monkeypatch.setattr(checking, "checked", set())
+    monkeypatch.setattr(reference, "checked", set())
     x = torch.randn(1, 4, 11, 11, requires_grad=True)
     weight = torch.randn(4, 1, 17, 17, requires_grad=True)
     depthwise_conv2d(x, weight).sum().backward()
-    assert {c[0] for c in checking.checked} == {"forward", "weight gradient"}
+    assert {c[0] for c in reference.checked} == {"forward", "weight gradient"}
     right = depthwise_cpu.forward
     monkeypatch.setattr(depthwise_cpu, "forward", lambda *args: right(*args) * 1.01)
     depthwise_conv2d(x, weight)  # a configuration seen before is not compared again

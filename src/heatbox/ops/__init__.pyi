@@ -1,6 +1,5 @@
 from .accelerate import Acceleration, accelerate, restore
-from .depthwise import depthwise_conv2d
-from .module import DepthwiseConv2d
+from .depthwise import DepthwiseConv2d, depthwise_conv2d
 
 __all__ = [
     "Acceleration",

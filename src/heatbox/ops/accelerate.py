@@ -1,4 +1,4 @@
-"""Put the fast depthwise convolution into a model that was written without it, and take it out again."""
+"""Replace the depthwise convolutions of any model by the fast one, and restore them."""
 
 from __future__ import annotations
 
@@ -7,24 +7,22 @@ from dataclasses import dataclass
 from torch import nn
 
 from heatbox._utils.checks import check_module
-from heatbox.ops.depthwise import SMALLEST_KERNEL
-from heatbox.ops.module import DepthwiseConv2d, why_not
+from heatbox.ops.depthwise import SMALLEST_KERNEL, DepthwiseConv2d, why_not
 
-# The RepLKNet authors' wrapper of an extension that needs a compiler: always 'same', whatever its padding
-# says.
+# The RepLKNet authors' wrapper of an extension that needs a compiler; always 'same', whatever its `padding`.
 OFFICIAL_NAME = "DepthWiseConv2dImplicitGEMM"
-# Attribute of a swapped module: the class it had.
+# Attribute of a replaced module: its original class.
 FORMER = "_heatbox_former_class"
 
 
 @dataclass(frozen=True)
 class Acceleration:
-    """What `accelerate` did to a model.
+    """Result of `accelerate`.
 
     Attributes:
         model: the model, changed in place.
         swapped: names of the convolutions now computed by `depthwise_conv2d`, with their kernel sizes.
-        left: names of other depthwise convolutions, with the reason why they stay as they are.
+        left: names of the other depthwise convolutions, with the reason why they are unchanged.
     """
 
     model: nn.Module
@@ -32,7 +30,7 @@ class Acceleration:
     left: dict[str, str]
 
     def restore(self) -> nn.Module:
-        """Give the swapped convolutions their former class back; returns the model."""
+        """Give the swapped convolutions their original class; returns the model."""
         for name in self.swapped:
             put_back(self.model.get_submodule(name))
         return self.model
@@ -48,29 +46,29 @@ class Acceleration:
 
 
 def accelerate(model: nn.Module, *, verbose: bool = True) -> Acceleration:
-    """Have every eligible depthwise convolution of `model` computed by `depthwise_conv2d`, in place.
+    """Compute every eligible depthwise convolution of a model by `depthwise_conv2d`; changes it in place.
 
     Eligible are `nn.Conv2d` modules with as many groups as channels, stride and dilation 1, 'same' padding
     with zeros and odd kernels of at least 5 rows or columns, and the RepLKNet authors'
     DepthWiseConv2dImplicitGEMM. Only the class of these modules changes: parameters, state_dict, hooks and
-    optimizers stay as they are. A model already compiled should be compiled again.
+    optimizers are unaffected. A compiled model should be compiled again.
 
     Args:
-        model: any module; a model of timm, of the official repositories, your own.
-        verbose: print what was swapped and what was not.
+        model: any module: a timm model, one of the official repositories, or your own.
+        verbose: print which convolutions were swapped and which were not.
 
     Returns:
-        The record of it, whose `restore()` undoes it. `restore(model)` does so without the record.
+        A record whose `restore()` undoes the change; `restore(model)` does so without the record.
 
     Raises:
-        TypeError: no `nn.Module`.
+        TypeError: not an `nn.Module`.
 
     Examples:
         >>> model = nn.Sequential(nn.Conv2d(8, 8, 31, padding=15, groups=8), nn.Conv2d(8, 8, 3, groups=8))
         >>> record = accelerate(model)
         depthwise convolutions: 1 accelerated, 1 left as they are
           31 x 31: 1 accelerated
-          1: left, PyTorch is good at 3 x 3
+          1: left, PyTorch is fast for 3 x 3
     """
     check_module(model, "model")
     swapped: dict[str, tuple[int, int]] = {}
@@ -94,23 +92,23 @@ def accelerate(model: nn.Module, *, verbose: bool = True) -> Acceleration:
 
 
 def why_left(conv: nn.Conv2d) -> str:
-    """Why a depthwise convolution is not swapped; empty if it can be."""
+    """Why a depthwise convolution is not swapped; empty if it is."""
     official = type(conv).__name__ == OFFICIAL_NAME
     if type(conv) is not nn.Conv2d and not official:
         return f"its class is {type(conv).__name__}"
     if max(conv.kernel_size) < SMALLEST_KERNEL:
-        return f"PyTorch is good at {conv.kernel_size[0]} x {conv.kernel_size[1]}"
+        return f"PyTorch is fast for {conv.kernel_size[0]} x {conv.kernel_size[1]}"
     reason = why_not(conv)
     return "" if official and reason.startswith("padding (0, 0)") else reason
 
 
 def restore(model: nn.Module) -> int:
-    """Undo `accelerate` on a model; returns how many convolutions were put back."""
+    """Undo `accelerate` on a model; returns the number of restored convolutions."""
     return sum(put_back(module) for module in model.modules())
 
 
 def put_back(module: nn.Module) -> bool:
-    """Give one module the class back that `accelerate` found; False if it was not swapped."""
+    """Give one module its original class; False if it was not swapped."""
     former = module.__dict__.pop(FORMER, None)
     if former is None:
         return False

@@ -1,9 +1,9 @@
-"""Depthwise convolution with stride 1 and 'same' padding, as a function and a PyTorch operator.
+"""Depthwise convolution with stride 1 and 'same' padding: a function, a module and a PyTorch operator.
 
-The operator `heatbox::depthwise_conv2d` and its weight gradient are a pair closed under differentiation: each
-one's derivative is made of the two, so gradients of every order exist. On the CPU they run
-`heatbox.ops.depthwise_cpu`, on CUDA devices `heatbox.ops.depthwise_triton`; where neither has anything better
-than PyTorch's own convolution, that is what runs.
+The operator `heatbox::depthwise_conv2d` and its weight gradient are closed under differentiation: the
+derivative of each consists of the two, so gradients of every order exist. On the CPU they run
+`heatbox.ops.depthwise_cpu`, on CUDA devices `heatbox.ops.depthwise_triton`, and otherwise, or where PyTorch's
+convolution is as fast, `heatbox.ops.reference`.
 
 Set HEATBOX_CHECK_OPS=1 to compare the first call of every new configuration with PyTorch.
 """
@@ -11,33 +11,31 @@ Set HEATBOX_CHECK_OPS=1 to compare the first call of every new configuration wit
 from __future__ import annotations
 
 import contextlib
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.autograd.forward_ad as forward_ad
-import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from heatbox.errors import InputError
 from heatbox.ops import depthwise_cpu, depthwise_triton
-from heatbox.ops.checking import check, checking, precise
-from heatbox.ops.layouts import is_channels_last
+from heatbox.ops.depthwise_cpu import is_channels_last
+from heatbox.ops.reference import check, native_convolution, native_weight_gradient, precise
 
-# Kernels whose longer side is below this are left to PyTorch altogether: its 3 x 3 is good in both
-# directions.
+# Kernels whose longer side is below this are left to PyTorch: its 3 x 3 is fast, forward and backward.
 SMALLEST_KERNEL = 5
 OUR_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 is_exporting = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)
 
 
 def depthwise_conv2d(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Convolve every channel with its own kernel; output as large as the input.
+    """Convolve every channel with its own kernel; the output is as large as the input.
 
     The same result as `F.conv2d(x, weight, bias, padding=(kh // 2, kw // 2), groups=C)`. Differentiable to
     any order; follows autocast; works under `torch.compile` and `torch.func.vmap`.
 
     Args:
-        x: (N, C, H, W), NCHW or channels_last, which the output keeps.
+        x: (N, C, H, W), NCHW or channels_last; the output has the same layout.
         weight: (C, 1, kh, kw) of the dtype of `x`; kh and kw odd.
         bias: (C,) or None.
 
@@ -50,13 +48,12 @@ def depthwise_conv2d(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> T
     if autocasts(device):
         x, weight, bias = autocast_cast(device, x, weight, bias)
     if runs_native(x, weight, bias):
-        padding = (weight.shape[2] // 2, weight.shape[3] // 2)
-        return F.conv2d(x, weight, bias, padding=padding, groups=weight.shape[0])
+        return native_convolution(x, weight, bias)
     return convolve(x, weight, bias)
 
 
 def autocasts(device: str) -> bool:
-    """Whether autocast is on for a type of device; the meta device, which has shapes only, knows none."""
+    """Whether autocast is on for a type of device; the meta device has none."""
     return device != "meta" and torch.is_autocast_enabled(device)
 
 
@@ -95,8 +92,8 @@ def autocast_cast(device: str, *tensors: Tensor | None) -> list[Any]:
 def runs_native(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
     """Whether PyTorch's convolution is called directly.
 
-    Always for what the operator has nothing better for, and for exports, which should hold the standard
-    operator. Without gradients also where only our backward is better: no detour through the operator.
+    It is where the operator is not faster, and in exports, which should contain the standard operator.
+    Without gradients it is also called where only the backward of the operator is faster.
     """
     if torch.jit.is_tracing() or is_exporting() or forward_ad._current_level >= 0:
         return True
@@ -116,19 +113,19 @@ def runs_native(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
 
 
 def needs_gradient(*tensors: Tensor | None) -> bool:
-    """Whether autograd will want the backward of an operation on these."""
+    """Whether autograd records an operation on these tensors."""
     return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
 
 
 def without_autocast(device: str) -> contextlib.AbstractContextManager[None]:
-    """Keep autocast from changing the dtypes of what an operator computes with inside."""
+    """Disable autocast inside an operator, whose inputs are already cast."""
     if autocasts(device):
         return torch.autocast(device, enabled=False)
     return contextlib.nullcontext()
 
 
 def compute_convolution(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """What the operator behind `depthwise_conv2d` computes; the output has the layout of `x`."""
+    """Implementation of the operator behind `depthwise_conv2d`; the output has the layout of `x`."""
     kernel = (weight.shape[2], weight.shape[3])
     with without_autocast(x.device.type):
         if x.device.type == "cuda" and depthwise_triton.takes(x.shape, kernel, x.dtype):
@@ -138,14 +135,9 @@ def compute_convolution(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tenso
             out = depthwise_cpu.forward(x, weight, bias, plan)
         else:
             out = native_convolution(x, weight, bias)
-        if checking():
-            check(
-                "forward",
-                x,
-                kernel,
-                out,
-                lambda: native_convolution(precise(x), precise(weight), precise(bias)),
-            )
+        check(
+            "forward", x, kernel, out, lambda: native_convolution(precise(x), precise(weight), precise(bias))
+        )
     return in_layout_of(x, out)
 
 
@@ -160,14 +152,10 @@ def compute_weight_gradient(x: Tensor, grad: Tensor, kh: int, kw: int) -> Tensor
             out = depthwise_cpu.weight_grad(x, grad, kernel, plan)
         else:
             out = native_weight_gradient(x, grad, kernel)
-        if checking():
-            check(
-                "weight gradient",
-                x,
-                kernel,
-                out,
-                lambda: native_weight_gradient(precise(x), precise(grad), kernel),
-            )
+        check(
+            *("weight gradient", x, kernel, out),
+            lambda: native_weight_gradient(precise(x), precise(grad), kernel),
+        )
     return out.contiguous()
 
 
@@ -186,10 +174,10 @@ weight_gradient = torch.library.custom_op(
 
 
 def unobserved(*tensors: Tensor | None) -> bool:
-    """Whether an operation on these is of interest to nobody but its caller.
+    """Whether only the caller observes an operation: no autograd, compiler, transform, mode or subclass.
 
-    Not to autograd, a compiler, a transform, a mode or a subclass: then the functions behind the operators
-    can be called without the dispatcher's detour, which takes as long as a small convolution.
+    The functions behind the operators are then called directly: the dispatcher takes as long as a small
+    convolution.
     """
     return not (
         needs_gradient(*tensors)
@@ -197,38 +185,21 @@ def unobserved(*tensors: Tensor | None) -> bool:
         or torch._C._len_torch_dispatch_stack()
         or torch._C._len_torch_function_stack()
         or torch._C._functorch.peek_interpreter_stack() is not None
-    ) and all(t is None or type(t) in (Tensor, torch.nn.Parameter) for t in tensors)
+    ) and all(t is None or type(t) in (Tensor, nn.Parameter) for t in tensors)
 
 
 def convolve(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """The operator `convolution`, or straight what it computes."""
+    """The operator `convolution`, or its implementation if unobserved."""
     return (compute_convolution if unobserved(x, weight, bias) else convolution)(x, weight, bias)
 
 
-def native_convolution(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """PyTorch's own convolution with the arguments of the operator."""
-    padding = (weight.shape[2] // 2, weight.shape[3] // 2)
-    return F.conv2d(x, weight, bias, padding=padding, groups=weight.shape[0])
-
-
-def native_weight_gradient(x: Tensor, grad: Tensor, kernel: tuple[int, int]) -> Tensor:
-    """PyTorch's own weight gradient with the arguments of the operator."""
-    channels = x.shape[1]
-    weight = x.new_empty(channels, 1, *kernel)
-    padding = [kernel[0] // 2, kernel[1] // 2]
-    gradients = torch.ops.aten.convolution_backward(
-        grad, x, weight, None, [1, 1], padding, [1, 1], False, [0, 0], channels, [False, True, False]
-    )
-    return gradients[1]
-
-
 def memory_format(x: Tensor) -> torch.memory_format:
-    """Layout of the output for input `x`."""
+    """Memory format of the output for input `x`."""
     return torch.channels_last if is_channels_last(x) else torch.contiguous_format
 
 
 def in_layout_of(x: Tensor, out: Tensor) -> Tensor:
-    """`out` with exactly the strides that the fake implementation promises."""
+    """`out` with exactly the strides of the fake implementation."""
     _, channels, height, width = x.shape
     plane = height * width
     if memory_format(x) == torch.channels_last:
@@ -251,7 +222,7 @@ def _(x: Tensor, grad: Tensor, kh: int, kw: int) -> Tensor:
 
 
 def save_convolution(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor | None], output: Tensor) -> None:
-    """Keep what the gradients need: the weight for that of x, x for that of the weight."""
+    """Save the inputs of the gradients: the weight for that of x, x for that of the weight."""
     x, weight, _ = inputs
     ctx.kernel = (weight.shape[2], weight.shape[3])
     ctx.save_for_backward(x if ctx.needs_input_grad[1] else None, weight if ctx.needs_input_grad[0] else None)
@@ -270,7 +241,7 @@ def convolution_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor 
 
 
 def save_weight_gradient(ctx: Any, inputs: tuple[Tensor, Tensor, int, int], output: Tensor) -> None:
-    """Keep both factors: the weight gradient is linear in each."""
+    """Save both factors: the weight gradient is linear in each."""
     x, grad, _, _ = inputs
     ctx.save_for_backward(x if ctx.needs_input_grad[1] else None, grad if ctx.needs_input_grad[0] else None)
 
@@ -292,7 +263,7 @@ weight_gradient.register_autograd(weight_gradient_backward, setup_context=save_w
 
 
 def batched(x: Tensor, dim: int | None, size: int, to: int) -> Tensor:
-    """`x` with its vmap dimension at `to`, repeated along it if it has none."""
+    """`x` with its vmap dimension at `to`, expanded along it if it has none."""
     if dim is not None:
         return x.movedim(dim, to)
     return x.unsqueeze(to).expand(*x.shape[:to], size, *x.shape[to:])
@@ -330,7 +301,7 @@ def _(
 
 
 def register_autocast(device: str) -> None:
-    """Under autocast, cast the operator's inputs to autocast's dtype for the device, as for F.conv2d."""
+    """Under autocast, cast the inputs of the operator to autocast's dtype for the device, as for F.conv2d."""
 
     def cast_and_call(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         arguments = autocast_cast(device, x, weight, bias)
@@ -343,3 +314,74 @@ def register_autocast(device: str) -> None:
 library = torch.library.Library("heatbox", "FRAGMENT")
 register_autocast("cpu")
 register_autocast("cuda")
+
+
+class DepthwiseConv2d(nn.Conv2d):
+    """`nn.Conv2d` for the depthwise case, computed by `depthwise_conv2d`; same arguments and state_dict.
+
+    Args:
+        in_channels, out_channels: both the number of channels.
+        kernel_size: odd, one integer or (kh, kw).
+        stride, dilation: 1.
+        padding: "same", or the equivalent kernel_size // 2.
+        groups: the number of channels, which is also the default.
+        bias, padding_mode, device, dtype: as for `nn.Conv2d`; only zero padding.
+
+    Raises:
+        InputError: the arguments describe another convolution.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | tuple[int, int],
+        stride: int | tuple[int, int] = 1,
+        padding: str | int | tuple[int, int] = "same",
+        dilation: int | tuple[int, int] = 1,
+        groups: int | None = None,
+        bias: bool = True,
+        padding_mode: Literal["zeros", "reflect", "replicate", "circular"] = "zeros",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(
+            in_channels,
+            out_channels,
+            kernel_size,
+            stride,
+            padding,
+            dilation,
+            in_channels if groups is None else groups,
+            bias,
+            padding_mode,
+            device,
+            dtype,
+        )
+        reason = why_not(self)
+        if reason:
+            raise InputError(f"DepthwiseConv2d: {reason}.")
+
+    def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        if input.dim() == 3:  # without batch, as nn.Conv2d allows
+            return depthwise_conv2d(input.unsqueeze(0), weight, bias).squeeze(0)
+        return depthwise_conv2d(input, weight, bias)
+
+
+def why_not(conv: nn.Conv2d) -> str:
+    """Why a convolution cannot be computed by `depthwise_conv2d`; empty if it can."""
+    kh, kw = conv.kernel_size
+    if not conv.groups == conv.in_channels == conv.out_channels:
+        return (
+            f"{conv.in_channels} to {conv.out_channels} channels in {conv.groups} groups, expected as many "
+            "groups as channels in and out"
+        )
+    if conv.stride != (1, 1) or conv.dilation != (1, 1):
+        return f"stride {conv.stride} and dilation {conv.dilation}, expected 1"
+    if kh % 2 == 0 or kw % 2 == 0:
+        return f"kernel of {kh} x {kw}, expected odd sides"
+    if conv.padding != "same" and tuple(conv.padding) != (kh // 2, kw // 2):
+        return f"padding {conv.padding}, expected {(kh // 2, kw // 2)}"
+    if conv.padding_mode != "zeros":
+        return f"padding mode {conv.padding_mode!r}, expected 'zeros'"
+    return ""

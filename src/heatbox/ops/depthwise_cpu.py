@@ -1,21 +1,21 @@
-"""Large depthwise convolution on the CPU: which oneDNN kernel, in which layout, in what portions.
+"""Large depthwise convolution on the CPU: choice of the oneDNN kernel, memory layout and portions.
 
-oneDNN, which PyTorch brings along on x86, has two good depthwise kernels, and both compute forward only:
+oneDNN, which PyTorch includes on x86, has two fast depthwise kernels, both for the forward pass only:
 
-- in channels_last (NHWC) one for any kernel size, near peak from about 15 columns on;
-- in NCHW one for kernels of up to 13 columns, which PyTorch leaves for a slow general path beyond that.
+- in channels_last (NHWC) one for any kernel size, near peak performance from about 15 columns;
+- in NCHW one for kernels of up to 13 columns; beyond that PyTorch uses a slow general path.
 
-PyTorch reaches them only where the layout of the caller's tensor happens to fit, and its backward never does.
-Here all three passes are forward convolutions: the input gradient is one with the flipped kernel, the weight
-gradient is one whose kernel is the output gradient. The plans below choose the layout and the portions.
+PyTorch uses them only if the layout of the input happens to fit, and never in backward. Here all three passes
+are forward convolutions: the input gradient is one with the flipped kernel, the weight gradient one whose
+kernel is the output gradient. Plans choose the layout and the portions.
 
 Portions matter as much as the kernel. A portion of a few hundred kilobytes (some channels of one sample) is
-copied into the better layout, convolved and copied back while it stays in the second-level cache;
-channels_last with hundreds of channels otherwise strides through memory by a power of two and evicts itself,
-and temporaries of tens of megabytes cost more in page faults than the convolution in arithmetic.
+copied to the faster layout, convolved and copied back while it stays in the second-level cache. Without
+portions, channels_last with hundreds of channels has strides of a power of two and evicts its own cache
+lines, and temporaries of tens of megabytes cost more in page faults than the convolution in arithmetic.
 
-The thresholds were measured (docs/performance.md says where and how); they choose between exact computations,
-so on another machine they can cost time, never correctness.
+The thresholds were measured (see docs/performance.md); they choose between exact computations, so on another
+machine they can cost time but not correctness.
 """
 
 from __future__ import annotations
@@ -28,25 +28,31 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from heatbox.ops.layouts import CHANNELS_LAST, CONTIGUOUS, copy, is_channels_last, relaid
-
+CHANNELS_LAST = torch.channels_last
+CONTIGUOUS = torch.contiguous_format
 # The NCHW kernel exists up to this many columns.
 MAX_NCHW_COLUMNS = 13
-# From this many columns to those 13 the channels_last kernel is slow for its size.
+# From this many columns to those 13 the channels_last kernel is slow.
 SLOW_COLUMNS = 10
 # Channels are vectorised by 16; portions are whole vectors.
 VECTOR = 16
 # Bytes of one portion of the input, per thread. Half of a second-level cache, roughly.
 PORTION = 7 << 16
-# With fewer taps than this what a call costs by itself weighs more than where its portion lies.
+# With fewer taps than this the overhead of a call costs more than a portion outside the cache.
 MANY_TAPS = 200
-# Pixels that a weight gradient adds up one after the other.
+# Pixels that a weight gradient sums sequentially.
 BAND = 512
-# Kernels with a shorter side than this take half as long again in bands, and more.
+# Kernels with a shorter side than this take at least 1.5 times as long in bands.
 LEAST_BANDED = 15
-# Tensors larger than this are convolved in portions even where their layout already fits: about there the C
-# library asks the system for every temporary anew, and each of its pages is a fault.
+# Tensors larger than this are convolved in portions even if their layout already fits: from about this size
+# the C library requests every temporary from the system, with a page fault for each page.
 LARGE = 24 << 20
+# Cache lines in a first-level cache of 32 kB.
+LINES = 512
+# Strides that are multiples of this use at most 8 of its 64 sets.
+CLASHING = 512
+# Tiles of the transposing copy are 60 x 60: fewer channels than this do not fill them.
+FEWEST_CHANNELS = 48
 
 
 class Plan(NamedTuple):
@@ -55,7 +61,7 @@ class Plan(NamedTuple):
     Attributes:
         layout: memory format that the portions are copied to.
         dtype: floating type that oneDNN computes in; sums are float32 inside.
-        portioned: False hands the whole tensor to PyTorch as it is, layout and dtype included.
+        portioned: False passes the whole tensor to PyTorch, in its own layout and dtype.
     """
 
     layout: torch.memory_format
@@ -64,7 +70,7 @@ class Plan(NamedTuple):
 
 
 def unsupported_dtypes() -> frozenset[torch.dtype]:
-    """Half-precision types that oneDNN has no instructions for on this processor; float32 stands in."""
+    """Half-precision types that oneDNN does not support on this processor; float32 replaces them."""
     supported = {
         torch.bfloat16: torch.ops.mkldnn._is_mkldnn_bf16_supported,
         torch.float16: torch.ops.mkldnn._is_mkldnn_fp16_supported,
@@ -72,7 +78,7 @@ def unsupported_dtypes() -> frozenset[torch.dtype]:
     return frozenset(dtype for dtype, check in supported.items() if not check())
 
 
-# Whether this build and processor have the kernels that the plans are made for.
+# Whether this build and processor have the kernels that the plans assume.
 HAS_ONEDNN = platform.machine().lower() in ("x86_64", "amd64") and torch.backends.mkldnn.is_available()
 IN_FLOAT32 = unsupported_dtypes() if HAS_ONEDNN else frozenset()
 
@@ -80,15 +86,15 @@ IN_FLOAT32 = unsupported_dtypes() if HAS_ONEDNN else frozenset()
 def safe_dtype(dtype: torch.dtype, layout: torch.memory_format, channels: int) -> torch.dtype:
     """`dtype`, or float32 where oneDNN does not return.
 
-    Seen with oneDNN 3.13: a bfloat16 convolution in channels_last with 8 to 16 channels, 15 or more columns
-    and a map of 56 x 56 never ends, through nn.Conv2d as well.
+    Observed with oneDNN 3.13: a bfloat16 convolution in channels_last with 8 to 16 channels, 15 or more
+    columns and a map of 56 x 56 never ends, through nn.Conv2d as well.
     """
     hangs = layout == CHANNELS_LAST and dtype.itemsize == 2 and channels <= VECTOR
     return torch.float32 if hangs else dtype
 
 
 def touching(kernel: tuple[int, int], shape: Sequence[int]) -> tuple[int, int]:
-    """The part of a (kh, kw) kernel, about its middle, that ever meets an (N, C, H, W) map's pixels."""
+    """Size of the central part of a (kh, kw) kernel that reaches pixels of an (N, C, H, W) map."""
     return min(kernel[0], max(2 * shape[2] - 1, 1)), min(kernel[1], max(2 * shape[3] - 1, 1))
 
 
@@ -106,12 +112,12 @@ def forward_plan(
     if not channels_last:
         if kw > MAX_NCHW_COLUMNS:
             return Plan(CHANNELS_LAST, dtype, True)
-        # PyTorch judges by the whole kernel
+        # PyTorch decides by the whole kernel
         return Plan(CONTIGUOUS, dtype, shape[0] * sample > LARGE or kernel[1] > MAX_NCHW_COLUMNS)
     large = shape[2] * shape[3] >= 100 or (dtype == torch.float32 and sample >= 1 << 17)
     if kw == MAX_NCHW_COLUMNS and kh >= MAX_NCHW_COLUMNS - 2 and large:
-        # 13 columns are where the channels_last kernel is at its slowest, slower than with 21, most of all in
-        # float32; small maps are convolved before they are transposed
+        # the channels_last kernel is slowest with 13 columns, slower than with 21, especially in float32;
+        # small maps are convolved faster than they are transposed
         return Plan(CONTIGUOUS, dtype, True)
     return Plan(CHANNELS_LAST, dtype, False)
 
@@ -120,24 +126,24 @@ def weight_grad_plan(
     shape: Sequence[int], kernel: tuple[int, int], dtype: torch.dtype, channels_last: bool
 ) -> Plan:
     """Plan of the weight gradient of an (N, C, H, W) input and output gradient for a (kh, kw) kernel."""
-    # `weight_grad` spares oneDNN's NCHW kernel the taps that only meet the padding, which it refuses
+    # `weight_grad` omits the taps that only reach the padding, which oneDNN's NCHW kernel does not support
     nchw = touching(kernel, shape)[1] <= MAX_NCHW_COLUMNS
     if channels_last:
-        # the columns of the map are those of the kernel here: again 13, and a few less, are slow here
+        # here the columns of the map are those of the kernel: again 13 and slightly fewer are slow
         nchw = nchw and SLOW_COLUMNS <= shape[3] <= MAX_NCHW_COLUMNS
     return Plan(CONTIGUOUS if nchw else CHANNELS_LAST, torch.float32 if dtype in IN_FLOAT32 else dtype, True)
 
 
 def portions(shape: Sequence[int], itemsize: int, kernel: tuple[int, int]) -> Iterator[tuple[slice, slice]]:
-    """Cut (N, C, H, W) into (samples, channels) of about `PORTION` bytes a thread, or twice for few taps."""
+    """Slices (samples, channels) of (N, C, H, W): about `PORTION` bytes a thread, twice that for few taps."""
     budget = PORTION * torch.get_num_threads() * (1 if kernel[0] * kernel[1] >= MANY_TAPS else 2)
     samples, channels, height, width = shape
     vector = max(height * width * itemsize, 1) * VECTOR
-    # all samples of some channels if that fits, so that oneDNN rearranges each kernel once
+    # all samples of some channels if they fit, so that oneDNN reorders each kernel once
     step = max(samples, 1) if samples * vector <= budget else 1
     vectors = max(1, budget // (vector * step))
     count = -(-channels // (vectors * VECTOR))
-    # portions of equal size rather than a small last one
+    # equal portions instead of a small last one
     size = -(-channels // count // VECTOR) * VECTOR if count > 1 else channels
     for start in range(0, channels, size):
         for sample in range(0, samples, step):
@@ -147,8 +153,8 @@ def portions(shape: Sequence[int], itemsize: int, kernel: tuple[int, int]) -> It
 def same_conv(x: Tensor, weight: Tensor, bias: Tensor | None, padding: tuple[int, int]) -> Tensor:
     """F.conv2d of depthwise weights, in the layout of `x`.
 
-    A weight of (C, 1, kh, kw) is both contiguous and channels_last, and where its strides say the latter
-    PyTorch converts `x`: a view without that ambiguity keeps the choice with `x`.
+    A weight of (C, 1, kh, kw) is both contiguous and channels_last, and with the strides of the latter
+    PyTorch converts `x`; a view with unambiguous strides prevents that.
     """
     weight = weight.reshape(weight.shape[0], *weight.shape[2:]).unsqueeze(1)
     return F.conv2d(x, weight, bias, padding=padding, groups=weight.shape[0])
@@ -191,8 +197,7 @@ def weight_grad(x: Tensor, grad: Tensor, kernel: tuple[int, int], plan: Plan) ->
 
 
 def folded_weight_grad(x: Tensor, grad: Tensor, kernel: tuple[int, int], plan: Plan) -> Tensor:
-    """Weight gradient in NCHW, several samples in one convolution: in this layout samples × channels is a
-    view."""
+    """Weight gradient in NCHW, several samples per convolution: samples × channels is a view here."""
     total = torch.empty(x.shape[1], 1, *kernel, dtype=torch.promote_types(plan.dtype, torch.float32))
     for samples, channels in portions(x.shape, plan.dtype.itemsize, kernel):
         part = relaid(x[samples, channels], CONTIGUOUS, plan.dtype)
@@ -210,10 +215,9 @@ def folded_weight_grad(x: Tensor, grad: Tensor, kernel: tuple[int, int], plan: P
 
 
 def sample_weight_grad(x: Tensor, grad: Tensor, kernel: tuple[int, int], plan: Plan) -> Tensor:
-    """Weight gradient in channels_last, one convolution or more each sample.
+    """Weight gradient in channels_last, one or more convolutions per sample.
 
-    Folding samples into channels here would stride through memory by N C elements a pixel: 2 to 5 times
-    slower.
+    Folding samples into channels would give strides of N C elements per pixel here: 2 to 5 times slower.
     """
     precision = torch.promote_types(plan.dtype, torch.float32)
     total = torch.empty(1, x.shape[1], *kernel, dtype=precision)
@@ -231,10 +235,10 @@ def sample_weight_grad(x: Tensor, grad: Tensor, kernel: tuple[int, int], plan: P
 
 
 def bands_weight_grad(x: Tensor, grad: Tensor, kernel: tuple[int, int]) -> Iterator[Tensor]:
-    """Summands (1, C, kh, kw) of a weight gradient: that of every few rows of the output gradient.
+    """Terms (1, C, kh, kw) of a weight gradient, one per band of rows of the output gradient.
 
-    oneDNN adds the pixels of a map one after the other, and the rounding errors grow with the square root of
-    their number: with bands of `BAND` pixels they are those of PyTorch's own gradient at any size.
+    oneDNN sums the pixels of a map sequentially, and rounding errors grow with the square root of their
+    number: with bands of `BAND` pixels they are those of PyTorch's gradient at any size.
 
     Args:
         x: (1, C, H, W) in channels_last.
@@ -249,9 +253,55 @@ def bands_weight_grad(x: Tensor, grad: Tensor, kernel: tuple[int, int]) -> Itera
     rows, reach = -(-height // count), kh // 2
     for first in range(0, height, rows):
         last = min(first + rows, height)
-        # the input rows that this band meets; those of them that lie in the padding, above or below
+        # the input rows that this band reaches, and how many of them lie in the padding above or below
         above, below = max(0, reach - first), max(0, last + reach - height)
-        seen = x[:, :, max(0, first - reach) : min(height, last + reach)]
+        inside = x[:, :, max(0, first - reach) : min(height, last + reach)]
         padding = max(above, below)
-        out = same_conv(seen, grad[:, :, first:last], None, (padding, kw // 2))
+        out = same_conv(inside, grad[:, :, first:last], None, (padding, kw // 2))
         yield out[:, :, padding - above : padding - above + kh]
+
+
+def is_channels_last(x: Tensor) -> bool:
+    """Whether channels vary fastest in memory; False where both layouts are the same."""
+    return not x.is_contiguous() and x.is_contiguous(memory_format=CHANNELS_LAST)
+
+
+def copy_by_tiles(target: Tensor, source: Tensor) -> bool:
+    """Whether the transposing copy is faster for (N, C, H, W) tensors of different layouts.
+
+    PyTorch's general copy follows the memory of its target. From channels_last to NCHW it reads one number
+    from each of H W cache lines, channel after channel: fast while those lines stay in the first-level cache,
+    two to six times slower if they are too many or if their stride maps them to few of its sets. PyTorch has
+    a second copy, of matrices to their transposes, which works in tiles; it is used where the general one
+    would fall out of the cache.
+    """
+    if target.dtype != source.dtype:
+        return False
+    channels, pixels = source.shape[1], source.shape[2] * source.shape[3]
+    if source.stride(1) == 1:  # channels_last to NCHW
+        return (pixels >= LINES and channels >= FEWEST_CHANNELS) or (
+            source.stride(3) * source.itemsize % CLASHING == 0 and pixels >= 16
+        )
+    # NCHW to channels_last reads one number from each of C planes
+    return channels >= 32 and pixels * source.itemsize % (8 * CLASHING) == 0
+
+
+def copy(target: Tensor, source: Tensor) -> None:
+    """Copy (N, C, H, W) values; each sample of the tensors must be dense in one of the two layouts."""
+    if not copy_by_tiles(target, source):
+        target.copy_(source)
+        return
+    for to, of in zip(target, source, strict=True):
+        if of.stride(0) == 1:
+            to.view(to.shape[0], -1).copy_(of.permute(1, 2, 0).flatten(0, 1).contiguous().t())
+        else:
+            to.permute(1, 2, 0).view(-1, to.shape[0]).copy_(of.flatten(1).t())
+
+
+def relaid(x: Tensor, layout: torch.memory_format, dtype: torch.dtype) -> Tensor:
+    """(N, C, H, W) values in this layout and dtype; `x` itself if it has them."""
+    if x.dtype == dtype and x.is_contiguous(memory_format=layout):
+        return x
+    out = torch.empty(x.shape, dtype=dtype, memory_format=layout)
+    copy(out, x)
+    return out

@@ -1,18 +1,18 @@
-"""Large depthwise convolution on CUDA devices: Triton kernels that turn it into matrix products.
+"""Large depthwise convolution on CUDA devices: Triton kernels that express it as matrix products.
 
-A depthwise convolution has no sum over channels, so as it stands tensor cores have nothing to do. Along one
-axis, though, it is a product with a banded Toeplitz matrix: for one channel and one kernel row a,
+A depthwise convolution has no sum over channels, so it cannot use tensor cores directly. Along one axis,
+however, it is a product with a banded Toeplitz matrix: for one channel and one kernel row a,
 
     out[n, i, u] += sum over v of x[n, i + a - kh//2, v] T_a[v, u],    T_a[v, u] = weight[a, v - u + kw//2].
 
-The images of a batch share T, so they are the rows of the left matrix, and one read of an input row serves
-several output rows at once, whose Toeplitz blocks stand side by side. Small batches take output rows into the
-left matrix instead. The weight gradient is the same product turned round: over images and input rows, output
-gradient times input, of which the sums along diagonals are the taps. `expand` writes the Toeplitz blocks of a
-call into memory once. The Toeplitz axis must be the longer kernel side: 51 x 5 is computed transposed.
+The images of a batch share T, so they are the rows of the left matrix, and an input row is read once for
+several output rows, whose Toeplitz blocks are concatenated. For small batches the output rows are rows of the
+left matrix instead. The weight gradient is the transposed product: over images and input rows, output
+gradient times input, whose sums along diagonals are the taps. `expand` writes the Toeplitz blocks of a call
+to memory once. The Toeplitz axis must be the longer kernel side: 51 x 5 is computed transposed.
 
 Windows of input columns start at multiples of 16 so that loads are vectorised; H and W are compile-time
-constants. Tiles are chosen by timing a few fixed ones at the first call of a configuration.
+constants. The fastest of a few fixed tiles is chosen by timing them at the first call of a configuration.
 """
 
 from __future__ import annotations
@@ -24,8 +24,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+
+from heatbox.ops.reference import native_convolution, native_weight_gradient
 
 try:
     import triton
@@ -38,26 +39,26 @@ try:
 except ImportError as error:  # macOS, Windows, CPU-only builds
     MISSING = f"Triton cannot be imported ({error})"
 
-# Longer kernel sides below this are left to PyTorch: the band is too thin to fill a matrix product.
+# Kernels whose longer side is below this are left to PyTorch: the band is too narrow for a matrix product.
 SMALLEST_KERNEL = 13
 LARGEST_SIDE = 256  # of the map: programs are compiled for H and W
 ALIGN = 16
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
-# From this batch on images are the rows of the left matrix.
+# From this batch size images are the rows of the left matrix.
 MANY_IMAGES = 32
 
 warned: set[str] = set()
-# What Triton failed on: (N, C, H, W), kernel, dtype. Compilers are not asked a second time.
+# Configurations on which Triton failed: (N, C, H, W), kernel, dtype. They are not compiled again.
 failed: set[tuple[Any, ...]] = set()
 tuned: dict[tuple[Any, ...], Tile] = {}
 
 
 @dataclass(frozen=True)
 class Tile:
-    """What one program computes, and with how many warps.
+    """Output tile of one program, and its launch parameters.
 
     Attributes:
-        images, rows, columns: output tile of the forward kernels.
+        images, rows, columns: size of the tile.
         depth: columns of input in one step of the product.
         warps, stages: Triton's launch parameters.
     """
@@ -72,7 +73,7 @@ class Tile:
 
 @dataclass(frozen=True)
 class GradTile:
-    """What one program of the weight gradient computes.
+    """Tile of one program of the weight gradient, and its launch parameters.
 
     Attributes:
         taps: kernel rows.
@@ -89,21 +90,20 @@ class GradTile:
 
 
 def warn_once(reason: str) -> None:
-    """Say once why PyTorch's own convolution runs instead."""
+    """Warn once why PyTorch's convolution runs instead."""
     if reason not in warned:
         warned.add(reason)
         warnings.warn(f"large depthwise convolutions fall back to PyTorch's: {reason}", stacklevel=3)
 
 
 def give_up(x: Tensor, kernel: tuple[int, int], error: Exception) -> None:
-    """Leave this configuration to PyTorch from now on, and say so."""
+    """Leave this configuration to PyTorch from now on, with a warning."""
     failed.add((tuple(x.shape), kernel, x.dtype))
     warn_once(f"Triton failed on {tuple(x.shape)} {x.dtype}: {type(error).__name__}: {error}")
 
 
 def takes(shape: Sequence[int], kernel: tuple[int, int], dtype: torch.dtype) -> bool:
-    """Whether the kernels here are for this (N, C, H, W) input, (kh, kw) kernel and dtype, on a CUDA
-    device."""
+    """Whether this module supports an (N, C, H, W) input, (kh, kw) kernel and dtype on a CUDA device."""
     if max(kernel) < SMALLEST_KERNEL or dtype not in (torch.float32, torch.bfloat16, torch.float16):
         return False
     if min(shape) == 0 or max(shape[2:]) > LARGEST_SIDE or torch.version.hip is not None:
@@ -126,10 +126,9 @@ def forward(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
             return on_longer_axis(x, weight, bias)
     except torch.OutOfMemoryError:
         raise
-    except Exception as error:  # compilers fail in many ways; every one of them has the same answer
+    except Exception as error:  # compilers fail in many ways; all are handled alike
         give_up(x, (weight.shape[2], weight.shape[3]), error)
-        padding = (weight.shape[2] // 2, weight.shape[3] // 2)
-        return F.conv2d(x, weight, bias, padding=padding, groups=weight.shape[0])
+        return native_convolution(x, weight, bias)
 
 
 def weight_grad(x: Tensor, grad: Tensor, kernel: tuple[int, int]) -> Tensor:
@@ -143,11 +142,7 @@ def weight_grad(x: Tensor, grad: Tensor, kernel: tuple[int, int]) -> Tensor:
         raise
     except Exception as error:
         give_up(x, kernel, error)
-        channels, padding = x.shape[1], [kernel[0] // 2, kernel[1] // 2]
-        weight = x.new_empty(channels, 1, *kernel)
-        return torch.ops.aten.convolution_backward(
-            grad, x, weight, None, [1, 1], padding, [1, 1], False, [0, 0], channels, [False, True, False]
-        )[1]
+        return native_weight_gradient(x, grad, kernel)
 
 
 def on_longer_axis(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -163,20 +158,20 @@ def round_up(value: int, step: int) -> int:
 
 
 def window(kw: int, columns: int) -> tuple[int, int]:
-    """Left margin and width of the input columns that `columns` outputs see, both multiples of 16."""
+    """Left margin and width of the input columns that `columns` outputs read, both multiples of 16."""
     margin = round_up(kw // 2, ALIGN)
     return margin, round_up(columns + kw - 1 + margin - kw // 2, ALIGN)
 
 
 def precision(dtype: torch.dtype) -> str:
-    """tf32 for float32 where torch.set_float32_matmul_precision allows it, else exact products."""
+    """tf32 for float32 if torch.set_float32_matmul_precision allows it, otherwise exact products."""
     if dtype == torch.float32 and torch.get_float32_matmul_precision() == "highest":
         return "ieee"
     return "tf32"
 
 
 def forward_tiles(images: int, width: int) -> list[Tile]:
-    """The fixed set of tiles to choose from; the first is the one taken where nothing can be timed."""
+    """The tiles to choose from; the first is used where timing is impossible."""
     columns = 16 if width <= 16 else 32
     rows = 128 // columns
     if images >= MANY_IMAGES:
@@ -192,7 +187,7 @@ def forward_tiles(images: int, width: int) -> list[Tile]:
 
 
 def grad_tiles(images: int, width: int) -> list[GradTile]:
-    """The fixed set of weight-gradient tiles; the first is the one taken where nothing can be timed."""
+    """The weight-gradient tiles to choose from; the first is used where timing is impossible."""
     columns = 16 if width <= 16 else 32
     step = max(16, min(64, triton.next_power_of_2(images)))
     return [GradTile(4, columns, step), GradTile(4, columns, 16), GradTile(4, columns, step, 8)]
@@ -208,12 +203,12 @@ def choose(key: tuple[Any, ...], tiles: Sequence[Any], run: Callable[[Any], Tens
 
 
 def fastest(tiles: Sequence[Any], run: Callable[[Any], Tensor]) -> Any:
-    """The tile of the shortest median time; tiles that do not compile or fit are passed over."""
+    """The tile of the shortest median time; tiles that do not compile or fit are skipped."""
     times, failure = {}, None
     for tile in tiles:
         try:
             times[tile] = triton.testing.do_bench(lambda tile=tile: run(tile), 5, 20, return_mode="median")
-        except Exception as error:  # out of registers or shared memory; the next one may fit
+        except Exception as error:  # out of registers or shared memory; the next tile may fit
             failure = error
     if not times:
         assert failure is not None
@@ -229,12 +224,12 @@ def banded_product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 def launch_forward(x: Tensor, weight: Tensor, bias: Tensor | None, tile: Tile) -> Tensor:
-    """Expand the Toeplitz blocks, then run the kernel that suits the batch."""
+    """Expand the Toeplitz blocks, then run the kernel for this batch size."""
     samples, channels, height, width = x.shape
     kh, kw = weight.shape[2:]
     many = samples >= MANY_IMAGES
     margin, wide = window(kw, tile.columns)
-    # with several output rows side by side, blocks of zeros stand above and below the kernel
+    # for several output rows at once, blocks of zeros surround the kernel
     border = tile.rows - 1 if many else 0
     bands = torch.empty(channels, kh + 2 * border, wide, tile.columns, dtype=x.dtype, device=x.device)
     kernels.expand[(channels, kh + 2 * border)](
@@ -281,7 +276,7 @@ def tap_sums(x: Tensor, grad: Tensor, kernel: tuple[int, int]) -> Tensor:
 
 
 def launch_weight_grad(x: Tensor, grad: Tensor, kernel: tuple[int, int], tile: GradTile) -> Tensor:
-    """One partial sum for every strip of output columns, added up afterwards: the same order every time."""
+    """One partial sum per strip of output columns, summed afterwards in a fixed order."""
     samples, channels, height, width = x.shape
     kh, kw = kernel
     margin, wide = window(kw, tile.columns)

@@ -1,4 +1,4 @@
-"""The Triton programs behind `heatbox.ops.depthwise_triton`, which explains the method and launches them."""
+"""The Triton programs of `heatbox.ops.depthwise_triton`, which explains the method and launches them."""
 
 # Triton reads these functions' source: their parameters carry `tl.constexpr` and nothing else.
 # mypy: disable-error-code="no-untyped-def"
@@ -71,11 +71,11 @@ def forward_images(
     row = place // COLUMNS
     column = place % COLUMNS
     blocks: tl.constexpr = KH + 2 * (ROWS - 1)
-    # output row i0 + row meets input row r in kernel row r - i0 - row + KH // 2, block ROWS - 1 higher
+    # output row i0 + row reads input row r in kernel row r - i0 - row + KH // 2, block ROWS - 1 higher
     band = bands + c.to(tl.int64) * (blocks * WIDE * COLUMNS) + depth[:, None] * COLUMNS
     band += ((ROWS - 1 - row) * (WIDE * COLUMNS) + column)[None, :]
 
-    # input rows and columns that lie wholly in the padding are passed over
+    # input rows and columns entirely in the padding are skipped
     first_row = tl.maximum(0, i0 - KH // 2)
     last_row = tl.minimum(H, i0 + ROWS - 1 + KH - KH // 2)
     first = tl.maximum(0, MARGIN - u0) // DEPTH * DEPTH
@@ -208,7 +208,7 @@ def weight_grad(
         present = (n < samples)[:, None]
         inside = present & ((v >= 0) & (v < W))[None, :]
         right = tl.load(x + (plane + r * W)[:, None] + v[None, :], mask=inside, other=0.0)
-        i = r - a + KH // 2  # output row in which kernel row a meets input row r
+        i = r - a + KH // 2  # output row in which kernel row a reads input row r
         inside = present & ((i >= 0) & (i < H) & (u < W) & (a < KH))[None, :]
         left = tl.load(grad + plane[:, None] + (i * W + u)[None, :], mask=inside, other=0.0)
         if UPCAST:

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from heatbox.ops.layouts import CHANNELS_LAST, CONTIGUOUS, copy, copy_by_tiles, relaid
+from heatbox.ops.depthwise_cpu import CHANNELS_LAST, CONTIGUOUS, copy, copy_by_tiles, relaid
 
 
 def source(kind, channels, height, width, dtype):

@@ -1,4 +1,7 @@
-"""HEATBOX_CHECK_OPS=1: compare the first call of every new configuration with PyTorch."""
+"""PyTorch's own depthwise convolution: the fallback, and the reference of HEATBOX_CHECK_OPS.
+
+With HEATBOX_CHECK_OPS=1 the first call of every new configuration is compared with PyTorch.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +10,10 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-# Largest error of the result over its largest value that the comparison with PyTorch accepts.
+# Largest accepted error, relative to the largest value of the result.
 TOLERANCE = {
     torch.float64: 1e-10,
     torch.float32: 1e-4,
@@ -20,20 +24,32 @@ TOLERANCE = {
 checked: set[tuple[Any, ...]] = set()
 
 
-def checking() -> bool:
-    """Whether results are to be compared with PyTorch."""
-    return os.environ.get("HEATBOX_CHECK_OPS", "") not in ("", "0")
+def native_convolution(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """PyTorch's convolution with the arguments of the operator."""
+    padding = (weight.shape[2] // 2, weight.shape[3] // 2)
+    return F.conv2d(x, weight, bias, padding=padding, groups=weight.shape[0])
+
+
+def native_weight_gradient(x: Tensor, grad: Tensor, kernel: tuple[int, int]) -> Tensor:
+    """PyTorch's weight gradient with the arguments of the operator."""
+    channels = x.shape[1]
+    weight = x.new_empty(channels, 1, *kernel)
+    padding = [kernel[0] // 2, kernel[1] // 2]
+    gradients = torch.ops.aten.convolution_backward(
+        grad, x, weight, None, [1, 1], padding, [1, 1], False, [0, 0], channels, [False, True, False]
+    )
+    return gradients[1]
 
 
 def precise(x: Any) -> Any:
-    """`x`, if there is one, in the type of the reference: on a GPU one that no setting rounds to TF32."""
+    """`x` in the dtype of the reference: float64 on a GPU, where float32 may be rounded to TF32."""
     if x is None:
         return None
     return x.double() if x.device.type == "cuda" else x.float()
 
 
 def tolerance(x: Tensor) -> float:
-    """What the result may be off by: that of float16 where TF32 is allowed, which has as many digits."""
+    """Accepted relative error; for float32 with TF32 that of float16, which has as many digits."""
     tf32 = x.device.type == "cuda" and torch.get_float32_matmul_precision() != "highest"
     return TOLERANCE[torch.float16 if tf32 and x.dtype == torch.float32 else x.dtype]
 
@@ -41,11 +57,13 @@ def tolerance(x: Tensor) -> float:
 def check(
     what: str, x: Tensor, kernel: tuple[int, int], out: Tensor, reference: Callable[[], Tensor]
 ) -> None:
-    """Compare `out` with PyTorch's result, once for each configuration.
+    """With HEATBOX_CHECK_OPS=1, compare `out` with PyTorch's result, once per configuration.
 
     Raises:
         RuntimeError: they differ by more than `TOLERANCE` of the largest value.
     """
+    if os.environ.get("HEATBOX_CHECK_OPS", "") in ("", "0"):
+        return
     configuration = (what, x.device.type, x.dtype, tuple(x.shape), x.stride(), kernel)
     if configuration in checked or out.numel() == 0:
         return
