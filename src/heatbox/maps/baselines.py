@@ -1,4 +1,4 @@
-"""Maps that know nothing about the image: what any method must beat."""
+"""Maps that do not depend on the image, as baselines for every method, and the centre prior."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ if TYPE_CHECKING:
 
 
 def centre_gaussian(height: int = 224, width: int = 224, sigma: float = 0.25) -> np.ndarray:
-    """A Gaussian in the middle of the image, scaled to [0, 1].
+    """A Gaussian in the centre of the image, scaled to [0, 1].
 
     Args:
-        height: of the map in pixels.
-        width: of the map in pixels.
-        sigma: standard deviation as a share of each side.
+        height: height of the map in pixels.
+        width: width of the map in pixels.
+        sigma: standard deviation as a fraction of each side.
 
     Returns:
-        (height, width) float32, 0 in the corners and 1 in the middle; all 1 where it has one pixel.
+        (height, width) float32, 0 in the corners and 1 in the centre; all 1 for a single pixel.
 
     Raises:
-        InputError: a side below 1, or a deviation that is not above 0.
-        TypeError: no numbers.
+        InputError: a side below 1, or a standard deviation that is not above 0.
+        TypeError: not numbers.
 
     Examples:
         >>> (100 * centre_gaussian(3, 3)).round().astype(int).tolist()
@@ -35,9 +35,9 @@ def centre_gaussian(height: int = 224, width: int = 224, sigma: float = 0.25) ->
     """
     check_integer(height, "height")
     check_integer(width, "width")
-    check_number(sigma, "sigma", "a share of each side above 0")
+    check_number(sigma, "sigma", "a fraction of each side above 0")
     if not 0 < sigma < math.inf:
-        raise InputError(f"sigma is {sigma}, expected a share of each side above 0")
+        raise InputError(f"sigma is {sigma}, expected a fraction of each side above 0")
     out = _gaussian(height, width, sigma)
     if out.max() == out.min():
         return np.ones((height, width), np.float32)
@@ -52,7 +52,7 @@ def full_image(height: int = 224, width: int = 224) -> np.ndarray:
 
     Raises:
         InputError: a side below 1.
-        TypeError: no whole numbers.
+        TypeError: not integers.
     """
     check_integer(height, "height")
     check_integer(width, "width")
@@ -60,23 +60,23 @@ def full_image(height: int = 224, width: int = 224) -> np.ndarray:
 
 
 def _gaussian(height: int, width: int, sigma: float) -> np.ndarray:
-    """(height, width) float64, at most 1, in the middle."""
+    """(height, width) float64 Gaussian with its maximum, at most 1, in the centre."""
     y = (np.arange(height) - (height - 1) / 2) / (sigma * height)
     x = (np.arange(width) - (width - 1) / 2) / (sigma * width)
     return np.exp(-0.5 * (y[:, None] ** 2 + x[None] ** 2))
 
 
 def with_centre_prior(maps: Tensor, exponent: float = 0.25, sigma: float = 0.25) -> Tensor:
-    """Maps scaled to [0, 1], times a power of a Gaussian in the middle: objects are seldom at the border.
+    """Maps scaled to [0, 1], times a power of a centred Gaussian: objects are rarely at the border.
 
-    This is knowledge about how pictures are taken, not about the picture; what it gains has to be told apart
-    from what a map gains.
+    The prior describes how images are taken, not the image; its gain has to be reported separately from the
+    gain of a map.
 
     Args:
         maps: (B, h, w), any float dtype.
-        exponent: power of the Gaussian; 0 leaves the scaled maps.
-        sigma: standard deviation of the Gaussian as a share of each side. Unlike the baseline's it is not
-            stretched to reach 0 in the corners.
+        exponent: power of the Gaussian; 0 returns the scaled maps.
+        sigma: standard deviation of the Gaussian as a fraction of each side. Unlike the baseline, the
+            Gaussian is not rescaled to 0 in the corners.
 
     Returns:
         (B, h, w) float32 in [0, 1] on the device of the maps; constant maps become the prior itself.
@@ -92,4 +92,4 @@ def with_centre_prior(maps: Tensor, exponent: float = 0.25, sigma: float = 0.25)
 
 CENTRE = "centre-gaussian"
 BASELINES = {CENTRE: centre_gaussian, "full-image": full_image}
-"""What every table is compared with: name → function of (height, width)."""
+"""The baselines in every table: name → function of (height, width)."""

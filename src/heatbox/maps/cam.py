@@ -20,8 +20,8 @@ def cam(features: Tensor, class_weights: Tensor, signs: Signs = "all") -> Tensor
 
     Args:
         features: (B, C, H, W) feature maps.
-        class_weights: (B, C), one row per image, or (C,) for all images alike.
-        signs: which channels take part: all, those of positive weight (F_pos) or those of negative
+        class_weights: (B, C), one row per image, or (C,) for all images.
+        signs: the channels that are summed: all, those of positive weight (F_pos) or those of negative
             weight (F_neg; supplement 12).
 
     Returns:
@@ -29,7 +29,7 @@ def cam(features: Tensor, class_weights: Tensor, signs: Signs = "all") -> Tensor
 
     Raises:
         InputError: shapes that do not match, or an unknown `signs`.
-        TypeError: no tensors of real numbers.
+        TypeError: not tensors of real numbers.
 
     Examples:
         >>> features = torch.tensor([[[[1.0, 2.0]], [[3.0, 0.0]]]])  # one image, two channels, 1 x 2 pixels

@@ -21,10 +21,10 @@ class ExplainedClassifier(nn.Module):
     spatial mean plus the bias is the logit.
 
     Args:
-        model: a classifier that `ClassifierView` sees through; put into eval mode.
+        model: a classifier that `ClassifierView` supports; set to eval mode.
 
     Raises:
-        InputError: the model cannot be seen through.
+        InputError: the model is not supported.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -43,17 +43,17 @@ def export_program(model: nn.Module, side: int) -> torch.export.ExportedProgram:
     """Export a classifier with its feature map and CAM as one graph.
 
     Args:
-        model: the classifier, on the CPU; put into eval mode.
-        side: side in pixels of the square images the graph takes; the batch may be of any size.
+        model: the classifier, on the CPU; set to eval mode.
+        side: side in pixels of the square input images; the batch size is dynamic.
 
     Returns:
         a program: images (B, 3, side, side) → logits, features and CAM as in `ExplainedClassifier`.
 
     Raises:
-        InputError: the model cannot be seen through.
+        InputError: the model is not supported.
     """
     images = torch.zeros(2, 3, side, side)
-    batch = {0: torch.export.Dim("batch", min=1, max=2**31 - 1)}  # PyTorch 2.6 wants an end
+    batch = {0: torch.export.Dim("batch", min=1, max=2**31 - 1)}  # PyTorch 2.6 requires a maximum
     with torch.no_grad():
         return torch.export.export(
             ExplainedClassifier(model), (images,), dynamic_shapes=(batch,), strict=False
@@ -63,16 +63,16 @@ def export_program(model: nn.Module, side: int) -> torch.export.ExportedProgram:
 def export_onnx(model: nn.Module, path: str | Path, side: int) -> None:
     """Write a classifier with its feature map and CAM as an ONNX file.
 
-    The file's input is "images" (B, 3, side, side) for any B; its outputs are "logits", "features" and
+    The input is "images" (B, 3, side, side) for any B; the outputs are "logits", "features" and
     "cam". Requires the extra `heatbox[onnx]`.
 
     Args:
-        model: the classifier, on the CPU; put into eval mode.
+        model: the classifier, on the CPU; set to eval mode.
         path: the file to write.
         side: side of the images in pixels.
 
     Raises:
-        InputError: the extra is not installed, or the model cannot be seen through.
+        InputError: the extra is not installed, or the model is not supported.
     """
     require("onnx", "ONNX export", "onnx", "onnxscript")
     program = export_program(model, side)

@@ -1,8 +1,8 @@
-"""Other people's class activation maps under the same protocol: methods of pytorch-grad-cam, by name.
+"""Methods of pytorch-grad-cam by name, under the same protocol as all maps.
 
-Each method looks at the map that `ClassifierView` finds, the one that the head reads. That map is made a
-leaf of the graph, so that gradients are those of the head alone: the same numbers as from the whole network,
-and no backward pass through it. Maps keep the resolution of the feature map.
+Each method uses the last feature map, as `ClassifierView` finds it. The feature map is made a leaf of the
+graph, so that gradients pass through the head only: the values equal those from the whole network, without
+its backward pass. Maps have the resolution of the feature map.
 
 Requires the extra `gradcam`. Sources: Grad-CAM (Selvaraju et al., ICCV 2017), Grad-CAM++ (Chattopadhyay et
 al., WACV 2018), HiResCAM (Draelos and Carin, 2020), LayerCAM (Jiang et al., TIP 2021), XGrad-CAM (Fu et
@@ -42,16 +42,16 @@ GRADIENT_METHODS = {
 
 
 def gradient_map(name: str, view: ClassifierView, images: Tensor, targets: Tensor) -> Tensor:
-    """Maps of a method of pytorch-grad-cam, a batch at once.
+    """Maps of a method of pytorch-grad-cam for a batch of images.
 
     Args:
         name: one of `GRADIENT_METHODS`.
-        view: the classifier; its mode and the gradients of its parameters are left as they were.
+        view: the classifier; its mode and the gradients of its parameters are restored.
         images: (B, 3, H, W) preprocessed images.
-        targets: (B,) class each map is made for.
+        targets: (B,) class that each map is for.
 
     Returns:
-        (B, h, w) float32 in [0, 1], of the feature map's resolution, on the device of the images.
+        (B, h, w) float32 in [0, 1], at the resolution of the feature map, on the device of the images.
 
     Raises:
         InputError: pytorch-grad-cam is not installed, or there is no such method.
@@ -67,7 +67,7 @@ def gradient_map(name: str, view: ClassifierView, images: Tensor, targets: Tenso
     ):
         method = tool(model=view.model, target_layers=[leaf])
         try:
-            # The tool enlarges maps to the images' size; scoring does that itself, and stores small maps.
+            # The tool would resize maps to the images; runs store small maps, which scoring resizes.
             method.get_target_width_height = lambda _: leaf.width_and_height
             maps = method(images.clone(), [_Logit(int(target)) for target in targets])
         finally:
@@ -88,7 +88,7 @@ def tool_class(name: str) -> Any:
 
 
 class _Leaf(nn.Module):
-    """Passes the feature map on as a leaf of the graph."""
+    """Returns the feature map as a leaf of the graph."""
 
     width_and_height = (0, 0)
 
@@ -98,7 +98,7 @@ class _Leaf(nn.Module):
 
 
 class _Logit:
-    """What is differentiated: the logit of a class."""
+    """The logit of a class, which is differentiated."""
 
     def __init__(self, target: int) -> None:
         self.target = target
@@ -109,7 +109,7 @@ class _Logit:
 
 @contextmanager
 def _frozen(model: nn.Module) -> Iterator[None]:
-    """No parameter takes part in gradients inside; what each had is put back."""
+    """Exclude all parameters from gradients; afterwards their flags and gradients are restored."""
     parameters = [(parameter, parameter.requires_grad, parameter.grad) for parameter in model.parameters()]
     for parameter, _, _ in parameters:
         parameter.requires_grad_(False)

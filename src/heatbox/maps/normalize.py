@@ -1,4 +1,4 @@
-"""Raw maps of any resolution → heatmaps ready for scoring."""
+"""Raw maps of any resolution → heatmaps for scoring."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from heatbox.errors import InputError
 def normalize_heatmap(maps: Any, size: int | tuple[int, int] = 224) -> np.ndarray:
     """Resize with cubic interpolation, then scale each map to [0, 1] by its own extremes.
 
-    The order, the interpolation (OpenCV's cubic) and the fate of maps without contrast follow the
-    reference evaluator's protocol.
+    The order of the steps, the interpolation (OpenCV's cubic) and the result for constant maps are those of
+    the reference evaluator.
 
     Args:
         maps: (H, W) or (N, H, W), any numeric type, an array or a tensor on any device.
         size: side of the square result, or its (height, width).
 
     Returns:
-        The same number of dimensions, float32 in [0, 1]; float64 for float64 input. A map that holds NaN
+        The same number of dimensions, float32 in [0, 1]; float64 for float64 input. A map that contains NaN
         or infinity, or is constant, becomes zeros.
 
     Raises:
         InputError: maps of another shape, an empty map, or a side below 1.
-        TypeError: no real numbers, or a size that is neither a whole number nor two.
+        TypeError: not real numbers, or a size that is neither an integer nor two.
 
     Examples:
         >>> normalize_heatmap(np.array([[0.0, 2.0], [4.0, 8.0]]), 2)
@@ -60,7 +60,7 @@ def _sides(size: int | tuple[int, int]) -> tuple[int, int]:
 
 
 def _stretch(one: np.ndarray) -> np.ndarray:
-    """One map scaled to [0, 1]; zeros where there is nothing to scale."""
+    """One map scaled to [0, 1]; zeros if it is constant or not finite."""
     low, high = one.min(), one.max()
     if not np.isfinite(low) or not np.isfinite(high) or high <= low:
         return np.zeros_like(one)

@@ -20,26 +20,24 @@ def pc1(
 ) -> Tensor:
     """First principal component map (CAM Back Again, supplement 16 and 17).
 
-    Channels are the samples and pixels the variables of a PCA; its first axis is the map. An axis has no
-    sign of its own, so the object is told from the background by the border of the map, where objects
-    seldom are.
+    Channels are the samples and pixels the variables of a PCA; its first axis is the map. The sign of an axis
+    is arbitrary, so the border of the map, where objects rarely are, determines which side is the object.
 
-    ``variant="paper"``: every channel is first scaled to [0, 1] (see `channel_norm`); channels that are
-    constant contribute nothing. The side of the axis that holds less than half of the border pixels is
-    the object. Deterministic, and independent of the sign that a PCA solver happens to return. The map is
-    scaled to [0, 1]; it is all zeros where there is nothing to decompose (fewer than two channels that
-    vary, or channels that are all alike).
+    ``variant="paper"``: every channel is first scaled to [0, 1] (see `channel_norm`); constant channels are
+    ignored. The side of the axis with less than half of the border pixels is the object. The result is
+    deterministic and independent of the sign that a PCA solver returns. The map is scaled to [0, 1]; it is
+    all zeros if there is nothing to decompose (fewer than two channels that vary, or identical channels).
 
     ``variant="released"``: the map that the paper's released code computes, from features that are
-    *already multiplied by the class weights*. It differs from the paper's text (its border test counts the
-    two last rows and columns but divides as if it counted one, it depends on the sign of the axis, and its
-    map leaves [0, 1]), and it is here to check old numbers, not to be used.
+    *already multiplied by the class weights*. It differs from the paper's text: its border test counts the
+    last two rows and columns but divides as if it counted one, it depends on the sign of the axis, and its
+    map exceeds [0, 1]. Use it only to reproduce old numbers.
 
     Args:
         features: (B, C, H, W), any float dtype.
         variant: "paper" or "released".
-        channel_norm: "minmax" scales each channel to [0, 1] before the PCA; None takes the raw values.
-            The released variant knows only "minmax".
+        channel_norm: "minmax" scales each channel to [0, 1] before the PCA; None uses the raw values.
+            The released variant supports only "minmax".
 
     Returns:
         (B, H, W) float32 on the device of the features.
@@ -47,7 +45,7 @@ def pc1(
     Raises:
         InputError: not four dimensions, an empty axis, values that are not finite; for the released
             variant a constant channel, or a map with nothing to decompose.
-        TypeError: no tensor of real numbers.
+        TypeError: not a tensor of real numbers.
 
     Examples:
         >>> features = torch.zeros(1, 2, 5, 5)
@@ -57,7 +55,7 @@ def pc1(
         [[0, 0, 0, 0, 0], [0, 1, 1, 0, 0], [0, 1, 1, 0, 0], [0, 0, 0, 0, 0], [0, 0, 0, 0, 0]]
     """
     _check(features, variant, channel_norm)
-    # Gram matrices square the condition number: they are formed in double precision (MPS has none).
+    # Gram matrices square the condition number, so they are computed in float64 (which MPS does not have).
     dtype = torch.float32 if features.device.type == "mps" else torch.float64
     samples = features.detach().to(dtype).flatten(2)  # (B, C, P)
     low, high = samples.amin(2, keepdim=True), samples.amax(2, keepdim=True)
@@ -82,7 +80,7 @@ def _check(features: Tensor, variant: str, channel_norm: str | None) -> None:
     check_choice(variant, "variant", ("paper", "released"))
     check_choice(channel_norm, "channel_norm", ("minmax", None))
     if variant == "released" and channel_norm is None:
-        raise InputError("the released PC1 always scales its channels: channel_norm has to be 'minmax'")
+        raise InputError("the released PC1 always scales its channels, expected channel_norm='minmax'")
     finite = torch.isfinite(features).flatten(2).all(2)
     if not bool(finite.all()):
         image, channel = (~finite).nonzero()[0].tolist()
@@ -90,11 +88,11 @@ def _check(features: Tensor, variant: str, channel_norm: str | None) -> None:
 
 
 def _principal_axis(samples: Tensor, keep: Tensor) -> Tensor:
-    """First principal axis over the kept samples, unit length, or zeros where nothing varies.
+    """First principal axis of the kept samples, of unit length, or zeros if nothing varies.
 
     Args:
         samples: (B, C, P), C samples of P variables.
-        keep: (B, C, 1), 1 for samples that take part.
+        keep: (B, C, 1), 1 for samples that are kept.
 
     Returns:
         (B, P); the sign is such that the entry of largest magnitude is positive.
@@ -122,12 +120,12 @@ def _border(height: int, width: int, device: torch.device) -> Tensor:
 
 
 def _orient_by_border(axis: Tensor) -> Tensor:
-    """(B, H, W) axis of either sign → the map in [0, 1] whose bright side keeps off the border.
+    """(B, H, W) axis of either sign → the map in [0, 1] whose high side avoids the border.
 
-    The paper inverts if more than half of the border is above the mean. Counting pixels above *minus*
-    pixels below decides the same, and is antisymmetric, so that a pixel at the mean or an exact half
-    cannot make the answer depend on the sign that came in. What is then still even is settled by the mean
-    border value, and at last by the pixel that is farthest from the mean, which is taken for the object.
+    The paper inverts if more than half of the border is above the mean. The number of pixels above *minus*
+    the number below gives the same decision and is antisymmetric, so that pixels at the mean or an exact half
+    do not make the result depend on the sign of the input. Ties are resolved by the mean border value, and
+    then by the pixel farthest from the mean, which is assigned to the object.
     """
     centred = axis - axis.mean((1, 2), keepdim=True)
     tolerance = 1e-9 * centred.abs().amax((1, 2), keepdim=True)
@@ -137,26 +135,26 @@ def _orient_by_border(axis: Tensor) -> Tensor:
     border = torch.where(border.abs() <= tolerance.flatten(), 0, border)
     flat_map = centred.flatten(1)
     far = flat_map.abs()
-    # The first of those that are equally far: rounding must not choose among them.
+    # The first of equally far pixels, so that rounding does not choose.
     first = (far >= far.amax(1, keepdim=True) - tolerance.flatten(1)).int().argmax(1, keepdim=True)
     farthest = flat_map.gather(1, first).squeeze(1)
     invert = torch.where(balance != 0, balance, torch.where(border != 0, border, -farthest)) > 0
     oriented = torch.where(invert[:, None, None], -axis, axis)
     low, high = oriented.amin((1, 2), keepdim=True), oriented.amax((1, 2), keepdim=True)
-    # An axis of equal entries has no low and high side; rounding must not be stretched into one.
+    # An axis of equal entries has no low and high side: rounding errors must not be scaled to [0, 1].
     even = high - low <= 1e-12 * oriented.abs().amax((1, 2), keepdim=True)
     return torch.where(even, 0, (oriented - low) / torch.where(even, 1, high - low))
 
 
 def _orient_as_released(axis: Tensor) -> Tensor:
-    """The released code's scaling and border test (it is told apart in docs/protocols.md)."""
+    """The released code's scaling and border test (docs/protocols.md describes the difference)."""
     peak = axis.amax((1, 2), keepdim=True)
     if bool((peak <= 0).any()):
-        raise InputError("the released PC1 divides by zero: the channels of an image are all alike")
+        raise InputError("the released PC1 divides by zero: the channels of an image are identical")
     scaled = axis / peak
     bright = scaled > scaled.mean((1, 2), keepdim=True)
     height, width = axis.shape[1:]
     counted = torch.ones(height, width, dtype=torch.bool, device=axis.device)
-    counted[1:-2, 1:-2] = False  # one row and column on the near side, two on the far side
+    counted[1:-2, 1:-2] = False  # one row and column at the top and left, two at the bottom and right
     share = bright[:, counted].sum(1) / (2 * (height + width) - 4)
     return torch.where((share > 0.5)[:, None, None], 1 - scaled, scaled)

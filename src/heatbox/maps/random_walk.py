@@ -1,4 +1,4 @@
-"""The walk: a class activation map spread over what looks alike in the middle of the network."""
+"""Random walk: a map is averaged over positions with correlated features in middle layers."""
 
 from __future__ import annotations
 
@@ -13,44 +13,44 @@ from heatbox._utils.checks import check_integer, check_number, check_tensor, kin
 from heatbox.errors import InputError
 
 AFFINITY_BYTES = 64 * 2**20
-"""Memory for the affinities of the images that are worked on at a time."""
+"""Memory for affinities; it limits the number of images that are processed at a time."""
 
 _FLAT = 1e-6
-"""A channel is constant if its deviation is no more than this share of its mean: rounding, not signal."""
+"""A channel is constant if its deviation is at most this fraction of its mean, which is rounding error."""
 
 _SHORTEST = 1e-12
-"""Length below which a position's features count as zero; channels have a deviation of about 1 by then."""
+"""Norm below which the features of a position count as zero; channels then have a deviation of about 1."""
 
 
 def random_walk(seed: Tensor, features: Sequence[Tensor], steps: int = 2, damping: float = 0.1) -> Tensor:
     """Random walk of a map on the correlations of feature maps (docs/walk.md).
 
-    Two positions are alike as far as their features correlate, R(f) = max(0, XᵀX): X are the features with
-    each channel's mean taken away and divided by s + damping · mean(s), s its standard deviation over
-    positions and mean(s) the average over channels, each position then scaled to unit length. With
+    The affinity of two positions is the correlation of their features, R(f) = max(0, XᵀX). X are the features
+    minus each channel's mean, divided by s + damping · mean(s), where s is the channel's standard deviation
+    over positions and mean(s) its average over channels; each position is then scaled to unit norm. With
     A = Σ R(f) over all feature maps, a step replaces the value of a position by the average over all
-    positions, weighted by its row of A. Values stay within the extremes of the seed and keep its unit; a
-    seed scaled or shifted gives the map scaled or shifted.
+    positions, weighted by its row of A. Values stay within the range of the seed and keep its unit; the map
+    of a scaled or shifted seed is the scaled or shifted map.
 
-    Constant channels have no part in it. A position that is like no other, not even itself, because no
-    feature differs from its mean there, keeps its value.
+    Constant channels are ignored. A position where every feature equals its mean has no affinity, not even to
+    itself, and keeps its value.
 
     Args:
-        seed: (B, h, w) map to spread, any float dtype, such as a class activation map.
-        features: feature maps (B, C_i, h_i, w_i), any float dtype, of middle layers: the last ones know the
-            class but not the object's outline. Finer maps are averaged over the seed's grid, coarser ones
-            interpolated.
+        seed: (B, h, w) map to start from, any float dtype, such as a class activation map.
+        features: feature maps (B, C_i, h_i, w_i) of middle layers, any float dtype: the last layers know the
+            class but not the outline of the object. Finer maps are averaged to the resolution of the seed,
+            coarser ones interpolated.
         steps: number of steps; 0 returns the seed.
-        damping: keeps channels of little deviation from counting as much as others.
+        damping: reduces the weight of channels with a small deviation.
 
     Returns:
-        (B, h, w) float32 on the device of the seed. Computed in float32, some images at a time: the
-        affinities take no more than `AFFINITY_BYTES`, however many images and positions there are.
+        (B, h, w) float32 on the device of the seed. Computed in float32, a part of the batch at a time: the
+        affinities take at most `AFFINITY_BYTES`, whatever the number of images and positions.
 
     Raises:
         InputError: shapes that do not match, no feature map, values that are not finite, negative steps
             or damping.
-        TypeError: no tensors of real numbers, or a single one for the list of feature maps.
+        TypeError: not tensors of real numbers, or one tensor instead of a list of feature maps.
     """
     _check(seed, features, steps, damping)
     batch, height, width = seed.shape
@@ -74,8 +74,8 @@ _BUFFERS = 2  # the sum of affinities and the one being added
 def _spread(value: Tensor, units: Sequence[Tensor], steps: int) -> Tensor:
     """Steps of the walk for (B, P, 1) values and unit features (B, C, P).
 
-    The affinity is symmetric and stays in memory between the steps if it fits as a whole; that of a very
-    fine grid is made anew in each step, some rows at a time.
+    The affinity stays in memory between the steps if it fits; that of a very fine grid is computed again in
+    each step, some rows at a time.
     """
     cells = value.shape[1]
     rows = min(cells, max(1, AFFINITY_BYTES // (4 * _BUFFERS * cells * value.shape[0])))
@@ -103,7 +103,7 @@ def _affinity(units: Sequence[Tensor], rows: slice) -> Tensor:
 
 
 def _unit(features: Tensor, damping: float) -> Tensor:
-    """(B, C, h, w) → (B, C, h w): channels centred and divided by their deviation, positions of length 1."""
+    """(B, C, h, w) → (B, C, h w): channels centred and divided by their deviation, positions of unit norm."""
     flat = features.flatten(2)
     mean = flat.mean(2, keepdim=True)
     centred = flat - mean
@@ -116,9 +116,9 @@ def _unit(features: Tensor, damping: float) -> Tensor:
 
 
 def _on_grid(features: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Feature maps brought to the seed's grid."""
+    """Feature maps at the resolution of the seed."""
     rows, columns = features.shape[2] // grid[0], features.shape[3] // grid[1]
-    if features.shape[2:] == (rows * grid[0], columns * grid[1]):  # sums of slices, far faster than pooling
+    if features.shape[2:] == (rows * grid[0], columns * grid[1]):  # sums of slices are faster than pooling
         tall = sum(features[:, :, i::rows] for i in range(1, rows)) + features[:, :, ::rows]
         wide = sum(tall[..., i::columns] for i in range(1, columns)) + tall[..., ::columns]
         return wide / (rows * columns)
@@ -150,7 +150,7 @@ def _check(seed: Tensor, features: Sequence[Tensor], steps: int, damping: float)
 
 
 def _check_finite(out: Tensor, seed: Tensor, features: Sequence[Tensor]) -> None:
-    """Name what is not finite; it makes the whole map so, and maps are a hundred times smaller to look at."""
+    """Raise for inputs that are not finite; the output, which is much smaller, then is not either."""
     if bool(torch.isfinite(out).all()):
         return
     named = [("the seed", seed), *((f"feature map {index}", one) for index, one in enumerate(features))]
