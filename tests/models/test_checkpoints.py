@@ -18,7 +18,6 @@ from heatbox.models.checkpoints import (
     identify,
     load_checkpoint,
     read_checkpoint,
-    read_state_dict,
 )
 from heatbox.models.factory import create_model
 
@@ -61,7 +60,7 @@ def test_a_pickle_that_would_run_code_is_refused(layout, tmp_path):
     else:
         torch.save(content, file, _use_new_zipfile_serialization=layout == "zip")
     with pytest.raises(InputError, match=r"weights\.pth: refused, because reading it would run \w+\.system"):
-        read_state_dict(file)
+        read_checkpoint(file)
     assert not mark.exists()
     if layout == "bare":  # the same file does run code where it is simply unpickled
         pickle.loads(file.read_bytes())
@@ -87,7 +86,7 @@ def test_one_of_several_sets_of_weights_can_be_chosen(trained, tmp_path, golden_
     assert load_checkpoint(model, tmp_path / "w.pth", entry="model_ema").entry == "model_ema.module"
     assert same(model, trained, golden_images(64))
     with pytest.raises(InputError, match=r"no weights under 'ema', expected one of \['model', 'model_ema'\]"):
-        read_state_dict(tmp_path / "w.pth", entry="ema")
+        read_checkpoint(tmp_path / "w.pth", entry="ema")
 
 
 def test_safetensors_and_half_precision(trained, tmp_path, golden_images):
@@ -265,7 +264,7 @@ def test_a_wrong_file_leaves_the_models_form_alone(tmp_path):
 def test_files_that_are_no_checkpoints(name, content, message, tmp_path):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(InputError, match=f"{name}: .*{message}"):
-        read_state_dict(tmp_path / name)
+        read_checkpoint(tmp_path / name)
 
 
 def test_damaged_and_missing_files(trained, tmp_path):
@@ -273,15 +272,15 @@ def test_damaged_and_missing_files(trained, tmp_path):
     whole = (tmp_path / "w.pth").read_bytes()
     (tmp_path / "half.pth").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(InputError, match=r"half\.pth: not a checkpoint, or damaged"):
-        read_state_dict(tmp_path / "half.pth")
+        read_checkpoint(tmp_path / "half.pth")
     with pytest.raises(InputError, match=r"none\.pth: no such checkpoint file"):
-        read_state_dict(tmp_path / "none.pth")
+        read_checkpoint(tmp_path / "none.pth")
     torch.save([1, 2], tmp_path / "list.pth")
     with pytest.raises(InputError, match="holds a list, expected names and their tensors"):
-        read_state_dict(tmp_path / "list.pth")
+        read_checkpoint(tmp_path / "list.pth")
     torch.save({"epoch": 3, "lr": 0.1}, tmp_path / "log.pth")
     with pytest.raises(InputError, match="holds no tensors, only 'epoch', 'lr', expected a state_dict"):
-        read_state_dict(tmp_path / "log.pth")
+        read_checkpoint(tmp_path / "log.pth")
 
 
 def test_converted_files_say_what_they_are(golden_weights, tmp_path, golden_images):
@@ -316,7 +315,7 @@ def test_half_takes_half_the_space_and_loads_as_float32(trained, tmp_path):
     convert_checkpoint(tmp_path / "w.pth", tmp_path / "half.safetensors", half=True)
     sizes = [(tmp_path / f"{name}.safetensors").stat().st_size for name in ("full", "half")]
     assert sizes[1] < 0.6 * sizes[0]
-    for name, tensor in read_state_dict(tmp_path / "half.safetensors").items():
+    for name, tensor in read_checkpoint(tmp_path / "half.safetensors").state.items():
         fits = tensor.is_floating_point() and state[name].abs().max() < 65504
         assert tensor.dtype == (torch.float16 if fits else state[name].dtype)
         assert torch.allclose(tensor.to(state[name].dtype), state[name], rtol=1e-3, atol=1e-7)
@@ -326,7 +325,7 @@ def test_files_of_unknown_models_are_converted_too(tmp_path):
     torch.save({"layer.weight": torch.eye(3)}, tmp_path / "w.pth")
     report = convert_checkpoint(tmp_path / "w.pth", tmp_path / "w.safetensors")
     assert report.model == ""
-    assert torch.equal(read_state_dict(tmp_path / "w.safetensors")["layer.weight"], torch.eye(3))
+    assert torch.equal(read_checkpoint(tmp_path / "w.safetensors").state["layer.weight"], torch.eye(3))
     with pytest.raises(InputError, match="cannot be written"):
         convert_checkpoint(tmp_path / "w.pth", tmp_path / "nowhere" / "w.safetensors")
 
@@ -348,4 +347,4 @@ def test_hub_names_are_fetched_by_timm(trained, monkeypatch, golden_images):
 
     monkeypatch.setattr("timm.models._hub.load_state_dict_from_hf", offline)
     with pytest.raises(InputError, match=r"could not be fetched from the hub \(ConnectionError: no route\)"):
-        read_state_dict("hf-hub:someone/some_model")
+        read_checkpoint("hf-hub:someone/some_model")

@@ -92,13 +92,23 @@ def fold_batch_norm(kernel: Tensor, bn: nn.modules.batchnorm._BatchNorm) -> tupl
 
     Computed in float64 if the device supports it, so that errors do not add up over hundreds of layers.
     """
+    precise = torch.float32 if kernel.device.type == "mps" else torch.float64
+    with torch.no_grad():
+        scale, bias = batch_norm_affine(bn, precise)
+        folded = kernel.to(precise) * scale.view(-1, 1, 1, 1)
+    return folded.to(kernel.dtype), bias.to(kernel.dtype)
+
+
+def batch_norm_affine(bn: nn.Module, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
+    """Scale and shift (C,) that a BatchNorm applies in eval mode."""
+    assert isinstance(bn, BATCH_NORM)
     assert bn.running_mean is not None
     assert bn.running_var is not None
-    precise = torch.float32 if kernel.device.type == "mps" else torch.float64
-    scale = bn.weight.detach().to(precise) / (bn.running_var.to(precise) + bn.eps).sqrt()
-    bias = bn.bias.detach().to(precise) - bn.running_mean.to(precise) * scale
-    folded = kernel.to(precise) * scale.view(-1, 1, 1, 1)
-    return folded.to(kernel.dtype), bias.to(kernel.dtype)
+    mean, var = bn.running_mean.to(dtype), bn.running_var.to(dtype)
+    gamma = torch.ones_like(mean) if bn.weight is None else bn.weight.to(dtype)
+    beta = torch.zeros_like(mean) if bn.bias is None else bn.bias.to(dtype)
+    scale = gamma / (var + bn.eps).sqrt()
+    return scale, beta - mean * scale
 
 
 def centred(small: Tensor, size: Sequence[int]) -> Tensor:
@@ -315,12 +325,13 @@ class StagedNet(nn.Module):
 HALF = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
 
 
-def weights_cfg(side: int = 224, **overrides: Any) -> dict[str, Any]:
-    """timm's `pretrained_cfg` of weights for images of `side` pixels: 1000 classes, ImageNet's mean and std.
+def crop_cfg(side: int) -> dict[str, Any]:
+    """How images are cropped: from 384 pixels on the whole image is squashed to the square."""
+    return {"crop_pct": 1.0, "crop_mode": "squash"} if side >= 384 else {}
 
-    From 384 pixels on both families squash the whole image to the square; below, they crop 7/8 of it.
-    """
-    squash = {"crop_pct": 1.0, "crop_mode": "squash"} if side >= 384 else {"crop_pct": 0.875}
+
+def weights_cfg(side: int = 224, **overrides: Any) -> dict[str, Any]:
+    """timm's `pretrained_cfg` of weights for images of this side: 1000 classes, ImageNet's mean and std."""
     return {
         "num_classes": 1000,
         "input_size": (3, side, side),
@@ -328,6 +339,7 @@ def weights_cfg(side: int = 224, **overrides: Any) -> dict[str, Any]:
         "interpolation": "bicubic",
         "classifier": "head",
         "license": "mit",
-        **squash,
+        "crop_pct": 0.875,
+        **crop_cfg(side),
         **overrides,
     }

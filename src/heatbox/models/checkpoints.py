@@ -82,11 +82,6 @@ class Checkpoint:
     wrapped: bool = False
 
 
-def read_state_dict(path: str | Path, entry: str | None = None) -> StateDict:
-    """Parameter names → tensors of a checkpoint file; see `read_checkpoint`."""
-    return read_checkpoint(path, entry).state
-
-
 def read_checkpoint(path: str | Path, entry: str | None = None) -> Checkpoint:
     """Read a safetensors file, a PyTorch file, or (online) a model of the hub.
 

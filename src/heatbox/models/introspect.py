@@ -28,6 +28,7 @@ from torch import Tensor, nn
 
 from heatbox._utils.checks import check_choice, check_integer, check_module, check_tensor
 from heatbox.errors import InputError
+from heatbox.models._blocks import BATCH_NORM, batch_norm_affine
 from heatbox.models.spec import as_input, eval_mode, input_size, model_name
 from heatbox.models.stages import (
     FeatureHook,
@@ -40,7 +41,6 @@ from heatbox.models.stages import (
     stitched,
 )
 
-_BATCH_NORM = nn.modules.batchnorm._BatchNorm
 _PASS_THROUGH = (nn.Identity, nn.Flatten, nn.Dropout, nn.Dropout2d)
 _RELATIVE_TOLERANCE = 1e-4
 
@@ -267,7 +267,7 @@ class Call:
 
 
 def _is_unit(module: nn.Module) -> bool:
-    known = isinstance(module, nn.Linear | nn.Conv2d | nn.LayerNorm | _BATCH_NORM)
+    known = isinstance(module, nn.Linear | nn.Conv2d | nn.LayerNorm | BATCH_NORM)
     return (known or not any(module.children())) and not isinstance(module, _PASS_THROUGH)
 
 
@@ -287,7 +287,7 @@ def _trace(model: nn.Module, images: Tensor) -> tuple[list[Call], Tensor]:
     def leave(module: nn.Module, args: tuple[object, ...], output: object) -> None:
         _, value, position = entered.pop()
         if isinstance(output, Tensor) and value.numel():
-            plain = plain_batch_norm(module, value) if isinstance(module, _BATCH_NORM) else output.clone()
+            plain = plain_batch_norm(module, value) if isinstance(module, BATCH_NORM) else output.clone()
             calls.insert(position, Call(module, value, plain))
 
     handles = []
@@ -394,7 +394,7 @@ def _is_foldable(call: Call) -> bool:
     module, value = call.module, call.input
     if isinstance(module, nn.Conv2d):
         return module.kernel_size == (1, 1) and module.groups == 1 and not _is_map(value)
-    if isinstance(module, nn.Linear | _BATCH_NORM):
+    if isinstance(module, nn.Linear | BATCH_NORM):
         return value.ndim == 2 or not _is_map(value)
     if isinstance(module, nn.LayerNorm):
         return value.flatten(1).shape[1] == module.weight.numel() if module.weight is not None else True
@@ -422,7 +422,7 @@ def _past_batch_norm(
     if not isinstance(own, Tensor) or (own.shape == value.shape and _close(own, value)):
         return hook, steps
     for call in reversed(calls):
-        if isinstance(call.module, _BATCH_NORM) and _close(call.output, value) and _close(call.input, own):
+        if isinstance(call.module, BATCH_NORM) and _close(call.output, value) and _close(call.input, own):
             return FeatureHook(call.module, "input"), [call.module, *steps]
     return hook, steps
 
@@ -457,7 +457,7 @@ def bias_of(module: nn.Module, like: Tensor) -> Tensor:
 
 
 def _affine(norm: nn.Module, like: Tensor) -> tuple[Tensor, Tensor]:
-    """gamma and beta of a norm layer, ones and zeros where it has none."""
+    """gamma and beta of a LayerNorm, ones and zeros if it has none."""
     gamma, beta = getattr(norm, "weight", None), getattr(norm, "bias", None)
     width = like.shape[1]
     return (
@@ -466,19 +466,9 @@ def _affine(norm: nn.Module, like: Tensor) -> tuple[Tensor, Tensor]:
     )
 
 
-def _batch_norm(norm: nn.Module, like: Tensor) -> tuple[Tensor, Tensor]:
-    """Scale and shift of a BatchNorm in eval mode."""
-    assert isinstance(norm, _BATCH_NORM)
-    assert norm.running_mean is not None
-    assert norm.running_var is not None
-    gamma, beta = _affine(norm, like)
-    scale = gamma / (norm.running_var.float() + norm.eps).sqrt()
-    return scale, beta - norm.running_mean.float() * scale
-
-
 def plain_batch_norm(norm: nn.Module, value: Tensor) -> Tensor:
     """A BatchNorm in eval mode, without an activation that it may include, on (B, C, ...) values."""
-    scale, shift = _batch_norm(norm, value)
+    scale, shift = batch_norm_affine(norm)
     shape = [1, -1] + [1] * (value.ndim - 2)
     return value.float() * scale.view(shape) + shift.view(shape)
 
@@ -495,8 +485,8 @@ def apply_step(step: nn.Module, value: Tensor) -> Tensor:
     """One step of the head on pooled vectors (B, C) in float32; BatchNorm commutes with the pooling."""
     if isinstance(step, nn.Linear | nn.Conv2d):
         return nn.functional.linear(value, matrix_of(step).float(), bias_of(step, value))
-    if isinstance(step, _BATCH_NORM):
-        scale, shift = _batch_norm(step, value)
+    if isinstance(step, BATCH_NORM):
+        scale, shift = batch_norm_affine(step)
         return value * scale + shift
     if isinstance(step, nn.LayerNorm):
         gamma, beta = _affine(step, value)
@@ -508,8 +498,8 @@ def fold_step(step: nn.Module, value: Tensor, weights: Tensor, bias: Tensor) -> 
     """Weights and bias for the output of a step → the equivalent ones for its input `value` (B, C)."""
     if isinstance(step, nn.Linear | nn.Conv2d):
         return weights @ matrix_of(step).float(), bias + weights @ bias_of(step, weights)
-    if isinstance(step, _BATCH_NORM):
-        scale, shift = _batch_norm(step, value)
+    if isinstance(step, BATCH_NORM):
+        scale, shift = batch_norm_affine(step)
         return weights * scale, bias + weights @ shift
     if isinstance(step, nn.LayerNorm):
         gamma, beta = _affine(step, value)

@@ -13,7 +13,7 @@ from timm.utils.model import reparameterize_model
 from torch import Tensor, nn
 
 from heatbox._utils.checks import check_choice, check_integer, kind_of
-from heatbox.models._blocks import Reparameterizable
+from heatbox.models._blocks import HALF, Reparameterizable, crop_cfg
 
 REPLKNET = "github.com/DingXiaoH/RepLKNet-pytorch"
 SLAK = "github.com/VITA-Group/SLaK"
@@ -42,8 +42,7 @@ class Weights:
     @property
     def config(self) -> dict[str, Any]:
         """The image side and all preprocessing as fields of timm's pretrained_cfg."""
-        squash = {"crop_pct": 1.0, "crop_mode": "squash"} if self.side >= 384 else {}
-        return {"input_size": (3, self.side, self.side), **squash, **self.preprocessing}
+        return {"input_size": (3, self.side, self.side), **crop_cfg(self.side), **self.preprocessing}
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +69,6 @@ class ZooModel:
             return timm.create_model(self.timm_name, num_classes=num_classes, **self.kwargs)
 
 
-HALF = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
 # The paper's fine-tuned files: the whole image squashed, with torchvision's default interpolation.
 CUB = HALF | {"interpolation": "bilinear", "num_classes": 200}
 
