@@ -1,4 +1,4 @@
-"""Methods of pytorch-grad-cam under our protocol, against the tool itself and against closed forms."""
+"""Methods of pytorch-grad-cam by name, against the tool itself and against closed forms."""
 
 import numpy as np
 import pytest

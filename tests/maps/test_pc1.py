@@ -1,4 +1,4 @@
-"""PC1 as the paper words it, its independence of a solver's sign, and the released code's numbers."""
+"""PC1 as the paper defines it, its independence of the sign of the solver, and the released code's values."""
 
 from pathlib import Path
 
@@ -135,7 +135,7 @@ def test_constant_channels_contribute_nothing():
         torch.randn(2, 6, 1, 1),
         torch.rand(1, 1, 5, 5).expand(2, 4, 5, 5),
     ],
-    ids=["constant", "one channel", "one pixel", "channels all alike"],
+    ids=["constant", "one channel", "one pixel", "identical channels"],
 )
 @pytest.mark.parametrize("channel_norm", ["minmax", None])
 def test_nothing_to_decompose_gives_zeros(features, channel_norm):

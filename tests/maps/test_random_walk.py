@@ -1,4 +1,4 @@
-"""The walk against the same in plain loops, and what it promises of shapes, memory and odd input."""
+"""The random walk against plain loops, its memory limit, shapes and unusual inputs."""
 
 import importlib
 
@@ -106,7 +106,7 @@ def test_finer_maps_are_averaged_and_coarser_ones_interpolated():
 def test_constant_channels_have_no_part(value):
     seed, features = scene(channels=(4, 4))
     dull = torch.full((2, 3, 4, 5), value)
-    # Damping compares with the average deviation, into which constant channels do count, so there is none.
+    # Damping uses the average deviation, which includes constant channels, so it is 0 here.
     found = random_walk(seed, [torch.cat([f, dull], 1) for f in features], damping=0)
     assert torch.allclose(found, random_walk(seed, features, damping=0), atol=1e-5)
 
@@ -184,7 +184,7 @@ def test_no_image_and_no_gradient():
 
 
 @pytest.mark.parametrize(
-    ("change", "says"),
+    ("change", "message"),
     [
         ({"seed": torch.zeros(2, 1, 4, 5)}, r"seed has shape \(2, 1, 4, 5\), expected \(B, h, w\)"),
         ({"features": []}, "no feature map"),
@@ -197,9 +197,9 @@ def test_no_image_and_no_gradient():
         ({"damping": -0.1}, "damping is -0.1"),
     ],
 )
-def test_wrong_arguments(change, says):
+def test_wrong_arguments(change, message):
     seed, features = scene()
-    with pytest.raises(InputError, match=says):
+    with pytest.raises(InputError, match=message):
         random_walk(**({"seed": seed, "features": features} | change))
 
 

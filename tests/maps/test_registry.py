@@ -1,4 +1,4 @@
-"""Maps by name, and what a whole run and a localizer make of them."""
+"""Maps by name, in a run and in a localizer."""
 
 import numpy as np
 import pytest
@@ -79,7 +79,7 @@ def test_names_say_which_seed():
 
 
 @pytest.mark.parametrize(
-    ("name", "says"),
+    ("name", "message"),
     [
         (
             "wlak",
@@ -92,8 +92,8 @@ def test_names_say_which_seed():
         ("cam+centre+centre", "no map method"),
     ],
 )
-def test_names_that_are_none(name, says):
-    with pytest.raises(InputError, match=says.replace("+", r"\+")):
+def test_names_that_are_none(name, message):
+    with pytest.raises(InputError, match=message.replace("+", r"\+")):
         find_method(name)
 
 

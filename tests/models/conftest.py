@@ -35,7 +35,7 @@ def golden_tensor(name: str, shape: tuple[int, ...]) -> Tensor:
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread():
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # the tensors here are small: more threads cost more than they bring
+    torch.set_num_threads(1)  # the tensors are small: more threads are slower
     yield
     torch.set_num_threads(threads)
 

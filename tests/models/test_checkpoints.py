@@ -62,7 +62,7 @@ def test_a_pickle_that_would_run_code_is_refused(layout, tmp_path):
     with pytest.raises(InputError, match=r"weights\.pth: refused, because reading it would run \w+\.system"):
         read_checkpoint(file)
     assert not mark.exists()
-    if layout == "bare":  # the same file does run code where it is simply unpickled
+    if layout == "bare":  # unpickling the same file does run code
         pickle.loads(file.read_bytes())
         assert mark.exists()
 

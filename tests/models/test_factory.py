@@ -1,4 +1,4 @@
-"""Names, files and checkpoints."""
+"""Models by name, from files and with checkpoints."""
 
 import pickle
 
@@ -28,15 +28,15 @@ def test_function_in_a_file(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("change", "says"),
+    ("change", "message"),
     [
         (lambda name: name.replace("mine", "yours"), "no such file"),
         (lambda name: name.replace(":blobs", ":squares"), "has no function named 'squares'"),
         (lambda name: name.replace(":blobs", ":no_model"), "returned str, expected a torch.nn.Module"),
     ],
 )
-def test_function_that_is_not_there(tmp_path, change, says):
-    with pytest.raises(InputError, match=says):
+def test_function_that_is_not_there(tmp_path, change, message):
+    with pytest.raises(InputError, match=message):
         create_model(change(write_model(tmp_path)))
 
 

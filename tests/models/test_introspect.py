@@ -1,4 +1,4 @@
-"""The head read off a model reproduces its logits, and CAM's spatial mean is the logit."""
+"""The head that is found reproduces the logits, and the spatial mean of CAM plus the bias is the logit."""
 
 import pytest
 import timm
@@ -13,7 +13,7 @@ from heatbox.models.introspect import ClassifierView
 
 
 def scramble(model: nn.Module) -> nn.Module:
-    """Random norm layers: as initialised they are identities, which would fold by doing nothing."""
+    """Random norm layers: at initialisation they are identities, whose folding has no effect."""
     generator = torch.Generator().manual_seed(3)
     for module in model.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm | nn.LayerNorm) and module.weight is not None:
@@ -43,7 +43,7 @@ class NormBeforePool(nn.Module):
 
 
 class FunctionalPool(nn.Module):
-    """A network of one's own: no forward_features, and a pooling that is no module."""
+    """A custom network without forward_features, whose pooling is a function call."""
 
     def __init__(self):
         super().__init__()
@@ -59,7 +59,7 @@ class FunctionalPool(nn.Module):
 
 
 class HiddenActivation(nn.Module):
-    """Its last feature map is made by a function call, where nothing can be tapped."""
+    """Its last feature map is the result of a function call, which no hook captures."""
 
     def __init__(self):
         super().__init__()
@@ -88,7 +88,7 @@ MODELS = {
     "classifier that is a convolution": lambda: timm.create_model("resnetv2_50", layers=(1, 1, 1, 1)),
     "norm before pool": NormBeforePool,
     "gap_fc": gap_fc,
-    "own network, pooled by a function call": FunctionalPool,
+    "custom network, pooled by a function call": FunctionalPool,
 }
 
 
@@ -124,7 +124,7 @@ def test_features_are_the_models_own():
     assert torch.equal(ClassifierView(model).features(images), model.forward_features(images))
 
 
-def test_training_mode_is_put_back():
+def test_training_mode_is_restored():
     model = timm.create_model("test_resnet").train()
     model.layer1.eval()
     view = ClassifierView(model)
@@ -134,7 +134,7 @@ def test_training_mode_is_put_back():
     assert not model.layer1.training
 
 
-def test_hooks_are_taken_off():
+def test_hooks_are_removed():
     model = timm.create_model("test_resnet").eval()
     ClassifierView(model)(torch.randn(1, 3, 64, 64))
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())

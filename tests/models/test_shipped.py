@@ -1,4 +1,4 @@
-"""The trained weights that come with the package."""
+"""The trained weights included in the package."""
 
 import pytest
 import torch

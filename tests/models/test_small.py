@@ -26,7 +26,7 @@ def test_feature_map_and_size(name, shape, largest):
 
 @pytest.mark.parametrize("name", ["convnext_micro", "slak_micro"])
 def test_narrow_networks_begin_at_the_scale_of_their_width(name):
-    """A layer's outputs then begin at about the scale of its inputs, whatever its width."""
+    """Initial outputs of a layer then have about the scale of its inputs at any width."""
     torch.manual_seed(0)
     for module in create_model(name).modules():
         if isinstance(module, torch.nn.Linear | torch.nn.Conv2d) and module.weight.numel() > 2000:
@@ -48,7 +48,7 @@ def test_wide_networks_begin_as_their_authors_have_it():
     ],
 )
 def test_feature_map_lies_over_the_picture(name, middle, offset):
-    """What feeds the middle cells is, on average over random networks, centred in the picture."""
+    """The receptive field of the central cells, averaged over random networks, is centred in the image."""
     centres = []
     for seed in range(20):
         torch.manual_seed(seed)

@@ -11,7 +11,7 @@ from heatbox.models.stages import SHIFTS, shifted_copies, stitched
 
 NETWORKS = [
     "mobilenetv1_100",
-    "tf_efficientnet_lite0",  # TensorFlow's padding, all on the far side
+    "tf_efficientnet_lite0",  # TensorFlow's padding, only on the far side
     "mobilenetv3_small_050",  # squeeze and excitation, strides inside blocks, "same" padding
     "resnet18",
     "convnext_atto",
@@ -21,14 +21,14 @@ NETWORKS = [
 
 
 def unlike_noise(name, **options):
-    """A network whose BatchNorms are not the identity, in eval mode."""
+    """A network in eval mode whose BatchNorms are not the identity."""
     torch.manual_seed(0)
     model = create_model(name, **options)
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.running_mean.normal_(0, 0.1)
             module.running_var.uniform_(0.8, 1.2)
-            nn.init.uniform_(module.weight, 0.5, 1.5)  # some are made zero, which would hide their branch
+            nn.init.uniform_(module.weight, 0.5, 1.5)  # zeros would hide a branch
     return model
 
 
@@ -76,7 +76,7 @@ def test_middle_layers_are_the_stages_that_timm_names(name, strides):
 
 
 def timms(model, images):
-    """The same maps by timm's own means."""
+    """The same maps from timm."""
     return model.forward_intermediates(images, indices=[-3, -2], intermediates_only=True)
 
 
@@ -90,7 +90,7 @@ def test_sharp_map_is_timms_dilation_away_from_the_border(name):
     sharp = ClassifierView(model).extract(images, sharp=True).sharp
     wanted = dilated.forward_features(images)
     assert sharp.shape == wanted.shape
-    border = 9  # what four 3 x 3 convolutions, one before and three after the stride, can see of it
+    border = 9  # the reach of four 3 x 3 convolutions, one before and three after the stride
     inside = (..., slice(border, -border), slice(border, -border))
     scale = wanted.abs().max()
     assert torch.allclose(sharp[inside] / scale, wanted[inside] / scale, atol=1e-5)
@@ -118,8 +118,8 @@ def test_odd_sides():
 
 
 @torch.no_grad()
-def test_a_network_of_ones_own():
-    relu = nn.ReLU()  # one module that is called again and again
+def test_a_custom_network():
+    relu = nn.ReLU()  # one module that is called several times
     model = nn.Sequential(
         nn.Conv2d(3, 4, 3, 2, 1), relu, nn.Conv2d(4, 6, 3, 2, 1), relu, nn.Conv2d(6, 8, 3, 2, 1), relu,
         nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3),

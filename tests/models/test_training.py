@@ -1,4 +1,4 @@
-"""What training needs of both families: activation checkpointing, compilation, autocast."""
+"""Training of both families: activation checkpointing, compilation, autocast."""
 
 import pytest
 import timm

@@ -1,4 +1,4 @@
-"""The listing of what can be built."""
+"""The list of models and their golden counts."""
 
 import pytest
 import timm
@@ -29,7 +29,7 @@ def test_all_pretrained_models_of_the_paper_are_there():
     assert set(replknet + slak) <= set(names)
     hub = [weights.name for entry in ZOO for weights in entry.weights if weights.name.startswith("hf-hub:")]
     assert len(hub) == 7
-    for name in hub:  # timm knows weights under each of these names
+    for name in hub:  # timm has weights under each of these names
         assert timm.models.get_pretrained_cfg(
             name.removeprefix("hf-hub:timm/"), allow_unregistered=False
         ).hf_hub_id

@@ -1,4 +1,4 @@
-"""accelerate on timm's, the official repositories' and other models, and back."""
+"""accelerate and restore on models of timm, of the official repositories and others."""
 
 import pytest
 import timm

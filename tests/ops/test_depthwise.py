@@ -25,7 +25,7 @@ def plain(x, weight, bias=None):
 
 
 def laid_out(x, layout):
-    """The values of `x` in memory as `layout` says."""
+    """The values of `x` in a memory layout."""
     if layout == "channels_last":
         return x.contiguous(memory_format=CHANNELS_LAST)
     if layout == "transposed":
@@ -88,7 +88,7 @@ def test_error_is_at_most_twice_that_of_torch_and_a_rounding(
         ours = results(lambda *t: convolution(*t), tensors, grad)
     for i, (mine, theirs, truth, magnitude) in enumerate(zip(ours, torchs, exact, magnitudes, strict=True)):
         assert mine.shape == truth.shape
-        # a few sums that happen to cancel say more about the order of addition than about its precision:
+        # a few sums that cancel depend more on the order of addition than on its precision:
         # they are measured against the sums of the magnitudes of their terms
         scale = truth.norm() if truth.numel() >= 32 else magnitude.norm()
         # an output rounded once is off by up to half of eps even where torch happens to hit it exactly

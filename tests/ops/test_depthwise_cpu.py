@@ -1,4 +1,4 @@
-"""Copies between layouts: the values are those of the source, whichever way they are moved."""
+"""Copies between layouts keep the values of the source, whichever copy is chosen."""
 
 import pytest
 import torch
@@ -36,7 +36,7 @@ def test_values_stay(kind, shape, dtype):
 
 
 def test_the_cases_above_go_both_ways():
-    """Where pixels are many, or lie a power of two apart, by tiles."""
+    """Copies go by tiles for many pixels, or strides that are a multiple of a power of two."""
     target = torch.empty(1, 128, 5, 7)
     assert copy_by_tiles(target, target.contiguous(memory_format=CHANNELS_LAST))
     assert copy_by_tiles(

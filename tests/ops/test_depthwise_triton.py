@@ -77,7 +77,7 @@ def compiled(function, dtype, constants, tile):
 
 
 def spilled_bytes(program, folder):
-    """Bytes that ptxas keeps in local memory for want of registers."""
+    """Bytes that ptxas spills to local memory."""
     compiler = pytest.importorskip("triton.backends.nvidia.compiler")
     if not hasattr(compiler, "get_ptxas"):
         pytest.skip("this Triton names its ptxas otherwise")

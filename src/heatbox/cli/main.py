@@ -82,11 +82,12 @@ GROUPS: dict[str, dict[str, Command]] = {
             resumes=True,
         ),
         "models": Command(
-            "What can be built by name, at what cost, and which released weights fit.",
+            "List the models that can be built by name, their cost and the released weights that fit.",
             "heatbox.cli.models:models",
         ),
         "convert": Command(
-            "Turn a released checkpoint into safetensors under our names.", "heatbox.cli.models:convert"
+            "Convert a released checkpoint to safetensors under the names of heatbox's models.",
+            "heatbox.cli.models:convert",
         ),
         "completion": Command(
             "A script that completes commands and options in your shell.", "heatbox.cli.completion:completion"

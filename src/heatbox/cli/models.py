@@ -1,4 +1,4 @@
-"""The commands about networks and their weights: models, convert."""
+"""The commands models and convert."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from heatbox.cli.terminal import AsJson, print_json, print_table, say
 
 
 def models(as_json: AsJson = False) -> None:
-    """What can be built by name, at what cost, and which released weights fit.
+    """List the models that can be built by name, their cost and the released weights that fit.
 
     Args:
         as_json: Print JSON instead of a table.
@@ -33,14 +33,14 @@ def models(as_json: AsJson = False) -> None:
 def convert(
     source: tyro.conf.Positional[str], out: Path, entry: str | None = None, half: bool = False
 ) -> None:
-    """Turn a released checkpoint into safetensors under our names.
+    """Convert a released checkpoint to safetensors under the names of heatbox's models.
 
-    What is known of it (model, classes, preprocessing) is written as the file's metadata.
+    Model, number of classes and preprocessing, as far as known, are written to the metadata of the file.
 
     Args:
         source: A .pth, .pt or .safetensors file, or hf-hub:owner/name.
         out: The .safetensors file to write.
-        entry: Which of several sets of weights to take from the file, such as model_ema.
+        entry: Which of several sets of weights to read from the file, such as model_ema.
         half: Store float16 instead of float32.
 
     Examples:
@@ -49,4 +49,4 @@ def convert(
     from heatbox.models.checkpoints import convert_checkpoint
 
     report = convert_checkpoint(source, out, entry=entry, half=half)
-    say(f"{out}: {report.model or 'no model of ours'}, {report.num_classes} classes")
+    say(f"{out}: {report.model or 'not a model of the zoo'}, {report.num_classes} classes")
