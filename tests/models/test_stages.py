@@ -47,7 +47,8 @@ def test_one_pass_gives_what_the_network_computes(name):
     assert row == column == name.startswith("tf_")
     assert torch.allclose(output.sharp[:, :, row::2, column::2], features, atol=1e-5)
     assert output.sharp[:, :, 1 - row :: 2, 1 - column :: 2].std() > 0.1 * features.std()
-    plain = view.extract(images)
+    with pytest.warns(DeprecationWarning, match="use ClassifierView.extract"):
+        plain = view.look(images)
     assert plain.sharp is None
     for one, other in zip(plain.middle, output.middle, strict=True):
         assert torch.equal(one, other)

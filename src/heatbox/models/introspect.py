@@ -17,6 +17,7 @@ link is checked by value. A head that cannot be folded is refused with the reaso
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -184,6 +185,12 @@ class ClassifierView:
         return ModelOutput(
             features[:batch], logits[:batch], middle, stitched(features, offset)[:, :, :height, :width]
         )
+
+    def look(self, images: Tensor, layers: int = 2, sharp: bool = False) -> ModelOutput:
+        """Deprecated: use `extract`."""
+        message = "ClassifierView.look is deprecated and removed in heatbox 0.3; use ClassifierView.extract"
+        warnings.warn(message, DeprecationWarning, stacklevel=2)
+        return self.extract(images, layers, sharp)
 
     def features(self, images: Tensor) -> Tensor:
         """The last feature map alone, (B, C, h, w)."""
