@@ -313,13 +313,13 @@ def _probe(model: nn.Module) -> tuple[list[Call], Tensor, Tensor]:
     """Trace a small random image, of the model's own input size where it does not accept 64 pixels."""
     own_size = input_size(model)
     generator = torch.Generator().manual_seed(0)
-    failure: Exception | None = None
+    failure = ""
     for size in ((own_size[0], 64, 64), own_size, (3, 224, 224)):
         images = as_input(model, torch.randn(2, *size, generator=generator))
         try:
             calls, logits = _trace(model, images)
         except Exception as error:
-            failure = error
+            failure = f"of {size}: {error}"
             continue
         if not isinstance(logits, Tensor) or logits.ndim != 2:
             raise InputError(
@@ -327,7 +327,7 @@ def _probe(model: nn.Module) -> tuple[list[Call], Tensor, Tensor]:
             )
         if any(_is_pooling(call) for call in calls) or size[1] >= 224:
             return calls, logits, images
-    raise InputError(f"{model_name(model)} could not be run on a random image of {own_size}: {failure}")
+    raise InputError(f"{model_name(model)} could not be run on a random image {failure}")
 
 
 def _close(a: Tensor, b: Tensor) -> bool:
@@ -371,21 +371,24 @@ def find_head(model: nn.Module) -> tuple[FeatureHook, list[nn.Module]]:
     for index in range(len(calls) - 1, -1, -1):
         call = calls[index]
         if _is_map(call.output) and _close(_mean(call.output), wanted):
-            hook = FeatureHook(call.module, "output")  # the pooling is a plain function call
-            return _check(model, *_past_batch_norm(model, images, calls[:index], call.output, hook, steps))
-        if not _close(call.output, wanted):
+            hook, features = FeatureHook(call.module, "output"), call.output  # pooled by a function call
+        elif not _close(call.output, wanted):
             continue  # a side branch; if it was the link after all, nothing earlier fits and an error follows
-        if _is_pooling(call):
-            if not _close(_mean(call.input), wanted):
+        elif not _is_pooling(call):
+            if not _is_foldable(call):
                 raise InputError(
-                    f"{name} pools its feature map by {type(call.module).__name__}, not by the mean"
+                    f"{name} has {type(call.module).__name__} in its head, which cannot be folded"
                 )
-            hook = FeatureHook(call.module, "input")
-            return _check(model, *_past_batch_norm(model, images, calls[:index], call.input, hook, steps))
-        if not _is_foldable(call):
-            raise InputError(f"{name} has {type(call.module).__name__} in its head, which cannot be folded")
-        steps.insert(0, call.module)
-        wanted = call.input
+            steps.insert(0, call.module)
+            wanted = call.input
+            continue
+        elif _close(_mean(call.input), wanted):
+            hook, features = FeatureHook(call.module, "input"), call.input
+        else:
+            raise InputError(f"{name} pools its feature map by {type(call.module).__name__}, not by the mean")
+        hook, steps = _include_batch_norm(model, images, calls[:index], features, hook, steps)
+        _check(model, hook, steps)
+        return hook, steps
     if any(call.output.ndim == 3 for call in calls):
         raise InputError(
             f"{name} reads its logits from tokens (B, N, C), not from the mean of a feature map "
@@ -413,11 +416,11 @@ def _is_foldable(call: Call) -> bool:
     return bool(torch.equal(module(nudged)[:, 1:], module(value.clone())[:, 1:]))
 
 
-def _past_batch_norm(
+def _include_batch_norm(
     model: nn.Module,
     images: Tensor,
     calls: list[Call],
-    value: Tensor,
+    features: Tensor,
     hook: FeatureHook,
     steps: list[nn.Module],
 ) -> tuple[FeatureHook, list[nn.Module]]:
@@ -426,15 +429,15 @@ def _past_batch_norm(
     if not callable(forward_features) or not calls:
         return hook, steps
     own = forward_features(images)
-    if not isinstance(own, Tensor) or (own.shape == value.shape and _close(own, value)):
+    if not isinstance(own, Tensor) or (own.shape == features.shape and _close(own, features)):
         return hook, steps
     for call in reversed(calls):
-        if isinstance(call.module, BATCH_NORM) and _close(call.output, value) and _close(call.input, own):
+        if isinstance(call.module, BATCH_NORM) and _close(call.output, features) and _close(call.input, own):
             return FeatureHook(call.module, "input"), [call.module, *steps]
     return hook, steps
 
 
-def _check(model: nn.Module, hook: FeatureHook, head: list[nn.Module]) -> tuple[FeatureHook, list[nn.Module]]:
+def _check(model: nn.Module, hook: FeatureHook, steps: list[nn.Module]) -> None:
     """Raise unless the steps reproduce the logits of images other than those they were found with."""
     for size in ((3, 96, 96), input_size(model)):
         images = torch.randn(2, *size, generator=torch.Generator().manual_seed(1))
@@ -443,11 +446,11 @@ def _check(model: nn.Module, hook: FeatureHook, head: list[nn.Module]) -> tuple[
                 logits = model(as_input(model, images))
         except Exception:  # a model of fixed input size
             continue
-        if not _close(_run_steps(head, features[-1]), logits):
+        if not _close(_run_steps(steps, features[-1]), logits):
             raise InputError(
                 f"{model_name(model)}: its logits do not follow from the mean of its last feature map"
             )
-        return hook, head
+        return
     raise InputError(f"{model_name(model)}: the head that was found could not be checked on a second image")
 
 
