@@ -17,7 +17,7 @@ def test_timm_name():
 
 
 def test_unknown_name_suggests_near_ones():
-    with pytest.raises(InputError, match=r"no model named 'resnet81'; similar names: .*resnet18"):
+    with pytest.raises(InputError, match=r"no model named 'resnet81'; did you mean .*resnet18"):
         create_model("resnet81")
 
 

@@ -77,7 +77,7 @@ def _from_timm(name: str, num_classes: int | None, pretrained: bool, options: di
     architecture = name.split(".")[0]
     if not timm.is_model(architecture):
         near = difflib.get_close_matches(architecture, timm.list_models(), 3)
-        hint = f"; similar names: {', '.join(near)}" if near else ""
+        hint = f"; did you mean {' or '.join(near)}?" if near else ""
         raise InputError(f"there is no model named {name!r}{hint}")
     if num_classes is not None:
         options["num_classes"] = num_classes
