@@ -81,7 +81,25 @@ def train_command(recipe: str) -> Callable[..., int]:
             heatbox train glyphs_resnet --out runs/small --epochs 3
             heatbox train replknet_31b_in1k_384 --data CUB --pretrained RepLKNet-31B_ImageNet-1K_384.pth
         """
-        return _train(config, options, out, overwrite, accept_changes, as_json)
+        from heatbox._utils.progress import on_terminal
+        from heatbox.training.trainer import TrainingStopped
+        from heatbox.training.trainer import train as run_training
+
+        try:
+            _, found = run_training(
+                config, out, options, on_terminal, report_epoch, overwrite, accept_changes
+            )
+        except TrainingStopped as stopped:
+            say(f"heatbox: {stopped}; its state is saved, rerun the command to resume")
+            return code_of(stopped.number)
+        if as_json:
+            print_json(found)
+        else:
+            from heatbox.visualization.tables import training_table
+
+            print_table(training_table(found, config.recipe))
+        say(f"run: {out} (checkpoints/, log.csv, training.json)")
+        return 0
 
     return train
 
@@ -89,32 +107,6 @@ def train_command(recipe: str) -> Callable[..., int]:
 def code_of(number: int) -> int:
     """The exit code of a command stopped by a signal."""
     return INTERRUPTED if number == signal.SIGINT else 128 + number
-
-
-def _train(
-    config: TrainConfig,
-    options: TrainOptions,
-    out: Path,
-    overwrite: bool,
-    accept_changes: bool,
-    as_json: bool,
-) -> int:
-    from heatbox._utils.progress import on_terminal
-    from heatbox.training.trainer import TrainingStopped, train
-
-    try:
-        _, found = train(config, out, options, on_terminal, report_epoch, overwrite, accept_changes)
-    except TrainingStopped as stopped:
-        say(f"heatbox: {stopped}; its state is saved, rerun the command to resume")
-        return code_of(stopped.number)
-    if as_json:
-        print_json(found)
-    else:
-        from heatbox.visualization.tables import training_table
-
-        print_table(training_table(found, config.recipe))
-    say(f"run: {out} (checkpoints/, log.csv, training.json)")
-    return 0
 
 
 def report_epoch(row: dict[str, Any]) -> None:

@@ -6,7 +6,7 @@ The letters of the sources are those of `heatbox.training.recipes.shared`.
 from __future__ import annotations
 
 from heatbox.training.config import TrainConfig
-from heatbox.training.recipes.shared import augmented, fine_tuned, recipe
+from heatbox.training.recipes.shared import fine_tuned, recipe_pair
 
 
 def _convnext(name: str, model: str, size: int = 224) -> TrainConfig:
@@ -21,85 +21,43 @@ def _convnext(name: str, model: str, size: int = 224) -> TrainConfig:
     )
 
 
-@recipe
+@recipe_pair
 def convnext_tiny() -> TrainConfig:
     """convnext_tiny."""
     return _convnext("convnext_tiny", "convnext_tiny.fb_in1k")
 
 
-@recipe
-def convnext_tiny_aug() -> TrainConfig:
-    """convnext_tiny with augmentation."""
-    return augmented(convnext_tiny())
-
-
-@recipe
+@recipe_pair
 def convnext_small() -> TrainConfig:
     """convnext_small."""
     return _convnext("convnext_small", "convnext_small.fb_in1k")
 
 
-@recipe
-def convnext_small_aug() -> TrainConfig:
-    """convnext_small with augmentation."""
-    return augmented(convnext_small())
-
-
-@recipe
+@recipe_pair
 def convnext_base() -> TrainConfig:
     """convnext_base."""
     return _convnext("convnext_base", "convnext_base.fb_in1k")
 
 
-@recipe
-def convnext_base_aug() -> TrainConfig:
-    """convnext_base with augmentation."""
-    return augmented(convnext_base())
-
-
-@recipe
+@recipe_pair
 def convnext_base_in22ft1k() -> TrainConfig:
     """convnext_base_in22ft1k."""
     return _convnext("convnext_base_in22ft1k", "convnext_base.fb_in22k_ft_in1k")
 
 
-@recipe
-def convnext_base_in22ft1k_aug() -> TrainConfig:
-    """convnext_base_in22ft1k with augmentation."""
-    return augmented(convnext_base_in22ft1k())
-
-
-@recipe
+@recipe_pair
 def convnext_base_384_in22ft1k() -> TrainConfig:
     """convnext_base_384_in22ft1k, the paper's best ConvNeXt."""
     return _convnext("convnext_base_384_in22ft1k", "convnext_base.fb_in22k_ft_in1k_384", 384)
 
 
-@recipe
-def convnext_base_384_in22ft1k_aug() -> TrainConfig:
-    """convnext_base_384_in22ft1k with augmentation."""
-    return augmented(convnext_base_384_in22ft1k())
-
-
-@recipe
+@recipe_pair
 def convnext_large() -> TrainConfig:
     """convnext_large."""
     return _convnext("convnext_large", "convnext_large.fb_in1k")
 
 
-@recipe
-def convnext_large_aug() -> TrainConfig:
-    """convnext_large with augmentation."""
-    return augmented(convnext_large())
-
-
-@recipe
+@recipe_pair
 def convnext_large_in22ft1k() -> TrainConfig:
     """convnext_large_in22ft1k."""
     return _convnext("convnext_large_in22ft1k", "convnext_large.fb_in22k_ft_in1k")
-
-
-@recipe
-def convnext_large_in22ft1k_aug() -> TrainConfig:
-    """convnext_large_in22ft1k with augmentation."""
-    return augmented(convnext_large_in22ft1k())

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from heatbox.training.config import TrainConfig
-from heatbox.training.recipes.shared import augmented, fine_tuned, recipe
+from heatbox.training.recipes.shared import fine_tuned, recipe_pair
 
 PUBLISHED_IN = "the table of github.com/DingXiaoH/RepLKNet-pytorch"
 HALF: dict[str, Any] = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
@@ -26,33 +26,21 @@ def _replknet(name: str, model: str, size: int, file: str, drop_path: float, **s
     )
 
 
-@recipe
+@recipe_pair
 def replknet_31b_in1k_224() -> TrainConfig:
     """31B1K224."""
     # [R] has no fine-tuning command at 224 from this file; its pre-training uses --drop_path 0.5.
     return _replknet("replknet_31b_in1k_224", "replknet_31b", 224, "RepLKNet-31B_ImageNet-1K_224.pth", 0.5)
 
 
-@recipe
-def replknet_31b_in1k_224_aug() -> TrainConfig:
-    """31B1K224 with augmentation."""
-    return augmented(replknet_31b_in1k_224())
-
-
-@recipe
+@recipe_pair
 def replknet_31b_in1k_384() -> TrainConfig:
     """31B1K384, the paper's best."""
     # [R] --drop_path 0.8 at 384 from 1K
     return _replknet("replknet_31b_in1k_384", "replknet_31b", 384, "RepLKNet-31B_ImageNet-1K_384.pth", 0.8)
 
 
-@recipe
-def replknet_31b_in1k_384_aug() -> TrainConfig:
-    """31B1K384 with augmentation."""
-    return augmented(replknet_31b_in1k_384())
-
-
-@recipe
+@recipe_pair
 def replknet_31b_in22k_224() -> TrainConfig:
     """31B22K224."""
     # [R] --drop_path 0.2 at 224 from 22K
@@ -61,13 +49,7 @@ def replknet_31b_in22k_224() -> TrainConfig:
     )
 
 
-@recipe
-def replknet_31b_in22k_224_aug() -> TrainConfig:
-    """31B22K224 with augmentation."""
-    return augmented(replknet_31b_in22k_224())
-
-
-@recipe
+@recipe_pair
 def replknet_31b_in22k_384() -> TrainConfig:
     """31B22K384."""
     # [R] --drop_path 0.3 at 384 from 22K
@@ -76,13 +58,7 @@ def replknet_31b_in22k_384() -> TrainConfig:
     )
 
 
-@recipe
-def replknet_31b_in22k_384_aug() -> TrainConfig:
-    """31B22K384 with augmentation."""
-    return augmented(replknet_31b_in22k_384())
-
-
-@recipe
+@recipe_pair
 def replknet_31l_in22k_384() -> TrainConfig:
     """31L22K384."""
     # [R] --drop_path 0.3 for 31L at 384 from 22K
@@ -91,22 +67,10 @@ def replknet_31l_in22k_384() -> TrainConfig:
     )
 
 
-@recipe
-def replknet_31l_in22k_384_aug() -> TrainConfig:
-    """31L22K384 with augmentation."""
-    return augmented(replknet_31l_in22k_384())
-
-
-@recipe
+@recipe_pair
 def replknet_xl_320() -> TrainConfig:
     """XL: 320 pixels, mean and std 0.5 [R]."""
     # [R] has no fine-tuning command for XL; 0.3 is the value of 31L [H].
     return _replknet(
         "replknet_xl_320", "replknet_xl", 320, "RepLKNet-XL_MegData73M_ImageNet1K.pth", 0.3, **HALF
     )
-
-
-@recipe
-def replknet_xl_320_aug() -> TrainConfig:
-    """XL with augmentation."""
-    return augmented(replknet_xl_320())

@@ -28,6 +28,12 @@ def recipe(function: Recipe) -> Recipe:
     return function
 
 
+def recipe_pair(function: Recipe) -> Recipe:
+    """Register a recipe under its function's name, and with augmentation under that name and "_aug"."""
+    RECIPES[f"{recipe(function).__name__}_aug"] = lambda: augmented(function())
+    return function
+
+
 def fine_tuned(name: str, model: str, **settings: Any) -> TrainConfig:
     """A configuration with the settings that all fine-tuned models share."""
     shared: dict[str, Any] = {

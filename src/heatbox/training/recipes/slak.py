@@ -5,8 +5,11 @@ The letters of the sources are those of `heatbox.training.recipes.shared`.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 from heatbox.training.config import TrainConfig
-from heatbox.training.recipes.shared import fine_tuned, recipe
+from heatbox.training.recipes.shared import RECIPES, fine_tuned
 
 PUBLISHED_IN = "the tables of github.com/VITA-Group/SLaK"
 
@@ -26,61 +29,38 @@ def _slak(variant: str, kernel: int, size: int) -> TrainConfig:
     )
 
 
-@recipe
-def slak_tiny_k31_224() -> TrainConfig:
-    """SLaK-T, 31 x 31, at 224."""
-    return _slak("tiny", 31, 224)
+def _both_sizes(function: Callable[[int], TrainConfig]) -> Callable[[int], TrainConfig]:
+    """Register a recipe at 224 and at 384 pixels, with the size appended to its function's name."""
+    for size in (224, 384):
+        RECIPES[f"{function.__name__}_{size}"] = partial(function, size)
+    return function
 
 
-@recipe
-def slak_tiny_k31_384() -> TrainConfig:
-    """SLaK-T, 31 x 31, at 384."""
-    return _slak("tiny", 31, 384)
+@_both_sizes
+def slak_tiny_k31(size: int) -> TrainConfig:
+    """SLaK-T, 31 x 31."""
+    return _slak("tiny", 31, size)
 
 
-@recipe
-def slak_tiny_k51_224() -> TrainConfig:
-    """SLaK-T, 51 x 51, at 224."""
-    return _slak("tiny", 51, 224)
+@_both_sizes
+def slak_tiny_k51(size: int) -> TrainConfig:
+    """SLaK-T, 51 x 51."""
+    return _slak("tiny", 51, size)
 
 
-@recipe
-def slak_tiny_k51_384() -> TrainConfig:
-    """SLaK-T, 51 x 51, at 384."""
-    return _slak("tiny", 51, 384)
+@_both_sizes
+def slak_tiny_k61(size: int) -> TrainConfig:
+    """SLaK-T, 61 x 61."""
+    return _slak("tiny", 61, size)
 
 
-@recipe
-def slak_tiny_k61_224() -> TrainConfig:
-    """SLaK-T, 61 x 61, at 224."""
-    return _slak("tiny", 61, 224)
+@_both_sizes
+def slak_small_k51(size: int) -> TrainConfig:
+    """SLaK-S, 51 x 51."""
+    return _slak("small", 51, size)
 
 
-@recipe
-def slak_tiny_k61_384() -> TrainConfig:
-    """SLaK-T, 61 x 61, at 384."""
-    return _slak("tiny", 61, 384)
-
-
-@recipe
-def slak_small_k51_224() -> TrainConfig:
-    """SLaK-S, 51 x 51, at 224."""
-    return _slak("small", 51, 224)
-
-
-@recipe
-def slak_small_k51_384() -> TrainConfig:
-    """SLaK-S, 51 x 51, at 384."""
-    return _slak("small", 51, 384)
-
-
-@recipe
-def slak_base_k51_224() -> TrainConfig:
-    """SLaK-B, 51 x 51, at 224."""
-    return _slak("base", 51, 224)
-
-
-@recipe
-def slak_base_k51_384() -> TrainConfig:
-    """SLaK-B, 51 x 51, at 384, the paper's best SLaK."""
-    return _slak("base", 51, 384)
+@_both_sizes
+def slak_base_k51(size: int) -> TrainConfig:
+    """SLaK-B, 51 x 51; at 384 the paper's best SLaK."""
+    return _slak("base", 51, size)
