@@ -63,7 +63,7 @@ GROUPS: dict[str, dict[str, Command]] = {
     },
     "reading results": {
         "report": Command(
-            "One page about one or more runs: scores, figures, an explorer of images and thresholds.",
+            "Write an HTML page about one or more runs: scores, figures, an explorer of images and thresholds.",
             "heatbox.cli.report:report",
         ),
         "compare": Command("What changed between two runs.", "heatbox.cli.report:compare"),
