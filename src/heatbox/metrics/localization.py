@@ -8,21 +8,18 @@ from typing import Any
 
 import numpy as np
 
-from heatbox.boxes.contours import Contours, Protocol, threshold_grid
-from heatbox.metrics.base import Metric
 from heatbox.metrics.functional import (
     LocalizationScore,
     box_counts,
-    check_criterion,
-    check_threads,
     label_rank,
     localization_counts,
     localization_score,
     rank_counts,
 )
+from heatbox.metrics.max_box_acc import BoxMetric
 
 
-class LocalizationAccuracy(Metric):
+class LocalizationAccuracy(BoxMetric):
     """GT-known, Top-1 and Top-5 localization accuracy over a split, updated batch by batch.
 
     Args:
@@ -38,25 +35,6 @@ class LocalizationAccuracy(Metric):
     """
 
     SUMMED = ("correct", "in_top", "images")
-
-    def __init__(
-        self,
-        iou: float = 0.5,
-        contours: Contours = "largest",
-        protocol: Protocol = "reference",
-        thresholds: int = 1000,
-        threads: int | None = None,
-    ) -> None:
-        self.iou = check_criterion(iou, contours, protocol)
-        self.contours = contours
-        self.protocol = protocol
-        self.thresholds = threshold_grid(thresholds)
-        self.threads = check_threads(threads)
-        self.reset()
-
-    def settings(self) -> tuple[Any, ...]:
-        """The settings that two metrics must share to be merged."""
-        return tuple(self.iou.tolist()), self.contours, self.protocol, len(self.thresholds)
 
     def reset(self) -> None:
         """Forget every image."""

@@ -31,7 +31,30 @@ __all__ = [
 ]  # some are of `functional`: they were here in 0.1
 
 
-class MaxBoxAcc(Metric):
+class BoxMetric(Metric):
+    """A metric of boxes: the IoUs and contours that make an image correct, protocol and thresholds."""
+
+    def __init__(
+        self,
+        iou: float | Sequence[float] = 0.5,
+        contours: Contours = "largest",
+        protocol: Protocol = "reference",
+        thresholds: int = 1000,
+        threads: int | None = None,
+    ) -> None:
+        self.iou = check_criterion(iou, contours, protocol)
+        self.contours = contours
+        self.protocol = protocol
+        self.thresholds = threshold_grid(thresholds)
+        self.threads = check_threads(threads)
+        self.reset()
+
+    def settings(self) -> tuple[Any, ...]:
+        """The settings that two metrics must share to be merged."""
+        return tuple(self.iou.tolist()), self.contours, self.protocol, len(self.thresholds)
+
+
+class MaxBoxAcc(BoxMetric):
     """MaxBoxAcc over a split, updated batch by batch.
 
     Args:
@@ -57,25 +80,6 @@ class MaxBoxAcc(Metric):
 
     SUMMED = ("correct", "images")
     JOINED = ("changes",)
-
-    def __init__(
-        self,
-        iou: float | Sequence[float] = (0.5,),
-        contours: Contours = "largest",
-        protocol: Protocol = "reference",
-        thresholds: int = 1000,
-        threads: int | None = None,
-    ) -> None:
-        self.iou = check_criterion(iou, contours, protocol)
-        self.contours = contours
-        self.protocol = protocol
-        self.thresholds = threshold_grid(thresholds)
-        self.threads = check_threads(threads)
-        self.reset()
-
-    def settings(self) -> tuple[Any, ...]:
-        """The settings that two metrics must share to be merged."""
-        return tuple(self.iou.tolist()), self.contours, self.protocol, len(self.thresholds)
 
     def reset(self) -> None:
         """Forget every image."""
