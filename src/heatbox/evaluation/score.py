@@ -120,7 +120,7 @@ class BoxScorer:
         packed: dict[str, np.ndarray] = {}
         for (name, metric), counts in zip(self.metrics.items(), found, strict=True):
             metric.add(counts, len(ids))
-            if counts.iou is not None:
+            if self.keep:
                 packed[name] = np.packbits(counts.iou[:, None] >= metric.iou[:, None], axis=2)
         if self.shards is not None:
             self.shards.append(self._encode(ids, packed))
