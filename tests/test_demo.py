@@ -59,4 +59,4 @@ def test_a_stopped_demo_reports_it(number, code, tmp_path, monkeypatch, capsys):
 
     monkeypatch.setattr("heatbox.demo.run_demo", stopped)
     assert main(["demo", "--out", str(tmp_path / "demo")]) == code
-    assert "stopped at step 22; the same command begins a new demo" in capsys.readouterr().err
+    assert "stopped at step 22; rerun the command to start the demo again" in capsys.readouterr().err

@@ -294,7 +294,7 @@ def test_locate(scene, capsys, monkeypatch):
     lines = {line["file"]: line for line in map(json.loads, printed.out.splitlines())}
     assert set(lines) == set(files) - {"broken.jpg", "none.png"}
     assert "broken.jpg" in printed.err
-    assert "2 of 8 pictures" in printed.err
+    assert "2 of 8 images" in printed.err
     assert (lines["turned.jpg"]["width"], lines["turned.jpg"]["height"]) == (90, 140)
     overlays = {line["overlay"] for line in lines.values()}
     assert len(overlays) == len(lines)
@@ -307,7 +307,7 @@ def test_locate(scene, capsys, monkeypatch):
 
 def test_locate_with_nothing_to_do(scene, capsys):
     assert main(["locate", "--model", f"{scene / 'mine.py'}:blobs"]) == 2
-    assert "no picture was named" in capsys.readouterr().err
+    assert "no image was named" in capsys.readouterr().err
 
 
 def test_locate_of_a_class_that_is_not_there(scene, capsys):

@@ -19,14 +19,14 @@ def locate(
     out: Path = Path("heatbox-boxes"),
     overlays: bool = True,
 ) -> int:
-    """Find the object in pictures of your own.
+    """Find the object in image files.
 
-    Prints one JSON object a picture (file, label, score, boxes in its pixels) and writes overlay PNGs. A
-    file that cannot be read is reported and passed over; the exit code is then 1.
+    Prints one JSON object per image (file, label, score, boxes in its pixels) and writes overlay PNGs. A
+    file that cannot be read is reported and skipped; the exit code is then 1.
 
     Args:
-        photos: Picture files of any size and kind.
-        config: How to look for it.
+        photos: Image files of any size and format.
+        config: The model, the map and the threshold.
         out: Folder of the overlays.
         overlays: Whether to draw overlays.
 
@@ -41,9 +41,9 @@ def locate(
     for line in locate_files(photos, config, out if overlays else None):
         if isinstance(line, InputError):
             failures += 1
-            say(f"passed over: {line}")
+            say(f"skipped: {line}")
         else:
             print(json.dumps(line), flush=True)
     if failures:
-        say(f"{failures} of {len(photos)} pictures could not be used")
+        say(f"{failures} of {len(photos)} images could not be used")
     return SOME_FAILED if failures else 0

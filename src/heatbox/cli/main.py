@@ -38,16 +38,16 @@ GROUPS: dict[str, dict[str, Command]] = {
     "boxes from labels": {
         "demo": Command(
             "Train on the embedded data set, make maps, score them: the main job in one go.",
-            "heatbox.cli.evaluate:demo",
+            "heatbox.cli.demo:demo",
         ),
-        "locate": Command("Find the object in pictures of your own.", "heatbox.cli.locate:locate"),
+        "locate": Command("Find the object in image files.", "heatbox.cli.locate:locate"),
         "evaluate": Command(
             "Make maps of a data set and score them against its boxes or masks.",
             "heatbox.cli.evaluate:evaluate",
             resumes=True,
             select="evaluate_or_rescore",
         ),
-        "score": Command("Score heatmaps that any tool made.", "heatbox.cli.evaluate:score", resumes=True),
+        "score": Command("Score heatmaps that any tool made.", "heatbox.cli.score:score", resumes=True),
     },
     "training": {
         "train": Command(
@@ -63,11 +63,11 @@ GROUPS: dict[str, dict[str, Command]] = {
     },
     "reading results": {
         "report": Command(
-            "Write an HTML page about one or more runs: scores, figures, an explorer of images and thresholds.",
+            "Write a page about one or more runs: scores, figures, an explorer of images and thresholds.",
             "heatbox.cli.report:report",
         ),
-        "compare": Command("What changed between two runs.", "heatbox.cli.report:compare"),
-        "export": Command("What a run found, for other tools.", "heatbox.cli.report:export"),
+        "compare": Command("What changed between two runs.", "heatbox.cli.compare:compare"),
+        "export": Command("What a run found, for other tools.", "heatbox.cli.export:export"),
         "analyze": Command(
             "Why a backbone localizes well or badly: one instrument, or all, over several models.",
             "heatbox.cli.analyze:ANALYZE_COMMANDS",

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import StringIO
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
@@ -74,6 +74,18 @@ def _print_rows(table: Table) -> None:
                 print(f"{column.header}: {cell}")
     if table.caption:
         print(f"\n{table.caption}")
+
+
+def show_scores(metrics: dict[str, Any], title: str, as_json: bool) -> None:
+    """Print what metrics.json holds, as a table with the differences between maps below it, or as JSON."""
+    if as_json:
+        print_json(metrics)
+    else:
+        from heatbox.visualization.tables import difference_lines, terminal_score_table
+
+        print_table(terminal_score_table(metrics, title))
+        for line in difference_lines(metrics):
+            print(printable(line))
 
 
 def warn_of_random_weights(model: str, checkpoint: str | None) -> None:

@@ -1,4 +1,4 @@
-"""Boxes and overlays for pictures of one's own."""
+"""Boxes and overlays of image files: the lines that `heatbox locate` prints."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 from heatbox.config import LocateConfig
 from heatbox.data.files.images import decode_image
 from heatbox.errors import InputError
-from heatbox.inference.localizer import Localizer, Prediction
+from heatbox.inference.localizer import Localizer
 from heatbox.maps.registry import with_seed
 from heatbox.visualization.overlay import FOUND_COLOUR, draw_boxes, overlay, save_png
 
@@ -19,58 +19,62 @@ Line = dict[str, Any]
 
 
 def locate_files(
-    photos: Sequence[Path], config: LocateConfig, out: Path | None = None
+    files: Sequence[Path], config: LocateConfig, out: Path | None = None
 ) -> Iterator[Line | InputError]:
-    """Localize the object of each picture file.
+    """Localize the object of each image file.
 
     Args:
-        photos: picture files.
+        files: image files of any size and format.
         config: the model, the map and the threshold; see also `heatbox.create_model` and `heatbox.Localizer`.
         out: folder for overlays; None draws none.
 
     Yields:
-        for each picture a dictionary that JSON can hold, or the error that says why it was passed over.
+        for each file a dictionary that JSON can hold, or the error for which it was skipped.
 
     Raises:
-        InputError: nothing could be done at all: no picture named, an unknown model or method, a class
-            that the model does not have, an overlay that cannot be written.
+        InputError: no file, an unknown model or method, a class that the model does not have, or an overlay
+            that cannot be written.
     """
-    if not photos:
-        raise InputError("no picture was named, expected one or more picture files")
-    network = config.build()
+    if not files:
+        raise InputError("no image was named, expected one or more image files")
+    model = config.build()
     method, target = with_seed(config.method, config.walk_seed), config.target
     localizer = Localizer(
-        network,
+        model,
         method,
         config.threshold,
         config.contours,
-        preprocess=config.preprocess(network),
+        preprocess=config.preprocess(model),
         protocol=config.protocol,
     )
     if target is not None and not 0 <= target < localizer.view.num_classes:
         last = localizer.view.num_classes - 1
         raise InputError(f"class {target} is out of range: the model has classes 0 to {last}")
-    names = config.class_names(network, localizer.view.num_classes)
+    names = config.class_names(model, localizer.view.num_classes)
     settings = {"model": config.model, "method": method, "threshold": config.threshold}
     used: set[str] = set()
-    pictures = {photo.resolve() for photo in photos}
-    for photo in photos:
+    inputs = {file.resolve() for file in files}
+    for file in files:
         try:
-            image = decode_image(photo, str(photo))
+            image = decode_image(file, str(file))
         except InputError as error:
             yield error
             continue
         found = localizer([image], None if target is None else [target])
+        label = int(found.targets[0])
         line = {
-            "file": str(photo),
+            "file": str(file),
             "width": image.width,
             "height": image.height,
-            **_answer(found, names),
+            "label": label,
+            "name": names[label] if label < len(names) else None,
+            "score": round(float(found.scores()[0]), 6),
+            "boxes": np.round(found.boxes[0], 2).tolist(),
             **settings,
         }
         if out is not None:
             heat = draw_boxes(overlay(image, found.heatmaps[0]), found.boxes[0], FOUND_COLOUR)
-            path = _free_name(out, photo, used, pictures)
+            path = _free_name(out, file, used, inputs)
             try:
                 out.mkdir(parents=True, exist_ok=True)
             except OSError as error:
@@ -79,22 +83,11 @@ def locate_files(
         yield line
 
 
-def _answer(found: Prediction, names: Sequence[str]) -> Line:
-    label = int(found.targets[0])
-    scores = found.logits[0].softmax(0)
-    return {
-        "label": label,
-        "name": names[label] if label < len(names) else None,
-        "score": round(float(scores[label]), 6),
-        "boxes": np.round(found.boxes[0], 2).tolist(),
-    }
-
-
-def _free_name(out: Path, photo: Path, used: set[str], pictures: Collection[Path]) -> Path:
-    """OUT/STEM.png, with a number where two pictures share a name, or where it is one of the pictures."""
-    name, again = f"{photo.stem}.png", 1
-    while name in used or (out / name).resolve() in pictures:
+def _free_name(out: Path, file: Path, used: set[str], inputs: Collection[Path]) -> Path:
+    """OUT/STEM.png, with a number where two images share a name, or where it is one of the inputs."""
+    name, again = f"{file.stem}.png", 1
+    while name in used or (out / name).resolve() in inputs:
         again += 1
-        name = f"{photo.stem}-{again}.png"
+        name = f"{file.stem}-{again}.png"
     used.add(name)
     return out / name

@@ -7,8 +7,8 @@ import re
 import pytest
 from PIL import Image
 
-from heatbox.cli.evaluate import show_scores
 from heatbox.cli.main import main
+from heatbox.cli.terminal import show_scores
 from heatbox.visualization.figures.scores import ModelScore, scores_per_model
 from heatbox.visualization.figures.style import as_plain_text, new_figure, save_figure, style_axes
 from helpers.browser import opened

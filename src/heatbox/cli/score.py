@@ -1,0 +1,48 @@
+"""The command `heatbox score`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from heatbox._utils.io import folder_name
+from heatbox.cli.terminal import SOME_FAILED, AsJson, say, show_scores
+from heatbox.config import ScoreConfig
+
+
+def score(
+    config: Annotated[ScoreConfig, tyro.conf.arg(name="")],
+    out: Path | None = None,
+    overwrite: bool = False,
+    as_json: AsJson = False,
+) -> int:
+    """Score heatmaps that any tool made.
+
+    They are .npy files in the reference layout. Prints MaxBoxAcc and MaxBoxAccV2 with intervals, beside
+    baselines; PxAP where the data set has masks and no boxes. Heatmaps that are missing or malformed are
+    reported and left out; the exit code is then 1. After an interruption, rerun the command to resume: boxes
+    under the reference protocol are continued, masks and the exact protocol start again.
+
+    Args:
+        config: What to score.
+        out: The run folder; by default runs/score-HEATMAPS.
+        overwrite: Start again where the folder holds another run.
+        as_json: Print the scores as JSON instead of a table.
+
+    Examples:
+        heatbox score --heatmaps maps/ --data CUB/test
+        heatbox score --heatmaps maps/ --data CUB/test --fullsup-heatmaps maps-val/ --fullsup CUB/val
+    """
+    from heatbox._utils.progress import on_terminal
+    from heatbox.evaluation.run import Run
+    from heatbox.evaluation.score import score_heatmaps
+
+    run = Run(out or Path("runs") / folder_name(f"score-{config.heatmaps}"))
+    metrics, problems = score_heatmaps(config, run, on_terminal, overwrite)
+    show_scores(metrics, f"{config.heatmaps} on {config.data}", as_json)
+    for problem in problems:
+        say(f"left out: {problem}")
+    say(f"run: {run.folder}")
+    return SOME_FAILED if problems else 0
