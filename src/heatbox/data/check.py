@@ -179,7 +179,7 @@ def _open_image(split: Split, example: Example, known: ImageRecord | None) -> Im
                 return known
         data = reader.read(example)
     except (InputError, OSError) as error:
-        problem = str(error) if isinstance(error, InputError) else f"{source}: no such image file"
+        problem = str(error) if isinstance(error, InputError) else f"{error.filename}: no such image file"
         return ImageRecord(split.name, example.id, "", "", (0, 0), "", problem)
     digest = hashlib.blake2b(data, digest_size=16).hexdigest()
     stamp = stamp if isinstance(source, Path) else digest
