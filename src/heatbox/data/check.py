@@ -170,6 +170,7 @@ def _open_image(split: Split, example: Example, known: ImageRecord | None) -> Im
             return ImageRecord(split.name, example.id, "", "", reader(example).size, "")
         except InputError as error:
             return ImageRecord(split.name, example.id, "", "", (0, 0), "", str(error))
+    where = reader.tree.describe(example.id)
     try:
         source = reader.source(example)
         if isinstance(source, Path):
@@ -179,14 +180,14 @@ def _open_image(split: Split, example: Example, known: ImageRecord | None) -> Im
                 return known
         data = reader.read(example)
     except (InputError, OSError) as error:
-        problem = str(error) if isinstance(error, InputError) else f"{error.filename}: no such image file"
+        problem = str(error) if isinstance(error, InputError) else f"{where}: no such image file"
         return ImageRecord(split.name, example.id, "", "", (0, 0), "", problem)
     digest = hashlib.blake2b(data, digest_size=16).hexdigest()
     stamp = stamp if isinstance(source, Path) else digest
     if known is not None and known.stamp == stamp:
         return known
     try:
-        image = decode_image(data, reader.tree.describe(example.id))
+        image = decode_image(data, where)
         return ImageRecord(split.name, example.id, stamp, digest, image.size, _kind(data))
     except InputError as error:
         return ImageRecord(split.name, example.id, stamp, digest, (0, 0), "", str(error))
