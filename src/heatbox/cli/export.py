@@ -25,28 +25,28 @@ def export(
 
     Args:
         run: The folder of a run of heatbox evaluate.
-        coco: JSON file of detections; images and ground truth go to NAME-truth.json beside it.
+        coco: JSON file of detections; images and ground truth are written to NAME-truth.json.
         npy: Folder of <image id>.npy heatmaps, which heatbox score reads.
         overlays: Folder of <image id>.png images with map, box and ground truth.
-        method: The map; by default the run's first.
+        method: The method; by default the run's first.
         threshold: Of the boxes; by default the best one for MaxBoxAcc.
         limit: Only the first so many overlays.
 
     Examples:
         heatbox export runs/resnet50-test --coco detections.json
-        heatbox export runs/resnet50-test --method pc1 --npy maps/ --overlays pictures/ --limit 50
+        heatbox export runs/resnet50-test --method pc1 --npy maps/ --overlays overlays/ --limit 50
     """
     from heatbox._utils.progress import on_terminal
     from heatbox.data.open import open_split
-    from heatbox.evaluation.export import found_of, write_coco, write_heatmaps, write_overlays
+    from heatbox.evaluation.export import open_maps, write_coco, write_heatmaps, write_overlays
 
     if coco is None and npy is None and overlays is None:
         raise InputError("nothing to export was named; expected --coco FILE, --npy DIR or --overlays DIR")
-    found = found_of(run, method, threshold)
-    config = found.run.config()
+    maps = open_maps(run, method, threshold)
+    config = maps.run.config()
     metadata = Path(config["metadata"]) if config.get("metadata") else None
     if npy is not None:
-        write_heatmaps(found, npy, on_terminal)
+        write_heatmaps(maps, npy, on_terminal)
         say(f"heatmaps: {npy}")
     if coco is not None:
         try:
@@ -54,8 +54,8 @@ def export(
         except InputError as error:
             names = []
             say(f"note: categories are named by numbers, since the data set was not found ({error})")
-        truth = write_coco(found, coco, names, on_terminal)
+        truth = write_coco(maps, coco, names, on_terminal)
         say(f"detections: {coco}, ground truth: {truth}")
     if overlays is not None:
-        write_overlays(found, overlays, open_split(config["data"], metadata), on_terminal, limit)
+        write_overlays(maps, overlays, open_split(config["data"], metadata), on_terminal, limit)
         say(f"overlays: {overlays}")

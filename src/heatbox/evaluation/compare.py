@@ -1,4 +1,4 @@
-"""What changed between two runs: settings, scores, and the images that one of them gets right alone."""
+"""Differences between two runs: settings, scores, and the images that only one of them localizes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run found, in forms that other tools read: COCO detections, .npy heatmaps, overlay pictures."""
+"""Results of a run in the formats of other tools: COCO detections, .npy heatmaps, overlay images."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ OVERLAY_SIDE = 512
 
 
 @dataclass(frozen=True)
-class Found:
-    """One map of a finished run and the threshold at which its boxes are taken.
+class RunMaps:
+    """The maps of one method in a finished run, and the threshold of their boxes.
 
     Attributes:
         run: the run.
-        method: name of the map.
-        threshold: share of the map's maximum.
-        protocol: how the run compares boxes.
+        method: name of the method.
+        threshold: fraction of a map's maximum.
+        protocol: of the run, "reference" or "exact".
     """
 
     run: Run
@@ -54,22 +54,22 @@ class Found:
 
         Args:
             record: of the image.
-            size: (width, height) of the image, by default as the record has it.
+            size: (width, height) of the image, by default that of the record.
         """
         size = size or (record["width"], record["height"])
         return map_to_boxes(record[f"map_{self.method}"], size, self.threshold, protocol=self.protocol)
 
 
-def found_of(folder: Path, method: str | None = None, threshold: float | None = None) -> Found:
-    """A map of a finished run.
+def open_maps(folder: Path, method: str | None = None, threshold: float | None = None) -> RunMaps:
+    """The maps of one method in a finished run.
 
     Args:
         folder: of the run.
-        method: name of the map; by default the run's first.
+        method: name of the method; by default the run's first.
         threshold: in [0, 1); by default the best one for MaxBoxAcc.
 
     Raises:
-        InputError: no finished run, no such map, or a threshold out of range.
+        InputError: no finished run, no maps of this method, or a threshold out of range.
     """
     run = Run(folder)
     config, metrics = run.settings(), run.scores()
@@ -80,20 +80,20 @@ def found_of(folder: Path, method: str | None = None, threshold: float | None = 
     if name not in methods:
         raise InputError(f"{folder}: holds no maps of {name!r}, only of {', '.join(methods)}")
     best = metrics["methods"][name]["threshold"]
-    return Found(run, name, best if threshold is None else check_threshold(threshold), config["protocol"])
+    return RunMaps(run, name, best if threshold is None else check_threshold(threshold), config["protocol"])
 
 
-def write_coco(found: Found, path: Path, class_names: Sequence[str] = (), track: Track = silent) -> Path:
-    """Boxes as COCO detections, and the images and ground truth they belong to beside them.
+def write_coco(maps: RunMaps, path: Path, class_names: Sequence[str] = (), track: Track = silent) -> Path:
+    """Write boxes as COCO detections, and the images and ground truth as a second file.
 
-    A detection has image_id (the image's place in the run, from 1), category_id (the class its map was made
-    for), bbox [x, y, width, height] in pixels of the image, and as score the probability of that class. An
-    image whose map has nothing above the threshold has no detection.
+    A detection has image_id (the index of the image in the run, from 1), category_id (the class its map was
+    made for), bbox [x, y, width, height] in pixels of the image, and as score the probability of that class.
+    An image whose map has no pixel above the threshold has no detection.
 
     Args:
-        found: the map.
-        path: the JSON file of detections; the ground truth goes to STEM-truth.json beside it.
-        class_names: names of the categories; numbers where there are none.
+        maps: the maps.
+        path: the JSON file of detections; the ground truth is written to STEM-truth.json.
+        class_names: names of the categories; without them categories are named by numbers.
         track: how to show progress.
 
     Returns:
@@ -102,22 +102,22 @@ def write_coco(found: Found, path: Path, class_names: Sequence[str] = (), track:
     Raises:
         InputError: a file cannot be written, or the run has masks in place of boxes.
     """
-    if MASK in next(found.records()):
+    if MASK in next(maps.records()):
         raise InputError(
-            f"{found.run.folder}: was scored against masks, and COCO's ground truth would have no box; "
+            f"{maps.run.folder}: was scored against masks, and COCO's ground truth would have no box; "
             "--npy and --overlays work"
         )
     detections: list[dict[str, Any]] = []
     images: list[dict[str, Any]] = []
     truth: list[dict[str, Any]] = []
     classes = 0
-    for number, record in enumerate(track(found.records(), "boxes", len(found.run)), 1):
+    for number, record in enumerate(track(maps.records(), "boxes", len(maps.run)), 1):
         classes = len(record["logits"])
         size = {"width": record["width"], "height": record["height"]}
         images.append({"id": number, "file_name": record["id"], **size})
         place = {"image_id": number, "category_id": record["target"]}
         score = _probability(record["logits"], record["target"])
-        for box in found.boxes(record):
+        for box in maps.boxes(record):
             detections.append({**place, "bbox": _corner_and_size(box), "score": score})
         for one in record["boxes"]:
             corners = _corner_and_size(one)
@@ -134,50 +134,50 @@ def write_coco(found: Found, path: Path, class_names: Sequence[str] = (), track:
     return write_atomically(annotations, to_json(content).encode())
 
 
-def write_heatmaps(found: Found, folder: Path, track: Track = silent) -> None:
-    """Heatmaps as `<image id>.npy`, 224 x 224 float32 in [0, 1]: the layout that `heatbox score` reads.
+def write_heatmaps(maps: RunMaps, folder: Path, track: Track = silent) -> None:
+    """Write heatmaps as `<image id>.npy`, 224 x 224 float32 in [0, 1]: the layout that `heatbox score` reads.
 
     Raises:
         InputError: a file cannot be written, or an id leads out of the folder.
     """
-    for record in track(found.records(), "heatmaps", len(found.run)):
+    for record in track(maps.records(), "heatmaps", len(maps.run)):
         stream = io.BytesIO()
-        np.save(stream, found.heatmap(record))
+        np.save(stream, maps.heatmap(record))
         write_atomically(_inside(folder, record["id"] + ".npy"), stream.getvalue())
 
 
 def write_overlays(
-    found: Found, folder: Path, split: Split, track: Track = silent, limit: int | None = None
+    maps: RunMaps, folder: Path, split: Split, track: Track = silent, limit: int | None = None
 ) -> None:
-    """Each picture with its map, its box and the ground truth, as `<image id>.png` of at most 512 pixels.
+    """Write each image with its map, box and ground truth as `<image id>.png` of at most 512 pixels.
 
     Args:
-        found: the map.
-        folder: where to; made if missing.
-        split: where the pictures are.
+        maps: the maps.
+        folder: the output folder; made if missing.
+        split: the images.
         track: how to show progress.
         limit: only the first so many images.
 
     Raises:
-        InputError: a picture is missing or damaged, a file cannot be written, or an id leads out of the
+        InputError: an image is missing or damaged, a file cannot be written, or an id leads out of the
             folder.
     """
     examples: Mapping[str, Any] = {example.id: example for example in split}
-    count = min(len(found.run), len(found.run) if limit is None else limit)
-    for record in track(itertools.islice(found.records(), count), "overlays", count):
+    count = min(len(maps.run), len(maps.run) if limit is None else limit)
+    for record in track(itertools.islice(maps.records(), count), "overlays", count):
         if record["id"] not in examples:
             raise InputError(f"{split.name}: has no image {record['id']!r}, which the run holds")
-        picture = split.open_image(examples[record["id"]])
-        # Data sets with masks in place of boxes do not say how large their pictures are.
-        size = np.array([record["width"], record["height"]] if record["width"] else picture.size)
+        image = split.open_image(examples[record["id"]])
+        # Data sets with masks in place of boxes do not list the sizes of their images.
+        size = np.array([record["width"], record["height"]] if record["width"] else image.size)
         sides = np.maximum(1, (size * min(1, OVERLAY_SIDE / size.max())).round().astype(int)).tolist()
-        picture = picture.resize(sides)
+        image = image.resize(sides)
         scale = np.tile(sides / size, 2)
-        drawn = overlay(picture, found.heatmap(record))
+        drawn = overlay(image, maps.heatmap(record))
         drawn = draw_boxes(drawn, record["boxes"] * scale, TRUTH_COLOUR)
         if MASK in record:
             drawn = draw_mask(drawn, record[MASK], TRUTH_COLOUR)
-        drawn = draw_boxes(drawn, found.boxes(record, sides), FOUND_COLOUR)
+        drawn = draw_boxes(drawn, maps.boxes(record, sides), FOUND_COLOUR)
         save_png(drawn, _inside(folder, record["id"] + ".png"))
 
 
@@ -192,7 +192,7 @@ def _corner_and_size(box: np.ndarray) -> list[float]:
 
 
 def _inside(folder: Path, name: str) -> Path:
-    """A path below the folder, whose own folder is made."""
+    """A path inside the folder; its parent folders are made."""
     path = folder / name
     if not path.resolve().is_relative_to(folder.resolve()):
         raise InputError(f"image id {name!r} leads out of {folder}, expected a path inside it")

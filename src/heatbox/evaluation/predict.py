@@ -138,7 +138,7 @@ def run_inference(
         run: the run; a shard is written every few hundred images, and when an error ends the loop.
         records: (examples, (B, 3, H, W) inputs, or a list of them) → a record for each, with its id under
             "id".
-        what: shown beside the progress.
+        what: label of the progress bar.
         track: how to show progress.
 
     Raises:
