@@ -65,9 +65,10 @@ def bootstrap_interval(
         >>> interval.estimate, interval.low, interval.high
         (75.0, 25.0, 100.0)
     """
-    scores = as_numbers(correct, "correct", "(N,) or (N, I) numbers or booleans")
+    expected = "(N,) or (N, I) numbers or booleans"
+    scores = as_numbers(correct, "correct", expected)
     fits = scores.ndim in (1, 2) and 0 not in scores.shape[1:] and bool(np.isfinite(scores).all())
-    _check(fits, len(scores) if scores.ndim else 0, resamples, level, seed)
+    _check(fits, expected, len(scores) if scores.ndim else 0, resamples, level, seed)
     scores = scores.mean(1) if scores.ndim == 2 else scores
     rng = np.random.default_rng(seed)
     values, counts = np.unique(scores, return_counts=True)
@@ -132,9 +133,9 @@ def best_threshold_interval(
     from heatbox.metrics._kernels import best_of_resamples
 
     bits = np.asarray(correct, dtype=bool)
-    _check(bits.ndim == 3, len(bits), resamples, level, seed)
+    _check(bits.ndim == 3, "(N, I, T) booleans", len(bits) if bits.ndim else 0, resamples, level, seed)
     images, _, thresholds = bits.shape
-    # As the threshold rises, an image's correctness changes only a few times: keep the changes, by place.
+    # As the threshold rises, an image's correctness changes only a few times: keep these changes.
     rising, falling = _changes(bits, 1), _changes(bits, -1)
     batches = _batches(resamples, 64)
     seeds = np.random.default_rng(seed).integers(1, 2**63, len(batches), dtype=np.uint64)
@@ -170,7 +171,7 @@ def pxap_interval(
     Raises:
         InputError: shapes differ, or as `bootstrap_interval`.
     """
-    _check(histograms.ndim == 3, len(histograms), resamples, level, seed)
+    _check(histograms.ndim == 3, "(N, 2, T + 2) counts", len(histograms), resamples, level, seed)
     if other is not None and other.shape != histograms.shape:
         raise InputError(
             f"compared histograms have shapes {histograms.shape} and {other.shape}, expected the same"
@@ -179,8 +180,7 @@ def pxap_interval(
     if other is not None:
         subtracted, drawn_too = _pxap(other, resamples, seed)
         estimate, drawn = estimate - subtracted, drawn - drawn_too
-    low, high = np.nanquantile(drawn, [(1 - level) / 2, (1 + level) / 2])
-    return Interval(estimate, float(low), float(high), level)
+    return _interval(estimate, drawn, level)
 
 
 def _pxap(histograms: np.ndarray, resamples: int, seed: int) -> tuple[float, np.ndarray]:
@@ -200,8 +200,8 @@ def _changes(bits: np.ndarray, sign: int) -> tuple[np.ndarray, np.ndarray]:
     """Images whose (N, I, T) correctness rises (sign 1) or falls (-1) at each IoU and threshold.
 
     Returns:
-        the images of all places (IoU after IoU, threshold after threshold) end to end, and where in them
-        each place's begin, with the end of the last.
+        The images in order of IoU and threshold, and (I * T + 1,) the index of the first of each IoU and
+        threshold, with the total as the last entry.
     """
     images, ious, thresholds = bits.shape
     found = []
@@ -215,12 +215,12 @@ def _changes(bits: np.ndarray, sign: int) -> tuple[np.ndarray, np.ndarray]:
     return image[order].astype(np.uint32), start.astype(np.int64)
 
 
-def _check(well_formed: bool, images: int, resamples: int, level: float, seed: int) -> None:
+def _check(well_formed: bool, expected: str, images: int, resamples: int, level: float, seed: int) -> None:
     check_integer(resamples, "resamples", None)
     check_number(level, "level", "a fraction in (0, 1)")
     check_integer(seed, "seed", 0)
     if not well_formed:
-        raise InputError("per-image correctness is not finite or of a wrong shape, expected (N,) or (N, I)")
+        raise InputError(f"per-image outcomes have another shape or are not finite, expected {expected}")
     if images == 0:
         raise InputError("no image to resample, expected at least one")
     if resamples < 1 or not 0 < level < 1:
@@ -233,5 +233,6 @@ def _batches(total: int, most: int) -> Sequence[int]:
 
 
 def _interval(estimate: float, drawn: np.ndarray, level: float) -> Interval:
-    low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
+    """The percentile interval; NaN is PxAP of a resample without an object pixel and is left out."""
+    low, high = np.nanquantile(drawn, [(1 - level) / 2, (1 + level) / 2])
     return Interval(estimate, float(low), float(high), level)
