@@ -62,11 +62,11 @@ def test_metadata_apart_from_the_images(tmp_path):
 
 
 def test_windows_line_ends_byte_order_mark_and_blank_lines(tmp_path):
-    dressed = {
+    varied = {
         name[:-4]: b"\xef\xbb\xbf" + text.replace("\n", "\r\n").encode() + b"\r\n\r\n"
         for name, text in FILES.items()
     }
-    check(load_wsol(write(tmp_path / "set", **dressed)))
+    check(load_wsol(write(tmp_path / "set", **varied)))
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Tables as they are found in the wild: read where their meaning is certain, else refused in one sentence."""
+"""Tables as users have them: read if their meaning is certain, else refused in one sentence."""
 
 import json
 import re
@@ -16,7 +16,7 @@ from heatbox.data.open import open_data_set, open_split
 from heatbox.errors import InputError
 from helpers import data_trees as trees
 
-DRESSES = {
+VARIANTS = {
     "windows": lambda text: text.replace("\n", "\r\n").encode(),
     "old mac": lambda text: text.replace("\n", "\r").encode(),
     "mark": lambda text: b"\xef\xbb\xbf" + text.encode(),
@@ -30,26 +30,26 @@ DRESSES = {
 }
 
 
-@pytest.mark.parametrize("dress", DRESSES)
-def test_cub_tables_in_every_dress(tmp_path, dress):
-    plain, dressed = trees.cub(tmp_path / "plain"), trees.cub(tmp_path / "dressed")
-    for table in dressed.glob("*.txt"):
-        table.write_bytes(DRESSES[dress](table.read_text()))
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_cub_tables_in_every_variant(tmp_path, variant):
+    plain, varied = trees.cub(tmp_path / "plain"), trees.cub(tmp_path / "varied")
+    for table in varied.glob("*.txt"):
+        table.write_bytes(VARIANTS[variant](table.read_text()))
     for name in ("train", "test"):
-        expected, found = open_split(f"{plain}:{name}"), open_split(f"{dressed}:{name}")
+        expected, found = open_split(f"{plain}:{name}"), open_split(f"{varied}:{name}")
         assert [(e.id, e.label, e.boxes.tolist()) for e in found] == [
             (e.id, e.label, e.boxes.tolist()) for e in expected
         ]
         assert found.class_names == expected.class_names
 
 
-@pytest.mark.parametrize("dress", [name for name in DRESSES if name not in ("tabs", "wide")])
-def test_tiny_tables_in_every_dress(tmp_path, dress):
-    plain, dressed = trees.tiny(tmp_path / "plain"), trees.tiny(tmp_path / "dressed")
-    for table in dressed.rglob("*.txt"):
-        table.write_bytes(DRESSES[dress](table.read_text()))
+@pytest.mark.parametrize("variant", [name for name in VARIANTS if name not in ("tabs", "wide")])
+def test_tiny_tables_in_every_variant(tmp_path, variant):
+    plain, varied = trees.tiny(tmp_path / "plain"), trees.tiny(tmp_path / "varied")
+    for table in varied.rglob("*.txt"):
+        table.write_bytes(VARIANTS[variant](table.read_text()))
     for name in ("train", "val"):
-        expected, found = open_split(f"{plain}:{name}"), open_split(f"{dressed}:{name}")
+        expected, found = open_split(f"{plain}:{name}"), open_split(f"{varied}:{name}")
         assert [(e.id, e.label, e.boxes.tolist()) for e in found] == [
             (e.id, e.label, e.boxes.tolist()) for e in expected
         ]
@@ -64,22 +64,22 @@ def content(root):
 
 
 @pytest.mark.parametrize("kind", ["metadata", "openimages", "ilsvrc", "csv", "coco", "cubv2"])
-@pytest.mark.parametrize("dress", [d for d in DRESSES if d not in ("tabs", "wide", "row twice")])
-def test_every_other_table_in_every_dress(tmp_path, kind, dress):
-    plain, dressed = build(kind, tmp_path / "plain"), build(kind, tmp_path / "dressed")
-    tables = [path for path in dressed.rglob("*") if path.suffix in (".txt", ".csv", ".json", ".xml")]
+@pytest.mark.parametrize("variant", [d for d in VARIANTS if d not in ("tabs", "wide", "row twice")])
+def test_other_tables_in_every_variant(tmp_path, kind, variant):
+    plain, varied = build(kind, tmp_path / "plain"), build(kind, tmp_path / "varied")
+    tables = [path for path in varied.rglob("*") if path.suffix in (".txt", ".csv", ".json", ".xml")]
     assert tables
     for table in tables:
         if table.stat().st_size:
-            table.write_bytes(DRESSES[dress](table.read_text()))
-    assert content(dressed) == content(plain)
+            table.write_bytes(VARIANTS[variant](table.read_text()))
+    assert content(varied) == content(plain)
 
 
 @pytest.mark.parametrize("kind", ["metadata", "openimages", "cubv2"])
 def test_an_id_twice_is_reported(tmp_path, kind):
     root = build(kind, tmp_path)
     (table,) = root.rglob("image_ids.txt")
-    table.write_bytes(DRESSES["row twice"](table.read_text()))
+    table.write_bytes(VARIANTS["row twice"](table.read_text()))
     with pytest.raises(
         InputError, match=r"image_ids\.txt, row 3: image id .* is listed twice, first in .* row 1"
     ):
@@ -88,14 +88,14 @@ def test_an_id_twice_is_reported(tmp_path, kind):
 
 @pytest.mark.parametrize("kind", ["metadata", "tiny", "ilsvrc", "csv", "coco"])
 def test_boxes_as_floats(tmp_path, kind):
-    plain, dressed = build(kind, tmp_path / "plain"), build(kind, tmp_path / "dressed")
-    for path in dressed.rglob("*"):
+    plain, varied = build(kind, tmp_path / "plain"), build(kind, tmp_path / "varied")
+    for path in varied.rglob("*"):
         if path.suffix in (".xml", ".csv", ".json") or path.name in (
             "localization.txt",
             "val_annotations.txt",
         ):
             path.write_text(re.sub(r"(?<=[,>\[\t ])(\d+)(?=[,<\]\t\n])", r"\1.0", path.read_text()))
-    assert content(dressed) == content(plain)
+    assert content(varied) == content(plain)
 
 
 @pytest.mark.parametrize("kind", ["cub", "ilsvrc"])
