@@ -124,11 +124,14 @@ class BoxMetrics:
         Raises:
             InputError: another collection has other metrics.
         """
+        mine = {name: metric.settings() for name, metric in self.metrics.items()}
         for other in others:
-            if list(other.metrics) != list(self.metrics):
-                raise InputError(f"cannot merge metrics {list(self.metrics)} and {list(other.metrics)}")
-            for metric, more in zip(self, other, strict=True):
-                metric.merge(more)
+            theirs = {name: metric.settings() for name, metric in other.metrics.items()}
+            if theirs != mine:
+                raise InputError(f"cannot merge metrics {mine} and {theirs}")
+        for other in others:
+            for name, metric in self.metrics.items():
+                metric.merge(other[name])
         return self
 
     def all_reduce(self, fabric: Any = None) -> BoxMetrics:
