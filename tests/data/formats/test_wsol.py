@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from heatbox.data.formats.wsol import load_wsol
+from heatbox.data.open import open_split
 from heatbox.errors import InputError
 from helpers.scenes import write_split
 
@@ -99,6 +100,16 @@ def test_windows_line_ends_byte_order_mark_and_blank_lines(tmp_path):
 def test_broken_files_name_file_and_row(tmp_path, name, text, message):
     with pytest.raises(InputError, match=message):
         load_wsol(write(tmp_path / "set", **{name: text}), num_classes=5)
+
+
+def test_problems_are_collected_and_their_rows_skipped(tmp_path):
+    folder = write(tmp_path / "set", localization="a/one.png,1,2,21,9\nb, two.png,2,2,6,6\n")
+    by_load, by_open = [], []
+    splits = load_wsol(folder, complain=by_load.append), open_split(folder, report=by_open.append)
+    assert by_load == by_open
+    assert len(by_open) == 1
+    assert "outside its 20 x 10 image" in by_open[0]
+    assert [[len(example.boxes) for example in split] for split in splits] == [[0, 1], [0, 1]]
 
 
 def test_truncated_and_missing_images(tmp_path):

@@ -29,16 +29,16 @@ def load_wsol(
     path: str | Path,
     metadata: str | Path | None = None,
     num_classes: int | None = None,
-    report: Report = raise_problem,
+    complain: Report = raise_problem,
 ) -> Split:
-    """Read a split in the metadata layout.
+    """Read a split in the metadata layout; `heatbox.open_split` reads any layout.
 
     Args:
         path: a folder or archive with the four files and the images, the latter in ``images/`` or beside the
             files, possibly all in one inner folder.
         metadata: a folder with the four files, if they are not with the images.
         num_classes: if given, labels have to be below it.
-        report: receives each problem with a row, which is then skipped; by default the first one is raised.
+        complain: receives each problem with a row, which is then skipped; by default the first is raised.
 
     Returns:
         the split, in the order of image_ids.txt, named after the folder or archive.
@@ -50,11 +50,11 @@ def load_wsol(
     tree = open_tree(path)
     if metadata is None:
         folder = next(find_folders(tree, lambda t: t.has(FILES[0]), depth=2), "")
-        return _load(Path(path).stem, tree, folder, below(tree, folder), num_classes, report)
+        return _load(Path(path).stem, tree, folder, below(tree, folder), num_classes, complain)
     if not os.path.exists(metadata):
         raise InputError(missing_file(str(Path(metadata) / FILES[0])))
     top = next(find_folders(tree, lambda t: "images" in t.folders(), depth=2), "")
-    return _load(Path(path).stem, tree, top, open_tree(metadata), num_classes, report)
+    return _load(Path(path).stem, tree, top, open_tree(metadata), num_classes, complain)
 
 
 def detect(tree: Tree) -> bool:
