@@ -12,9 +12,10 @@ from heatbox.cli.terminal import AsJson, print_json
 def compare(
     first: tyro.conf.Positional[Path], second: tyro.conf.Positional[Path], as_json: AsJson = False
 ) -> None:
-    """What changed between two runs.
+    """Compare two runs on the same images.
 
-    Settings, scores with paired intervals, and the images that flipped from wrong to right or back.
+    Prints the settings that differ, scores with paired intervals, and the images that flipped from wrong to
+    right or back.
 
     Args:
         first: The folder of a run of heatbox evaluate.

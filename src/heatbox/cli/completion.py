@@ -14,7 +14,7 @@ Shell = Literal["bash", "zsh", "fish", "tcsh"]
 
 
 def completion(shell: tyro.conf.Positional[Shell]) -> None:
-    """A script that completes commands and options in your shell.
+    """Print a script that completes commands and options in your shell.
 
     Args:
         shell: The shell that reads the script.

@@ -19,7 +19,7 @@ def export(
     threshold: float | None = None,
     limit: int | None = None,
 ) -> None:
-    """What a run found, for other tools.
+    """Export the boxes and maps of a run for other tools.
 
     COCO detections, .npy heatmaps, overlay images: each option names where to write them.
 

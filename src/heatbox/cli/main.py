@@ -37,7 +37,7 @@ class Command(NamedTuple):
 GROUPS: dict[str, dict[str, Command]] = {
     "boxes from labels": {
         "demo": Command(
-            "Train on the embedded data set, make maps, score them: the main job in one go.",
+            "Train on the embedded data set, make maps and score them, in one command.",
             "heatbox.cli.demo:demo",
         ),
         "locate": Command("Find the object in image files.", "heatbox.cli.locate:locate"),
@@ -66,18 +66,20 @@ GROUPS: dict[str, dict[str, Command]] = {
             "Write a page about one or more runs: scores, figures, an explorer of images and thresholds.",
             "heatbox.cli.report:report",
         ),
-        "compare": Command("What changed between two runs.", "heatbox.cli.compare:compare"),
-        "export": Command("What a run found, for other tools.", "heatbox.cli.export:export"),
+        "compare": Command("Compare two runs on the same images.", "heatbox.cli.compare:compare"),
+        "export": Command("Export the boxes and maps of a run for other tools.", "heatbox.cli.export:export"),
         "analyze": Command(
-            "Why a backbone localizes well or badly: one instrument, or all, over several models.",
+            "Analyze why a backbone localizes well or badly: one analysis, or all, over several models.",
             "heatbox.cli.analyze:ANALYZE_COMMANDS",
             resumes=True,
         ),
-        "paper": Command("Every table and figure of the paper.", "heatbox.cli.paper:paper", resumes=True),
+        "paper": Command(
+            "Reproduce every table and figure of the paper.", "heatbox.cli.paper:paper", resumes=True
+        ),
     },
     "data and models": {
         "data": Command(
-            "What data there is and what is broken: check, prepare, list.",
+            "Check, prepare and list data sets.",
             "heatbox.cli.data:DATA_COMMANDS",
             resumes=True,
         ),
@@ -90,7 +92,8 @@ GROUPS: dict[str, dict[str, Command]] = {
             "heatbox.cli.models:convert",
         ),
         "completion": Command(
-            "A script that completes commands and options in your shell.", "heatbox.cli.completion:completion"
+            "Print a script that completes commands and options in your shell.",
+            "heatbox.cli.completion:completion",
         ),
     },
 }

@@ -32,7 +32,7 @@ def paper(
     tflops: float | None = None,
     as_json: AsJson = False,
 ) -> int:
-    """Every table and figure of the paper.
+    """Reproduce every table and figure of the paper.
 
     mini trains small networks of the three families on the embedded data set, on a CPU; full is the paper's
     36 models on CUB-200-2011. Finished steps are skipped; rerun the command to resume after an interruption.
