@@ -10,6 +10,7 @@ import pytest
 
 from heatbox.cli.main import main
 from heatbox.data.formats.wsol import load_wsol
+from heatbox.evaluation import score as scoring
 from heatbox.maps.baselines import centre_gaussian
 from heatbox.metrics.max_box_acc import MaxBoxAcc
 from helpers.scenes import write_split
@@ -179,6 +180,25 @@ def test_a_folder_named_like_a_baseline(scene, capsys):
     found = scores(scene, capsys, "--out", str(scene / "again"), maps="full-image")["methods"]
     assert found["full-image (heatmaps)"] == wanted
     assert found["full-image"] != wanted
+
+
+def test_a_damaged_shard_keeps_maps_and_baselines_paired(scene, capsys, monkeypatch):
+    """The images of the damaged shard are scored last, those of the baselines in the same order."""
+    monkeypatch.setattr("heatbox.evaluation.score.MAPS_AT_A_TIME", 4)
+    whole = scores(scene, capsys)["methods"]
+    part = scene / "run" / "records" / "000000.parquet"
+    part.write_bytes(part.read_bytes()[:100])
+    tables = []
+    real = scoring.table_of
+    monkeypatch.setattr(
+        scoring, "table_of", lambda found, *rest: (tables.append(found), real(found, *rest))[1]
+    )
+    again = scores(scene, capsys)["methods"]
+    orders = {tuple(score.outcomes.ids) for score in tables[0].values()}
+    assert len(orders) == 1
+    assert orders.pop()[0] != load_wsol(scene / "set").examples[0].id
+    for name in whole:
+        assert again[name]["all_contours"] == whole[name]["all_contours"]
 
 
 def test_maps_made_anew_are_not_given_the_old_scores(scene, capsys):

@@ -1,14 +1,17 @@
 """The run folder: what is written comes back bit for bit, and a name that exists is complete."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from heatbox._utils.io import to_json, write_atomically
+from heatbox.config import EvaluateConfig
 from heatbox.errors import InputError
-from heatbox.evaluation.run import PREDICTIONS, Run
+from heatbox.evaluation.run import PREDICTIONS, Run, ShardStore, ids_of
 
 
 def record(number, boxes=1):
@@ -169,3 +172,38 @@ def test_a_run_begun_before_a_key_was_recorded_is_resumed(tmp_path):
     Run(tmp_path / "new").start({"model": "x", "model_options": {}})
     with pytest.raises(InputError, match="another model_options"):
         Run(tmp_path / "new").start({"model": "x", "model_options": {"depth": 2}})
+
+
+def test_a_key_that_a_config_lacks_counts_as_its_default(tmp_path):
+    config = EvaluateConfig("m", "d", limit=3)
+    run = Run(tmp_path / "run")
+    run.start(config)
+    old = {key: value for key, value in run.config().items() if key not in ("channels", "model_options")}
+    run.write_json("config.json", old)
+    Run(tmp_path / "run").start(config)
+    with pytest.raises(InputError, match=r"another channels, model_options\)"):
+        Run(tmp_path / "run").start(replace(config, channels=9, model_options={"depth": 2}))
+
+
+def test_shards_continue_the_numbers_of_those_there(tmp_path):
+    store = ShardStore(tmp_path / "records")
+    store.append(pa.table({"id": ["a", "b"]}))
+    (tmp_path / "records" / "000000.parquet").rename(tmp_path / "records" / "part-000004.parquet")
+    (tmp_path / "records" / "notes.parquet").write_bytes(b"of a user")
+    store.append(pa.table({"id": ["c"]}))
+    found = {shard.name: ids for shard, ids in store.read(ids_of)}
+    assert found == {"part-000004.parquet": ["a", "b"], "000005.parquet": ["c"]}
+    store.require({"x": 1})
+    store.require({"x": 1})
+    with pytest.raises(InputError, match="other settings"):
+        store.require({"x": 2})
+
+
+def test_records_as_a_data_frame(tmp_path):
+    pytest.importorskip("pandas")
+    run = Run(tmp_path / "run")
+    run.append([record(n) for n in range(3)])
+    assert run.to_pandas()["label"].tolist() == [0, 1, 2]
+    table = run.to_pandas(["id", "map_cam"])
+    assert list(table.columns) == ["id", "map_cam"]
+    np.testing.assert_array_equal(table["map_cam"][1], record(1)["map_cam"])

@@ -1,6 +1,8 @@
 import os
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from heatbox.data.types import Example
@@ -214,3 +216,24 @@ def test_malformed_ground_truth_is_named_by_its_image():
     items = [("some/image.jpg", np.zeros((224, 224)), np.array([[5, 5, 1, 9]]), (10, 10))]
     with pytest.raises(InputError, match=r"some/image\.jpg: box \[5\.0, 5\.0, 1\.0, 9\.0\]"):
         score_stream(items)
+
+
+def test_records_of_images_that_are_not_in_the_split_are_set_aside(folder, tmp_path):
+    whole = score_folder(folder, make_split(), records=tmp_path / "records")
+    part = tmp_path / "records/000001.parquet"
+    table = pq.read_table(part)
+    strange = pa.array([f"{name}x" for name in table["id"].to_pylist()])
+    pq.write_table(table.set_column(0, "id", strange), part)
+    again = score_folder(folder, make_split(), records=tmp_path / "records")
+    assert sorted(again.records.ids) == sorted(whole.records.ids)
+    assert_same(again, whole.scores)
+
+
+def test_scores_as_a_data_frame(folder):
+    pytest.importorskip("pandas")
+    outcome = score_folder(folder, make_split(), keep=True)
+    table = outcome.to_pandas()
+    assert table["id"].tolist() == [example.id for example in make_split()]
+    for name, score in outcome.scores.items():
+        for iou, percent in zip(score.iou, score.per_iou, strict=True):
+            assert 100 * table[f"{name}_{iou:g}"].mean() == pytest.approx(percent)

@@ -201,14 +201,19 @@ def require_comparable(protocol: Protocol, split: Split, fullsup: Split | None) 
         InputError: the protocol is exact and a split has masks, or one split has masks and the other boxes.
     """
     splits = [split] if fullsup is None else [split, fullsup]
-    if protocol != "reference" and any(one.has_only_masks for one in splits):
-        raise InputError(f"masks are scored by PxAP, in the protocol reference; {protocol} is for boxes")
+    if any(one.has_only_masks for one in splits):
+        _require_reference(protocol)
     kinds = ["masks" if one.has_only_masks else "boxes" for one in splits]
     if len(set(kinds)) > 1:
         raise InputError(
             f"{splits[0].name} is scored against {kinds[0]} and {splits[1].name} against {kinds[1]}, "
             "expected the same"
         )
+
+
+def _require_reference(protocol: Protocol) -> None:
+    if protocol != "reference":
+        raise InputError(f"masks are scored by PxAP, in the protocol reference; {protocol} is for boxes")
 
 
 def masks_of(split: Split, examples: Sequence[Example]) -> list[np.ndarray]:
@@ -270,8 +275,8 @@ def score_maps(
     The scores are `SplitScore` with records, or `PixelScore` with histograms where the run holds masks.
     """
     masks = run.has_masks
-    if masks and protocol != "reference":
-        raise InputError(f"masks are scored by PxAP, in the protocol reference; {protocol} is for boxes")
+    if masks:
+        _require_reference(protocol)
     scorers = _scorers((*methods, *BASELINES), masks, thresholds, protocol)
     ranks: list[np.ndarray] = []
     for batch in track(run.records(RECORDS_AT_A_TIME), "scoring", -(-len(run) // RECORDS_AT_A_TIME)):
