@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from timm.layers import create_classifier, trunc_normal_
+from timm.models import build_model_with_cfg
 from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -320,6 +321,15 @@ class StagedNet(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, 3, H, W) → logits (B, num_classes)."""
         return self.forward_head(self.forward_features(x))
+
+
+Net = TypeVar("Net", bound=StagedNet)
+
+
+def build(family: type[Net], variant: str, pretrained: bool, **kwargs: Any) -> Net:
+    """Build a variant as timm does, with its `pretrained_cfg` and the `features_only` wrapper."""
+    feature_cfg = {"out_indices": (0, 1, 2, 3), "feature_cls": "getter"}
+    return build_model_with_cfg(family, variant, pretrained, feature_cfg=feature_cfg, **kwargs)
 
 
 HALF = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from timm.layers import DropPath
-from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from timm.models import generate_default_cfgs, register_model
 from torch import Tensor, nn
 
 from heatbox.models._blocks import (
@@ -25,6 +25,7 @@ from heatbox.models._blocks import (
     ConvNorm,
     Reparameterizable,
     StagedNet,
+    build,
     centred,
     drop_path_rates,
     fold_batch_norms,
@@ -255,23 +256,17 @@ default_cfgs = generate_default_cfgs(
 )
 
 
-def create(variant: str, pretrained: bool, **kwargs: Any) -> RepLKNet:
-    """Build a variant as timm does, with its pretrained_cfg and the `features_only` wrapper."""
-    feature_cfg = {"out_indices": (0, 1, 2, 3), "feature_cls": "getter"}
-    return build_model_with_cfg(RepLKNet, variant, pretrained, feature_cfg=feature_cfg, **kwargs)
-
-
 @register_model
 def replknet_31b(pretrained: bool = False, **kwargs: Any) -> RepLKNet:
     """RepLKNet-31B of the paper: 79 M parameters."""
-    return create("replknet_31b", pretrained, **kwargs)
+    return build(RepLKNet, "replknet_31b", pretrained, **kwargs)
 
 
 @register_model
 def replknet_31l(pretrained: bool = False, **kwargs: Any) -> RepLKNet:
     """RepLKNet-31L of the paper: 172 M parameters."""
     config = {"channels": (192, 384, 768, 1536)}
-    return create("replknet_31l", pretrained, **config | kwargs)
+    return build(RepLKNet, "replknet_31l", pretrained, **config | kwargs)
 
 
 @register_model
@@ -283,7 +278,7 @@ def replknet_xl(pretrained: bool = False, **kwargs: Any) -> RepLKNet:
         "small_kernel": 0,
         "dw_ratio": 1.5,
     }
-    return create("replknet_xl", pretrained, **config | kwargs)
+    return build(RepLKNet, "replknet_xl", pretrained, **config | kwargs)
 
 
 @register_model
@@ -295,7 +290,7 @@ def replknet_nano(pretrained: bool = False, **kwargs: Any) -> RepLKNet:
         "large_kernels": (17, 15, 13, 7),
         "strides": (2, 2, 2, 1),
     }
-    return create("replknet_nano", pretrained, **config | kwargs)
+    return build(RepLKNet, "replknet_nano", pretrained, **config | kwargs)
 
 
 @register_model
@@ -307,7 +302,7 @@ def replknet_micro(pretrained: bool = False, **kwargs: Any) -> RepLKNet:
         "large_kernels": (15, 13, 13, 7),
         "strides": (4, 2, 1, 1),
     }
-    return create("replknet_micro", pretrained, **config | kwargs)
+    return build(RepLKNet, "replknet_micro", pretrained, **config | kwargs)
 
 
 @register_model
@@ -319,4 +314,4 @@ def test_replknet(pretrained: bool = False, **kwargs: Any) -> RepLKNet:  # noqa:
         "large_kernels": (13, 11, 9, 7),
         "strides": (4, 2, 2, 1),
     }
-    return create("test_replknet", pretrained, **config | kwargs)
+    return build(RepLKNet, "test_replknet", pretrained, **config | kwargs)

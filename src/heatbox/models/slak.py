@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 from timm.layers import DropPath, LayerNorm2d
-from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from timm.models import generate_default_cfgs, register_model
 from torch import Tensor, nn
 
 from heatbox.errors import InputError
@@ -28,6 +28,7 @@ from heatbox.models._blocks import (
     ConvNorm,
     Reparameterizable,
     StagedNet,
+    build,
     centred,
     drop_path_rates,
     initialise,
@@ -239,29 +240,23 @@ default_cfgs = generate_default_cfgs(
 )
 
 
-def create(variant: str, pretrained: bool, **kwargs: Any) -> SLaK:
-    """Build a variant as timm does, with its pretrained_cfg and the `features_only` wrapper."""
-    feature_cfg = {"out_indices": (0, 1, 2, 3), "feature_cls": "getter"}
-    return build_model_with_cfg(SLaK, variant, pretrained, feature_cfg=feature_cfg, **kwargs)
-
-
 @register_model
 def slak_tiny(pretrained: bool = False, **kwargs: Any) -> SLaK:
     """SLaK-T of the paper: 30 M parameters at 40 % sparsity; `kernel_size` 31, 51 or 61."""
-    return create("slak_tiny", pretrained, **kwargs)
+    return build(SLaK, "slak_tiny", pretrained, **kwargs)
 
 
 @register_model
 def slak_small(pretrained: bool = False, **kwargs: Any) -> SLaK:
     """SLaK-S of the paper: 55 M parameters at 40 % sparsity; `kernel_size` 31, 51 or 61."""
-    return create("slak_small", pretrained, **{"depths": (3, 3, 27, 3)} | kwargs)
+    return build(SLaK, "slak_small", pretrained, **{"depths": (3, 3, 27, 3)} | kwargs)
 
 
 @register_model
 def slak_base(pretrained: bool = False, **kwargs: Any) -> SLaK:
     """SLaK-B of the paper: 95 M parameters at 40 % sparsity; `kernel_size` 31, 51 or 61."""
     config = {"depths": (3, 3, 27, 3), "dims": (128, 256, 512, 1024)}
-    return create("slak_base", pretrained, **config | kwargs)
+    return build(SLaK, "slak_base", pretrained, **config | kwargs)
 
 
 @register_model
@@ -275,7 +270,7 @@ def slak_nano(pretrained: bool = False, **kwargs: Any) -> SLaK:
         "short_side": 3,
         "strides": (2, 2, 2, 1),
     }
-    return create("slak_nano", pretrained, **config | kwargs)
+    return build(SLaK, "slak_nano", pretrained, **config | kwargs)
 
 
 @register_model
@@ -291,7 +286,7 @@ def slak_micro(pretrained: bool = False, **kwargs: Any) -> SLaK:
         "layer_scale": 1.0,
         "init_std": None,
     }
-    return create("slak_micro", pretrained, **config | kwargs)
+    return build(SLaK, "slak_micro", pretrained, **config | kwargs)
 
 
 @register_model
@@ -304,4 +299,4 @@ def test_slak(pretrained: bool = False, **kwargs: Any) -> SLaK:  # noqa: PT028
         "short_side": 3,
         "strides": (4, 2, 2, 1),
     }
-    return create("test_slak", pretrained, **config | kwargs)
+    return build(SLaK, "test_slak", pretrained, **config | kwargs)

@@ -136,17 +136,15 @@ ZOO = (
         "convnext_large",
         weights=(hub_weights("convnext_large.fb_in1k"), hub_weights("convnext_large.fb_in22k_ft_in1k")),
     ),
-    # For images of 64 pixels, with a feature map of 8 x 8 (resnet10_small: 16 x 16).
-    ZooModel("replknet_nano", "replknet_nano", sides=(64,)),
-    ZooModel("slak_nano", "slak_nano", sides=(64,)),
-    ZooModel("convnext_atto_64", "convnext_atto_64", sides=(64,)),
-    ZooModel("replknet_micro", "replknet_micro", sides=(64,)),
-    ZooModel("slak_micro", "slak_micro", sides=(64,)),
-    ZooModel("convnext_micro", "convnext_micro", sides=(64,)),
-    ZooModel("resnet10_small", "resnet10_small", sides=(64,)),
-    # For tests.
-    ZooModel("test_replknet", "test_replknet", sides=(64,)),
-    ZooModel("test_slak", "test_slak", sides=(64,)),
+    # For images of 64 pixels.
+    *(
+        ZooModel(name, name, sides=(64,))
+        for name in (
+            *("replknet_nano", "slak_nano", "convnext_atto_64"),
+            *("replknet_micro", "slak_micro", "convnext_micro", "resnet10_small"),
+            *("test_replknet", "test_slak"),  # map of 4 x 4, for tests
+        )
+    ),
 )
 
 
