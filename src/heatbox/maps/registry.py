@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from heatbox._utils.plugins import is_plugin, load_function
 from heatbox.errors import InputError
 from heatbox.maps.baselines import with_centre_prior
-from heatbox.maps.cam import cam
+from heatbox.maps.cam import Signs, cam
 from heatbox.maps.gradcam import GRADIENT_METHODS, gradient_map, tool_class
 from heatbox.maps.pc1 import pc1
 from heatbox.maps.random_walk import random_walk
@@ -109,29 +109,24 @@ class MapInputs:
 Method = Callable[[MapInputs], Tensor]
 
 
-def _cam(inputs: MapInputs) -> Tensor:
-    weights, _ = inputs.view.class_weights(inputs.features, inputs.targets, inputs.norm)
-    return cam(inputs.features, weights)
+def _cam(signs: Signs) -> Method:
+    """CAM of all channels, or of those whose class weight has one sign (F_pos or F_neg, supplement 12).
 
-
-def _signed(signs: Literal["positive", "negative"]) -> Callable[[MapInputs], Tensor]:
-    """CAM of the channels whose class weight has one sign (F_pos or F_neg, supplement 12).
-
-    Both maps are high where their channels are active: the negative one is what they subtract from the logit.
+    The negative map is negated: it is high where its channels are active, and subtracted from the logit.
     """
 
-    def signed(inputs: MapInputs) -> Tensor:
+    def method(inputs: MapInputs) -> Tensor:
         weights, _ = inputs.view.class_weights(inputs.features, inputs.targets, inputs.norm)
-        part = cam(inputs.features, weights, signs)
-        return part if signs == "positive" else -part
+        maps = cam(inputs.features, weights, signs)
+        return -maps if signs == "negative" else maps
 
-    return signed
+    return method
 
 
 METHODS: dict[str, Method] = {
-    "cam": _cam,
-    "cam-positive": _signed("positive"),
-    "cam-negative": _signed("negative"),
+    "cam": _cam("all"),
+    "cam-positive": _cam("positive"),
+    "cam-negative": _cam("negative"),
     "pc1": lambda inputs: pc1(inputs.features),
 }
 """Name of a method → its function; any of them can be the seed of a walk."""
@@ -207,7 +202,7 @@ def check_requirements(view: ClassifierView, requirements: Requirements) -> None
         name = model_name(view.model)
         raise InputError(f"{name}: no feature map before the last one was found, so there is no walk on it")
     if requirements.sharp:
-        assert view.last_stage_input  # raises
+        _ = view.last_stage_input  # raises
 
 
 def run_model(view: ClassifierView, images: Tensor, requirements: Requirements) -> ModelOutput:
