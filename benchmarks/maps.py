@@ -33,8 +33,8 @@ def calls(view: ClassifierView, images: torch.Tensor) -> dict[str, Callable[[], 
     """The passes and, on their results, the maps."""
     larger = torch.nn.functional.interpolate(images, scale_factor=2)
     targets = torch.zeros(len(images), dtype=torch.long, device=images.device)
-    look, wide = view.extract(images, sharp=True), view(larger)[0]
-    sharp = look.sharp
+    output, wide = view.extract(images, sharp=True), view(larger)[0]
+    sharp = output.sharp
     assert sharp is not None
 
     def cam_of(features: torch.Tensor) -> torch.Tensor:
@@ -45,11 +45,11 @@ def calls(view: ClassifierView, images: torch.Tensor) -> dict[str, Callable[[], 
         "forward": lambda: view(images),
         "forward at twice the side": lambda: view(larger),
         "forward, last stage four times": lambda: view.extract(images, sharp=True),
-        "cam": lambda: cam_of(look.features),
-        "pc1": lambda: pc1(look.features),
-        "walk, without its seed": lambda: random_walk(seed, look.middle),
-        "walk: all but the passes": lambda: random_walk(cam_of(wide), look.middle),
-        "walk-one-pass: all but the pass": lambda: random_walk(one_pass_seed, look.middle),
+        "cam": lambda: cam_of(output.features),
+        "pc1": lambda: pc1(output.features),
+        "walk, without its seed": lambda: random_walk(seed, output.middle),
+        "walk: all but the passes": lambda: random_walk(cam_of(wide), output.middle),
+        "walk-one-pass: all but the pass": lambda: random_walk(one_pass_seed, output.middle),
     }
 
 
