@@ -12,7 +12,7 @@ import io
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +29,8 @@ from heatbox.data.loader import preprocessed
 from heatbox.data.transforms import Preprocess
 from heatbox.data.types import Example, Split
 from heatbox.errors import InputError
-from heatbox.evaluation.run import METRICS
+from heatbox.evaluation.predict import run_inference
+from heatbox.evaluation.run import METRICS, Record
 from heatbox.models.introspect import ClassifierView
 from heatbox.models.spec import as_input, data_config, eval_mode
 from heatbox.visualization.figures import erf as figures
@@ -533,21 +534,24 @@ class RunningErf:
                     f"{self.path}: is damaged ({error}); delete it to measure its images again"
                 ) from error
 
-    def add(self, ids: Sequence[str], maps: np.ndarray) -> None:
-        """Add the (B, H, W) contributions of some images; those that are not finite are listed as skipped."""
+    def done(self) -> set[str]:
+        """Ids of the images added so far, and of those skipped."""
+        return {*self.ids, *self.skipped}
+
+    def append(self, records: Sequence[Record]) -> None:
+        """Add the (H, W) "contribution" of some images and write the file; those not finite are skipped."""
+        if not records:
+            return
+        maps = np.stack([record["contribution"] for record in records])
         finite = np.isfinite(maps).all((1, 2))
         summed = maps[finite].sum(0, dtype=np.float64)
         self.total = summed if self.total is None else self.total + summed
-        for name, good in zip(ids, finite, strict=True):
-            (self.ids if good else self.skipped).append(name)
-
-    def save(self) -> None:
-        """Write the file."""
-        if self.total is not None:
-            stream = io.BytesIO()
-            ids, skipped = np.array(self.ids, dtype=str), np.array(self.skipped, dtype=str)
-            np.savez(stream, total=self.total, ids=ids, skipped=skipped)
-            write_atomically(self.path, stream.getvalue())
+        for record, good in zip(records, finite, strict=True):
+            (self.ids if good else self.skipped).append(record["id"])
+        stream = io.BytesIO()
+        ids, skipped = np.array(self.ids, dtype=str), np.array(self.skipped, dtype=str)
+        np.savez(stream, total=self.total, ids=ids, skipped=skipped)
+        write_atomically(self.path, stream.getvalue())
 
     def mean(self) -> ReceptiveField:
         """The mean over the images added so far.
@@ -573,22 +577,18 @@ def erf_of_examples(
 
     The file is written after every batch, which is cheap beside a backward pass.
     """
-    field = RunningErf(path)
-    known = {*field.ids, *field.skipped}
-    todo = [example for example in examples if example.id not in known]
+    store = RunningErf(path)
+
+    def records(chosen: Sequence[Example], images: Tensor) -> list[Record]:
+        maps = contributions(model.view, images)
+        return [{"id": one.id, "contribution": maps[index]} for index, one in enumerate(chosen)]
+
     path.parent.mkdir(parents=True, exist_ok=True)
-    coming = _inputs(model, split, todo, config.erf_size, config.erf_batch_size)
-    for chosen, images in track(coming, what, -(-len(todo) // config.erf_batch_size)):
-        field.add([example.id for example in chosen], contributions(model.view, images))
-        field.save()
-    return field.mean()
-
-
-def _inputs(
-    model: ComparedModel, split: Split, examples: Sequence[Example], size: int, batch_size: int
-) -> Iterator[tuple[list[Example], Tensor]]:
-    preprocess = model.spec.preprocess(model.view.model, size, "bicubic")
-    return preprocessed(split, examples, preprocess, batch_size)
+    images = replace(split, examples=list(examples))
+    preprocess = model.spec.preprocess(model.view.model, config.erf_size, "bicubic")
+    size = config.erf_batch_size
+    run_inference(images, preprocess, size, store, records, what, track, shard_size=1)
+    return store.mean()
 
 
 def numbers_of(found: ReceptiveField) -> Numbers:
@@ -637,7 +637,8 @@ def measure(analysis: Analysis, model: ComparedModel, config: ErfConfig) -> Numb
         numbers["positions"] = before
     elif config.erf_grid > 0:
         some = analysis.images.take(config.erf_grid_images).examples
-        coming = (images for _, images in _inputs(model, analysis.images, some, config.erf_size, 1))
+        preprocess = model.spec.preprocess(model.view.model, config.erf_size, "bicubic")
+        coming = (images for _, images in preprocessed(analysis.images, some, preprocess, 1))
         tracked = analysis.track(coming, f"positions of {model.label}", len(some))
         found = receptive_field_grid(model.view, tracked, config.erf_grid)
         numbers["positions"] = {"asked": wanted, **_numbers_of_grid(found)}

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
+import typing
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -120,42 +121,55 @@ def _open(config: EvaluateConfig, view: ClassifierView) -> Split:
 # -------------------------------------------------------------------------------------------- prediction
 
 
+class RecordStore(typing.Protocol):
+    """Where `run_inference` saves records: a `Run`, or anything that knows the images that it holds."""
+
+    def done(self) -> set[str]:
+        """Ids of the images that it holds."""
+
+    def append(self, records: Sequence[Record]) -> None:
+        """Save the records of some images, or of none."""
+
+
 def run_inference(
     split: Split,
     preprocess: Callable[[Image.Image], Any],
     batch_size: int,
-    run: Run,
+    store: RecordStore,
     records: Callable[[Sequence[Example], Any], list[Record]],
     what: str,
     track: Track = silent,
+    shard_size: int = RECORDS_A_SHARD,
 ) -> None:
-    """Append a record for every image of the split that the run does not hold yet.
+    """Append a record for every image of the split that the store does not hold yet.
 
     Args:
         split: the images.
         preprocess: image → input, or a list of inputs.
         batch_size: images per call of `records`.
-        run: the run; a shard is written every few hundred images, and when an error ends the loop.
+        store: a run folder, say; a shard is written every `shard_size` images, and when an error ends the
+            loop.
         records: (examples, (B, 3, H, W) inputs, or a list of them) → a record for each, with its id under
             "id".
         what: label of the progress bar.
         track: how to show progress.
+        shard_size: least number of images in a shard.
 
     Raises:
         InputError: an image that cannot be read; the records before it are saved.
     """
-    done = run.done()
+    done = store.done()
     todo = [example for example in split if example.id not in done]
     waiting: list[Record] = []
     try:
         coming = preprocessed(split, todo, preprocess, batch_size)
         for examples, images in track(coming, what, -(-len(todo) // batch_size)):
             waiting += records(examples, images)
-            if len(waiting) >= RECORDS_A_SHARD:
-                run.append(waiting)
+            if len(waiting) >= shard_size:
+                store.append(waiting)
                 waiting = []
     finally:  # a damaged image or an interruption does not lose what is already computed
-        run.append(waiting)
+        store.append(waiting)
 
 
 def predict(
