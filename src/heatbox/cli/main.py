@@ -69,7 +69,7 @@ GROUPS: dict[str, dict[str, Command]] = {
         "compare": Command("Compare two runs on the same images.", "heatbox.cli.compare:compare"),
         "export": Command("Export the boxes and maps of a run for other tools.", "heatbox.cli.export:export"),
         "analyze": Command(
-            "Analyze why a backbone localizes well or badly: one analysis, or all, over several models.",
+            "Analyze why a backbone localizes well or badly: one instrument, or all, over several models.",
             "heatbox.cli.analyze:ANALYZE_COMMANDS",
             resumes=True,
         ),
