@@ -10,7 +10,7 @@ import numpy as np
 
 from heatbox._utils.progress import Track, silent
 from heatbox.errors import InputError
-from heatbox.evaluation.run import Run, short_names
+from heatbox.evaluation.run import LATER_KEYS, Run, short_names
 from heatbox.evaluation.score import score_maps
 from heatbox.evaluation.summary import EVERY, LARGEST, SplitScore
 from heatbox.metrics.bootstrap import Interval, paired_interval
@@ -72,7 +72,7 @@ def compare_runs(first: Path, second: Path, track: Track = silent) -> dict[str, 
             name: [one for one in some if one not in shared]
             for name, some in zip(names, methods, strict=True)
         },
-        "config": config_differences(*(run.config() for run in runs)),
+        "config": config_differences(*(LATER_KEYS | run.config() for run in runs)),
         "scores": {name: _scores(found[0][name], found[1][name], ids) for name in shared},
         "flipped": {name: _flipped(found[0][name], found[1][name], ids) for name in shared},
     }

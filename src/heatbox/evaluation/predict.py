@@ -106,7 +106,7 @@ def evaluate(
 
 
 def _check_numbers(config: EvaluateConfig) -> None:
-    """Report here what would otherwise be found only after all the maps are made."""
+    """Raise here what would otherwise be found only after all the maps are made."""
     threshold_grid(config.thresholds)
     for name in ("limit", "batch_size", "size"):
         number = getattr(config, name)
@@ -234,7 +234,7 @@ def _records(
 
 
 def _timed(work: Callable[[], Any], batch: Tensor) -> tuple[Any, float]:
-    """What `work` returns, and its milliseconds an image."""
+    """The result of `work`, and the milliseconds per image."""
 
     def now() -> float:
         if batch.device.type == "cuda":
@@ -247,11 +247,11 @@ def _timed(work: Callable[[], Any], batch: Tensor) -> tuple[Any, float]:
 
 
 def _strongest(inputs: MapInputs, count: int) -> dict[str, np.ndarray]:
-    """The channels of highest class weight of each image, for showing.
+    """The channels of highest class weight of each image, for the report page.
 
     Returns:
         "channel_index" (B, n) int32, "channel_weight" (B, n) float32 and "channel_maps" (B, n, h, w) uint8,
-        each map over its own range; nothing where no channel was asked for.
+        each map scaled to its own range; empty if `count` is 0.
     """
     if count < 1:
         return {}

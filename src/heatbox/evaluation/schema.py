@@ -203,7 +203,7 @@ def checked(value: Any, form: Form, where: str, key: str = "") -> Any:
 SHAPE = "_shape"
 """Ending of the column with the shapes of a flat list column's arrays."""
 _NUMBERS = "numbers of its kind and shape"
-PREDICTIONS = pa.schema(
+RECORD = pa.schema(
     {
         "id": pa.string(),
         **dict.fromkeys(("label", "target", "width", "height"), pa.int64()),
@@ -245,13 +245,13 @@ class SavedRecord(dict[str, Any]):
 
 
 def _declared(name: str) -> str:
-    """The name or prefix under which a column is declared in `PREDICTIONS`, or ""."""
+    """The name or prefix under which a column is declared in `RECORD`, or ""."""
     prefix = name[: name.find("_") + 1]
-    return next((key for key in (name, prefix) if key in PREDICTIONS.names), "")
+    return next((key for key in (name, prefix) if key in RECORD.names), "")
 
 
 def check_columns(batch: pa.RecordBatch, where: str) -> None:
-    """Raise where the columns of a table of records have other types than `PREDICTIONS` declares.
+    """Raise where the columns of a table of records have other types than `RECORD` declares.
 
     Raises:
         InputError: naming the file, the column and the image.
@@ -262,7 +262,7 @@ def check_columns(batch: pa.RecordBatch, where: str) -> None:
         key = "" if name.endswith(SHAPE) else _declared(name)
         if not key or not batch.num_rows:
             continue
-        kind = PREDICTIONS.field(key).type
+        kind = RECORD.field(key).type
         wanted = _NUMBERS if pa.types.is_list(kind) else {"id": "a name"}.get(key, _words(kind))
         if not _same_kind(column.type, kind):
             raise _wrong(where, name, ids[0], wanted)
@@ -300,7 +300,7 @@ def check_record(record: SavedRecord) -> None:
             right = len(shape) == value.ndim and all(
                 one in (None, n) for one, n in zip(shape, value.shape, strict=True)
             )
-            integers = pa.types.is_integer(PREDICTIONS.field(key).type.value_type)
+            integers = pa.types.is_integer(RECORD.field(key).type.value_type)
             if not right or without_pixels or (integers and value.dtype.kind == "f"):
                 refuse(name, _NUMBERS)
         elif name in ("label", "target", "width", "height"):

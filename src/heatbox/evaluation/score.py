@@ -630,7 +630,7 @@ def score_heatmaps(
         the scores, as saved in metrics.json, and the problems with heatmaps, one sentence each.
 
     Raises:
-        InputError: nothing can be scored, or ground truth is malformed; what was scored before stays.
+        InputError: nothing can be scored, or ground truth is malformed; what was recorded before stays.
     """
     if (config.fullsup_heatmaps is None) != (config.fullsup is None):
         raise InputError("thresholds are transferred from --fullsup and --fullsup-heatmaps together")
