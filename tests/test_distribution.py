@@ -1,4 +1,4 @@
-"""What is handed out: contents of wheel and sdist, their metadata; and what may not stand in git."""
+"""Contents and metadata of wheel and sdist, and what must not be tracked by git."""
 
 import re
 import subprocess

@@ -1,4 +1,4 @@
-"""A short fuzzing of every parser, and inputs that once broke one; docs/reliability.md has the long one."""
+"""A short fuzzing of every parser, and inputs of past failures; docs/reliability.md has the long runs."""
 
 import json
 import tempfile

@@ -1,4 +1,4 @@
-"""The import graph: packages know only those below them, as ARCHITECTURE.md says."""
+"""The import graph: packages import only those below them, in the order of ARCHITECTURE.md."""
 
 import ast
 import re

@@ -1,4 +1,4 @@
-"""What public functions say to wrong types, shapes, values and empty input: a sentence, never a riddle."""
+"""Public functions reject wrong types, shapes, values and empty input with a clear sentence."""
 
 import doctest
 import importlib
@@ -223,7 +223,7 @@ def test_wrong_arguments_get_a_sentence(name, net):
     with pytest.raises((TypeError, hb.InputError)) as raised:
         WRONG[name](net)
     words = str(raised.value)
-    assert "heatbox" in raised.traceback[-1].path.as_posix()  # said by us, not by what we call
+    assert "heatbox" in raised.traceback[-1].path.as_posix()  # not by a library that it calls
     assert re.search(
         r"expected|no such|out of range|missing|not finite|cannot|hold|there is no|NaN|none of"
         r"|does not|but the model|neither|leave|other than|is not 0 <=",
@@ -232,11 +232,11 @@ def test_wrong_arguments_get_a_sentence(name, net):
 
 
 FINE = {
-    "whole numbers as features": lambda: hb.cam((FEATURES * 9).long(), WEIGHTS),
+    "integers as features": lambda: hb.cam((FEATURES * 9).long(), WEIGHTS),
     "an empty batch": lambda: hb.pc1(FEATURES[:0]),
     "bfloat16": lambda: hb.normalize_heatmap(torch.rand(4, 4).bfloat16()),
     "no map": lambda: hb.normalize_heatmap(np.zeros((0, 3, 3))),
-    "whole numbers as a map": lambda: hb.heatmap_to_boxes(np.zeros((4, 4), int), [0.5]),
+    "integers as a map": lambda: hb.heatmap_to_boxes(np.zeros((4, 4), int), [0.5]),
     "a tensor as a map": lambda: hb.heatmap_to_boxes(torch.rand(4, 4), [0.5]),
     "no threshold": lambda: hb.heatmap_to_boxes(MAP, []),
     "one box as four numbers": lambda: hb.MaxBoxAcc().update(MAPS, [[1, 1, 2, 2]] * 2, SIZES),

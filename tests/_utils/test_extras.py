@@ -1,4 +1,4 @@
-"""A lean installation: what works without any extra, and what each missing one makes a command say."""
+"""Installation without extras: what works without any, and the message for each missing one."""
 
 import ast
 import json

@@ -1,4 +1,4 @@
-"""What killed processes left is removed by the next that writes into a folder; what others write stays."""
+"""Temporary files of killed processes are removed by the next writer; those of live processes stay."""
 
 import os
 import subprocess
@@ -13,11 +13,11 @@ from heatbox.evaluation.run import Run
 
 
 def ended_process():
-    """The number of a process that is no more."""
-    told = subprocess.run(
+    """The id of a process that has ended."""
+    printed = subprocess.run(
         [sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True
     )
-    return int(told.stdout)
+    return int(printed.stdout)
 
 
 def test_leftovers_of_killed_processes_are_removed(tmp_path):

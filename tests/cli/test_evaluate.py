@@ -218,7 +218,7 @@ def test_an_unfinished_run_is_not_scored_as_if_it_were_whole(scene, capsys, monk
     with monkeypatch.context() as patch:
         patch.setattr("heatbox.evaluation.predict.score_run", stop)
         assert main(command(scene)) == 130
-    assert "the same command goes on" in capsys.readouterr().err
+    assert "rerun the command to resume" in capsys.readouterr().err
     assert main(["evaluate", "--from-run", str(scene / "run")]) == 2
     assert "is an unfinished run that holds maps of 20 images" in capsys.readouterr().err
     assert main(command(scene)) == 0

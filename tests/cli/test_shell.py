@@ -1,4 +1,4 @@
-"""The command line as a shell sees it: help, flags, completion, pipes, narrow terminals, the log."""
+"""The command line in a shell: help, flags, completion, pipes, narrow terminals, the log."""
 
 import contextlib
 import dataclasses
@@ -76,7 +76,7 @@ def settings_of(function):
 # -------------------------------------------------------------------------------------- help and examples
 
 
-def test_the_list_of_commands_says_what_each_command_says():
+def test_the_list_of_commands_has_the_summary_of_each_command():
     for name, command in COMMANDS.items():
         target = load(name)
         if isinstance(target, Mapping):
@@ -115,7 +115,7 @@ def test_help_of_every_command(words):
 
 
 @pytest.mark.parametrize("args", [["data"], ["analyze"], []])
-def test_what_has_commands_lists_them(args, capsys):
+def test_commands_with_subcommands_list_them(args, capsys):
     assert main(args) == 2
     listed = capsys.readouterr().err
     with pytest.raises(SystemExit) as stop:
@@ -135,7 +135,7 @@ def test_what_has_commands_lists_them(args, capsys):
         (["train", "glyphs_resne"], "there is no recipe 'glyphs_resne'; near it: glyphs_resnet"),
     ],
 )
-def test_what_is_not_there(args, says, capsys):
+def test_unknown_names(args, says, capsys):
     assert main(args) == 2
     said = capsys.readouterr().err
     assert says in said
@@ -157,7 +157,7 @@ def test_the_list_of_commands_fits(width):
 
 # -------------------------------------------------------------------------------------------------- flags
 
-# What a flag is called, and in which commands the notion has it. `-` marks a positional argument.
+# The name of an option, and the commands that have it.
 SAME_EVERYWHERE = {
     "data": "evaluate, score, train glyphs_resnet, analyze erf, analyze activation, analyze class-weights, "
     "analyze complexity, analyze signed-cam, analyze thresholds, analyze all, paper",
@@ -185,14 +185,14 @@ OTHER_WORDS = {
 
 
 @pytest.mark.parametrize("flag", SAME_EVERYWHERE)
-def test_a_notion_has_one_name(flag):
+def test_an_option_has_one_name(flag):
     assert {words for words, function in LEAVES.items() if flag in settings_of(function)} == set(
         SAME_EVERYWHERE[flag].split(", ")
     )
 
 
 @pytest.mark.parametrize("words", LEAVES)
-def test_no_notion_has_another_name(words):
+def test_no_option_has_another_name(words):
     assert not OTHER_WORDS & set(settings_of(LEAVES[words]))
 
 
@@ -284,7 +284,7 @@ def on_a_terminal(*args, columns=80, **environment):
     try:
         while block := os.read(ours, 65536):
             written += block
-    except OSError:  # Linux says so where the other end is closed
+    except OSError:  # raised by Linux when the other end is closed
         pass
     os.close(ours)
     assert process.wait() == 0
@@ -313,7 +313,7 @@ def test_a_narrow_terminal_loses_no_number():
 
 
 class Terminal(io.StringIO):
-    """Standard output that says it is a terminal."""
+    """Standard output that claims to be a terminal."""
 
     def isatty(self):
         return True
@@ -356,7 +356,7 @@ def test_a_table_between_the_two_folds_its_words(monkeypatch):
 
 
 @pytest.mark.parametrize("args", ["--help", "models", "recipes"])
-def test_a_reader_that_goes_away_is_no_error(args):
+def test_a_closed_pipe_is_not_an_error(args):
     """As with `heatbox models | head -1`."""
     process = subprocess.Popen(
         [sys.executable, "-m", "heatbox", args], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -402,7 +402,7 @@ def test_progress_of_unknown_length_in_a_pipe(capsys, monkeypatch):
 # -------------------------------------------------------------------------------------------------- the log
 
 
-def test_the_log_says_what_is_done_and_only_if_asked(tmp_path, capsys, monkeypatch):
+def test_the_log_is_printed_on_request_only(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write_split(tmp_path / "set")
     write_model(tmp_path)
@@ -412,8 +412,8 @@ def test_the_log_says_what_is_done_and_only_if_asked(tmp_path, capsys, monkeypat
     assert "heatbox.cli.terminal" not in quiet.err
     for args in ([*command, "--overwrite", "-v"], ["-v", *command, "--overwrite"]):
         assert main(args) == 0
-        told = capsys.readouterr()
-        assert told.out == quiet.out
+        printed = capsys.readouterr()
+        assert printed.out == quiet.out
         for words in (
             "heatbox.cli.terminal: heatbox evaluate -m mine.py:blobs",
             "Python 3.",
@@ -424,7 +424,7 @@ def test_the_log_says_what_is_done_and_only_if_asked(tmp_path, capsys, monkeypat
             "heatbox._utils.io: wrote run/metrics.json",
             "heatbox.cli.terminal: ended after ",
         ):
-            assert words in told.err
+            assert words in printed.err
 
 
 def test_the_log_ends_with_the_command(capsys):

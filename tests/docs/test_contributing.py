@@ -1,4 +1,4 @@
-"""CONTRIBUTING says: one file and one registration. Each is done once, with a small thing of its own."""
+"""The recipes of CONTRIBUTING: one file and one registration each, executed with a small example."""
 
 import json
 import sys

@@ -23,9 +23,9 @@ def test_notebook_runs(path, tmp_path):
     assert page.count("```python") == sum(
         c["cell_type"] == "code" for c in json.loads(path.read_text())["cells"]
     )
-    pictures = list(tmp_path.glob("*.png"))
-    assert pictures
-    assert all(f"]({picture.name})" in page for picture in pictures)
+    images = list(tmp_path.glob("*.png"))
+    assert images
+    assert all(f"]({image.name})" in page for image in images)
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)

@@ -1,4 +1,4 @@
-"""Every command and every snippet of the documentation is run, or at least goes through the real parser."""
+"""Every command and every snippet of the documentation is run, or at least parsed."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ OURS = sorted({shlex.join(found) for _, words in COMMANDS if (found := heatbox_a
 MENTIONED = sorted({one for page in PAGES for one in mentions(page)})
 OTHERS = sorted({shlex.join(words) for _, words in COMMANDS if heatbox_arguments(words) is None})
 
-PARSED_ONLY = {  # commands that only go through the parser, and why
+PARSED_ONLY = {  # commands that are only parsed, and why
     "demo": "takes three minutes; tests/test_demo.py runs it cut short, .ci/run whole",
     "train *": "takes minutes to days; tests/training trains",
     "* pretrained *": "downloads weights",
-    "* tiny20:val *": "wants Tiny-ImageNet and the weights of a training",
+    "* tiny20:val *": "needs Tiny-ImageNet and the weights of a training",
     "analyze all *": "downloads weights; tests/cli/test_analyze.py analyses",
-    "report runs/a runs/b runs/analyze-all-a": "wants an analysis, which takes minutes",
+    "report runs/a runs/b runs/analyze-all-a": "needs an analysis, which takes minutes",
     "paper *": "takes minutes to days",
 }
 PROGRAMS = {"pip", "uv", "python", ".ci/run", "git"}
@@ -54,11 +54,11 @@ def reader(laid, monkeypatch) -> Path:
     return laid
 
 
-def test_every_block_says_what_it_is():
+def test_every_block_has_a_language():
     unknown = [
         f"{block.place} ({block.language or 'indented'})" for block in ALL if block.language not in LANGUAGES
     ]
-    assert not unknown, "blocks that no test looks at: " + ", ".join(unknown)
+    assert not unknown, "blocks that no test covers: " + ", ".join(unknown)
     assert len(SNIPPETS) >= 8
     assert len(OURS) >= 20
 
@@ -67,7 +67,7 @@ def only_parsed(command: str) -> bool:
     return "--help" in command or any(fnmatch(command + " ", pattern + "*") for pattern in PARSED_ONLY)
 
 
-def test_no_reason_is_left_over():
+def test_no_reason_is_unused():
     parsed = [command for command in OURS if only_parsed(command)]
     unused = [p for p in PARSED_ONLY if not any(fnmatch(c + " ", p + "*") for c in parsed)]
     assert set(unused) <= {"paper *"}
@@ -88,7 +88,7 @@ def is_whole(command: str) -> bool:
     "command",
     [*(c for c in OURS if only_parsed(c)), *(c for c in MENTIONED if is_whole(c) and c not in OURS)],
 )
-def test_command_is_one(command, reader, monkeypatch):
+def test_command_parses(command, reader, monkeypatch):
     parse = heatbox.cli.parsing.parse
 
     def parsed(function, args, prog):
@@ -105,7 +105,7 @@ def test_command_is_one(command, reader, monkeypatch):
 
 
 @pytest.mark.parametrize("command", [c for c in MENTIONED if not is_whole(c)])
-def test_what_the_text_mentions_is_a_command(command):
+def test_mentioned_commands_exist(command):
     assert command.split()[0] in heatbox.cli.main.COMMANDS
 
 
@@ -125,16 +125,16 @@ def small(command: str) -> list[str]:
     return []
 
 
-def test_a_wrong_flag_would_be_caught(reader, monkeypatch):
+def test_a_wrong_flag_is_caught(reader, monkeypatch):
     with pytest.raises(SystemExit) as ended:
         main(["evaluate", "--modell", "mine.py:build", "--data", "birds.tar"])
     assert ended.value.code == 2
 
 
 @pytest.mark.parametrize("command", OTHERS)
-def test_other_command_names_what_is_there(command):
+def test_other_commands_name_existing_files(command):
     words = shlex.split(command)
-    assert words[0] in PROGRAMS, f"{command}: neither ours nor a program that the documentation may assume"
+    assert words[0] in PROGRAMS, f"{command}: neither heatbox nor a program that the documentation may assume"
     for extra in re.findall(r"heatbox\[([\w,]+)\]", command):
         known = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
         assert set(extra.split(",")) <= set(known)
@@ -148,7 +148,7 @@ def test_other_command_names_what_is_there(command):
         assert all(f'"{flag}"' in text for flag in flags), f"{command}: {script} has no such option"
 
 
-def test_links_and_pictures_of_the_root_are_there():
+def test_links_and_images_of_the_root_exist():
     targets = {
         (path.name, target)
         for path in ROOT.glob("*.md")

@@ -55,7 +55,7 @@ def _audit(event: str, args: tuple[Any, ...]) -> None:
 
 
 def _is_relative_to_a_folder(args: tuple[Any, ...]) -> bool:
-    """Whether names are told within an open folder, as `shutil.rmtree` does below the one it was given."""
+    """Whether names are relative to an open folder, as in `shutil.rmtree` below its argument."""
     return isinstance(args[-1], int) and args[-1] >= 0
 
 

@@ -61,7 +61,7 @@ class Kind:
 
 
 def prepare(root: Path) -> None:
-    """Small data in a folder: pictures, heatmaps, a network and a finished run."""
+    """Small data in a folder: images, heatmaps, a network and a finished run."""
     write_model(root)
     data = write_split(root / "set", 32)
     write_split(root / "fullsup", 12)
@@ -176,7 +176,7 @@ def names(folder: Path) -> set[str]:
 
 
 def check_complete(folder: Path) -> int:
-    """Read every file with a final name; returns their number. An error says which is broken."""
+    """Read every file with a final name; returns their number. An error names the broken one."""
     paths = [path for path in sorted(folder.rglob("*")) if path.is_file() and not path.name.endswith(".tmp")]
     for path in paths:
         try:
@@ -187,7 +187,7 @@ def check_complete(folder: Path) -> int:
 
 
 def content_of(path: Path) -> Any:
-    """What a file says, without what depends on the machine's speed."""
+    """The content of a file, without what depends on the speed of the machine."""
     return READERS[path.suffix](path)
 
 

@@ -4,8 +4,8 @@
     uv run python tests/fuzz/run.py --target coco --number 1234 --seed 0 --keep folder    # one input again
     uv run python tests/fuzz/run.py --log fuzz.jsonl --summary
 
-Batches run in processes of their own, so that a crash of the interpreter is caught and told with its input.
-Each finished batch is a line of the log; started again with the same log, the session goes on. Any input can
+Each batch runs in its own process, so that a crash of the interpreter is caught and reported with its input.
+Each finished batch is a line of the log; a session started with an existing log is resumed. Any input can
 be made again from (seed, target, number).
 """
 
@@ -150,7 +150,7 @@ def in_process(target: Target, cases: Sequence[Case], seed: int, numbers: range)
         if rest
         else {"counts": {}, "finds": [], "seconds": 0, "peak_mb": 0}
     )
-    counts = Counter(later["counts"]) + Counter({find["what"]: 1, "not told": done})
+    counts = Counter(later["counts"]) + Counter({find["what"]: 1, "not reported": done})
     return {**later, "counts": counts, "finds": [find, *later["finds"]]}
 
 
@@ -260,7 +260,7 @@ def summary(log: Path) -> None:
     print(f"{'target':<18}{'inputs':>10}{'read':>10}{'refused':>10}{'finds':>8}{'per s':>8}{'peak MB':>9}")
     for name, counts in totals.items():
         inputs = sum(counts.values())
-        other = inputs - counts["ok"] - counts["refused"] - counts["not told"]
+        other = inputs - counts["ok"] - counts["refused"] - counts["not reported"]
         speed = inputs / max(seconds[name], 0.01)
         numbers = (inputs, counts["ok"], counts["refused"], other)
         print(
@@ -309,7 +309,7 @@ def main() -> None:
     parser.add_argument("--keep", help="folder for the files of that input")
     parser.add_argument("--seed-name", help="make the input smaller, and keep it in tests/fixtures/fuzz")
     parser.add_argument("--log", default="fuzz.jsonl")
-    parser.add_argument("--summary", action="store_true", help="only print what a log says")
+    parser.add_argument("--summary", action="store_true", help="only print the summary of a log")
     args = parser.parse_args()
     if args.summary:
         summary(Path(args.log))

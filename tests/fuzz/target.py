@@ -22,7 +22,7 @@ class Target:
         name: as the command line calls it.
         build: makes the valid cases, with a folder to work in.
         run: is given a case and an empty folder; whatever it raises but `refusals` is a find.
-        share: inputs of a million.
+        share: number of inputs per million.
         damage: makes a case of a valid one, all valid ones, and a generator.
         refusals: what the code under test may raise.
         seconds: of computing that one input may take.
@@ -62,7 +62,7 @@ def written(case: Case, folder: Path) -> Path:
 
 
 def one_sentence(problem: str) -> None:
-    """What a person is told is words on one line."""
+    """A message is printable text on one line."""
     assert problem.strip(), "a problem without words"
     assert "\n" not in problem, f"a problem over several lines: {problem!r}"
 

@@ -55,12 +55,12 @@ def cases_of(*builds: Build) -> Callable[[Path], list[Case]]:
 
 
 def tables_of(case: Case) -> list[str]:
-    """The files that are not pictures."""
+    """The files that are not images."""
     return [name for name in case if not name.lower().endswith((".jpg", ".jpeg", ".png"))]
 
 
 def damage_tables(case: Case, others: Sequence[Case], random: Random) -> Case:
-    """Tables damaged, sometimes a picture, sometimes the name of a file."""
+    """Damages tables, sometimes an image, sometimes the name of a file."""
     if random.random() < 0.1:
         return damage_names(case, others, random)
     names = None if random.random() < 0.05 else tables_of(case) or None

@@ -1,4 +1,4 @@
-"""Single files: pictures, archives, heatmaps, checkpoints, the state of a training."""
+"""Single files: images, archives, heatmaps, checkpoints, the state of a training."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ from heatbox.training.state import STATE, TrainState
 
 
 def pictures(_: Path) -> list[Case]:
-    """Small pictures of every format and mode that people have."""
+    """Small images of every common format and mode."""
     rng = np.random.default_rng(0)
     colour = Image.fromarray(rng.integers(0, 256, (24, 33, 3), np.uint8))
     turned = Image.Exif()

@@ -38,7 +38,7 @@ def _model(name: str) -> torch.nn.Module:
 
 
 def _run_locate(case: Case, folder: Path) -> None:
-    """The picture as it is, by a network, map and threshold that follow from its bytes."""
+    """Localizes in the image, with a network, map and threshold that are derived from its bytes."""
     ((name, data),) = case.items()
     (folder / name).write_bytes(data)
     choice = zlib.crc32(data)
@@ -191,7 +191,7 @@ def _was_named(path: str, words: Sequence[str]) -> bool:
 
 
 def _run_arguments(case: Case, folder: Path) -> None:
-    """`heatbox ARGUMENTS`; it may exit with 0, 1 or 2, and says a sentence where it exits with 2."""
+    """`heatbox ARGUMENTS`; it may exit with 0, 1 or 2, and prints a sentence where it exits with 2."""
     words = case["arguments"].decode("utf-8", "surrogateescape").split("\x1f")
     if len(words) == 1:
         words = words[0].split(" ")
@@ -219,7 +219,7 @@ def _run_arguments(case: Case, folder: Path) -> None:
 
 
 TARGETS = [
-    # Honest work may take long: pictures of up to 179 megapixels, where Pillow stops; 65536 thresholds.
+    # Legitimate work may take long: images of up to 179 megapixels, where Pillow stops; 65536 thresholds.
     Target("locate", pictures, _run_locate, 10_500, damaged, seconds=60.0),
     Target("command-line", _commands, _run_arguments, 3_000, _damage_arguments, seconds=60.0),
 ]

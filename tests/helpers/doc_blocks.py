@@ -15,7 +15,7 @@ LANGUAGES = {"python", "bash", "text"}  # text is output, or a file's content: n
 
 @dataclass(frozen=True)
 class Block:
-    """A fenced block: where it begins, what it is said to be, what it holds."""
+    """A fenced block: its position, language and content."""
 
     page: str
     line: int

@@ -1,4 +1,4 @@
-"""What a reader of the documentation would have: small data, models and results under the names it uses."""
+"""Small data, models and results under the names that the documentation uses."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def my_map(model, images, targets):
     return images.std(1)
 """
 )
-SMALLER = {  # networks of the text, and the small ones of the same families that are built in their place
+SMALLER = {  # models of the text, and small ones of the same families that replace them
     '"slak_tiny", kernel_size=61': '"slak_nano"',
     '"replknet_31b", features_only=True, out_indices=(2, 3)': '"replknet_nano", features_only=True',
     '"replknet_31b"': '"replknet_nano"',
@@ -68,14 +68,14 @@ def lay_out(folder: Path) -> None:
 def names_for(page: str) -> dict[str, Any]:
     """Variables that the snippets of a page take for granted."""
     split = hb.glyphs("test", 4, 64)
-    pictures = [split.open_image(example) for example in split]
+    images = [split.open_image(example) for example in split]
     maps = np.stack([hb.centre_gaussian(224)] * 4).astype(np.float32)
     truth = ([e.boxes for e in split], [e.size for e in split])
     score = hb.MaxBoxAcc()
     score.update(maps, *truth)
     known: dict[str, Any] = {
         "hb": hb,
-        "images": pictures,
+        "images": images,
         "heatmaps": maps,
         "boxes": truth[0],
         "image_sizes": truth[1],
@@ -103,7 +103,7 @@ def names_for(page: str) -> dict[str, Any]:
 
 
 def small_recipe(name: str) -> Any:
-    """A recipe cut down to a few pictures."""
+    """A recipe reduced to a few images."""
     from heatbox.training import recipes
 
     return dataclasses.replace(recipes.RECIPES[name](), limit=20, batch_size=10, per_device=10)
