@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 
 import tyro
@@ -26,5 +27,14 @@ def completion(shell: tyro.conf.Positional[Shell]) -> None:
     """
     functions = {name: load(name) for name in COMMANDS}
     # Recipes complete by name only: with their sixty settings each, the script would exceed a megabyte.
-    functions["train"] = RECIPES
+    functions["train"] = {name: _without_settings(make) for name, make in RECIPES.items()}
     run_parser(one_of(functions), prog="heatbox", args=["--tyro-print-completion", shell])
+
+
+def _without_settings(recipe: Callable[[], object]) -> Callable[[], None]:
+    """A command without options that is documented like a recipe, which may be a `functools.partial`."""
+
+    def train() -> None: ...
+
+    train.__doc__ = getattr(recipe, "func", recipe).__doc__
+    return train
