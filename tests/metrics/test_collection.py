@@ -65,7 +65,7 @@ def test_states_are_saved_and_merged():
         np.testing.assert_array_equal(other[name].correct, whole[name].correct)
     other.reset()
     assert [metric.images for metric in other] == [0, 0]
-    with pytest.raises(InputError, match="'correct' has shape"):
+    with pytest.raises(InputError, match=r"'v1\.correct' has shape"):
         other.load_state_dict({})
     with pytest.raises(InputError, match="cannot merge metrics"):
         other.merge(BoxMetrics([MaxBoxAcc()]))

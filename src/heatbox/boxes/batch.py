@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
 from threading import Lock
 
 import numpy as np
@@ -15,25 +14,6 @@ from heatbox.boxes.contours import check_heatmap
 
 MAPS_PER_CALL = 16
 """Maps per task of a thread: enough to make scheduling cheap, few enough to balance the load."""
-
-
-@dataclass(frozen=True)
-class LevelCurves:
-    """Best IoU of the boxes of N heatmaps with their ground truth at every 8-bit level.
-
-    Attributes:
-        values: (N, 2, 256) float64; [:, 0] the largest contour, [:, 1] all contours; values at or above
-            an image's top are zero, except that a map of zeros has its only value at level 0.
-        tops: (N,) int64, the largest level of each map; threshold tau cuts at level int(tau * top).
-    """
-
-    values: np.ndarray
-    tops: np.ndarray
-
-    def at(self, thresholds: np.ndarray) -> np.ndarray:
-        """The curves at thresholds in [0, 1), (N, 2, T)."""
-        levels = (thresholds[None] * self.tops[:, None]).astype(np.int64)
-        return np.take_along_axis(self.values, levels[:, None].repeat(2, 1), axis=2)
 
 
 class _Workspaces:
@@ -67,8 +47,9 @@ def score_batch(
     iou: tuple[np.ndarray, np.ndarray],
     thresholds: np.ndarray,
     threads: int | None = None,
-) -> tuple[LevelCurves, tuple[np.ndarray, np.ndarray]]:
-    """Best IoU of each heatmap at each level, and how many heatmaps reach each IoU at each threshold.
+    return_iou: bool = False,
+) -> tuple[np.ndarray, list[np.ndarray]]:
+    """How many heatmaps reach each IoU at each threshold, and the best IoU of each heatmap there.
 
     Args:
         heatmaps: N maps (H, W) in [0, 1], of any sizes.
@@ -77,9 +58,11 @@ def score_batch(
         iou: the required IoUs for the largest contour and for all contours; none skips those contours.
         thresholds: (T,) in [0, 1).
         threads: threads to use; all cores by default.
+        return_iou: return the best IoUs as well.
 
     Returns:
-        The curves, and counts (I, T) int64 for the largest contour and for all contours.
+        (N, 2, T) float64 best IoU with the ground truth of the largest contour's box and of any contour's, or
+        (0, 2, T); and counts (I, T) int64 for the largest contour and for all contours.
 
     Raises:
         InputError: a heatmap is malformed; the message has its index in the batch.
@@ -87,11 +70,12 @@ def score_batch(
     from heatbox.boxes._kernels.score import score_maps
 
     threads = threads or available_cores()
-    curves = LevelCurves(np.zeros((len(heatmaps), 2, 256)), np.zeros(len(heatmaps), np.int64))
+    # At every 8-bit level: threshold tau cuts at level int(tau * top).
+    curves, tops = np.zeros((len(heatmaps), 2, 256)), np.zeros(len(heatmaps), np.int64)
     chunks = list(_chunks(heatmaps))
 
     def score(chunk: tuple[int, int]) -> list[np.ndarray]:
-        """Score heatmaps begin:end, which have one shape, into `curves`; returns their counts."""
+        """Score heatmaps begin:end, which have one shape, into `curves` and `tops`; returns their counts."""
         begin, end = chunk
         maps = np.asarray(heatmaps[begin:end])
         if maps.ndim != 3 or 0 in maps.shape:
@@ -102,11 +86,10 @@ def score_batch(
         maps = np.require(maps, requirements=("C", "W"))
         counts = tuple(np.zeros((len(values), len(thresholds)), np.int64) for values in iou)
         boxes, firsts = truth[starts[begin] : starts[end]], starts[begin : end + 1] - starts[begin]
-        values, tops = curves.values[begin:end], curves.tops[begin:end]
         with _WORKSPACES.lend(maps.shape[1:]) as work:
-            score_maps(maps, boxes, firsts, iou, thresholds, work, values, tops, counts)
-        if (tops < 0).any():
-            i = int(np.argmax(tops < 0))
+            score_maps(maps, boxes, firsts, iou, thresholds, work, curves[begin:end], tops[begin:end], counts)
+        if (malformed := tops[begin:end] < 0).any():
+            i = int(np.argmax(malformed))
             check_heatmap(maps[i], f"heatmap {begin + i}")
         return list(counts)
 
@@ -116,7 +99,10 @@ def score_batch(
         with ThreadPoolExecutor(min(threads, len(chunks))) as pool:
             counts = list(pool.map(score, chunks))
     sums = [sum((c[k] for c in counts), np.zeros((len(iou[k]), len(thresholds)), np.int64)) for k in (0, 1)]
-    return curves, (sums[0], sums[1])
+    if not return_iou:
+        return np.zeros((0, 2, len(thresholds))), sums
+    levels = (thresholds[None] * tops[:, None]).astype(np.int64)
+    return np.take_along_axis(curves, levels[:, None].repeat(2, 1), axis=2), sums
 
 
 def _chunks(heatmaps: Sequence[np.ndarray] | np.ndarray) -> Iterator[tuple[int, int]]:

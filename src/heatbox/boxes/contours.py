@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 
-from heatbox._utils.checks import as_numbers, check_choice, check_integer, kind_of
+from heatbox._utils.checks import as_numbers, check_choice, check_integer, check_number, kind_of
 from heatbox.boxes._kernels import component_tree as kernels
 from heatbox.boxes.ops import box_iou
 from heatbox.errors import InputError
@@ -68,6 +68,19 @@ def check_thresholds(threshold: float | Sequence[float] | np.ndarray, name: str 
     if not ((values >= 0) & (values < 1)).all():
         raise InputError(f"{name} is {threshold}, expected values in [0, 1)")
     return values
+
+
+def check_threshold(threshold: float) -> float:
+    """One threshold, as given; raises as `check_thresholds`."""
+    check_number(threshold, "threshold", "a number in [0, 1)")
+    check_thresholds(threshold)
+    return threshold
+
+
+def check_options(contours: Contours, protocol: Protocol) -> None:
+    """Raise an InputError unless both are known."""
+    check_choice(contours, "contours", get_args(Contours))
+    check_choice(protocol, "protocol", get_args(Protocol))
 
 
 def threshold_index(threshold: float | Sequence[float] | np.ndarray, count: int) -> np.ndarray:
@@ -206,17 +219,22 @@ def heatmap_to_boxes(
         [[3, 2, 7, 5]]
     """
     cuts = check_thresholds(thresholds, "thresholds").reshape(-1)
-    check_choice(contours, "contours", ("largest", "all"))
-    check_choice(protocol, "protocol", ("reference", "exact"))
+    check_options(contours, protocol)
     levels = to_levels(check_heatmap(heatmap), protocol)
-    at = levels.at(cuts)
     if levels.top == 0:
-        return [np.zeros((1, 4), np.int64) for _ in at]
+        return [np.zeros((1, 4), np.int64) for _ in cuts]
+    return boxes_at_levels(levels, levels.at(cuts), contours, protocol)
+
+
+def boxes_at_levels(
+    levels: Levels, at: np.ndarray, contours: Contours, convention: Protocol
+) -> list[np.ndarray]:
+    """(K, 4) int64 boxes at each of some levels, in the convention of a protocol; none where top is 0."""
     if contours == "largest":
-        boxes = to_convention(largest_contours(levels), levels.shape, protocol)
+        boxes = to_convention(largest_contours(levels), levels.shape, convention)
         return [boxes[level : level + 1] for level in at]
     found, first, last = all_contours(levels)
-    boxes = to_convention(found, levels.shape, protocol)
+    boxes = to_convention(found, levels.shape, convention)
     return [boxes[(first <= level) & (level <= last)] for level in at]
 
 

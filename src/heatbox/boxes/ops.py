@@ -18,6 +18,9 @@ from heatbox.errors import InputError
 REFERENCE_SIDE = 224
 """Side in pixels of the square frame in which the reference evaluator compares boxes."""
 
+REFERENCE_FRAME = (REFERENCE_SIDE, REFERENCE_SIDE)
+"""Its (width, height)."""
+
 
 def check_boxes(boxes: np.ndarray, image_size: Sequence[float], name: str = "image") -> np.ndarray:
     """Ground-truth boxes of one image as a (K, 4) float64 array, K >= 1.
@@ -114,7 +117,7 @@ def scaled_truth(
     """
     checked = check_boxes(boxes, image_size, name)
     if protocol == "reference":
-        return scale_boxes(checked, image_size, (REFERENCE_SIDE, REFERENCE_SIDE))
+        return scale_boxes(checked, image_size, REFERENCE_FRAME)
     return scale_boxes(checked, image_size, (shape[1], shape[0]), truncate=False)
 
 
@@ -151,5 +154,5 @@ def stack_truth(boxes: Sequence[Any], image_sizes: Sequence[Any]) -> tuple[np.nd
         arrays = [check_boxes(b, s) for b, s in zip(boxes, image_sizes, strict=True)]
         counts, stacked = np.array([len(a) for a in arrays]), np.concatenate(arrays)
         sizes = np.array([tuple(s) for s in image_sizes], dtype=np.float64)
-    scaled = scale_boxes(stacked, np.repeat(sizes, counts, axis=0), (REFERENCE_SIDE, REFERENCE_SIDE))
+    scaled = scale_boxes(stacked, np.repeat(sizes, counts, axis=0), REFERENCE_FRAME)
     return scaled.astype(np.float64), np.concatenate([[0], np.cumsum(counts)])

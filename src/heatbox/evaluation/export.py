@@ -13,12 +13,12 @@ import numpy as np
 
 from heatbox._utils.io import made_folder, to_json, write_atomically
 from heatbox._utils.progress import Track, silent
-from heatbox.boxes.contours import Protocol
+from heatbox.boxes.contours import Protocol, check_threshold
 from heatbox.boxes.ops import REFERENCE_SIDE
 from heatbox.data.types import Split
 from heatbox.errors import InputError
 from heatbox.evaluation.run import MASK, Record, Run
-from heatbox.inference.boxes import check_threshold, map_to_boxes
+from heatbox.inference.boxes import map_to_boxes
 from heatbox.maps.normalize import normalize_heatmap
 from heatbox.visualization.overlay import FOUND_COLOUR, TRUTH_COLOUR, draw_boxes, draw_mask, overlay, save_png
 

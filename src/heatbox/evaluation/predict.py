@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from heatbox._utils.progress import Track, silent
 from heatbox.boxes.contours import Protocol, threshold_grid, to_convention
-from heatbox.boxes.ops import REFERENCE_SIDE, box_iou, scale_boxes
+from heatbox.boxes.ops import REFERENCE_FRAME, box_iou, scale_boxes
 from heatbox.config import EvaluateConfig
 from heatbox.data.loader import preprocessed
 from heatbox.data.open import open_split
@@ -30,7 +30,7 @@ from heatbox.data.types import Example, Split
 from heatbox.errors import InputError
 from heatbox.evaluation.run import MASK, METRICS, Record, Run, require_older
 from heatbox.evaluation.score import masks_of, require_comparable, score_run
-from heatbox.inference.boxes import frame_boxes, to_image
+from heatbox.inference.boxes import frame_boxes
 from heatbox.maps.registry import (
     ENLARGED,
     MapInputs,
@@ -275,7 +275,6 @@ def _best_boxes(metrics: dict[str, Any], protocol: Protocol) -> Callable[[Record
     protocol.
     """
     reference = protocol == "reference"
-    frame = (REFERENCE_SIDE, REFERENCE_SIDE)
     best = {
         name: found["threshold"]
         for name, found in metrics["methods"].items()
@@ -284,12 +283,13 @@ def _best_boxes(metrics: dict[str, Any], protocol: Protocol) -> Callable[[Record
 
     def columns(record: Record) -> dict[str, Any]:
         size = (record["width"], record["height"])
-        truth = scale_boxes(record["boxes"], size, frame, truncate=reference)
+        truth = scale_boxes(record["boxes"], size, REFERENCE_FRAME, truncate=reference)
         found: dict[str, Any] = {}
         for name, threshold in best.items():
             boxes = frame_boxes(record[f"map_{name}"], threshold, protocol=protocol)
-            scored = to_convention(boxes - [0, 0, 1, 1], frame, protocol) if len(boxes) else np.zeros((1, 4))
-            found[f"box_{name}"] = to_image(boxes, size)
+            scored = to_convention(boxes - [0, 0, 1, 1], REFERENCE_FRAME, protocol)
+            scored = scored if len(boxes) else np.zeros((1, 4))
+            found[f"box_{name}"] = scale_boxes(boxes, REFERENCE_FRAME, size, truncate=False)
             found[f"iou_{name}"] = float(box_iou(scored, truth, inclusive=reference).max())
         return found
 

@@ -10,31 +10,16 @@ from typing import Any
 
 import numpy as np
 
-from heatbox._utils.checks import check_choice, check_number
 from heatbox.boxes.contours import (
     Contours,
     Protocol,
-    all_contours,
-    largest_contours,
-    to_convention,
+    boxes_at_levels,
+    check_options,
+    check_threshold,
     to_levels,
 )
-from heatbox.boxes.ops import REFERENCE_SIDE
-from heatbox.errors import InputError
+from heatbox.boxes.ops import REFERENCE_FRAME, REFERENCE_SIDE, scale_boxes
 from heatbox.maps.normalize import normalize_heatmap
-
-
-def check_threshold(threshold: float) -> float:
-    """A threshold as given.
-
-    Raises:
-        InputError: it lies outside [0, 1).
-        TypeError: it is no number.
-    """
-    check_number(threshold, "threshold", "a fraction of the maximum in [0, 1)")
-    if not 0 <= threshold < 1:
-        raise InputError(f"threshold is {threshold}, expected a fraction of the maximum in [0, 1)")
-    return threshold
 
 
 def frame_boxes(
@@ -52,15 +37,7 @@ def frame_boxes(
         (K, 4) int64 xyxy, half-open; (0, 4) where no pixel is above the threshold.
     """
     levels = to_levels(normalize_heatmap(raw_map, REFERENCE_SIDE), protocol)
-    if levels.top == 0:
-        return np.zeros((0, 4), np.int64)
-    at = levels.at(np.array([threshold]))[0]
-    if contours == "largest":
-        found = largest_contours(levels)[at : at + 1]
-    else:
-        found, first, last = all_contours(levels)
-        found = found[(first <= at) & (at <= last)]
-    return to_convention(found, levels.shape, "exact")
+    return boxes_at_levels(levels, levels.at(np.array([threshold])), contours, "exact")[0]
 
 
 def map_to_boxes(
@@ -100,11 +77,6 @@ def map_to_boxes(
         [[0.0, 112.0, 56.0, 224.0]]
     """
     check_threshold(threshold)
-    check_choice(contours, "contours", ("largest", "all"))
-    check_choice(protocol, "protocol", ("reference", "exact"))
-    return to_image(frame_boxes(raw_map, threshold, contours, protocol), image_size)
-
-
-def to_image(boxes: np.ndarray, image_size: Sequence[float]) -> np.ndarray:
-    """(K, 4) half-open boxes of the 224 x 224 frame in pixels of an image of size (width, height)."""
-    return boxes * np.tile(np.asarray(image_size, np.float64), 2) / REFERENCE_SIDE
+    check_options(contours, protocol)
+    boxes = frame_boxes(raw_map, threshold, contours, protocol)
+    return scale_boxes(boxes, REFERENCE_FRAME, image_size, truncate=False)

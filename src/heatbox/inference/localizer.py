@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from heatbox._utils.checks import check_choice, check_length, kind_of
 from heatbox._utils.extras import require as require_extra
-from heatbox.boxes.contours import Contours, Protocol
+from heatbox.boxes.contours import Contours, Protocol, check_options, check_threshold
 from heatbox.data.transforms import Preprocess
 from heatbox.errors import InputError
-from heatbox.inference.boxes import check_threshold, map_to_boxes
+from heatbox.inference.boxes import map_to_boxes
 from heatbox.maps.normalize import normalize_heatmap
 from heatbox.maps.registry import (
     ENLARGED,
@@ -111,9 +111,8 @@ class Localizer:
         protocol: Protocol = "reference",
     ) -> None:
         check_threshold(threshold)
-        check_choice(contours, "contours", ("largest", "all"))
+        check_options(contours, protocol)
         check_choice(norm, "norm", ("fold", "ignore"))
-        check_choice(protocol, "protocol", ("reference", "exact"))
         if not isinstance(method, str) and not callable(method):
             raise TypeError(
                 f"method: {kind_of(method)}, expected a name or a callable (model, images, targets)"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from typing import Any, ClassVar, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -26,8 +26,8 @@ class Metric:
         JOINED: names of the states that are concatenated, lists of arrays.
     """
 
-    SUMMED: ClassVar[tuple[str, ...]] = ()
-    JOINED: ClassVar[tuple[str, ...]] = ()
+    SUMMED: tuple[str, ...] = ()
+    JOINED: tuple[str, ...] = ()
 
     def settings(self) -> tuple[Any, ...]:
         """The settings that two metrics must share for their states to be merged."""
@@ -37,7 +37,7 @@ class Metric:
         """Reset the state to that of a new metric."""
         raise NotImplementedError
 
-    def update(self, *args: Any, **kwargs: Any) -> None:
+    def update(self, *args: Any, **kwargs: Any) -> Any:
         """Add a batch of images."""
         raise NotImplementedError
 
@@ -59,8 +59,8 @@ class Metric:
 
     def state_dict(self) -> dict[str, np.ndarray]:
         """The accumulated state, as arrays."""
-        summed = {name: np.array(getattr(self, name)) for name in self.SUMMED}
-        return summed | {name: np.concatenate(getattr(self, name)) for name in self.JOINED}
+        summed = {name: np.array(self._get(name)) for name in self.SUMMED}
+        return summed | {name: np.concatenate(self._get(name)) for name in self.JOINED}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Replace the state by a `state_dict` of a metric with the same settings.
@@ -78,7 +78,7 @@ class Metric:
                     f"the state's {name!r} has shape {None if value is None else value.shape}, "
                     f"expected {current.shape}: it was saved with other settings"
                 )
-            self._set(name, value if name in self.JOINED else value.astype(current.dtype))
+            self._load(name, value if name in self.JOINED else value.astype(current.dtype))
 
     def merge(self: M, *others: M) -> M:
         """Add the states of other metrics, in any order; returns this metric.
@@ -94,10 +94,8 @@ class Metric:
                     f"cannot merge metrics with settings {self.settings()} and {other.settings()}"
                 )
         for other in others:
-            for name in self.SUMMED:
-                self._set(name, np.asarray(getattr(self, name)) + getattr(other, name))
-            for name in self.JOINED:
-                setattr(self, name, getattr(self, name) + getattr(other, name))
+            for name in (*self.SUMMED, *self.JOINED):
+                self._set(name, self._get(name) + other._get(name))
         return self
 
     def all_reduce(self: M, fabric: Any = None) -> M:
@@ -108,15 +106,21 @@ class Metric:
         """
         for name, value in self.state_dict().items():
             if name in self.JOINED:
-                self._set(name, concatenate_over_processes(value, fabric))
+                self._load(name, concatenate_over_processes(value, fabric))
             else:
-                self._set(name, sum_over_processes(np.atleast_1d(value), fabric))
+                self._load(name, sum_over_processes(np.atleast_1d(value), fabric))
         return self
 
-    def _set(self, name: str, value: np.ndarray) -> None:
+    def _load(self, name: str, value: np.ndarray) -> None:
         """Store a state in the type that it has: an integer, an array, or a list of arrays."""
-        plain = isinstance(getattr(self, name), int)
-        setattr(self, name, int(value.reshape(())) if plain else [value] if name in self.JOINED else value)
+        plain = isinstance(self._get(name), int)
+        self._set(name, int(value.reshape(())) if plain else [value] if name in self.JOINED else value)
+
+    def _get(self, name: str) -> Any:
+        return getattr(self, name)
+
+    def _set(self, name: str, value: Any) -> None:
+        setattr(self, name, value)
 
 
 # ------------------------------------------------------------------------------------------ processes

@@ -11,15 +11,17 @@ import numpy as np
 
 from heatbox._utils.checks import kind_of
 from heatbox.errors import InputError
+from heatbox.metrics.base import Metric
 from heatbox.metrics.functional import box_counts
 from heatbox.metrics.max_box_acc import MaxBoxAcc
 
 
-class BoxMetrics:
+class BoxMetrics(Metric):
     """Several `MaxBoxAcc` metrics of one protocol and number of thresholds, updated together.
 
     MaxBoxAcc and MaxBoxAccV2 share most of their work: together they cost little more than either. The
-    metrics themselves are updated, as in a torchmetrics `MetricCollection`.
+    metrics themselves are updated, as in a torchmetrics `MetricCollection`. The state holds those of all
+    metrics, under `<metric>.<state>`.
 
     Args:
         metrics: the metrics, in a list or under names.
@@ -47,6 +49,8 @@ class BoxMetrics:
             raise TypeError(f"metrics: one is {kind_of(strange[0])}, expected MaxBoxAcc or MaxBoxAccV2")
         if len({(m.protocol, len(m.thresholds)) for m in self.metrics.values()}) != 1:
             raise InputError("metrics that are updated together must share protocol and thresholds")
+        self.SUMMED = tuple(f"{name}.{state}" for name in self.metrics for state in MaxBoxAcc.SUMMED)
+        self.JOINED = tuple(f"{name}.{state}" for name in self.metrics for state in MaxBoxAcc.JOINED)
 
     def __len__(self) -> int:
         return len(self.metrics)
@@ -94,16 +98,6 @@ class BoxMetrics:
             metric.add(counts, len(boxes))
         return np.stack([counts.iou for counts in found]) if return_iou else None
 
-    def __call__(self, heatmaps: Any, boxes: Sequence[Any], image_sizes: Sequence[Sequence[float]]) -> Any:
-        """Update the metrics with a batch and return the scores of that batch, in the form of `compute`."""
-        batch = BoxMetrics({name: copy.copy(metric) for name, metric in self.metrics.items()})
-        batch.named = self.named
-        batch.reset()
-        batch.update(heatmaps, boxes, image_sizes)
-        scores = batch.compute()
-        self.merge(batch)
-        return scores
-
     def compute(self) -> Any:
         """The `BoxScore` of each metric over all images: a dictionary if they have names, otherwise a list.
 
@@ -113,56 +107,26 @@ class BoxMetrics:
         scores = {name: metric.compute() for name, metric in self.metrics.items()}
         return scores if self.named else list(scores.values())
 
+    def settings(self) -> tuple[Any, ...]:
+        """The settings of each metric."""
+        return tuple((name, *metric.settings()) for name, metric in self.metrics.items())
+
     def reset(self) -> None:
         """Reset every metric."""
         for metric in self:
             metric.reset()
 
-    def merge(self, *others: BoxMetrics) -> BoxMetrics:
-        """Add the states of collections of the same metrics, in any order; returns this collection.
+    def __copy__(self) -> BoxMetrics:
+        metrics = {name: copy.copy(metric) for name, metric in self.metrics.items()}
+        return BoxMetrics(metrics if self.named else list(metrics.values()))
 
-        Raises:
-            InputError: another collection has other metrics.
-        """
-        mine = {name: metric.settings() for name, metric in self.metrics.items()}
-        for other in others:
-            theirs = {name: metric.settings() for name, metric in other.metrics.items()}
-            if theirs != mine:
-                raise InputError(f"cannot merge metrics {mine} and {theirs}")
-        for other in others:
-            for name, metric in self.metrics.items():
-                metric.merge(other[name])
-        return self
+    def _get(self, name: str) -> Any:
+        metric, _, state = name.rpartition(".")
+        return getattr(self.metrics[metric], state)
 
-    def all_reduce(self, fabric: Any = None) -> BoxMetrics:
-        """Replace the states in every process by the merge of the states of all; returns this collection.
-
-        Args:
-            fabric: a Lightning Fabric, or None for the initialised torch.distributed group.
-        """
-        for metric in self:
-            metric.all_reduce(fabric)
-        return self
-
-    def state_dict(self) -> dict[str, np.ndarray]:
-        """The states of all metrics, under `<metric>.<state>`."""
-        return {
-            f"{name}.{key}": value
-            for name, metric in self.metrics.items()
-            for key, value in metric.state_dict().items()
-        }
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Replace the states by a `state_dict` of a collection of the same metrics.
-
-        Raises:
-            InputError: an array is missing or has another shape.
-        """
-        for name, metric in self.metrics.items():
-            start = f"{name}."
-            metric.load_state_dict(
-                {k.removeprefix(start): v for k, v in state.items() if k.startswith(start)}
-            )
+    def _set(self, name: str, value: Any) -> None:
+        metric, _, state = name.rpartition(".")
+        setattr(self.metrics[metric], state, value)
 
 
 def update_together(
@@ -172,18 +136,7 @@ def update_together(
     image_sizes: Sequence[Sequence[float]],
     records: bool = False,
 ) -> np.ndarray | None:
-    """Deprecated: use `BoxMetrics(metrics).update(heatmaps, boxes, image_sizes, return_iou=records)`.
-
-    Args:
-        metrics: metrics with the same `protocol` and `thresholds`.
-        heatmaps: as for `MaxBoxAcc.update`.
-        boxes: as for `MaxBoxAcc.update`.
-        image_sizes: as for `MaxBoxAcc.update`.
-        records: return each image's best IoU at each threshold, (M, N, T) float64.
-
-    Raises:
-        InputError: as `BoxMetrics`.
-    """
+    """Deprecated: use `BoxMetrics(metrics).update(heatmaps, boxes, image_sizes, return_iou=records)`."""
     warnings.warn(
         "update_together is deprecated, use heatbox.metrics.BoxMetrics",
         DeprecationWarning,

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 import cv2
 import numpy as np
 
-from heatbox._utils.checks import as_array, as_numbers, check_choice, check_integer, check_length, kind_of
+from heatbox._utils.checks import as_array, as_numbers, check_integer, check_length, kind_of
 from heatbox._utils.devices import available_cores
 from heatbox._utils.extras import require
 from heatbox.boxes.batch import score_batch
@@ -35,6 +35,7 @@ from heatbox.boxes.contours import (
     Contours,
     Protocol,
     check_heatmap,
+    check_options,
     level_ious,
     threshold_grid,
     threshold_index,
@@ -75,6 +76,26 @@ def _data_frame(columns: dict[str, Any]) -> pandas.DataFrame:
     return pd.DataFrame(columns)
 
 
+class _Curves:
+    """A score with counts of correct images at each threshold."""
+
+    correct: np.ndarray
+    thresholds: np.ndarray
+    images: int
+
+    def at(self, threshold: float | np.ndarray) -> np.ndarray:
+        """(R,) percent correct in each row of `correct` at given thresholds, one for all rows or one each.
+
+        It is the transferred policy. A threshold between two of the grid counts as the one below it.
+
+        Raises:
+            InputError: a threshold outside [0, 1).
+        """
+        rows = np.arange(len(self.correct))
+        index = np.broadcast_to(threshold_index(threshold, len(self.thresholds)), rows.shape)
+        return self.correct[rows, index] * 100.0 / self.images
+
+
 def _at_best(correct: np.ndarray, thresholds: np.ndarray, images: int) -> tuple[np.ndarray, np.ndarray]:
     """Percent correct at the best threshold of each row of (R, T) counts, and that threshold: (R,) each."""
     if images == 0:
@@ -87,7 +108,7 @@ def _at_best(correct: np.ndarray, thresholds: np.ndarray, images: int) -> tuple[
 
 
 @dataclass(frozen=True)
-class BoxScore:
+class BoxScore(_Curves):
     """MaxBoxAcc or MaxBoxAccV2 over a split.
 
     Attributes:
@@ -107,17 +128,6 @@ class BoxScore:
     thresholds: np.ndarray
     iou: np.ndarray
     images: int
-
-    def at(self, threshold: float | np.ndarray) -> np.ndarray:
-        """(I,) percent correct at given thresholds, one for all IoUs or one each: the transferred policy.
-
-        A threshold between two of the grid counts as the one below it.
-
-        Raises:
-            InputError: a threshold outside [0, 1).
-        """
-        index = np.broadcast_to(threshold_index(threshold, len(self.thresholds)), self.iou.shape)
-        return self.correct[np.arange(len(self.iou)), index] * 100.0 / self.images
 
     def to_pandas(self) -> pandas.DataFrame:
         """The curves as a data frame: one row per IoU and threshold, accuracy in percent."""
@@ -156,8 +166,7 @@ def check_criterion(iou: Any, contours: Contours, protocol: Protocol) -> np.ndar
     values = as_numbers(iou, "iou", "one or more numbers in (0, 1]").reshape(-1)
     if not len(values) or not ((values > 0) & (values <= 1)).all():
         raise InputError(f"iou is {iou!r}, expected one or more values in (0, 1]")
-    check_choice(contours, "contours", ("largest", "all"))
-    check_choice(protocol, "protocol", ("reference", "exact"))
+    check_options(contours, protocol)
     return values
 
 
@@ -205,14 +214,13 @@ def box_counts(
     truth, starts = stack_truth(boxes, image_sizes)
     kinds = ("largest", "all")
     iou = [np.concatenate([np.zeros(0), *(i for i, kind in criteria if kind == k)]) for k in kinds]
-    curves, counts = score_batch(maps, truth, starts, (iou[0], iou[1]), thresholds, threads)
-    sampled = curves.at(thresholds) if return_iou else np.zeros((0, 2, len(thresholds)))
+    curves, counts = score_batch(maps, truth, starts, (iou[0], iou[1]), thresholds, threads, return_iou)
     found, taken = [], [0, 0]
     for values, kind in criteria:
         k = kinds.index(kind)
         correct = counts[k][taken[k] : taken[k] + len(values)]
         taken[k] += len(values)
-        found.append(BoxCounts(correct, np.zeros((0, 3)), sampled[:, k]))
+        found.append(BoxCounts(correct, np.zeros((0, 3)), curves[:, k]))
     return found
 
 
@@ -426,7 +434,7 @@ def per_image_iou(
 
 
 @dataclass(frozen=True)
-class LocalizationScore:
+class LocalizationScore(_Curves):
     """GT-known, Top-1 and Top-5 localization accuracy over a split.
 
     Attributes:
@@ -448,14 +456,6 @@ class LocalizationScore:
     thresholds: np.ndarray
     classified: np.ndarray
     images: int
-
-    def at(self, threshold: float) -> np.ndarray:
-        """(3,) percent correct at one given threshold: GT-known, Top-1, Top-5.
-
-        Raises:
-            InputError: a threshold outside [0, 1).
-        """
-        return self.correct[:, threshold_index(threshold, len(self.thresholds))] * 100.0 / self.images
 
     def to_pandas(self) -> pandas.DataFrame:
         """The curves as a data frame: one row per threshold, accuracies in percent."""

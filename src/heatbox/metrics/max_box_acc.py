@@ -17,18 +17,7 @@ from heatbox.metrics.functional import (
     box_score,
     check_criterion,
     check_threads,
-    oracle_and_transferred,
-    per_image_iou,
 )
-
-__all__ = [
-    "V2_IOU",
-    "BoxScore",
-    "MaxBoxAcc",
-    "MaxBoxAccV2",
-    "oracle_and_transferred",
-    "per_image_iou",
-]  # some are of `functional`: they were here in 0.1
 
 
 class BoxMetric(Metric):
