@@ -32,9 +32,18 @@ DISTRIBUTION = {
 def without(monkeypatch):
     """A function that makes packages unavailable."""
 
+    class Blocked:
+        def __init__(self, names):
+            self.names = names
+
+        def find_spec(self, name, path=None, target=None):
+            if name in self.names:
+                raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
     def block(*names):
-        for name in names:
-            monkeypatch.setitem(sys.modules, name, None)
+        for name in names:  # not None in sys.modules: pyarrow takes what is there for pandas
+            monkeypatch.delitem(sys.modules, name, raising=False)
+        monkeypatch.setattr(sys, "meta_path", [Blocked(names), *sys.meta_path])
 
     return block
 
