@@ -142,7 +142,6 @@ def test_images_that_are_not_files(tmp_path, monkeypatch):
     reader = SimpleNamespace(
         LAYOUT="drawn",
         DEPTH=0,
-        detect=lambda tree: True,
         split_names=lambda tree: ("test",),
         load_split=lambda tree, name, report: dataclasses.replace(split, open_image=open_image),
     )

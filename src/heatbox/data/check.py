@@ -7,8 +7,9 @@ import hashlib
 import io
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from heatbox._utils.devices import map_in_threads
 from heatbox._utils.io import made_folder, to_json, write_atomically
 from heatbox._utils.progress import Track, silent
 from heatbox.data.catalogue import checksum_problems
-from heatbox.data.files.images import ORIENTATION, TreeImages, decode_image
+from heatbox.data.files.images import TreeImages, decode_image, is_upright
 from heatbox.data.open import TEST_SPLITS, open_data_set
 from heatbox.data.types import Example, Split
 from heatbox.errors import InputError
@@ -41,10 +42,10 @@ class ImageRecord:
 
     split: str
     id: str
-    stamp: str
-    digest: str
-    size: tuple[int, int]
-    kind: str
+    stamp: str = ""
+    digest: str = ""
+    size: tuple[int, int] = (0, 0)
+    kind: str = ""
     problem: str = ""
 
 
@@ -104,25 +105,21 @@ def check_data(path: str | Path, out: Path, track: Track = silent, jobs: int | N
             report.problems.append(str(error))
             continue
         splits.append(split)
-        report.splits[name] = _counts(split)
+        report.splits[name] = {
+            "images": len(split),
+            "labels": len({example.label for example in split}),
+            "boxes": sum(len(example.boxes) for example in split),
+            "without_boxes": sum(not len(example.boxes) for example in split),
+        }
     records = _open_images(splits, made_folder(out), track, jobs)
     for split in splits:
         _check_images(split, records[split.name], report)
         report.problems += _mask_problems(split, track, jobs)
         readable = [e for e, one in zip(split, records[split.name], strict=True) if not one.problem]
-        report.readable.append(dataclasses.replace(split, examples=readable))
+        report.readable.append(replace(split, examples=readable))
     _check_copies(splits, records, report)
     write_atomically(out / "report.json", to_json(report.as_dict()).encode())
     return report
-
-
-def _counts(split: Split) -> dict[str, int]:
-    return {
-        "images": len(split),
-        "labels": len({example.label for example in split}),
-        "boxes": sum(len(example.boxes) for example in split),
-        "without_boxes": sum(not len(example.boxes) for example in split),
-    }
 
 
 # --------------------------------------------------------------------------------------- opening images
@@ -133,7 +130,12 @@ def _open_images(
 ) -> dict[str, list[ImageRecord]]:
     """Open every image once; records of an earlier check are reused where the file has not changed."""
     log = out / "images.jsonl"
-    known = {(record.split, record.id): record for record in _read_records(log)}
+    known: dict[tuple[str, str], ImageRecord] = {}
+    for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if log.is_file() else ():
+        with suppress(ValueError, TypeError, KeyError):  # a line that was cut short
+            entry = json.loads(line)
+            record = ImageRecord(**{**entry, "size": tuple(entry["size"])})
+            known[record.split, record.id] = record
     found: dict[str, list[ImageRecord]] = {}
     with log.open("a", buffering=1, encoding="utf-8") as file:  # line by line, so that a kill loses little
         for split in splits:
@@ -150,54 +152,35 @@ def _open_images(
     return found
 
 
-def _read_records(log: Path) -> Iterator[ImageRecord]:
-    """Records of an earlier check; a line that was cut short is skipped."""
-    if not log.is_file():
-        return
-    for line in log.read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
-            entry = json.loads(line)
-            yield ImageRecord(**{**entry, "size": tuple(entry["size"])})
-        except (ValueError, TypeError, KeyError):
-            continue
-
-
 def _open_image(split: Split, example: Example, known: ImageRecord | None) -> ImageRecord:
     """Read and decode one image, unless its file is the one that a known record describes."""
     reader = split.open_image
-    if not isinstance(reader, TreeImages):  # not files, so that nothing shows whether an image has changed
-        try:
-            return ImageRecord(split.name, example.id, "", "", reader(example).size, "")
-        except InputError as error:
-            return ImageRecord(split.name, example.id, "", "", (0, 0), "", str(error))
-    where = reader.tree.describe(example.id)
+    record = ImageRecord(split.name, example.id)
     try:
-        source = reader.source(example)
-        if isinstance(source, Path):
-            status = source.stat()
+        if not isinstance(reader, TreeImages):  # nothing shows whether such an image has changed
+            return replace(record, size=reader(example).size)
+        where, stamp = reader.tree.describe(example.id), ""
+        if isinstance(source := reader.source(example), Path):
+            try:
+                status = source.stat()
+            except OSError as error:
+                raise InputError(f"{where}: no such image file") from error
             stamp = f"{status.st_size}-{status.st_mtime_ns}"
-            if known is not None and known.stamp == stamp:
-                return known
-        data = reader.read(example)
-    except (InputError, OSError) as error:
-        problem = str(error) if isinstance(error, InputError) else f"{where}: no such image file"
-        return ImageRecord(split.name, example.id, "", "", (0, 0), "", problem)
-    digest = hashlib.blake2b(data, digest_size=16).hexdigest()
-    stamp = stamp if isinstance(source, Path) else digest
-    if known is not None and known.stamp == stamp:
+        if known is None or not stamp or known.stamp != stamp:
+            data = reader.read(example)
+            digest = hashlib.blake2b(data, digest_size=16).hexdigest()
+            record = replace(record, stamp=stamp or digest, digest=digest)
+            if known is None or known.stamp != record.stamp:
+                return replace(record, size=decode_image(data, where).size, kind=_kind(data))
         return known
-    try:
-        image = decode_image(data, where)
-        return ImageRecord(split.name, example.id, stamp, digest, image.size, _kind(data))
     except InputError as error:
-        return ImageRecord(split.name, example.id, stamp, digest, (0, 0), "", str(error))
+        return replace(record, problem=str(error))
 
 
 def _kind(data: bytes) -> str:
     try:
         with Image.open(io.BytesIO(data)) as image:
-            turned = " turned" if image.getexif().get(ORIENTATION, 1) not in (0, 1) else ""
-            return f"{image.format} {image.mode}{turned}"
+            return f"{image.format} {image.mode}{'' if is_upright(image) else ' turned'}"
     except (OSError, UnidentifiedImageError, ValueError):
         return ""
 

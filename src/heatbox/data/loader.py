@@ -29,6 +29,7 @@ from heatbox.data.files.images import (
     decode_factor,
     decode_image,
     decode_plain_jpeg,
+    is_upright,
     plain_jpeg_size,
     to_rgb,
 )
@@ -84,12 +85,10 @@ class TrainCrop:
         """
         width, height = image.size
         crop = self.crop(width, height)
-        turned = image.getexif().get(0x0112, 1) not in (0, 1)
-        if image.format == "JPEG" and image.mode in ("RGB", "L") and not turned:
+        if image.format == "JPEG" and image.mode in ("RGB", "L") and is_upright(image):
             factor = self._factor(crop)
             image.draft("RGB", (max(width // factor, 1), max(height // factor, 1)))
-        pixels = np.array(to_rgb(image))
-        return self._finish(pixels, crop, (width, height))
+        return self._finish(np.array(to_rgb(image)), crop, (width, height))
 
     def from_jpeg(self, data: bytes) -> Tensor | None:
         """The same for the bytes of a plain JPEG, faster; None for any other file."""
@@ -190,7 +189,7 @@ class TrainImages(Dataset):
         where = reader.tree.describe(example.id)
         try:
             with Image.open(io.BytesIO(data)) as image:
-                if image.getexif().get(0x0112, 1) in (0, 1):
+                if is_upright(image):
                     return self.transform(image)
             return self.transform(decode_image(data, where))
         except _UNDECODABLE as error:
@@ -220,8 +219,7 @@ def preprocessed(
 
     with ThreadPoolExecutor(available_cores()) as pool:
         chunks = [list(examples[start : start + size]) for start in range(0, len(examples), size)]
-        coming = [[pool.submit(load, example) for example in chunk] for chunk in chunks[:1]]
-        for index, chunk in enumerate(chunks):
-            if index + 1 < len(chunks):
-                coming.append([pool.submit(load, example) for example in chunks[index + 1]])
-            yield chunk, default_collate([future.result() for future in coming.pop(0)])
+        coming = pool.map(load, examples[:size])
+        for chunk, following in zip(chunks, [*chunks[1:], []], strict=True):
+            loaded, coming = coming, pool.map(load, following)
+            yield chunk, default_collate(list(loaded))

@@ -12,6 +12,7 @@ from heatbox._utils.checks import kind_of
 from heatbox.data.files.archives import open_tree, with_archives
 from heatbox.data.files.trees import FolderTree, Report, Tree, below, find_folders, raise_problem
 from heatbox.data.formats import coco, cub, cue_conflict, folder, ilsvrc, openimages, tiny_imagenet, wsol
+from heatbox.data.formats.rows import require_files
 from heatbox.data.glyphs import glyphs
 from heatbox.data.types import Split
 from heatbox.errors import InputError
@@ -25,7 +26,8 @@ class Format(Protocol):
     Readers receive a folder or an archive as a `Tree`, which knows names and bytes of files, and open images
     with `TreeImages`. A problem with a row or an image goes to `report`, in one sentence with file, row and
     what was expected; the row or the image is then skipped. What makes a whole split unreadable is raised as
-    `InputError`. `heatbox.data.formats.rows` has what readers share.
+    `InputError`. `heatbox.data.formats.rows` has what readers share: one whose files list the objects of each
+    image fills a table of `Annotation` and returns `annotated_split`.
 
     Attributes:
         LAYOUT: the name of the layout in messages and reports.
@@ -35,15 +37,14 @@ class Format(Protocol):
     LAYOUT: str
     DEPTH: int
 
-    def detect(self, tree: Tree) -> bool:
-        """Whether a tree begins with this layout; fast, as it is called for several folders."""
-        ...
-
     def split_names(self, tree: Tree) -> tuple[str, ...]:
-        """Names of the splits of a tree that was detected."""
+        """Names of the splits of a tree, none if it does not begin with this layout.
+
+        Fast, because it is called for several folders of a data set in any layout.
+        """
         ...
 
-    def load_split(self, tree: Tree, name: str, report: Report = raise_problem) -> Split:
+    def load_split(self, tree: Tree, name: str, report: Report) -> Split:
         """Read one of `split_names`."""
         ...
 
@@ -108,7 +109,7 @@ def open_data_set(path: str | Path) -> DataSet:
         if everything is not None:
             found = detect_format(everything, str(path)) or found
     if found is None and "images" in tree.folders():
-        raise InputError(wsol.missing_file(tree.describe(wsol.FILES[0])))
+        require_files(tree, wsol.FILES, "the metadata layout")
     if found is None:
         names = ", ".join(reader.LAYOUT for reader in FORMATS)
         raise InputError(f"{path}: no data set is recognized, expected one of: {names}")
@@ -116,10 +117,9 @@ def open_data_set(path: str | Path) -> DataSet:
 
 
 def detect_format(tree: Tree, where: str) -> DataSet | None:
-    """The first of `FORMATS` that detects its layout in a tree; None if there is none."""
+    """The first of `FORMATS` that finds splits in a tree; None if there is none."""
     for reader in FORMATS:
-        top = next(find_folders(tree, reader.detect, depth=reader.DEPTH), None)
-        if top is not None:
+        for top in find_folders(tree, reader.split_names, depth=reader.DEPTH):
             inside = below(tree, top)
             return DataSet(where, inside, reader, reader.split_names(inside))
     return None

@@ -12,13 +12,15 @@ import gzip
 import lzma
 import os
 import shutil
+import stat
 import struct
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Iterable
+from abc import abstractmethod
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
-from typing import IO, cast
+from typing import IO, Any, Generic, TypeVar
 
 from heatbox._utils.checks import kind_of
 from heatbox._utils.io import named_when_whole
@@ -28,36 +30,52 @@ from heatbox.errors import InputError
 MAX_MEMBER = 2**30  # bytes of one file read from an archive
 MAX_RATIO = 200  # decompressed size over compressed size
 UNPACKED = ".heatbox.tar"  # suffix of the decompressed copy of an archive
-_TAR, _ZIP, _COMPRESSED = (".tar",), (".zip",), (".tgz", ".tar.gz", ".tar.bz2", ".tar.xz")
-ARCHIVES = (*_TAR, *_ZIP, *_COMPRESSED)
+_COMPRESSED = (".tgz", ".tar.gz", ".tar.bz2", ".tar.xz")
+ARCHIVES = (".tar", ".zip", *_COMPRESSED)
 
 
-class _ArchiveTree(Tree):
+Member = TypeVar("Member")
+
+
+class _ArchiveTree(Tree, Generic[Member]):
     """The common part of tar and zip: a table of members, built once."""
 
-    def __init__(self, path: Path, names: Iterable[str]) -> None:
+    def __init__(self, path: Path) -> None:
         self.path, self.where = path, str(path)
+        try:
+            self._members = {name: member for full, member in self._list() if (name := _safe(full))}
+        except Exception as error:  # a damaged header can make the reader raise anything
+            raise InputError(f"{path}: the archive is damaged ({error})") from error
         self._files: dict[str, set[str]] = {"": set()}
         self._folders: dict[str, set[str]] = {"": set()}
-        for name in names:
+        for name in self._members:
             parts = PurePosixPath(name).parts
             above = ["/".join(parts[:depth]) for depth in range(len(parts))]
             for folder, child in zip(above[:-1], parts[:-1], strict=True):
                 self._folders.setdefault(folder, set()).add(child)
             self._files.setdefault(above[-1], set()).add(parts[-1])
 
+    @abstractmethod
+    def _list(self) -> Iterator[tuple[str, Member]]:
+        """Names and entries of the regular files."""
+
+    @abstractmethod
+    def _content(self, name: str, member: Member) -> bytes:
+        """The content of a member."""
+
     def files(self, folder: str = "") -> list[str]:
-        """Names of the members directly in a folder."""
         return sorted(self._files.get(folder, ()))
 
     def folders(self, folder: str = "") -> list[str]:
-        """Names of the folders directly in a folder."""
         return sorted(self._folders.get(folder, ()))
 
     def has(self, name: str) -> bool:
-        """Whether there is a member of this name."""
-        folder, _, last = name.rpartition("/")
-        return last in self._files.get(folder, ())
+        return name in self._members
+
+    def read(self, name: str) -> bytes:
+        if name not in self._members:
+            raise InputError(f"{self.path}: has no member {name!r}")
+        return self._content(name, self._members[name])
 
     def _bytes(self, start: int, count: int, name: str) -> bytes:
         if count > MAX_MEMBER:
@@ -73,70 +91,46 @@ class _ArchiveTree(Tree):
         return data
 
 
-class TarTree(_ArchiveTree):
-    """An uncompressed tar archive."""
+class _TarTree(_ArchiveTree[tuple[int, int]]):
+    """An uncompressed tar archive; members are offset and size."""
 
-    def __init__(self, path: Path) -> None:
-        try:
-            with tarfile.open(path, "r:") as tar:
-                self._spans = {
-                    name: (m.offset_data, m.size)
-                    for m in tar
-                    if m.isreg() and not m.issparse() and (name := _safe(m.name))
-                }
-        except Exception as error:  # a damaged header can make the reader raise anything
-            raise InputError(f"{path}: the archive is damaged ({error})") from error
-        super().__init__(path, self._spans)
+    def _list(self) -> Iterator[tuple[str, tuple[int, int]]]:
+        with tarfile.open(self.path, "r:") as tar:
+            for entry in tar:
+                if entry.isreg() and not entry.issparse():
+                    yield entry.name, (entry.offset_data, entry.size)
 
-    def read(self, name: str) -> bytes:
-        """The content of a member."""
-        if name not in self._spans:
-            raise InputError(f"{self.path}: has no member {name!r}")
-        return self._bytes(*self._spans[name], name)
+    def _content(self, name: str, member: tuple[int, int]) -> bytes:
+        return self._bytes(*member, name)
 
 
-class ZipTree(_ArchiveTree):
+class _ZipTree(_ArchiveTree[zipfile.ZipInfo]):
     """A zip archive, stored or deflated."""
 
-    def __init__(self, path: Path) -> None:
-        try:
-            with zipfile.ZipFile(path) as file:
-                self._members = {
-                    name: info
-                    for info in file.infolist()
-                    if not info.filename.endswith("/")
-                    and not _is_link(info)
-                    and (name := _safe(info.filename))
-                }
-        except Exception as error:  # a damaged table of members can make the reader raise anything
-            raise InputError(f"{path}: the archive is damaged ({error})") from error
-        super().__init__(path, self._members)
+    def _list(self) -> Iterator[tuple[str, zipfile.ZipInfo]]:
+        with zipfile.ZipFile(self.path) as file:
+            for info in file.infolist():
+                if not info.filename.endswith("/") and not stat.S_ISLNK(info.external_attr >> 16):
+                    yield info.filename, info
 
-    def read(self, name: str) -> bytes:
-        """The content of a member, its checksum verified."""
-        info = self._members.get(name)
-        if info is None:
-            raise InputError(f"{self.path}: has no member {name!r}")
-        if info.flag_bits & 1 or info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-            raise InputError(f"{self.describe(name)}: is encrypted or compressed with an unsupported method")
-        if info.file_size > MAX_MEMBER or info.file_size > MAX_RATIO * max(info.compress_size, 2**16):
-            raise InputError(
-                f"{self.describe(name)}: decompresses to {info.file_size} bytes, which is not safe"
-            )
-        header = self._bytes(
-            info.header_offset, 30, name
-        )  # local header: two lengths at its end, APPNOTE 4.3.7
+    def _content(self, name: str, member: zipfile.ZipInfo) -> bytes:
+        where, size = self.describe(name), member.file_size
+        if member.flag_bits & 1 or member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise InputError(f"{where}: is encrypted or compressed with an unsupported method")
+        if size > MAX_MEMBER or size > MAX_RATIO * max(member.compress_size, 2**16):
+            raise InputError(f"{where}: decompresses to {size} bytes, which is not safe")
+        start = member.header_offset + 30
+        header = self._bytes(member.header_offset, 30, name)  # two lengths at its end, APPNOTE 4.3.7
         if header[:4] != b"PK\x03\x04":
-            raise InputError(f"{self.describe(name)}: the archive is damaged (no member at its offset)")
-        start = info.header_offset + 30 + sum(struct.unpack("<HH", header[26:30]))
-        data = self._bytes(start, info.compress_size, name)
-        if info.compress_type == zipfile.ZIP_DEFLATED:
+            raise InputError(f"{where}: the archive is damaged (no member at its offset)")
+        data = self._bytes(start + sum(struct.unpack("<HH", header[26:])), member.compress_size, name)
+        if member.compress_type == zipfile.ZIP_DEFLATED:
             try:
-                data = zlib.decompressobj(-15).decompress(data, info.file_size + 1)
+                data = zlib.decompressobj(-15).decompress(data, size + 1)
             except zlib.error as error:
-                raise InputError(f"{self.describe(name)}: the archive is damaged ({error})") from error
-        if len(data) != info.file_size or zlib.crc32(data) != info.CRC:
-            raise InputError(f"{self.describe(name)}: the archive is damaged (wrong checksum)")
+                raise InputError(f"{where}: the archive is damaged ({error})") from error
+        if len(data) != size or zlib.crc32(data) != member.CRC:
+            raise InputError(f"{where}: the archive is damaged (wrong checksum)")
         return data
 
 
@@ -153,13 +147,12 @@ def open_tree(path: str | Path) -> Tree:
     path = Path(path)
     if path.is_dir():
         return FolderTree(path)
-    if path.is_file() and path.name.lower().endswith(_ZIP):
-        return ZipTree(path)
-    if path.is_file() and path.name.lower().endswith(_COMPRESSED):
-        return TarTree(decompress(path))
-    if path.is_file() and path.name.lower().endswith(_TAR):
-        return TarTree(path)
-    raise InputError(f"{path}: expected a folder or a .tar archive (or {', '.join(ARCHIVES[1:])})")
+    name = path.name.lower()
+    if not path.is_file() or not name.endswith(ARCHIVES):
+        raise InputError(f"{path}: expected a folder or a .tar archive (or {', '.join(ARCHIVES[1:])})")
+    if name.endswith(".zip"):
+        return _ZipTree(path)
+    return _TarTree(path if name.endswith(".tar") else _decompress(path))
 
 
 def with_archives(folder: FolderTree) -> Tree | None:
@@ -178,17 +171,13 @@ def _safe(name: str) -> str:
     return "/".join(parts)
 
 
-def _is_link(info: zipfile.ZipInfo) -> bool:
-    return (info.external_attr >> 16) & 0o170000 == 0o120000
-
-
-def decompress(path: Path) -> Path:
+def _decompress(path: Path) -> Path:
     """The .tar of a compressed one, decompressed once, beside it or in the user's cache folder, and reused.
 
     Raises:
         InputError: a damaged archive, content of more than `MAX_RATIO` times its size, or a full disk.
     """
-    suffix = next(s for s in sorted(_COMPRESSED, key=len, reverse=True) if path.name.lower().endswith(s))
+    suffix = next(suffix for suffix in _COMPRESSED if path.name.lower().endswith(suffix))
     name = path.name[: -len(suffix)] + UNPACKED
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "heatbox"
     made = path.stat().st_mtime_ns
@@ -198,9 +187,10 @@ def decompress(path: Path) -> Path:
             return place
     target = places[0] if os.access(path.resolve().parent, os.W_OK) else places[1]
     target.parent.mkdir(parents=True, exist_ok=True)
+    library: Any = bz2 if suffix.endswith("bz2") else lzma if suffix.endswith("xz") else gzip
     try:
         with named_when_whole(target) as temporary:
-            with _opened(path, suffix) as source, temporary.open("wb") as file:
+            with library.open(path) as source, temporary.open("wb") as file:
                 _copy(source, file, max(path.stat().st_size, 2**16) * MAX_RATIO, path)
             os.utime(temporary, ns=(made, made))
     except (EOFError, zlib.error, lzma.LZMAError, OSError) as error:
@@ -218,9 +208,3 @@ def _copy(source: IO[bytes], target: IO[bytes], limit: int, path: Path) -> None:
                 f"{path}: decompresses to more than {limit} bytes, which is not safe or does not fit"
             )
         target.write(block)
-
-
-def _opened(path: Path, suffix: str) -> IO[bytes]:
-    if suffix.endswith("bz2"):
-        return cast(IO[bytes], bz2.open(path))
-    return cast(IO[bytes], lzma.open(path) if suffix.endswith("xz") else gzip.open(path))

@@ -9,6 +9,8 @@ it or reports what is wrong.
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -51,18 +53,12 @@ class TreeImages:
 
 def image_size(tree: Tree, name: str, report: Report) -> tuple[int, int] | None:
     """Upright (width, height) from an image's header, without decoding pixels; None after a report."""
-    source = tree.source(name)
-    where = tree.describe(name)
     try:
-        with Image.open(source if isinstance(source, Path) else io.BytesIO(source)) as image:
+        with _opened(tree.source(name), tree.describe(name)) as image:
             turned = image.getexif().get(ORIENTATION, 1) in _TURNED
             return (image.height, image.width) if turned else image.size
-    except FileNotFoundError:
-        report(f"{where}: no such image file")
-    except UnidentifiedImageError:
-        report(f"{where}: not an image in a supported format")
-    except Exception as error:  # a damaged file can make a decoder raise anything
-        report(f"{where}: the image is damaged ({error})")
+    except InputError as error:
+        report(str(error))
     return None
 
 
@@ -75,10 +71,17 @@ def decode_image(data: bytes | Path, name: str) -> Image.Image:
     Raises:
         InputError: the image cannot be decoded, with the reason.
     """
+    with _opened(data, name) as image:
+        image.load()
+        return to_rgb(ImageOps.exif_transpose(image))
+
+
+@contextmanager
+def _opened(data: bytes | Path, name: str) -> Iterator[Image.Image]:
+    """An image whose pixels are not decoded yet; whatever its decoder raises becomes an `InputError`."""
     try:
         with Image.open(io.BytesIO(data) if isinstance(data, bytes) else data) as image:
-            image.load()
-            return to_rgb(ImageOps.exif_transpose(image))
+            yield image
     except Image.DecompressionBombError as error:
         raise InputError(f"{name}: the image is too large to decode safely ({error})") from error
     except FileNotFoundError as error:
@@ -89,15 +92,18 @@ def decode_image(data: bytes | Path, name: str) -> Image.Image:
         raise InputError(f"{name}: the image is damaged ({error})") from error
 
 
+def is_upright(image: Image.Image) -> bool:
+    """Whether EXIF has no orientation to apply."""
+    return image.getexif().get(ORIENTATION, 1) in (0, 1)
+
+
 def to_rgb(image: Image.Image) -> Image.Image:
     """8-bit RGB of an image in any Pillow mode; transparent pixels become white."""
     if image.mode == "RGB":
         return image
     if image.mode.startswith("I") or image.mode == "F":
         levels = np.asarray(image, dtype=np.float64)
-        full_scale = (
-            65535.0 if image.mode.startswith("I") else max(float(np.nanmax(levels, initial=0)), 1e-12)
-        )
+        full_scale = max(np.nanmax(levels, initial=0), 1e-12) if image.mode == "F" else 65535
         scaled = np.nan_to_num(np.clip(levels / full_scale, 0, 1)) * 255
         return Image.fromarray(scaled.round().astype(np.uint8)).convert("RGB")
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
@@ -143,18 +149,14 @@ def _may_be_turned(data: bytes) -> bool:
         if data[at + 1] == _SCAN:
             return False
         if data[at + 1] == _APP1:
-            return not _is_upright(data)
+            # Pillow knows all fields that may hold an orientation.
+            try:
+                with Image.open(io.BytesIO(data)) as image:
+                    return not is_upright(image)
+            except Exception:  # a damaged file can make a decoder raise anything
+                return True
         at += 2 + int.from_bytes(data[at + 2 : at + 4])
     return True
-
-
-def _is_upright(data: bytes) -> bool:
-    """Whether Pillow, which knows all fields that may hold an orientation, finds none to apply."""
-    try:
-        with Image.open(io.BytesIO(data)) as image:
-            return image.getexif().get(ORIENTATION, 1) in (0, 1)
-    except Exception:  # a damaged file can make a decoder raise anything
-        return False
 
 
 def decode_factor(shrink: float) -> int:

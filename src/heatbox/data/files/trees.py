@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -84,11 +84,11 @@ class FolderTree(Tree):
 
     def folders(self, folder: str = "") -> list[str]:
         """Names of the folders directly in a folder; hidden ones and links out of the tree are left out."""
-        return [
-            name
-            for name in self._entries(folder, os.DirEntry.is_dir)
-            if not name.startswith(".") and self._inside(self.root / folder / name)
-        ]
+        return self._entries(folder, self._is_folder)
+
+    def _is_folder(self, entry: os.DirEntry[str]) -> bool:
+        inside = not entry.is_symlink() or Path(entry.path).resolve().is_relative_to(self.root)
+        return inside and entry.is_dir() and not entry.name.startswith(".")
 
     def _entries(self, folder: str, kind: Callable[[os.DirEntry[str]], bool]) -> list[str]:
         try:
@@ -98,9 +98,6 @@ class FolderTree(Tree):
             return []
         except OSError as error:
             raise InputError(f"{self.root / folder}: cannot be listed ({error.strerror})") from error
-
-    def _inside(self, path: Path) -> bool:
-        return not path.is_symlink() or path.resolve().is_relative_to(self.root)
 
     def has(self, name: str) -> bool:
         """Whether there is a file of this name."""
@@ -135,82 +132,56 @@ class FolderTree(Tree):
 
 
 class UnionTree(Tree):
-    """Several trees merged; of equal names, the first tree's is used."""
+    """A folder of one or several trees, merged; of equal names, the first tree's is used."""
 
-    def __init__(self, where: str, trees: Iterable[Tree]) -> None:
-        self.where, self.trees = where, tuple(trees)
+    def __init__(self, where: str, trees: Sequence[Tree], folder: str = "") -> None:
+        self.where, self.trees, self.folder = where, trees, folder
 
     def files(self, folder: str = "") -> list[str]:
         """Names of the files directly in a folder of any of the trees."""
-        return sorted({name for tree in self.trees for name in tree.files(folder)})
+        return sorted({name for tree in self.trees for name in tree.files(join(self.folder, folder))})
 
     def folders(self, folder: str = "") -> list[str]:
         """Names of the folders directly in a folder of any of the trees."""
-        return sorted({name for tree in self.trees for name in tree.folders(folder)})
+        return sorted({name for tree in self.trees for name in tree.folders(join(self.folder, folder))})
 
-    def _holder(self, name: str) -> Tree:
-        return next((tree for tree in self.trees if tree.has(name)), self.trees[0])
+    def _located(self, name: str) -> tuple[Tree, str]:
+        """The tree that has a file, and the name of the file in it."""
+        first, *others = self.trees
+        path = join(self.folder, name)
+        return next((t for t in others if t.has(path) and not first.has(path)), first), path
 
     def has(self, name: str) -> bool:
         """Whether there is a file of this name in any of the trees."""
-        return self._holder(name).has(name)
+        return any(tree.has(join(self.folder, name)) for tree in self.trees)
 
     def read(self, name: str) -> bytes:
         """The content of a file."""
-        return self._holder(name).read(name)
+        tree, path = self._located(name)
+        return tree.read(path)
 
     def source(self, name: str) -> bytes | Path:
         """The input of an image decoder: path or content."""
-        return self._holder(name).source(name)
+        tree, path = self._located(name)
+        return tree.source(path)
 
     def describe(self, name: str) -> str:
         """The name of a file in messages."""
-        return self._holder(name).describe(name)
-
-
-class SubTree(Tree):
-    """A folder of another tree."""
-
-    def __init__(self, tree: Tree, folder: str) -> None:
-        self.tree, self.prefix = tree, folder.strip("/") + "/"
-        self.where = tree.describe(folder)
-
-    def files(self, folder: str = "") -> list[str]:
-        """Names of the files directly in a folder."""
-        return self.tree.files((self.prefix + folder).rstrip("/"))
-
-    def folders(self, folder: str = "") -> list[str]:
-        """Names of the folders directly in a folder."""
-        return self.tree.folders((self.prefix + folder).rstrip("/"))
-
-    def has(self, name: str) -> bool:
-        """Whether there is a file of this name."""
-        return self.tree.has(self.prefix + name)
-
-    def read(self, name: str) -> bytes:
-        """The content of a file."""
-        return self.tree.read(self.prefix + name)
-
-    def source(self, name: str) -> bytes | Path:
-        """The input of an image decoder: path or content."""
-        return self.tree.source(self.prefix + name)
-
-    def describe(self, name: str) -> str:
-        """The name of a file in messages."""
-        return self.tree.describe(self.prefix + name)
+        tree, path = self._located(name)
+        return tree.describe(path)
 
 
 def join(folder: str, name: str) -> str:
     """The path of a file or folder in a folder, "" being the root."""
-    return f"{folder}/{name}" if folder else name
+    return f"{folder}/{name}" if folder and name else folder or name
 
 
 def below(tree: Tree, folder: str) -> Tree:
     """A folder of a tree, as a tree."""
-    return SubTree(tree, folder) if folder else tree
+    return UnionTree(tree.describe(folder), [tree], folder) if folder else tree
 
 
-def find_folders(tree: Tree, holds: Callable[[Tree], bool], depth: int = 3) -> Iterator[str]:
+def find_folders(tree: Tree, holds: Callable[[Tree], object], depth: int = 3) -> Iterator[str]:
     """Folders that fulfill a predicate, outermost first; folders with over 12 subfolders are not searched.
 
     Args:

@@ -8,64 +8,45 @@ left out.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from typing import Any
 
 from heatbox.data.files.images import TreeImages, is_image
-from heatbox.data.files.trees import Report, Tree, find_folders, join, raise_problem
-from heatbox.data.formats.rows import MAX_SIDE, Annotation, decode_text, is_safe_id
-from heatbox.data.types import Example, Split
+from heatbox.data.files.trees import Report, Tree, find_folders, raise_problem
+from heatbox.data.formats.rows import MAX_SIDE, Annotation, annotated_split, decode_text, is_safe_id
+from heatbox.data.types import Split
 from heatbox.errors import InputError
 
 LAYOUT, DEPTH = "COCO", 1
 SLACK = 0.02  # pixels: published boxes are rounded to hundredths and may overshoot by as much
-
-
-def detect(tree: Tree) -> bool:
-    """Whether there is an annotation file beside images that are not in class folders."""
-    return any(_image_folder(tree, name) is not None for name in _annotation_files(tree))
+_INVALID = (LookupError, TypeError, ValueError, AttributeError, OverflowError)
 
 
 def split_names(tree: Tree) -> tuple[str, ...]:
-    """Names of the annotation files without "instances_" and ".json"."""
-    return tuple(_annotation_files(tree))
+    """Names of the annotation files, without "instances_" and ".json", beside images not in class folders."""
+    names = tuple(_annotation_files(tree))
+    return names if any(_image_folder(tree, name) is not None for name in names) else ()
 
 
-def load_split(tree: Tree, name: str, report: Report = raise_problem) -> Split:
+def load_split(tree: Tree, name: str, report: Report) -> Split:
     """Read a split; the label is the category of its objects, which has to be a single one per image.
 
     Raises:
         InputError: an image with no box or with objects of several categories, and as for `read_coco`.
     """
     table, categories = read_coco(tree, _annotation_files(tree)[name], report)
-    folder = _image_folder(tree, name) or ""
-    labels = {category: label for label, category in enumerate(categories)}
-    examples = []
-    for file, annotation in table.items():
-        kinds = annotation.categories
-        if len(kinds) != 1:
-            what = "no box, so no class" if not kinds else f"objects of {len(kinds)} classes, expected one"
-            report(f"{annotation.where}: {file!r} has {what}")
-            continue
-        size = annotation.image_size(tree, join(folder, file), report)
-        if size is not None:
-            boxes = annotation.boxes(size, report, SLACK)
-            examples.append(Example(file, labels[kinds[0]], size, boxes))
-    return Split(name, examples, categories, TreeImages(tree, folder))
+    images = TreeImages(tree, _image_folder(tree, name) or "")
+    return annotated_split(name, table, categories, images, report, SLACK)
 
 
 def _annotation_files(tree: Tree) -> dict[str, str]:
     """Name of a split → its annotation file."""
     found = {}
-    for folder in find_folders(tree, lambda t: bool(t.paths("", ".json")), depth=1):
-        for path in filter(lambda path: _has_coco_keys(tree, path), tree.paths(folder, ".json")):
-            found[path.rpartition("/")[2].removesuffix(".json").removeprefix("instances_")] = path
+    for folder in find_folders(tree, lambda t: t.paths("", ".json"), depth=1):
+        for path in tree.paths(folder, ".json"):
+            data = tree.read(path)
+            if all(b'"%s"' % key in data for key in (b"images", b"annotations", b"categories")):
+                found[path.rpartition("/")[2].removesuffix(".json").removeprefix("instances_")] = path
     return found
-
-
-def _has_coco_keys(tree: Tree, path: str) -> bool:
-    data = tree.read(path)
-    return all(b'"%s"' % key in data for key in (b"images", b"annotations", b"categories"))
 
 
 def _image_folder(tree: Tree, split: str) -> str | None:
@@ -95,45 +76,34 @@ def read_coco(
     by_id: dict[Any, Annotation] = {}
     found: dict[str, Annotation] = {}
     for index, image in enumerate(tables["images"]):
-        _add_image(f"{where}, image {index}", image, by_id, found, report)
-    for index, annotation in enumerate(tables["annotations"]):
-        _add_object(f"{where}, annotation {index}", annotation, by_id, names, report)
+        at = f"{where}, image {index}"
+        try:
+            key, file = image["id"], str(image["file_name"])
+            annotation = Annotation(at, (int(image.get("width") or 0), int(image.get("height") or 0)))
+            again = key in by_id
+            if max(annotation.size) >= MAX_SIDE:
+                raise ValueError
+        except _INVALID:
+            report(f"{at}: expected id, file_name, width and height")
+            continue
+        if not is_safe_id(file):
+            report(f"{at}: file_name {file!r} leads out of the image folder")
+        elif again or file in found:
+            report(f"{at}: image {file!r} (id {key}) is listed twice")
+        else:
+            by_id[key] = found[file] = annotation
+    for index, entry in enumerate(tables["annotations"]):
+        at = f"{where}, annotation {index}"
+        try:
+            if entry.get("iscrowd"):
+                continue
+            owner, category = by_id.get(entry["image_id"]), names.get(entry["category_id"])
+            x, y, width, height = map(float, entry["bbox"])
+        except _INVALID:
+            report(f"{at}: expected image_id, category_id and bbox [x, y, width, height]")
+            continue
+        if owner is None or category is None:
+            report(f"{at}: its image_id or category_id is not in the lists of images and categories")
+        else:
+            owner.objects.append((category, (x, y, x + width, y + height), at))
     return found, [names[key] for key in sorted(names)]
-
-
-def _add_image(
-    where: str, image: Mapping, by_id: dict[Any, Annotation], found: dict[str, Annotation], report: Report
-) -> None:
-    try:
-        key, file = image["id"], str(image["file_name"])
-        annotation = Annotation(where, (int(image.get("width") or 0), int(image.get("height") or 0)))
-        again = key in by_id
-        if max(annotation.size) >= MAX_SIDE:
-            raise ValueError
-    except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
-        report(f"{where}: expected id, file_name, width and height")
-        return
-    if not is_safe_id(file):
-        report(f"{where}: file_name {file!r} leads out of the image folder")
-    elif again or file in found:
-        report(f"{where}: image {file!r} (id {key}) is listed twice")
-    else:
-        by_id[key] = found[file] = annotation
-
-
-def _add_object(
-    where: str, entry: Mapping, by_id: dict[Any, Annotation], names: dict[int, str], report: Report
-) -> None:
-    try:
-        if entry.get("iscrowd"):
-            return
-        annotation = by_id.get(entry["image_id"])
-        category = names.get(entry["category_id"])
-        x, y, width, height = map(float, entry["bbox"])
-    except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
-        report(f"{where}: expected image_id, category_id and bbox [x, y, width, height]")
-        return
-    if annotation is None or category is None:
-        report(f"{where}: its image_id or category_id is not in the lists of images and categories")
-    else:
-        annotation.objects.append((category, (x, y, x + width, y + height), where))

@@ -8,22 +8,22 @@ training), ``bounding_boxes.txt`` (id x y width height), ``classes.txt`` (class 
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 
 import numpy as np
 
-from heatbox.data.files.images import TreeImages, image_size, read_grayscale
-from heatbox.data.files.trees import Report, Tree, below, raise_problem
+from heatbox.data.files.images import TreeImages, read_grayscale
+from heatbox.data.files.trees import Report, Tree, below
 from heatbox.data.formats import wsol
 from heatbox.data.formats.rows import (
-    box_array,
+    Annotation,
     is_safe_id,
     parse_floats,
     parse_integer,
     read_id_table,
-    validate_box,
+    require_files,
 )
 from heatbox.data.types import Example, Split
-from heatbox.errors import InputError
 
 LAYOUT, DEPTH = "CUB-200-2011", 2
 FILES = ("images.txt", "image_class_labels.txt", "train_test_split.txt", "bounding_boxes.txt")
@@ -31,17 +31,17 @@ _V2 = ("CUBV2", "cubv2", "CUB_V2")
 _SLACK = 1.0  # pixels by which published boxes may overshoot their image
 
 
-def detect(tree: Tree) -> bool:
-    """Whether at least two of the tables are there; `load_split` reports a missing one."""
-    return tree.has("images.txt") and sum(tree.has(name) for name in FILES) >= 2
-
-
 def split_names(tree: Tree) -> tuple[str, ...]:
-    """ "train", "test", and "fullsup" if there is a folder of CUBV2 beside images/."""
+    """ "train", "test", and "fullsup" if there is a folder of CUBV2 beside images/.
+
+    Two of the tables are enough to recognize the layout; `load_split` reports a missing one.
+    """
+    if not tree.has("images.txt") or sum(map(tree.has, FILES)) < 2:
+        return ()
     return ("train", "test", *(("fullsup",) if _v2_folder(tree) else ()))
 
 
-def load_split(tree: Tree, name: str, report: Report = raise_problem) -> Split:
+def load_split(tree: Tree, name: str, report: Report) -> Split:
     """Read "train", "test" or "fullsup" (CUBV2, in the metadata layout).
 
     Sizes are read from the headers of the images, because no table lists them.
@@ -53,14 +53,13 @@ def load_split(tree: Tree, name: str, report: Report = raise_problem) -> Split:
         folder = below(tree, _v2_folder(tree))
         inner = wsol.split_names(folder)
         return dataclasses.replace(wsol.load_split(folder, inner[0], report), name=name)
-    for file in FILES:
-        if not tree.has(file):
-            raise InputError(f"{tree.describe(file)}: missing; CUB-200-2011 needs {', '.join(FILES)}")
+    require_files(tree, FILES, LAYOUT)
     class_names = _class_names(tree, report)
     train = _integers(tree, "train_test_split.txt", report, "image_id is_training_image")
     labels = _integers(tree, "image_class_labels.txt", report, "image_id class_id")
     form = "image_id x y width height"
     boxes = read_id_table(tree, "bounding_boxes.txt", report, form)
+    images = TreeImages(tree, "images")
     examples = []
     first: dict[str, int] = {}  # path → the first id with that path
     for number, (row, path) in read_id_table(tree, "images.txt", report, "image_id image_name").items():
@@ -79,20 +78,16 @@ def load_split(tree: Tree, name: str, report: Report = raise_problem) -> Split:
             report(f"{tree.describe(FILES[1])}: image {number} has class {labels[number]}, not {expected}")
         elif train[number] == (name == "train"):
             box_row, text = boxes[number]
-            values = parse_floats(box_row, text.split(), form, report)
-            size = image_size(tree, f"images/{path}", report)
-            if values is None or size is None:
-                continue
-            if len(values) != 4:
-                report(f"{box_row.where}: {box_row.text!r} is not of the form {form}")
+            values = parse_floats(box_row, text.split(), form, report, 4)
+            if values is None:
                 continue
             x, y, width, height = values
-            box = validate_box((x, y, x + width, y + height), size, box_row.where, report, _SLACK)
-            examples.append(Example(path, labels[number] - 1, size, box_array([box] if box else [])))
-    split = Split(name, examples, class_names, TreeImages(tree, "images"))
-    if "segmentations" in tree.folders():
-        return dataclasses.replace(split, open_mask=_Masks(below(tree, "segmentations")))
-    return split
+            bird = Annotation(box_row.where, objects=[("bird", (x, y, x + width, y + height), box_row.where)])
+            if example := bird.example(path, labels[number] - 1, images.tree, report, _SLACK):
+                examples.append(example)
+    masked = "segmentations" in tree.folders()
+    open_mask = partial(_open_mask, below(tree, "segmentations")) if masked else None
+    return Split(name, examples, class_names, images, open_mask)
 
 
 def _integers(tree: Tree, name: str, report: Report, form: str) -> dict[int, int]:
@@ -113,14 +108,9 @@ def _class_names(tree: Tree, report: Report) -> list[str]:
 
 
 def _v2_folder(tree: Tree) -> str:
-    return next((name for name in tree.folders() if name in _V2 and wsol.detect(below(tree, name))), "")
+    return next((name for name in tree.folders() if name in _V2 and wsol.split_names(below(tree, name))), "")
 
 
-class _Masks:
-    """Example → mask: 1 where most annotators marked the bird."""
-
-    def __init__(self, tree: Tree) -> None:
-        self.tree = tree
-
-    def __call__(self, example: Example) -> np.ndarray:
-        return (read_grayscale(self.tree, example.id.rpartition(".")[0] + ".png") > 127).astype(np.uint8)
+def _open_mask(tree: Tree, example: Example) -> np.ndarray:
+    """1 where most annotators marked the bird."""
+    return (read_grayscale(tree, example.id.rpartition(".")[0] + ".png") > 127).astype(np.uint8)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 
 from heatbox.data.files.images import TreeImages, is_image
-from heatbox.data.files.trees import Report, Tree, raise_problem
+from heatbox.data.files.trees import Report, Tree
 from heatbox.data.types import Example, Split
 from heatbox.errors import InputError
 
@@ -28,22 +28,16 @@ def shape_and_texture(name: str) -> tuple[str, str]:
     return found[1], found[2]
 
 
-def detect(tree: Tree) -> bool:
-    """Whether the first image of every folder has such a name, with the folder as its shape."""
-    folders = tree.folders()
-    firsts = [next(filter(is_image, tree.files(folder)), "") for folder in folders]
-    return bool(folders) and all(
-        (found := _NAME.fullmatch(first.lower())) and found[1] == folder.lower()
-        for folder, first in zip(folders, firsts, strict=True)
-    )
-
-
 def split_names(tree: Tree) -> tuple[str, ...]:
-    """The only split, "test"."""
-    return ("test",)
+    """The only split, "test", if the first image of every folder has such a name, of the folder's shape."""
+    folders = tree.folders()
+    firsts = (next(filter(is_image, tree.files(folder)), "") for folder in folders)
+    names = (_NAME.fullmatch(first.lower()) for first in firsts)
+    shapes = [name[1] if name else None for name in names]
+    return ("test",) if folders and shapes == [folder.lower() for folder in folders] else ()
 
 
-def load_split(tree: Tree, name: str = "test", report: Report = raise_problem) -> Split:
+def load_split(tree: Tree, name: str, report: Report) -> Split:
     """Read the stimuli; `shape_and_texture` of an id gives both categories.
 
     Raises:
@@ -54,13 +48,15 @@ def load_split(tree: Tree, name: str = "test", report: Report = raise_problem) -
     for label, folder in enumerate(shapes):
         for file in filter(is_image, tree.files(folder)):
             where = tree.describe(f"{folder}/{file}")
-            found = _NAME.fullmatch(file.lower())
-            if not found:
-                report(f"{where}: the name is not of the form SHAPEn-TEXTUREm.png, as in cat3-clock1.png")
-            elif found[1] != folder.lower():
-                report(f"{where}: the name has {found[1]!r}, the folder {folder!r}")
-            elif found[2] not in map(str.lower, shapes):
-                report(f"{where}: texture {found[2]!r} is not one of the categories {', '.join(shapes)}")
+            try:
+                shape, texture = shape_and_texture(where)
+            except InputError as error:
+                report(str(error))
+                continue
+            if shape != folder.lower():
+                report(f"{where}: the name has {shape!r}, the folder {folder!r}")
+            elif texture not in map(str.lower, shapes):
+                report(f"{where}: texture {texture!r} is not one of the categories {', '.join(shapes)}")
             else:
                 examples.append(Example(f"{folder}/{file}", label, (0, 0)))
     return Split(name, examples, shapes, TreeImages(tree))

@@ -14,7 +14,7 @@ from heatbox.data.files.images import TreeImages, is_image
 from heatbox.data.files.trees import Report, Tree, below, join, raise_problem
 from heatbox.data.formats.coco import SLACK, read_coco
 from heatbox.data.formats.rows import MAX_SIDE, Annotation, Row, is_safe_id, parse_floats, read_rows
-from heatbox.data.types import Example, Split
+from heatbox.data.types import Split
 from heatbox.errors import InputError
 
 LAYOUT, DEPTH = "folder of classes", 1
@@ -24,21 +24,14 @@ _CORNERS = (("x1", "y1", "x2", "y2"), ("xmin", "ymin", "xmax", "ymax"))
 _EXTENTS = (("x", "y", "width", "height"), ("x", "y", "w", "h"))
 
 
-def detect(tree: Tree) -> bool:
-    """Whether a folder contains images, directly or below a split."""
-    # Images in "images" or "test" itself rather belong to another layout whose tables are missing.
-    classes = [name for name in _class_folders(tree) if name.lower() not in (*SPLITS, "images")]
-    return bool(classes) or any(_class_folders(below(tree, name)) for name in _split_folders(tree))
-
-
 def split_names(tree: Tree) -> tuple[str, ...]:
-    """The split folders, or "all" without any."""
-    found = tuple(name for name in _split_folders(tree) if _class_folders(below(tree, name)))
-    return found or ("all",)
-
-
-def _split_folders(tree: Tree) -> list[str]:
-    return sorted((n for n in tree.folders() if n.lower() in SPLITS), key=lambda n: SPLITS.index(n.lower()))
+    """The split folders with class folders in them, or "all" for class folders without any."""
+    folders = (name for name in tree.folders() if name.lower() in SPLITS)
+    found = (name for name in folders if _class_folders(below(tree, name)))
+    splits = tuple(sorted(found, key=lambda name: SPLITS.index(name.lower())))
+    # Images in "images" or "test" itself rather belong to another layout whose tables are missing.
+    classes = (name for name in _class_folders(tree) if name.lower() not in (*SPLITS, "images"))
+    return splits or (("all",) if any(classes) else ())
 
 
 def _class_folders(tree: Tree) -> list[str]:
@@ -46,7 +39,7 @@ def _class_folders(tree: Tree) -> list[str]:
     return [name for name in tree.folders() if next(filter(is_image, tree.walk(name)), "")]
 
 
-def load_split(tree: Tree, name: str, report: Report = raise_problem) -> Split:
+def load_split(tree: Tree, name: str, report: Report) -> Split:
     """Read a split; images without boxes have size (0, 0).
 
     Raises:
@@ -62,36 +55,23 @@ def load_split(tree: Tree, name: str, report: Report = raise_problem) -> Split:
         for file in filter(is_image, inside.walk(class_name)):
             # A table may name an image by its path in the data set, in the split, or by its file name.
             keys = (join(root, file), file, file.rpartition("/")[2])
-            key = next((key for key in keys if key in table), None)
-            if key is None:
-                examples.append(Example(file, label, (0, 0)))
-                continue
+            key = next((key for key in keys if key in table), "")
             used.add(key)
-            example = _boxed_example(inside, file, label, table[key], names, report)
-            if example:
-                examples.append(example)
-    for key in [key for key in table if key not in used]:
-        if not root or key.startswith(f"{root}/") or inside.where in table[key].where:
-            report(f"{table[key].where}: image {key!r} is missing")
+            annotation = table.get(key, Annotation(""))
+            # Boxes of other classes do not count; a category that is not a class, like "object", always does.
+            others = {*names} - {class_name}
+            example = annotation.example(file, label, inside, report, SLACK, others)
+            if example is None:
+                continue
+            examples.append(example)
+            if annotation.objects and others.issuperset(annotation.categories):
+                what = f"lies in class {class_name!r}, its boxes are of {', '.join(annotation.categories)}"
+                report(f"{annotation.where}: {file!r} {what}")
+    for key, annotation in table.items():
+        here = not root or key.startswith(f"{root}/") or inside.where in annotation.where
+        if key not in used and here:
+            report(f"{annotation.where}: image {key!r} is missing")
     return Split(name, examples, names, TreeImages(tree, root))
-
-
-def _boxed_example(
-    tree: Tree, file: str, label: int, annotation: Annotation, names: list[str], report: Report
-) -> Example | None:
-    size = annotation.image_size(tree, file, report)
-    if size is None:
-        return None
-
-    # Boxes of other classes do not count; a category that is not a class, such as "object", always counts.
-    def counts(category: str) -> bool:
-        return category == names[label] or category not in names
-
-    categories = annotation.categories
-    if categories and not any(map(counts, categories)):
-        others = ", ".join(categories)
-        report(f"{annotation.where}: {file!r} lies in class {names[label]!r}, its boxes are of {others}")
-    return Example(file, label, size, annotation.boxes(size, report, SLACK, counts))
 
 
 def _read_tables(tree: Tree, root: str, report: Report) -> dict[str, Annotation]:
@@ -127,7 +107,26 @@ def read_csv(tree: Tree, name: str, report: Report = raise_problem) -> dict[str,
         if len(fields) != len(columns):
             report(f"{row.where}: {row.text!r} has {len(fields)} fields, the header {len(columns)}")
             continue
-        _add_row(row, dict(zip(columns, fields, strict=True)), image, box, found, report)
+        cells = dict(zip(columns, fields, strict=True))
+        name = cells[image].replace("\\", "/").removeprefix("./")
+        values = parse_floats(row, [cells[column] for column in box], f"{image},{','.join(box)}", report)
+        if not is_safe_id(name):
+            report(f"{row.where}: image {name!r} leads out of the data set")
+            continue
+        size = [0.0, 0.0]
+        if cells.get("image_width") and cells.get("image_height"):
+            size = parse_floats(row, [cells["image_width"], cells["image_height"]], "sizes", report) or size
+        if values is None:
+            continue
+        if max(size) >= MAX_SIDE:
+            report(f"{row.where}: size {size[0]:g} x {size[1]:g} of {name!r} is too large for an image")
+            continue
+        x1, y1, x2, y2 = values
+        if box in _EXTENTS:
+            x2, y2 = x1 + x2, y1 + y2
+        annotation = found.setdefault(name, Annotation(row.where, (int(size[0]), int(size[1]))))
+        category = cells.get("label") or cells.get("class") or ""
+        annotation.objects.append((category, (x1, y1, x2, y2), row.where))
     return found
 
 
@@ -137,31 +136,3 @@ def _fields(row: Row, separator: str) -> list[str]:
     except csv.Error as error:
         raise InputError(f"{row.where}: is not CSV ({error})") from error
     return [field.strip() for field in fields]
-
-
-def _add_row(
-    row: Row,
-    cells: dict[str, str],
-    image: str,
-    box: tuple[str, ...],
-    found: dict[str, Annotation],
-    report: Report,
-) -> None:
-    name = cells[image].replace("\\", "/").removeprefix("./")
-    values = parse_floats(row, [cells[column] for column in box], f"{image},{','.join(box)}", report)
-    if not is_safe_id(name):
-        report(f"{row.where}: image {name!r} leads out of the data set")
-        return
-    size = [0.0, 0.0]
-    if cells.get("image_width") and cells.get("image_height"):
-        size = parse_floats(row, [cells["image_width"], cells["image_height"]], "sizes", report) or size
-    if values is None:
-        return
-    if max(size) >= MAX_SIDE:
-        report(f"{row.where}: size {size[0]:g} x {size[1]:g} of {name!r} is too large for an image")
-        return
-    x1, y1, x2, y2 = values
-    if box in _EXTENTS:
-        x2, y2 = x1 + x2, y1 + y2
-    annotation = found.setdefault(name, Annotation(row.where, (int(size[0]), int(size[1]))))
-    annotation.objects.append((cells.get("label") or cells.get("class") or "", (x1, y1, x2, y2), row.where))

@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from xml.etree import ElementTree
 
 from heatbox.data.files.images import TreeImages, is_image
-from heatbox.data.files.trees import Report, Tree, below, find_folders, join, raise_problem
+from heatbox.data.files.trees import Report, Tree, below, find_folders, join
 from heatbox.data.formats.rows import Annotation, parse_integer, read_class_words, read_rows
-from heatbox.data.types import Example, Split
+from heatbox.data.types import Split
 from heatbox.errors import InputError
 
 LAYOUT, DEPTH = "ILSVRC2012", 0
@@ -30,17 +30,12 @@ _NUMBER = re.compile(r"[0-9]{1,4}")
 _SLACK = 1.0  # pixels; some boxes end at width + 1
 
 
-def detect(tree: Tree) -> bool:
-    """Whether there are files named like those of ILSVRC2012, flat or in class folders."""
-    return bool(_split_folders(tree))
-
-
 def split_names(tree: Tree) -> tuple[str, ...]:
-    """ "train" and "val", if present."""
+    """ "train" and "val", if files are named like theirs, flat or in class folders."""
     return tuple(sorted(_split_folders(tree)))
 
 
-def load_split(tree: Tree, name: str, report: Report = raise_problem) -> Split:
+def load_split(tree: Tree, name: str, report: Report) -> Split:
     """Read "train" or "val". Training images without boxes have size (0, 0).
 
     Raises:
@@ -48,27 +43,27 @@ def load_split(tree: Tree, name: str, report: Report = raise_problem) -> Split:
             class order.
     """
     folder = _split_folders(tree)[name]
+    images = TreeImages(tree, folder)
     truth = _GroundTruth(tree, name, report)
-    wnids = truth.class_order(below(tree, folder))
+    wnids = truth.class_order(images.tree)
     labels = {wnid: label for label, wnid in enumerate(wnids)}
     examples = []
-    for image, in_folder in _images(below(tree, folder)):
+    for image, in_folder in _images(images.tree):
         annotation = truth.annotation(image)
         if annotation is None or (wnid := truth.class_of(image, in_folder, annotation)) is None:
             continue
         if wnid not in labels:
-            report(f"{tree.describe(f'{folder}/{image}')}: class {wnid!r} is not one of the data set")
-            continue
-        boxes = annotation.boxes(annotation.size, report, _SLACK)
-        examples.append(Example(image, labels[wnid], annotation.size, boxes))
+            report(f"{images.tree.describe(image)}: class {wnid!r} is not one of the data set")
+        elif example := annotation.example(image, labels[wnid], images.tree, report, _SLACK):
+            examples.append(example)
     words = [file for name in ("LOC_synset_mapping.txt", "words.txt") if (file := _find(tree, name))]
-    return Split(name, examples, read_class_words(tree, words, wnids), TreeImages(tree, folder))
+    return Split(name, examples, read_class_words(tree, words, wnids), images)
 
 
 def _split_folders(tree: Tree) -> dict[str, str]:
     """Split → folder of its images or of its class folders."""
     found: dict[str, str] = {}
-    for folder in find_folders(tree, lambda t: bool(_split_of(t)), depth=4):
+    for folder in find_folders(tree, _split_of, depth=4):
         found.setdefault(_split_of(below(tree, folder)), folder)
     return found
 
@@ -111,7 +106,7 @@ class _GroundTruth:
             first = next(iter(tree.folders()), "")
             return bool(_WNID.fullmatch(first) and tree.paths(first, ".xml"))
 
-        folders = list(find_folders(self.tree, lambda t: bool(t.paths("", ".xml")), depth=4))
+        folders = list(find_folders(self.tree, lambda t: t.paths("", ".xml"), depth=4))
         for folder in find_folders(self.tree, has_class_folders_of_xml, depth=4):
             folders += [join(folder, wnid) for wnid in self.tree.folders(folder)]
         for folder in folders:

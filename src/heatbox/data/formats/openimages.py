@@ -7,23 +7,15 @@ size: each is resized with its heatmap.
 
 from __future__ import annotations
 
-import dataclasses
+from collections.abc import Container
 
 import cv2
 import numpy as np
 
-from heatbox.data.files.images import TreeImages, read_grayscale
-from heatbox.data.files.trees import Report, Tree, below, raise_problem
+from heatbox.data.files.images import read_grayscale
+from heatbox.data.files.trees import Report, Tree, below
 from heatbox.data.formats.rows import is_safe_id, read_rows
-from heatbox.data.formats.wsol import (
-    FILES,
-    has_row,
-    image_folder,
-    metadata_folders,
-    read_ids,
-    read_labels,
-    read_values,
-)
+from heatbox.data.formats.wsol import FILES, listed, metadata_folders, read_labelled, read_values
 from heatbox.data.types import Example, Split
 from heatbox.errors import InputError
 
@@ -33,46 +25,38 @@ _SIDE = 224
 _MASK_FOLDERS = ("", "masks", "OpenImages_annotations", "dataset/OpenImages", "OpenImages")
 
 
-def detect(tree: Tree) -> bool:
-    """Whether a localization.txt names mask files."""
-    return any(_has_masks(below(tree, folder)) for folder in metadata_folders(tree).values())
+def split_names(tree: Tree) -> tuple[str, ...]:
+    """Names of the folders of the splits, if a localization.txt names mask files."""
+    folders = metadata_folders(tree)
+    return tuple(folders) if any(_has_masks(below(tree, folder)) for folder in folders.values()) else ()
 
 
-def _has_masks(metadata: Tree) -> bool:
-    first = next(read_rows(metadata, FILES[3]), None) if metadata.has(FILES[3]) else None
+def _has_masks(tables: Tree) -> bool:
+    first = next(read_rows(tables, FILES[3]), None) if tables.has(FILES[3]) else None
     return first is not None and ".png" in first.text.partition(",")[2]
 
 
-def split_names(tree: Tree) -> tuple[str, ...]:
-    """Names of the folders of the splits."""
-    return tuple(metadata_folders(tree))
-
-
-def load_split(tree: Tree, name: str, report: Report = raise_problem) -> Split:
+def load_split(tree: Tree, name: str, report: Report) -> Split:
     """Read a split whose masks are opened on demand; examples have no boxes and no size.
 
     Raises:
         InputError: naming file and row, as for the metadata layout, or an invalid row of a mask.
     """
     folder = metadata_folders(tree)[name]
-    metadata = below(tree, folder)
-    ids = read_ids(metadata, report)
-    labels = read_labels(metadata, None, report)
-    known = [i for i in ids if has_row(i, labels, metadata, FILES[1], report)]
-    images = TreeImages(tree, image_folder(tree, folder, ids[0] if ids else ""))
-    masks = _read_masks(metadata, set(known), report)
+    tables = below(tree, folder)
+    labels, images = read_labelled(tree, folder, tables, report)
+    masks = _read_masks(tables, labels, report)
     if masks:
-        for i in known:
-            has_row(i, masks, metadata, FILES[3], report)
-    split = Split(name, [Example(i, labels[i], (0, 0)) for i in known], (), images)
-    return dataclasses.replace(split, open_mask=_Masks(tree, images.tree, masks)) if masks else split
+        listed(labels, masks, tables, FILES[3], report)
+    open_mask = _Masks(tree, images.tree, masks) if masks else None
+    return Split(name, [Example(i, label, (0, 0)) for i, label in labels.items()], (), images, open_mask)
 
 
-def _read_masks(metadata: Tree, ids: set[str], report: Report) -> dict[str, list[tuple[str, str]]]:
+def _read_masks(tables: Tree, ids: Container[str], report: Report) -> dict[str, list[tuple[str, str]]]:
     """Image id → (mask, ignore region or "") of each of its objects."""
     found: dict[str, list[tuple[str, str]]] = {}
     form = "id,mask,ignore"
-    for row, name, (mask, ignore) in read_values(metadata, FILES[3], str, form, report):
+    for row, name, (mask, ignore) in read_values(tables, FILES[3], str, form, report):
         if not mask:
             report(f"{row.where}: {row.text!r} is not of the form {form}")
         elif not all(is_safe_id(part) for part in (name.strip(), mask, ignore) if part):

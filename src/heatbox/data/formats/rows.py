@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import codecs
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
 import numpy as np
 
-from heatbox.data.files.images import image_size
+from heatbox.data.files.images import TreeImages, image_size
 from heatbox.data.files.trees import Report, Tree
+from heatbox.data.types import Example, Split
 from heatbox.errors import InputError
 
 Box = list[float]
@@ -34,6 +35,13 @@ class Row:
 
     where: str
     text: str
+
+
+def require_files(tree: Tree, files: Sequence[str], layout: str) -> None:
+    """Raise an `InputError` if a tree lacks one of the files that a layout needs."""
+    for file in files:
+        if not tree.has(file):
+            raise InputError(f"{tree.describe(file)}: missing; {layout} needs {', '.join(files)}")
 
 
 def decode_text(data: bytes, where: str) -> str:
@@ -61,10 +69,14 @@ def read_rows(tree: Tree, name: str) -> Iterator[Row]:
             yield Row(f"{where}, row {number}", line.strip())
 
 
-def parse_floats(row: Row, texts: Sequence[str], form: str, report: Report) -> list[float] | None:
-    """Finite numbers of some fields; None, after a report, if one is not."""
+def parse_floats(
+    row: Row, texts: Sequence[str], form: str, report: Report, count: int | None = None
+) -> list[float] | None:
+    """Finite numbers of some fields, `count` if it is given; None, after a report, if they are not."""
     try:
         found = [float(text) for text in texts]
+        if count not in (None, len(found)):
+            raise ValueError
     except ValueError:
         report(f"{row.where}: {row.text!r} is not of the form {form}")
         return None
@@ -92,9 +104,10 @@ def read_id_table(tree: Tree, name: str, report: Report, form: str) -> dict[int,
     for row in read_rows(tree, name):
         first, *rest = row.text.split(maxsplit=1)
         number = parse_integer(row, first, form, report)
-        if number is None or not rest:
-            if number is not None:
-                report(f"{row.where}: {row.text!r} is not of the form {form}")
+        if number is None:
+            continue
+        if not rest:
+            report(f"{row.where}: {row.text!r} is not of the form {form}")
         elif number in table and table[number][1].split() != rest[0].split():
             report(f"{row.where}: id {number} has another row, and they differ: {table[number][0].where}")
         else:
@@ -170,25 +183,59 @@ class Annotation:
         """The categories of the objects, each once, sorted."""
         return sorted({category for category, _, _ in self.objects})
 
-    def image_size(self, tree: Tree, name: str, report: Report) -> tuple[int, int] | None:
-        """The listed size, or else that of the image's header; None after a report."""
-        return self.size if min(self.size) > 0 else image_size(tree, name, report)
-
-    def boxes(
+    def example(
         self,
-        size: tuple[int, int],
+        name: str,
+        label: int,
+        images: Tree,
         report: Report,
         slack: float = 0,
-        counts: Callable[[str], bool] = lambda category: True,
-    ) -> np.ndarray:
-        """(K, 4) float64: the valid boxes of an image of a size; invalid ones are reported.
+        ignored: Collection[str] = (),
+    ) -> Example | None:
+        """The example of an image, with its valid boxes; None, after a report, if its size is unknown.
 
         Args:
-            size: (width, height) in pixels.
+            name: of the image, also its id.
+            label: class index.
+            images: has the image, whose header is read if objects but no size are listed.
             report: receives the problems.
             slack: see `validate_box`.
-            counts: whether the boxes of a category are wanted.
+            ignored: categories whose boxes are left out.
         """
-        wanted = (entry for entry in self.objects if counts(entry[0]))
+        listed = not self.objects or min(self.size) > 0
+        size = self.size if listed else image_size(images, name, report)
+        if size is None:
+            return None
+        wanted = (entry for entry in self.objects if entry[0] not in ignored)
         checked = [validate_box(box, size, where, report, slack) for _, box, where in wanted]
-        return box_array([box for box in checked if box])
+        return Example(name, label, size, box_array([box for box in checked if box]))
+
+
+def annotated_split(
+    name: str,
+    table: Mapping[str, Annotation],
+    class_names: Sequence[str],
+    images: TreeImages,
+    report: Report,
+    slack: float = 0,
+) -> Split:
+    """A split of annotated images; the label is the category of the objects, a single one per image.
+
+    Args:
+        name: of the split.
+        table: image → annotation.
+        class_names: the categories; labels are positions in it.
+        images: opens the images.
+        report: receives the problems, among them images with no object or objects of several categories.
+        slack: see `validate_box`.
+    """
+    labels = {category: label for label, category in enumerate(class_names)}
+    examples = []
+    for file, annotation in table.items():
+        kinds = annotation.categories
+        if len(kinds) != 1:
+            what = "no box, so no class" if not kinds else f"objects of {len(kinds)} classes, expected one"
+            report(f"{annotation.where}: {file!r} has {what}")
+        elif example := annotation.example(file, labels[kinds[0]], images.tree, report, slack):
+            examples.append(example)
+    return Split(name, examples, class_names, images)

@@ -8,7 +8,7 @@ Labels are positions among the sorted ids, as torchvision's ImageFolder numbers 
 from __future__ import annotations
 
 from heatbox.data.files.images import TreeImages, is_image
-from heatbox.data.files.trees import Report, Tree, raise_problem
+from heatbox.data.files.trees import Report, Tree
 from heatbox.data.formats.rows import Box, box_array, parse_floats, read_class_words, read_rows, validate_box
 from heatbox.data.types import Example, Split
 from heatbox.errors import InputError
@@ -17,17 +17,12 @@ LAYOUT, DEPTH = "Tiny-ImageNet", 2
 SIZE = (64, 64)
 
 
-def detect(tree: Tree) -> bool:
-    """Whether the list of classes lies beside the images."""
-    return tree.has("wnids.txt") and bool({"train", "val"} & set(tree.folders()))
-
-
 def split_names(tree: Tree) -> tuple[str, ...]:
-    """ "train" and "val", if present."""
-    return tuple(name for name in ("train", "val") if name in tree.folders())
+    """ "train" and "val", if present beside the list of classes."""
+    return tuple(name for name in ("train", "val") if tree.has("wnids.txt") and name in tree.folders())
 
 
-def load_split(tree: Tree, name: str, report: Report = raise_problem) -> Split:
+def load_split(tree: Tree, name: str, report: Report) -> Split:
     """Read "train" or "val".
 
     Raises:
@@ -76,10 +71,8 @@ def _read_boxes(tree: Tree, name: str, wnid: str, report: Report) -> dict[str, t
     found: dict[str, tuple[str, Box]] = {}
     for row in read_rows(tree, name):
         fields = row.text.split()
-        if len(fields) != len(form.split()):
-            report(f"{row.where}: {row.text!r} is not of the form {form}")
-            continue
-        values = parse_floats(row, fields[-4:], form, report)
+        before = len(form.split()) - 4
+        values = parse_floats(row, fields[before:], form, report, 4)
         box = validate_box(values, SIZE, row.where, report) if values else None
         if box is not None:
             entry = (wnid or fields[1], box)

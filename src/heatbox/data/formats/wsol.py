@@ -8,17 +8,25 @@ image_sizes.txt), in a folder or in an archive.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from heatbox._utils.io import write_atomically
 from heatbox.data.files.archives import open_tree
 from heatbox.data.files.images import TreeImages
-from heatbox.data.files.trees import Report, Tree, below, find_folders, join, raise_problem
-from heatbox.data.formats.rows import MAX_SIDE, Box, Row, box_array, is_safe_id, read_rows, validate_box
+from heatbox.data.files.trees import FolderTree, Report, Tree, below, find_folders, join, raise_problem
+from heatbox.data.formats.rows import (
+    MAX_SIDE,
+    Box,
+    Row,
+    box_array,
+    is_safe_id,
+    read_rows,
+    require_files,
+    validate_box,
+)
 from heatbox.data.types import Example, Split
-from heatbox.errors import InputError
 
 LAYOUT, DEPTH = "metadata layout", 0
 FILES = ("image_ids.txt", "class_labels.txt", "image_sizes.txt", "localization.txt")
@@ -50,16 +58,11 @@ def load_wsol(
     tree = open_tree(path)
     if metadata is None:
         folder = next(find_folders(tree, lambda t: t.has(FILES[0]), depth=2), "")
-        return _load(Path(path).stem, tree, folder, below(tree, folder), num_classes, complain)
-    if not os.path.exists(metadata):
-        raise InputError(missing_file(str(Path(metadata) / FILES[0])))
-    top = next(find_folders(tree, lambda t: "images" in t.folders(), depth=2), "")
-    return _load(Path(path).stem, tree, top, open_tree(metadata), num_classes, complain)
-
-
-def detect(tree: Tree) -> bool:
-    """Whether there is a split in this layout near the root."""
-    return bool(metadata_folders(tree))
+        tables = below(tree, folder)
+    else:
+        folder = next(find_folders(tree, lambda t: "images" in t.folders(), depth=2), "")
+        tables = open_tree(metadata) if os.path.exists(metadata) else FolderTree(Path(metadata))
+    return _load(Path(path).stem, tree, folder, tables, num_classes, complain)
 
 
 def split_names(tree: Tree) -> tuple[str, ...]:
@@ -67,7 +70,7 @@ def split_names(tree: Tree) -> tuple[str, ...]:
     return tuple(metadata_folders(tree))
 
 
-def load_split(tree: Tree, name: str, report: Report = raise_problem) -> Split:
+def load_split(tree: Tree, name: str, report: Report) -> Split:
     """Read one of `split_names`; see `load_wsol`."""
     folder = metadata_folders(tree)[name]
     return _load(name, tree, folder, below(tree, folder), None, report)
@@ -91,11 +94,6 @@ def write_metadata(examples: Sequence[Example], out: Path) -> None:
         write_atomically(out / file, "".join(f"{row}\n" for row in rows).encode())
 
 
-def missing_file(where: str) -> str:
-    """The problem that one of the four files is missing."""
-    return f"{where}: missing; the metadata layout needs {', '.join(FILES)}"
-
-
 def metadata_folders(tree: Tree) -> dict[str, str]:
     """Split name → folder with its four files; the name is the shortest unique end of the path."""
     found = list(find_folders(tree, lambda t: t.has(FILES[0])))
@@ -108,7 +106,7 @@ def metadata_folders(tree: Tree) -> dict[str, str]:
     return dict(zip(names, found, strict=True)) if found else {}
 
 
-def image_folder(tree: Tree, folder: str, first: str) -> str:
+def _image_folder(tree: Tree, folder: str, first: str) -> str:
     """The folder of a split's images: beside its metadata, or where the reference evaluator keeps them.
 
     Args:
@@ -125,27 +123,35 @@ def image_folder(tree: Tree, folder: str, first: str) -> str:
     return beside if below(tree, folder).folders("images") or tree.files(beside) else folder
 
 
-def _load(
-    name: str, tree: Tree, folder: str, metadata: Tree, num_classes: int | None, report: Report
-) -> Split:
-    for file in FILES:
-        if not metadata.has(file):
-            raise InputError(missing_file(metadata.describe(file)))
-    ids = read_ids(metadata, report)
-    labels = read_labels(metadata, num_classes, report)
-    sizes = _read_sizes(metadata, report)
-    boxes = _read_boxes(metadata, sizes, report)
-    known = [i for i in ids if has_row(i, labels, metadata, FILES[1], report)]
-    known = [i for i in known if has_row(i, sizes, metadata, FILES[2], report)]
-    examples = [Example(i, labels[i], sizes[i], box_array(boxes.get(i, []))) for i in known]
-    return Split(name, examples, (), TreeImages(tree, image_folder(tree, folder, ids[0] if ids else "")))
+def _load(name: str, tree: Tree, folder: str, tables: Tree, num_classes: int | None, report: Report) -> Split:
+    require_files(tables, FILES, "the metadata layout")
+    labels, images = read_labelled(tree, folder, tables, report, num_classes)
+    sizes = _read_sizes(tables, report)
+    boxes = _read_boxes(tables, sizes, report)
+    ids = listed(labels, sizes, tables, FILES[2], report)
+    examples = [Example(i, labels[i], sizes[i], box_array(boxes.get(i, []))) for i in ids]
+    return Split(name, examples, (), images)
 
 
-def has_row(name: str, table: Mapping[str, Any], metadata: Tree, file: str, report: Report) -> bool:
-    """Whether a table has an id; reports a missing one."""
-    if name not in table:
-        report(f"{metadata.describe(file)}: has no row for image {name!r}")
-    return name in table
+def read_labelled(
+    tree: Tree, folder: str, tables: Tree, report: Report, num_classes: int | None = None
+) -> tuple[dict[str, int], TreeImages]:
+    """Id → label in the order of image_ids.txt, and the images, of a split whose metadata is in a folder."""
+    ids = _read_ids(tables, report)
+    labels = _read_labels(tables, num_classes, report)
+    images = TreeImages(tree, _image_folder(tree, folder, ids[0] if ids else ""))
+    return {name: labels[name] for name in listed(ids, labels, tables, FILES[1], report)}, images
+
+
+def listed(ids: Iterable[str], table: Container[str], tables: Tree, file: str, report: Report) -> list[str]:
+    """The ids that a table lists; missing ones are reported."""
+    found = []
+    for name in ids:
+        if name in table:
+            found.append(name)
+        else:
+            report(f"{tables.describe(file)}: has no row for image {name!r}")
+    return found
 
 
 def read_values(
@@ -165,7 +171,7 @@ def read_values(
             report(f"{row.where}: {row.text!r} is not of the form {form}")
 
 
-def read_ids(metadata: Tree, report: Report) -> list[str]:
+def _read_ids(metadata: Tree, report: Report) -> list[str]:
     """Ids of image_ids.txt in order, each once."""
     ids: dict[str, str] = {}
     for row in read_rows(metadata, FILES[0]):
@@ -180,7 +186,7 @@ def read_ids(metadata: Tree, report: Report) -> list[str]:
     return list(ids)
 
 
-def read_labels(metadata: Tree, num_classes: int | None, report: Report) -> dict[str, int]:
+def _read_labels(metadata: Tree, num_classes: int | None, report: Report) -> dict[str, int]:
     """Labels of class_labels.txt; a second, different one is a contradiction."""
     labels: dict[str, int] = {}
     for row, name, (label,) in read_values(metadata, FILES[1], int, "id,label", report):
