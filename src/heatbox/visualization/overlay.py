@@ -80,14 +80,14 @@ def draw_mask(image: Image.Image, mask: np.ndarray, colour: tuple[int, int, int]
     return Image.fromarray(pixels)
 
 
-def save_png(image: Image.Image, path: Path) -> Path:
+def save_png(image: Image.Image, path: Path, optimize: bool = False) -> Path:
     """Write an image as PNG, atomically.
 
     Raises:
         InputError: the file cannot be written.
     """
     stream = io.BytesIO()
-    image.save(stream, "PNG")
+    image.save(stream, "PNG", optimize=optimize)
     return write_atomically(path, stream.getvalue())
 
 
@@ -229,10 +229,8 @@ def save_sheet(sheet: Image.Image, path: Path) -> Path:
     Raises:
         InputError: the file cannot be written.
     """
-    stream = io.BytesIO()
-    sheet.quantize(256, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE).save(stream, "PNG", optimize=True)
     path.parent.mkdir(parents=True, exist_ok=True)
-    return write_atomically(path, stream.getvalue())
+    return save_png(sheet.quantize(dither=Image.Dither.NONE), path, optimize=True)
 
 
 def _truncated(text: str, width: int, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:

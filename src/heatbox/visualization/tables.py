@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from rich.table import Table
 from rich.text import Text
@@ -35,13 +35,29 @@ class Column:
 
     Attributes:
         heading: of the column.
-        cell: a map's entry in "methods" of metrics.json → what the column shows of it.
-        requires: key of an entry; the column is shown where some map has it. "" shows it always.
+        key: of a number, or of a number with its interval, in a map's entry in "methods" of metrics.json.
+        group: key under which an entry holds `key`; "" where the entry itself does. The column is shown
+            where some map has the group.
+        digits: number of decimal places.
+        sign: "+" to show the sign of positive numbers too.
     """
 
     heading: str
-    cell: Callable[[Mapping[str, Any]], Cell]
-    requires: str = ""
+    key: str
+    group: str = ""
+    digits: int = 2
+    sign: str = ""
+
+    def cell(self, entry: Mapping[str, Any]) -> Cell:
+        """What the column shows of a map; empty for the baseline's difference to itself."""
+        if not (found := entry.get(self.group) if self.group else entry):
+            return Cell("")
+        value, interval = found[self.key], found.get(f"{self.key}_interval")
+        if isinstance(value, Mapping):
+            value, interval = value["value"], value["interval"]
+        if interval is None:
+            return Cell(f"{value:{self.sign}.{self.digits}f}")
+        return _with_interval(value, interval, self.sign)
 
 
 @dataclass(frozen=True)
@@ -59,58 +75,29 @@ class ScoreTable:
     caption: str
 
 
-def _number(*keys: str, digits: int = 2) -> Callable[[Mapping[str, Any]], Cell]:
-    """A column's cell: the number under nested keys."""
-
-    def cell(entry: Mapping[str, Any]) -> Cell:
-        value: Any = entry
-        for key in keys:
-            value = value[key]
-        return Cell(f"{value:.{digits}f}")
-
-    return cell
-
-
-def _score(name: str) -> Callable[[Mapping[str, Any]], Cell]:
-    """A column's cell: an oracle score with its interval."""
-    return lambda entry: _with_interval(entry[name], entry[f"{name}_interval"])
-
-
-def _transferred(name: str) -> Callable[[Mapping[str, Any]], Cell]:
-    """A column's cell: a score at the transferred threshold, with its interval."""
-    return lambda entry: _with_interval(**entry["transferred"][name])
-
-
-def _minus_baseline(name: str) -> Callable[[Mapping[str, Any]], Cell]:
-    """A column's cell: the paired difference to the centre baseline; empty for the baseline itself."""
-    return lambda entry: (
-        _with_interval(**entry["minus_baseline"][name], sign="+") if entry.get("minus_baseline") else Cell("")
-    )
-
-
 def _with_interval(value: float, interval: Sequence[float], sign: str = "") -> Cell:
     low, high = interval
     return Cell(f"{value:{sign}.2f}", f"{low:{sign}.1f}", f"{high:{sign}.1f}")
 
 
 BOX_COLUMNS = (
-    Column("MaxBoxAcc oracle", _score("MaxBoxAcc")),
-    Column("at", _number("threshold", digits=3)),
-    Column("MaxBoxAccV2 oracle", _score("MaxBoxAccV2")),
-    Column("MaxBoxAcc transferred", _transferred("MaxBoxAcc"), "transferred"),
-    Column("at", _number("transferred", "threshold", digits=3), "transferred"),
-    Column("MaxBoxAccV2 transferred", _transferred("MaxBoxAccV2"), "transferred"),
-    Column("Top-1 loc", _number("localization", "top1"), "localization"),
-    Column("Top-5 loc", _number("localization", "top5"), "localization"),
-    Column("V2 minus centre-Gaussian", _minus_baseline("MaxBoxAccV2"), "minus_baseline"),
+    Column("MaxBoxAcc oracle", "MaxBoxAcc"),
+    Column("at", "threshold", digits=3),
+    Column("MaxBoxAccV2 oracle", "MaxBoxAccV2"),
+    Column("MaxBoxAcc transferred", "MaxBoxAcc", "transferred"),
+    Column("at", "threshold", "transferred", digits=3),
+    Column("MaxBoxAccV2 transferred", "MaxBoxAccV2", "transferred"),
+    Column("Top-1 loc", "top1", "localization"),
+    Column("Top-5 loc", "top5", "localization"),
+    Column("V2 minus centre-Gaussian", "MaxBoxAccV2", "minus_baseline", sign="+"),
 )
 MASK_COLUMNS = (
-    Column("PxAP", _score("PxAP")),
-    Column("pixel IoU oracle", _number("pixel_iou")),
-    Column("at", _number("threshold", digits=3)),
-    Column("pixel IoU transferred", _number("transferred", "pixel_iou"), "transferred"),
-    Column("at", _number("transferred", "threshold", digits=3), "transferred"),
-    Column("PxAP minus centre-Gaussian", _minus_baseline("PxAP"), "minus_baseline"),
+    Column("PxAP", "PxAP"),
+    Column("pixel IoU oracle", "pixel_iou"),
+    Column("at", "threshold", digits=3),
+    Column("pixel IoU transferred", "pixel_iou", "transferred"),
+    Column("at", "threshold", "transferred", digits=3),
+    Column("PxAP minus centre-Gaussian", "PxAP", "minus_baseline", sign="+"),
 )
 
 
@@ -126,7 +113,7 @@ def score_table(metrics: Mapping[str, Any], milliseconds: Mapping[str, float] | 
     columns = [
         column
         for column in (MASK_COLUMNS if masks else BOX_COLUMNS)
-        if not column.requires or any(column.requires in entry for entry in methods.values())
+        if not column.group or any(column.group in entry for entry in methods.values())
     ]
     rows = []
     for name, entry in methods.items():
@@ -153,15 +140,37 @@ def _caption(metrics: Mapping[str, Any], masks: bool, times: Mapping[str, float]
     return text + (" Baselines, which do not use the images, are in grey." if metrics["baselines"] else "")
 
 
+def _table(
+    headings: Sequence[str],
+    rows: Iterable[Iterable[str]],
+    left: Collection[str] | None = None,
+    no_wrap: Collection[str] = (),
+    overflow: Literal["fold", "ellipsis"] = "ellipsis",
+    **options: Any,
+) -> Table:
+    """A table with the left-aligned columns `left` (None: all) and `options` of `rich.table.Table`."""
+    table = Table(**options)
+    for heading in headings:
+        justify: Literal["left", "right"] = "left" if left is None or heading in left else "right"
+        table.add_column(_text(heading), justify=justify, no_wrap=heading in no_wrap, overflow=overflow)
+    for row in rows:
+        table.add_row(*map(_text, row))
+    return table
+
+
+def _text(content: str) -> Text:
+    """Text as it is: rich would interpret square brackets in names as markup."""
+    return Text(printable(content))
+
+
 def terminal_score_table(metrics: Mapping[str, Any], title: str) -> Table:
     """The score table for the terminal."""
     content = score_table(metrics)
-    table = Table(title=_text(title), caption=_text(content.caption))
-    table.add_column("map", no_wrap=True)
-    for heading in content.headings:
-        table.add_column(heading, justify="right")
-    for name, baseline, cells in content.rows:
-        table.add_row(_text(name), *(_text(str(cell)) for cell in cells), style="dim" if baseline else "")
+    rows = [[name, *map(str, cells)] for name, _, cells in content.rows]
+    headings, caption = ["map", *content.headings], _text(content.caption)
+    table = _table(headings, rows, ["map"], ["map"], title=_text(title), caption=caption)
+    for row, (_, baseline, _) in zip(table.rows, content.rows, strict=True):
+        row.style = "dim" if baseline else ""
     return table
 
 
@@ -177,69 +186,53 @@ def difference_lines(metrics: Mapping[str, Any]) -> list[str]:
 
 def model_table(rows: Sequence[ModelInfo]) -> Table:
     """Size and cost of each model, and the weights that fit it."""
-    table = Table(caption="1000 classes; GMACs of one image, after re-parameterisation where there is one")
-    for heading in ("model", "parameters", "GMACs at side", "mean / std", "weights that fit"):
-        table.add_column(heading, no_wrap=heading == "model")
+    headings = ("model", "parameters", "GMACs at side", "mean / std", "weights that fit")
+    cells = []
     for row in rows:
         costs = ", ".join(f"{macs / 1e9:.1f} at {side}" for side, macs in row.merged_macs.items())
         norm = (
             "0.5 / 0.5" if set(row.mean) == {0.5} else "ImageNet" if row.mean[0] == 0.485 else str(row.mean)
         )
         weights = ", ".join(name for name, _, _ in row.checkpoints)
-        table.add_row(row.name, f"{row.params / 1e6:.1f} M", costs, norm, weights)
-    return table
-
-
-def _text(content: str) -> Text:
-    """Text as it is: rich would interpret square brackets in names as markup."""
-    return Text(printable(content))
+        cells.append([row.name, f"{row.params / 1e6:.1f} M", costs, norm, weights])
+    caption = "1000 classes; GMACs of one image, after re-parameterisation where there is one"
+    return _table(headings, cells, no_wrap=["model"], caption=caption)
 
 
 def check_table(splits: Mapping[str, Mapping[str, int]], title: str) -> Table:
     """Images, labels and boxes of each split of a data set."""
-    table = Table(title=_text(title))
-    for heading in ("split", "images", "labels", "boxes", "images without box"):
-        table.add_column(heading, justify="left" if heading == "split" else "right")
-    for name, counts in splits.items():
-        table.add_row(
-            _text(name), *(f"{counts[key]:,}" for key in ("images", "labels", "boxes", "without_boxes"))
-        )
-    return table
+    keys = ("images", "labels", "boxes", "without_boxes")
+    rows = [[name, *(f"{counts[key]:,}" for key in keys)] for name, counts in splits.items()]
+    headings = ("split", "images", "labels", "boxes", "images without box")
+    return _table(headings, rows, ["split"], title=_text(title))
 
 
 def catalogue_table(entries: Sequence[Entry]) -> Table:
     """The data sets, where they are published, and how to arrange their files."""
-    table = Table(caption="heatbox data check PATH reports what is missing", show_lines=True)
-    for heading in ("data set", "what", "licence", "size", "published at", "put into one folder"):
-        table.add_column(heading, overflow="fold")
-    for e in entries:
-        table.add_row(e.name, e.what, e.licence, e.size, e.where, e.layout)
-    return table
+    headings = ("data set", "what", "licence", "size", "published at", "put into one folder")
+    rows = [(e.name, e.what, e.licence, e.size, e.where, e.layout) for e in entries]
+    caption = "heatbox data check PATH reports what is missing"
+    return _table(headings, rows, overflow="fold", caption=caption, show_lines=True)
 
 
 def comparison_table(rows: Sequence[Mapping[str, Any]], title: str) -> Table:
     """Headline numbers of the instruments: one row per number, one column per model."""
-    table = Table(title=_text(title))
-    table.add_column("", no_wrap=True)
-    for row in rows:
-        table.add_column(_text(row["model"]), justify="right")
+    cells = []
     for key in dict.fromkeys(key for row in rows for key in row if key != "model"):
         values = [row.get(key) for row in rows]
-        table.add_row(key.replace("_", " "), *("" if value is None else f"{value:.4g}" for value in values))
-    return table
+        cells.append([key.replace("_", " "), *("" if value is None else f"{value:.4g}" for value in values)])
+    return _table(["", *(row["model"] for row in rows)], cells, [""], [""], title=_text(title))
 
 
 def bias_table(found: Mapping[str, Mapping[str, Any]]) -> Table:
     """Shape bias of observers, in percent with intervals."""
-    table = Table(
-        caption="[95% bootstrap interval over images]; images of agreeing shape and texture left out"
-    )
-    for heading in ("observer", "shape bias", "decided by shape or texture", "images"):
-        table.add_column(heading, justify="left" if heading == "observer" else "right")
+    rows = []
     for name, one in found.items():
-        bias = str(_with_interval(100 * one["overall"], [100 * end for end in one["interval"]]))
-        table.add_row(_text(name), _text(bias), f"{one['decided']:,}", f"{one['images']:,}")
-    return table
+        bias = _with_interval(100 * one["overall"], [100 * end for end in one["interval"]])
+        rows.append([name, str(bias), f"{one['decided']:,}", f"{one['images']:,}"])
+    headings = ("observer", "shape bias", "decided by shape or texture", "images")
+    caption = "[95% bootstrap interval over images]; images of agreeing shape and texture left out"
+    return _table(headings, rows, ["observer"], caption=caption)
 
 
 def training_table(found: Mapping[str, Any], title: str) -> Table:
@@ -248,26 +241,20 @@ def training_table(found: Mapping[str, Any], title: str) -> Table:
         "thresholds best on the scored images; the best checkpoint is chosen on the same images, as in the "
         "paper, the last one is not"
     )
-    table = Table(title=_text(title), caption=_text(caption))
-    for heading in ("map", "checkpoint", "epoch", "weights", "top-1", "MaxBoxAcc", "at", "MaxBoxAccV2"):
-        table.add_column(heading, justify="left" if heading in ("map", "checkpoint", "weights") else "right")
-    last = found["last"]
+    last, cells = found["last"], []
     for method, best in found["best"].items():
         rows = [("best", best)]
-        rows += [
-            (
-                "last",
-                {"epoch": last["epoch"], "weights": name, "top1": last[name]["top1"], **last[name][method]},
-            )
-            for name in ("weights", "ema")
-            if name in last
-        ]
+        for name in ("weights", "ema"):
+            if name in last:
+                shared = {"epoch": last["epoch"], "weights": name, "top1": last[name]["top1"]}
+                rows.append(("last", shared | last[name][method]))
         for which, row in rows:
             numbers = [f"{row['top1']:.2f}", f"{row['MaxBoxAcc']:.2f}", f"{row['threshold']:.3f}"]
             average = "average" if row["weights"] == "ema" else "trained"
-            cells = [method, which, str(row["epoch"]), average, *numbers, f"{row['MaxBoxAccV2']:.2f}"]
-            table.add_row(*map(_text, cells))
-    return table
+            cells.append([method, which, str(row["epoch"]), average, *numbers, f"{row['MaxBoxAccV2']:.2f}"])
+    headings = ("map", "checkpoint", "epoch", "weights", "top-1", "MaxBoxAcc", "at", "MaxBoxAccV2")
+    texts = ("map", "checkpoint", "weights")
+    return _table(headings, cells, texts, title=_text(title), caption=_text(caption))
 
 
 def recipe_table(rows: Sequence[tuple[TrainConfig, Mapping[str, tuple[float, float]]]]) -> Table:
@@ -276,27 +263,26 @@ def recipe_table(rows: Sequence[tuple[TrainConfig, Mapping[str, tuple[float, flo
         "published: MaxBoxAcc / MaxBoxAccV2 on CUB-200-2011, thresholds best on the test images, best of the "
         "saved checkpoints; empty where the paper shows the model without its numbers"
     )
-    table = Table(caption=_text(caption))
-    for heading in ("recipe", "model", "pixels", "from", "augmented", "published CAM", "published PC1"):
-        table.add_column(heading, no_wrap=heading == "recipe")
+    cells = []
     for config, scores in rows:
-        cells = [config.recipe, config.model, str(config.size), config.pretrained]
-        cells.append("yes" if config.auto else "")
-        cells += [
+        published = [
             "{:.2f} / {:.2f}".format(*scores[name]) if name in scores else "" for name in ("cam", "pc1")
         ]
-        table.add_row(*map(_text, cells))
-    return table
+        augmented = "yes" if config.auto else ""
+        model = [config.recipe, config.model, str(config.size), config.pretrained, augmented]
+        cells.append(model + published)
+    headings = ("recipe", "model", "pixels", "from", "augmented", "published CAM", "published PC1")
+    return _table(headings, cells, no_wrap=["recipe"], caption=_text(caption))
 
 
 def plan_table(steps: Sequence[Mapping[str, Any]]) -> Table:
     """The steps of a plan: the tables and figures each makes, its state, its cost and what is missing."""
     bases = "; ".join(dict.fromkeys(one["basis"] for one in steps if one["seconds"]))
-    table = Table(caption=_text(f"time: {bases}" if bases else ""))
-    for heading in ("step", "makes", "state", "time", "missing"):
-        table.add_column(heading, no_wrap=heading in ("state", "time"), overflow="fold")
+    rows = []
     for one in steps:
         makes = ", ".join(made["paper"] or made["title"] for made in one["makes"])
         time = "" if one["seconds"] is None else duration(one["seconds"])
-        table.add_row(*map(_text, (one["step"], makes, one["state"], time, "; ".join(one["why"]))))
-    return table
+        rows.append([one["step"], makes, one["state"], time, "; ".join(one["why"])])
+    headings = ("step", "makes", "state", "time", "missing")
+    caption = _text(f"time: {bases}" if bases else "")
+    return _table(headings, rows, no_wrap=["state", "time"], overflow="fold", caption=caption)

@@ -20,15 +20,15 @@ from heatbox.visualization.figures.style import (
     new_figure,
     panels,
     plot_interval,
+    rows_of,
     style_axes,
 )
 
-BINS = 60
 MIN_POINTS = 50
 """Points in a column of cells below which its quartiles are not computed."""
 
 
-def density(x: np.ndarray, y: np.ndarray, bins: int = BINS) -> dict[str, Any]:
+def density(x: np.ndarray, y: np.ndarray, bins: int = 60) -> dict[str, Any]:
     """Summary of many points for a figure: counts on a grid, and quartiles of y along x.
 
     The grid spans the range of x, and of y without the outermost 0.1% on each side.
@@ -82,54 +82,35 @@ def against_weight(found: Mapping[str, Mapping[str, Any]], x_label: str, per_row
     """
     figure, axes = panels(len(found), 4.0, 3.7, per_row)
     rows: list[Row] = []
-    image = None
     from matplotlib.colors import LogNorm
 
-    top = max(max(1, int(np.max(one["density"]["counts"]))) for one in found.values())
+    norm = LogNorm(1, max(2, *(int(np.max(one["density"]["counts"])) for one in found.values())))
     for one, (title, numbers) in zip(axes, found.items(), strict=True):
-        cells, link = numbers["density"], numbers["correlation"]
-        counts = np.ma.masked_equal(np.asarray(cells["counts"]).T, 0)
-        image = one.pcolormesh(
-            cells["x_edges"],
-            cells["y_edges"],
-            counts,
-            cmap=DENSITY,
-            norm=LogNorm(1, max(top, 2)),
-            rasterized=True,
-        )
-        edges, quartiles = np.asarray(cells["x_edges"]), np.asarray(cells["quartiles"], dtype=float)
+        cells = numbers["density"]
+        edges, counts = np.asarray(cells["x_edges"]), np.asarray(cells["counts"])
+        filled = np.ma.masked_equal(counts.T, 0)
+        image = one.pcolormesh(edges, cells["y_edges"], filled, cmap=DENSITY, norm=norm, rasterized=True)
+        low, half, high = np.asarray(cells["quartiles"], dtype=float).T
         middles = (edges[1:] + edges[:-1]) / 2
-        one.plot(middles, quartiles[:, 1], color="black", linewidth=1.6, label="median")
-        one.plot(middles, quartiles[:, 0], color="black", linewidth=0.9, linestyle="--", label="quartiles")
-        one.plot(middles, quartiles[:, 2], color="black", linewidth=0.9, linestyle="--")
+        one.plot(middles, half, color="black", linewidth=1.6, label="median")
+        one.plot(middles, low, color="black", linewidth=0.9, linestyle="--", label="quartiles")
+        one.plot(middles, high, color="black", linewidth=0.9, linestyle="--")
         style_axes(one, title, x_label, "class weight")
         one.axhline(0, color=GREY, linewidth=0.6)
         one.text(
             0.98,
             0.98,
-            _correlations(link),
+            _correlations(numbers["correlation"]),
             transform=one.transAxes,
             fontsize=7.5,
             ha="right",
             va="top",
             bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1.5},
         )
-        rows += [
-            {
-                "panel": title,
-                "x": middle,
-                "quarter": low,
-                "median": half,
-                "three_quarters": high,
-                "points": int(count),
-            }
-            for middle, (low, half, high), count in zip(
-                middles, quartiles, np.asarray(cells["counts"]).sum(1), strict=True
-            )
-        ]
+        points = {"quarter": low, "median": half, "three_quarters": high, "points": counts.sum(1)}
+        rows += rows_of(panel=title, x=middles, **points)
     axes[0].legend(fontsize=7.5, loc="lower right", frameon=True, framealpha=0.8)
-    if image is not None:
-        add_colourbar(figure, image, axes, "channels of images in a cell", 0.8)
+    add_colourbar(figure, image, axes, "channels of images in a cell", 0.8)
     return figure, rows
 
 
@@ -180,21 +161,12 @@ def control(found: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> Drawn:
     styles = {"trained": (line_style(0), -0.13), "random": (line_style(1), 0.13)}
     for place, (label, heads) in enumerate(found.items()):
         for head, (style, shift) in styles.items():
-            link = heads[head]
-            rows.append(
-                {
-                    "model": label,
-                    "head": head,
-                    "spearman": link["spearman"],
-                    "low": link["spearman_interval"][0],
-                    "high": link["spearman_interval"][1],
-                    "pearson": link["pearson"],
-                    "images": link["images"],
-                }
-            )
-            legend = f"{head} head (n = {link['images']} images)" if place == 0 else None
-            ends = link["spearman_interval"]
-            plot_interval(axes, link["spearman"], ends, place + shift, style, markersize=6, label=legend)
+            link, images = heads[head], heads[head]["images"]
+            value, ends = link["spearman"], link["spearman_interval"]
+            row = {"model": label, "head": head, "spearman": value, "low": ends[0], "high": ends[1]}
+            rows.append(row | {"pearson": link["pearson"], "images": images})
+            legend = f"{head} head (n = {images} images)" if place == 0 else None
+            plot_interval(axes, value, ends, place + shift, style, markersize=6, label=legend)
     axes.set_yticks(range(len(found)), list(found))
     axes.set_ylim(len(found) - 0.5, -0.7)
     axes.axvline(0, color=GREY, linewidth=0.8)

@@ -14,6 +14,7 @@ from heatbox.visualization.figures.style import (
     line_style,
     panels,
     plot_line,
+    rows_of,
     style_axes,
 )
 
@@ -36,25 +37,18 @@ def explained_variance(found: Mapping[str, Mapping[str, Any]]) -> Drawn:
             h, w = curve["map"]
             legend = f"{label} ({w} x {h}, n = {curve['images']})"
             plot_line(one, number, curve["mean"], line_style(index), legend, 0.12, 4)
-            band: dict[str, Any] = {"color": line_style(index).colour, "alpha": 0.18, "linewidth": 0}
-            one.fill_between(number, curve["low"], curve["high"], **band)
-            rows += [
-                {"model": label, "maps": kind, "components": int(k), "mean": m, "low": low, "high": high}
-                for k, m, low, high in zip(number, curve["mean"], curve["low"], curve["high"], strict=True)
-            ]
+            band = {name: curve[name] for name in ("mean", "low", "high")}
+            fill: dict[str, Any] = {"color": line_style(index).colour, "alpha": 0.18, "linewidth": 0}
+            one.fill_between(number, band["low"], band["high"], **fill)
+            rows += rows_of(model=label, maps=kind, components=number, **band)
         style_axes(one, title, "principal components", "cumulative explained variance")
         one.set_xscale("log")
         one.set_ylim(0, 1.02)
         ticks = [k for k in (1, 2, 5, 10, 20, 50, 100, 200) if k <= one.get_xlim()[1]]
         one.set_xticks(ticks, list(map(str, ticks)))
         one.minorticks_off()
-        one.legend(
-            fontsize=7.5,
-            loc="lower right",
-            frameon=False,
-            title="mean; band: middle 80% of images",
-            title_fontsize=7.5,
-        )
+        note = {"title": "mean; band: middle 80% of images", "title_fontsize": 7.5}
+        one.legend(fontsize=7.5, loc="lower right", frameon=False, **note)
     label_first(axes)
     return figure, rows
 
@@ -69,41 +63,16 @@ def reconstruction(found: Mapping[str, Mapping[str, Any]]) -> Drawn:
     figure, (axes,) = panels(1, 5.2, 3.8)
     rows: list[Row] = []
     for index, (label, one) in enumerate(found.items()):
-        ends = np.asarray(one["interval"])
-        error = np.asarray(one["error"])
-        bars = np.clip([error - ends[:, 0], ends[:, 1] - error], 0, None)
-        axes.errorbar(
-            one["atoms"],
-            error,
-            bars,
-            marker=line_style(index).marker,
-            markersize=5,
-            capsize=3,
-            linewidth=1.7,
-            label=f"{label} (n = {one['unseen']:,} unseen maps)",
-            **line_style(index).line,
-        )
-        axes.plot(
-            one["atoms"],
-            one["seen_error"],
-            color=line_style(index).colour,
-            linewidth=0.9,
-            alpha=0.7,
-            linestyle=(0, (1, 2)),
-        )
-        rows += [
-            {
-                "model": label,
-                "atoms": a,
-                "error": e,
-                "low": low,
-                "high": high,
-                "seen_error": s,
-                "unseen": one["unseen"],
-                "nonzero": one["nonzero"],
-            }
-            for a, e, (low, high), s in zip(one["atoms"], error, ends, one["seen_error"], strict=True)
-        ]
+        style, atoms, seen = line_style(index), one["atoms"], one["seen_error"]
+        error, (low, high) = np.asarray(one["error"]), np.asarray(one["interval"]).T
+        bars = np.clip([error - low, high - error], 0, None)
+        legend = f"{label} (n = {one['unseen']:,} unseen maps)"
+        line = {**style.line, "linewidth": 1.7, "marker": style.marker, "markersize": 5}
+        axes.errorbar(atoms, error, bars, capsize=3, label=legend, **line)
+        axes.plot(atoms, seen, color=style.colour, linewidth=0.9, alpha=0.7, linestyle=(0, (1, 2)))
+        errors = {"error": error, "low": low, "high": high, "seen_error": seen}
+        counts = {name: one[name] for name in ("unseen", "nonzero")}
+        rows += rows_of(model=label, atoms=atoms, **errors, **counts)
     first = next(iter(found.values()))
     g = first["grid"]
     title = f"{g} x {g} maps of unit length, codes of {first['nonzero']} atoms\ndotted: the maps learned from"

@@ -17,11 +17,13 @@ from heatbox.visualization.figures.style import (
     line_style,
     panels,
     plot_line,
+    rows_of,
     style_axes,
 )
 
 _GOOD_FIT = 0.5  # explained fraction of the sum of squares below which a Gaussian fits poorly
-_SQUARES = ("0.2", "0.3", "0.5", "0.99")
+_SQUARES = {"0.2": (6, 2), "0.3": (4, 2), "0.5": (2, 2), "0.99": (1, 0)}
+"""Fraction t → the dashes of its square."""
 
 
 def heatmaps(fields: Mapping[str, tuple[np.ndarray, Mapping[str, Any]]]) -> Drawn:
@@ -33,17 +35,16 @@ def heatmaps(fields: Mapping[str, tuple[np.ndarray, Mapping[str, Any]]]) -> Draw
     """
     figure, axes = panels(len(fields), 3.9, 4.8)
     rows: list[Row] = []
-    image = None
     for one, (label, (contribution, numbers)) in zip(axes, fields.items(), strict=True):
         values = np.log10(contribution + 1)
         values = values / max(values.max(), np.finfo(float).tiny)
         height, width = values.shape
         image = one.imshow(values, cmap="viridis", vmin=0, vmax=1, interpolation="nearest")
-        for number, t in enumerate(_SQUARES):
+        for t, dash in _SQUARES.items():
             side, ratio = numbers["log"]["side"][t], numbers["log"]["area_ratio"][t]
             rows.append({"model": label, "t": float(t), "side_px": side, "area_ratio": ratio})
             if side is not None:
-                _square(one, width // 2, height // 2, side, number, f"t={t}")
+                _square(one, width // 2, height // 2, side, dash, f"t={t}")
         held = "\n".join(f"t = {t}: r = {numbers['log']['area_ratio'][t]:.3f}" for t in _SQUARES)
         one.set_title(
             f"{label}\n{width} x {height} px, n = {numbers['images']} images", fontsize=9, loc="left"
@@ -52,41 +53,24 @@ def heatmaps(fields: Mapping[str, tuple[np.ndarray, Mapping[str, Any]]]) -> Draw
         one.set_xticks([0, width // 2, width - 1])
         one.set_yticks([0, height // 2, height - 1])
         one.tick_params(labelsize=7)
-    if image is not None:
-        add_colourbar(figure, image, axes, "log10(contribution + 1), fraction of the maximum", 0.7)
+    add_colourbar(figure, image, axes, "log10(contribution + 1), fraction of the maximum", 0.7)
     return figure, rows
 
 
-def _square(axes: Any, x: int, y: int, side: int, number: int, label: str) -> None:
+def _square(axes: Any, x: int, y: int, side: int, dash: tuple[int, int], label: str) -> None:
+    """A labelled square around (x, y), white on a dark rim, which is visible on any background."""
     from matplotlib.patches import Rectangle
-
-    corner = (x - side / 2, y - side / 2)
-    for colour, width in (("black", 2.4), ("white", 1.1)):  # white on a dark rim is visible on any background
-        line = (0, ((6, 2), (4, 2), (2, 2), (1, 0))[number])
-        axes.add_patch(
-            Rectangle(
-                corner,
-                side,
-                side,
-                fill=False,
-                edgecolor=colour,
-                linewidth=width,
-                linestyle=line if colour == "white" else "-",
-            )
-        )
     from matplotlib.patheffects import withStroke
 
-    inside = corner[1] < 0.06 * y  # a label above the largest square would lie outside the image
-    text = axes.text(
-        corner[0] + 0.02 * x,
-        corner[1] + (0.02 * y if inside else 0),
-        label,
-        fontsize=6.5,
-        color="white",
-        va="top" if inside else "bottom",
-        clip_on=True,
-    )
-    text.set_path_effects([withStroke(linewidth=1.6, foreground="black")])
+    left, top = x - side / 2, y - side / 2
+    for colour, width, line in (("black", 2.4, "-"), ("white", 1.1, (0, dash))):
+        stroke: dict[str, Any] = {"edgecolor": colour, "linewidth": width, "linestyle": line}
+        axes.add_patch(Rectangle((left, top), side, side, fill=False, **stroke))
+    # A label above the largest square would lie outside the image.
+    shift, anchor = (0.02 * y, "top") if top < 0.06 * y else (0, "bottom")
+    rim = [withStroke(linewidth=1.6, foreground="black")]
+    text = {"fontsize": 6.5, "color": "white", "va": anchor, "clip_on": True, "path_effects": rim}
+    axes.text(left + 0.02 * x, top + shift, label, **text)
 
 
 def curves(fields: Mapping[str, Mapping[str, Any]]) -> Drawn:
@@ -114,13 +98,7 @@ def curves(fields: Mapping[str, Mapping[str, Any]]) -> Drawn:
 
 
 def _plot_ratio(
-    axes: Any,
-    label: str,
-    numbers: Mapping[str, Any],
-    keys: Row,
-    style: LineStyle,
-    every: Any,
-    scale: str = "log",
+    axes: Any, label: str, numbers: Mapping[str, Any], keys: Row, style: LineStyle, every: Any, scale: str
 ) -> list[Row]:
     """Plot r(t) of one model or group; returns its points as rows that begin with `keys`."""
     curve, images = numbers[scale], numbers["images"]
@@ -128,10 +106,7 @@ def _plot_ratio(
     plot_line(axes, curve["t"], curve["r"], style, legend, every)
     axes.set(xlim=(0, 1), ylim=(0, 1.02))
     axes.legend(fontsize=7.5, loc="upper left", frameon=False)
-    return [
-        {**keys, "t": t, "area_ratio": r, "auc": curve["auc"], "images": images}
-        for t, r in zip(curve["t"], curve["r"], strict=True)
-    ]
+    return rows_of(**keys, t=curve["t"], area_ratio=curve["r"], auc=curve["auc"], images=images)
 
 
 def groups(found: Mapping[str, Mapping[str, Mapping[str, Any]]], category: str) -> Drawn:
@@ -150,7 +125,7 @@ def groups(found: Mapping[str, Mapping[str, Mapping[str, Any]]], category: str) 
             if cue not in both:
                 continue
             keys = {"model": label, "category": category, "decided_by": cue}
-            rows += _plot_ratio(one, f"decided by {cue}", both[cue], keys, style, 16)
+            rows += _plot_ratio(one, f"decided by {cue}", both[cue], keys, style, 16, "log")
         which = "all shapes" if category == "all" else f"shape {category!r}"
         style_axes(one, f"{label}: images of {which}", "fraction t of the contribution", "area ratio r(t)")
     label_first(axes)
@@ -187,19 +162,11 @@ def positions(found: Mapping[str, Mapping[str, Any]]) -> Drawn:
         for i, row in enumerate(numbers["rows"]):
             for k, column in enumerate(numbers["columns"]):
                 ink = "black" if sigma[i, k] > middle else "white"
-                good = numbers["explained"][i][k] >= _GOOD_FIT
-                radius = f"{sigma[i, k]:.0f}" if good else f"({sigma[i, k]:.0f})"
+                explained = numbers["explained"][i][k]
+                radius = f"{sigma[i, k]:.0f}" if explained >= _GOOD_FIT else f"({sigma[i, k]:.0f})"
                 one.text(k, i, radius, ha="center", va="center", color=ink, fontsize=8)
-                rows.append(
-                    {
-                        "model": label,
-                        "row": row,
-                        "column": column,
-                        "sigma_px": sigma[i, k],
-                        "explained": numbers["explained"][i][k],
-                        "images": numbers["images"],
-                    }
-                )
+                cell = {"model": label, "row": row, "column": column, "sigma_px": sigma[i, k]}
+                rows.append(cell | {"explained": explained, "images": numbers["images"]})
         h, w = numbers["feature_size"]
         side = " x ".join(map(str, reversed(numbers["size"])))
         one.set_title(f"{label}\n{side} px, n = {numbers['images']} images", fontsize=9, loc="left")

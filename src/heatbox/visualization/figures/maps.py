@@ -21,6 +21,7 @@ from heatbox.visualization.figures.style import (
     panels,
     plot_interval,
     plot_line,
+    rows_of,
     style_axes,
 )
 
@@ -35,31 +36,21 @@ def threshold_curves(found: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> Dr
     rows: list[Row] = []
     for one, (method, curves) in zip(axes, found.items(), strict=True):
         for index, (label, curve) in enumerate(curves.items()):
-            percent = 100 * np.asarray(curve["thresholds"])
-            best = 100 * curve["best"]
+            percent, best = 100 * np.asarray(curve["thresholds"]), 100 * curve["best"]
             top = float(np.max(curve["score"]))
             legend = f"{label}: best {top:.1f} at {best:.1f}% (n = {curve['images']})"
-            one.plot(percent, curve["score"], linewidth=1.7, label=legend, **line_style(index).line)
-            one.plot([best], [top], **line_style(index).point, markersize=8, markeredgecolor="black")
-            one.vlines(best, 0, top, color=line_style(index).colour, linewidth=0.7, linestyle=(0, (2, 2)))
-            rows += [
-                {
-                    "model": label,
-                    "method": method,
-                    "threshold": t,
-                    "MaxBoxAcc": s,
-                    "V2_common_threshold": v,
-                    "best": curve["best"],
-                    "images": curve["images"],
-                }
-                for t, s, v in zip(curve["thresholds"], curve["score"], curve["score_v2"], strict=True)
-            ]
+            style = line_style(index)
+            one.plot(percent, curve["score"], linewidth=1.7, label=legend, **style.line)
+            one.plot([best], [top], **style.point, markersize=8, markeredgecolor="black")
+            one.vlines(best, 0, top, color=style.colour, linewidth=0.7, linestyle=(0, (2, 2)))
+            numbers = {"MaxBoxAcc": curve["score"], "V2_common_threshold": curve["score_v2"]}
+            numbers |= {name: curve[name] for name in ("best", "images")}
+            rows += rows_of(model=label, method=method, threshold=curve["thresholds"], **numbers)
         style_axes(one, method, "threshold, % of the map's maximum", "MaxBoxAcc at IoU .5, % of images")
         one.set_xlim(0, 100)
         one.legend(fontsize=7.5, loc="upper right", frameon=True, framealpha=0.85)
-    axes[0].set_ylim(
-        0, 1.25 * max(float(np.max(c["score"])) for curves in found.values() for c in curves.values())
-    )
+    best = max(np.max(curve["score"]) for curves in found.values() for curve in curves.values())
+    axes[0].set_ylim(0, 1.25 * best)
     label_first(axes)
     return figure, rows
 
@@ -88,18 +79,9 @@ def signed_scores(found: Mapping[str, Mapping[str, Any]]) -> Drawn:
                 legend = channels if place == 0 else None
                 plot_interval(one, value, ends, y, style, markersize=7, label=legend)
                 annotate(one, f"{value:.1f}", ends[1], y)
-                rows.append(
-                    {
-                        "model": label,
-                        "channels": channels,
-                        "score": score,
-                        "value": value,
-                        "low": ends[0],
-                        "high": ends[1],
-                        "threshold": methods[method]["threshold"],
-                        "images": methods["images"],
-                    }
-                )
+                row = {"model": label, "channels": channels, "score": score, "value": value}
+                row |= {"low": ends[0], "high": ends[1], "threshold": methods[method]["threshold"]}
+                rows.append(row | {"images": methods["images"]})
         one.set_yticks(range(len(found)), [f"{label}\nn = {m['images']}" for label, m in found.items()])
         one.set_ylim(len(found) - 0.5, -0.6)
         style_axes(one, "", f"{score}, % of images [95% interval]")
@@ -122,19 +104,13 @@ def signed_areas(found: Mapping[str, Mapping[str, Any]]) -> Drawn:
         for method, (channels, style) in _SIGNS.items():
             area = np.asarray(numbers["area"][method])
             plot_line(one, percent, area, style, channels, 3)
-            rows += [
-                {"model": label, "channels": channels, "threshold": t, "area": a, "images": numbers["images"]}
-                for t, a in zip(numbers["thresholds"], area, strict=True)
-            ]
+            points = {"threshold": numbers["thresholds"], "area": area}
+            rows += rows_of(model=label, channels=channels, **points, images=numbers["images"])
         one.axhline(numbers["object"], color=GREY, linewidth=1, linestyle=(0, (1, 2)))
         one.text(99, numbers["object"], "objects' boxes", fontsize=7.5, color=GREY, ha="right", va="bottom")
         ratio = f"all / positive at 50%: {format_interval(numbers['ratio'], numbers['ratio_interval'])}"
-        style_axes(
-            one,
-            f"{label} (n = {numbers['images']})\n{ratio}",
-            "threshold, % of the map's range",
-            "activated fraction of the image, mean",
-        )
+        title = f"{label} (n = {numbers['images']})\n{ratio}"
+        style_axes(one, title, "threshold, % of the map's range", "activated fraction of the image, mean")
         one.set(xlim=(0, 100), ylim=(0, 1.02))
     label_first(axes)
     axes[0].legend(fontsize=7.5, frameon=False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +30,12 @@ if TYPE_CHECKING:
 SCRATCH = "scratch"
 """Pre-training of a model that is trained from random weights."""
 SCORES = ("MaxBoxAcc", "MaxBoxAccV2")
-RESOLUTION, PRETRAINING = "#009E73", "#D55E00"  # the paper's green and red, distinct for colour-blind readers
+ARROWS = {
+    "resolution": ("#009E73", "-", -0.25, "→ larger training images"),
+    "pretraining": ("#D55E00", "--", 0.25, "→ other pre-training"),
+}
+"""What two models differ in → colour, dash pattern, curvature and meaning of the arrow between them. The
+colours are the paper's green and red, distinct for colour-blind readers."""
 Published = Mapping[str, Mapping[str, tuple[float, float]]]
 """Model → map → published (MaxBoxAcc, MaxBoxAccV2) in percent."""
 HEADLINES = {
@@ -100,14 +105,15 @@ def scores_per_model(models: Sequence[ModelScore], method: str = "cam") -> Drawn
         values = [float(model.scores[method][score]) for model in known]
         for place, (model, value) in enumerate(zip(known, values, strict=True)):
             low, high = model.scores[method][f"{score}_interval"]
-            _mark(axes, place, value, (low, high), model, styles)
-            rows.append(
-                {"model": model.name, "family": model.family, "score": score, "value": value}
-                | {"low": low, "high": high, "augmented": model.augmented}
-                | {"resolution_arrow_to": None, "pretraining_arrow_to": None}
-            )
+            _mark(axes, place, value, (low, high), model, styles[model.family])
+            row = {"model": model.name, "family": model.family, "score": score, "value": value}
+            row |= {"low": low, "high": high, "augmented": model.augmented}
+            rows.append(row | dict.fromkeys(f"{kind}_arrow_to" for kind in ARROWS))
         for start, end, kind in arrows:
-            _arrow(axes, (start, values[start]), (end, values[end]), kind)
+            colour, dash, curvature, _ = ARROWS[kind]
+            line = {"color": colour, "linestyle": dash, "linewidth": 1.4, "shrinkA": 6, "shrinkB": 6}
+            shape = {"arrowstyle": "-|>", "connectionstyle": f"arc3,rad={curvature}"}
+            axes.annotate("", (end, values[end]), (start, values[start]), arrowprops=shape | line)
             rows[len(rows) - len(known) + start][f"{kind}_arrow_to"] = known[end].name
         style_axes(axes, score, "", f"{score} of {method}, % of images [95% interval]")
         axes.set_xticks(range(len(known)), [model.name for model in known], rotation=40, ha="right")
@@ -130,18 +136,12 @@ def arrows_between(models: Sequence[ModelScore]) -> list[tuple[int, int, str]]:
                 key = (model.family, model.variant, model.augmented, getattr(model, same))
                 groups.setdefault(key, []).append(place)
         for places in groups.values():
-            places.sort(key=lambda place: _order(getattr(models[place], kind)))
-            found += [
-                (start, end, kind)
-                for start, end in itertools.pairwise(places)
-                if getattr(models[start], kind) != getattr(models[end], kind)
-            ]
+            ordered = [(getattr(models[place], kind), place) for place in places]
+            # Random weights come before any pre-training.
+            ordered.sort(key=lambda one: (one[0] != SCRATCH, one[0]))
+            pairs = itertools.pairwise(ordered)
+            found += [(start, end, kind) for (before, start), (after, end) in pairs if before != after]
     return found
-
-
-def _order(value: int | str) -> tuple[bool, int | str]:
-    """Random weights come before any pre-training."""
-    return value != SCRATCH, value
 
 
 def _styles(models: Sequence[ModelScore]) -> dict[str, LineStyle]:
@@ -151,42 +151,13 @@ def _styles(models: Sequence[ModelScore]) -> dict[str, LineStyle]:
 
 
 def _mark(
-    axes: Any,
-    x: float,
-    value: float,
-    ends: Sequence[float],
-    model: ModelScore,
-    styles: Mapping[str, LineStyle],
+    axes: Any, x: float, value: float, ends: Sequence[float], model: ModelScore, style: LineStyle
 ) -> None:
     """A model with its interval: colour and marker of its family, a star if it is augmented."""
-    style = styles[model.family]
-    axes.errorbar(
-        x,
-        value,
-        [[max(0.0, value - ends[0])], [max(0.0, ends[1] - value)]],
-        fmt="*" if model.augmented else style.marker,
-        markersize=11 if model.augmented else 6,
-        color=style.colour,
-        capsize=2.5,
-        elinewidth=0.8,
-    )
-
-
-def _arrow(axes: Any, start: tuple[float, float], end: tuple[float, float], kind: str) -> None:
-    axes.annotate(
-        "",
-        end,
-        start,
-        arrowprops={
-            "arrowstyle": "-|>",
-            "color": RESOLUTION if kind == "resolution" else PRETRAINING,
-            "linestyle": "-" if kind == "resolution" else "--",
-            "connectionstyle": f"arc3,rad={-0.25 if kind == 'resolution' else 0.25}",
-            "shrinkA": 6,
-            "shrinkB": 6,
-            "linewidth": 1.4,
-        },
-    )
+    bars = [[max(0.0, value - ends[0])], [max(0.0, ends[1] - value)]]
+    marker, size = ("*", 11) if model.augmented else (style.marker, 6)
+    bar = {"color": style.colour, "capsize": 2.5, "elinewidth": 0.8}
+    axes.errorbar(x, value, bars, fmt=marker, markersize=size, **bar)
 
 
 def _entries(
@@ -198,17 +169,13 @@ def _entries(
     """Legend entries: families by colour and marker; arrows and the star if they occur; models by number."""
     from matplotlib.lines import Line2D
 
-    entries = [
-        Line2D([], [], **style.point, label=name or "unknown")
-        for name, style in styles.items()
-        if len(styles) > 1
-    ]
+    families = styles.items() if len(styles) > 1 else ()
+    entries = [Line2D([], [], **style.point, label=name or "unknown") for name, style in families]
     if any(model.augmented for model in models):
         entries.append(Line2D([], [], color=GREY, marker="*", markersize=10, linestyle="", label="augmented"))
-    if "resolution" in kinds:
-        entries.append(Line2D([], [], color=RESOLUTION, label="→ larger training images"))
-    if "pretraining" in kinds:
-        entries.append(Line2D([], [], color=PRETRAINING, linestyle="--", label="→ other pre-training"))
+    for kind, (colour, dash, _, meaning) in ARROWS.items():
+        if kind in kinds:
+            entries.append(Line2D([], [], color=colour, linestyle=dash, label=meaning))
     if numbered:  # names at the points would overlap
         names = [f"{number}  {model.name}" for number, model in enumerate(models, 1)]
         entries += [Line2D([], [], linestyle="", label=name) for name in names]
@@ -242,7 +209,8 @@ def score_against_erf(
     for axes, score in zip(both, SCORES, strict=True):
         values = np.array([model.scores[method][score] for model in known], dtype=np.float64)
         for number, (model, area, value) in enumerate(zip(known, areas, values, strict=True), 1):
-            _mark(axes, area, value, model.scores[method][f"{score}_interval"], model, styles)
+            ends = model.scores[method][f"{score}_interval"]
+            _mark(axes, area, value, ends, model, styles[model.family])
             annotate(axes, str(number), area, value, rise=6)
             rows.append({"model": model.name, "score": score, "auc": area, "value": value})
         r, low, high = correlation(areas, values, resamples, seed)
@@ -317,20 +285,15 @@ def maps_compared(models: Sequence[ModelScore], methods: tuple[str, str] = ("cam
     for model in known:
         row: Row = {"model": model.name}
         for method in methods:
-            found = model.scores[method]
-            row |= {f"{method}_{score}": found[score] for score in SCORES}
-            row[f"{method}_threshold"] = found["threshold"]
-        row |= {
-            f"{score}_difference": row[f"{methods[1]}_{score}"] - row[f"{methods[0]}_{score}"]
-            for score in SCORES
-        }
-        rows.append(row)
-    columns = {"model": _text("model")}
+            row |= {f"{method}_{key}": model.scores[method][key] for key in (*SCORES, "threshold")}
+        first, second = (model.scores[method] for method in methods)
+        rows.append(row | {f"{score}_difference": second[score] - first[score] for score in SCORES})
+    columns = {"model": ("model", "")}
     for method in methods:
-        columns |= {f"{method}\n{score}": _number(f"{method}_{score}") for score in SCORES}
-        columns[f"{method}\nthreshold"] = _number(f"{method}_threshold", ".3f")
+        columns |= {f"{method}\n{score}": (f"{method}_{score}", ".1f") for score in SCORES}
+        columns[f"{method}\nthreshold"] = (f"{method}_threshold", ".3f")
     difference = f"{methods[1]} − {methods[0]}"
-    columns |= {f"{score}\n{difference}": _number(f"{score}_difference", "+.1f") for score in SCORES}
+    columns |= {f"{score}\n{difference}": (f"{score}_difference", "+.1f") for score in SCORES}
     return _table(rows, columns), rows
 
 
@@ -357,13 +320,11 @@ def all_scores(
     if not entries:
         raise InputError("no model holds scores")
     rows = [_row(name, method, one, (published or {}).get(name, {})) for name, method, one in entries]
-    columns = {"model": _text("model"), "map": _text("map")}
-    columns["MaxBoxAcc\noracle [95%]"] = _score("MaxBoxAcc")
-    columns["at"] = _number("threshold", ".3f")
-    columns["MaxBoxAccV2\noracle [95%]"] = _score("MaxBoxAccV2")
+    columns = {"model": ("model", ""), "map": ("map", ""), "MaxBoxAcc\noracle [95%]": ("MaxBoxAcc", ".1f")}
+    columns |= {"at": ("threshold", ".3f"), "MaxBoxAccV2\noracle [95%]": ("MaxBoxAccV2", ".1f")}
     for kind in ("transferred", "published"):
         if any(row[f"{kind}_{SCORES[0]}"] is not None for row in rows):
-            columns |= {f"{score}\n{kind}": _number(f"{kind}_{score}") for score in SCORES}
+            columns |= {f"{score}\n{kind}": (f"{kind}_{score}", ".1f") for score in SCORES}
     return _table(rows, columns, text_columns=2), rows
 
 
@@ -379,25 +340,17 @@ def _row(name: str, method: str, found: Mapping[str, Any], published: Mapping[st
     return row | {"transferred_threshold": transferred.get("threshold")}
 
 
-Column = Callable[[Row], str]
-"""A column of a table: row → text of its cell."""
+def _cell(row: Row, key: str, form: str) -> str:
+    ends = [row.get(f"{key}_{end}") for end in ("low", "high")]
+    return "" if row[key] is None else format_interval(row[key], ends, form)
 
 
-def _text(key: str) -> Column:
-    return lambda row: row[key]
+def _table(rows: Sequence[Row], columns: Mapping[str, tuple[str, str]], text_columns: int = 1) -> Figure:
+    """A table as a figure, with rules between rows; the first `text_columns` columns are left-aligned.
 
-
-def _number(key: str, form: str = ".1f") -> Column:
-    return lambda row: "" if row[key] is None else f"{row[key]:{form}}"
-
-
-def _score(name: str) -> Column:
-    return lambda row: format_interval(row[name], (row[f"{name}_low"], row[f"{name}_high"]), ".1f")
-
-
-def _table(rows: Sequence[Row], columns: Mapping[str, Column], text_columns: int = 1) -> Figure:
-    """A table as a figure, with rules between rows; the first `text_columns` columns are left-aligned."""
-    cells = [[cell(row) for cell in columns.values()] for row in rows]
+    `columns` maps a heading to a key of the rows and the format of its values.
+    """
+    cells = [[_cell(row, key, form) for key, form in columns.values()] for row in rows]
     figure = new_figure(0.6 + 1.15 * len(columns), 0.6 + 0.3 * (len(rows) + 1))
     axes = figure.subplots()
     axes.axis("off")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from heatbox.visualization.figures.style import (
@@ -26,9 +26,12 @@ def shape_bias(found: Mapping[str, Mapping[str, Any]], published: Mapping[str, f
             "shape", "texture", "other").
         published: observer → shape bias, drawn as lines; None for stimuli without published results.
     """
-    names = sorted({name for one in found.values() for name in one["categories"]})
-    names.sort(
-        key=lambda name: _mean([one["categories"].get(name, {}).get("bias") for one in found.values()])
+    biases: dict[str, list[float]] = {}
+    for numbers in found.values():
+        for name, one in numbers["categories"].items():
+            biases.setdefault(name, []).extend(filter(is_known, [one["bias"]]))
+    names = sorted(
+        biases, key=lambda name: (sum(biases[name]) / len(biases[name]) if biases[name] else -1.0, name)
     )
     figure = new_figure(7.4, 2.0 + 0.26 * len(names) + 0.3 * len(found))
     upper, lower = figure.subplots(2, 1, height_ratios=[max(len(names), 4), len(found) + 1.2], sharex=True)
@@ -40,43 +43,24 @@ def shape_bias(found: Mapping[str, Mapping[str, Any]], published: Mapping[str, f
             numbers = one["categories"].get(name)
             if numbers is None:
                 continue
-            rows.append(
-                {
-                    "model": label,
-                    "category": name,
-                    "shape_bias": numbers["bias"],
-                    "low": numbers["interval"][0],
-                    "high": numbers["interval"][1],
-                    **{key: numbers[key] for key in ("shape", "texture", "other")},
-                }
-            )
-            ends = numbers["interval"]
-            plot_interval(
-                upper, numbers["bias"], ends, place + shift, style, 0.55, markersize=4.5, clip_on=False
-            )
-        rows.append(
-            {
-                "model": label,
-                "category": "all",
-                "shape_bias": one["overall"],
-                "low": one["interval"][0],
-                "high": one["interval"][1],
-            }
-        )
-        plot_interval(lower, one["overall"], one["interval"], index, style, 0.55, markersize=7, clip_on=False)
+            bias, (low, high) = numbers["bias"], numbers["interval"]
+            row = {"model": label, "category": name, "shape_bias": bias, "low": low, "high": high}
+            rows.append(row | {key: numbers[key] for key in ("shape", "texture", "other")})
+            y = place + shift
+            plot_interval(upper, bias, (low, high), y, style, 0.55, markersize=4.5, clip_on=False)
+        bias, (low, high) = one["overall"], one["interval"]
+        rows.append({"model": label, "category": "all", "shape_bias": bias, "low": low, "high": high})
+        plot_interval(lower, bias, (low, high), index, style, 0.55, markersize=7, clip_on=False)
     upper.set_yticks(range(len(names)), names)
     upper.set_ylim(-0.7, len(names) - 0.3)
     lower.set_yticks(range(len(found)), [_summary(label, one) for label, one in found.items()])
     lower.set_ylim(len(found) - 0.4, -0.9)
     for axes in (upper, lower):
         _draw_published(axes, published or {}, named=axes is upper)
-        style_axes(axes)
-        axes.set_xlim(0, 1)
-    upper.set_ylabel("shape category", fontsize=9)
-    lower.set_xlabel(
-        "texture decides  ←   shape bias (fraction of shape among decided images)   →  shape decides",
-        fontsize=9,
-    )
+    axis = "texture decides  ←   shape bias (fraction of shape among decided images)   →  shape decides"
+    style_axes(upper, "", "", "shape category")
+    style_axes(lower, "", axis)
+    lower.set_xlim(0, 1)  # the axis is shared
     return figure, rows + [
         {"model": name, "category": "all", "shape_bias": bias, "source": "Geirhos et al., ICLR 2019"}
         for name, bias in (published or {}).items()
@@ -86,11 +70,6 @@ def shape_bias(found: Mapping[str, Mapping[str, Any]], published: Mapping[str, f
 def _summary(label: str, one: Mapping[str, Any]) -> str:
     bias = format_interval(one["overall"], one["interval"])
     return f"{label}\n{bias}\n{one['decided']} of {one['images']} decided"
-
-
-def _mean(values: Sequence[float | None]) -> float:
-    known = [value for value in values if value is not None and is_known(value)]
-    return sum(known) / len(known) if known else -1.0
 
 
 def _draw_published(axes: Any, published: Mapping[str, float], named: bool) -> None:

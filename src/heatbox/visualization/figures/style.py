@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -54,9 +53,7 @@ class LineStyle(NamedTuple):
 
 def line_style(index: int) -> LineStyle:
     """The style of the series number `index`; styles repeat after seven."""
-    return LineStyle(
-        COLOURS[index % len(COLOURS)], DASHES[index % len(DASHES)], MARKERS[index % len(MARKERS)]
-    )
+    return LineStyle(*(cycle[index % len(cycle)] for cycle in (COLOURS, DASHES, MARKERS)))
 
 
 def new_figure(width: float, height: float) -> Figure:
@@ -78,8 +75,7 @@ def panels(
     columns = min(count, per_row)
     rows = -(-count // columns)
     figure = new_figure(width * columns, height * rows)
-    grid = figure.subplots(rows, columns, squeeze=False, sharey=share_y)
-    axes = list(grid.ravel())
+    axes = list(figure.subplots(rows, columns, squeeze=False, sharey=share_y).flat)
     for spare in axes[count:]:
         spare.set_visible(False)
     return figure, axes[:count]
@@ -93,33 +89,15 @@ def style_axes(axes: Axes, title: str = "", x: str = "", y: str = "") -> None:
     axes.tick_params(labelsize=8)
     axes.grid(True, color="#dddddd", linewidth=0.6)
     axes.set_axisbelow(True)
-    for name in ("top", "right"):
-        axes.spines[name].set_visible(False)
+    axes.spines[["top", "right"]].set_visible(False)
 
 
 def plot_line(
     axes: Axes, x: Any, y: Any, style: LineStyle, label: str, every: Any, size: float = 4.5
 ) -> None:
-    """Plot a curve with a marker at some of its points.
-
-    Args:
-        axes: to draw into.
-        x, y: (N,) points.
-        style: colour, dash pattern and marker.
-        label: for the legend.
-        every: which points get a marker, as matplotlib's markevery.
-        size: of the marker.
-    """
-    axes.plot(
-        x,
-        y,
-        **style.line,
-        marker=style.marker,
-        markevery=every,
-        markersize=size,
-        linewidth=1.7,
-        label=label,
-    )
+    """Plot a curve of (N,) points; those that `every` selects, as matplotlib's markevery, get a marker."""
+    marker = {"marker": style.marker, "markevery": every, "markersize": size}
+    axes.plot(x, y, **style.line, **marker, linewidth=1.7, label=label)
 
 
 def plot_interval(
@@ -131,23 +109,15 @@ def plot_interval(
     alpha: float = 1.0,
     **point: Any,
 ) -> None:
-    """Plot a marker with its horizontal interval; nothing if the value is unknown.
+    """Plot a marker at (value, y) with its horizontal interval of opacity `alpha`; nothing if it is unknown.
 
-    Args:
-        axes: to draw into.
-        value: x of the marker, None or NaN if unknown.
-        ends: of the interval, None or NaN if unknown.
-        y: of both.
-        style: colour and marker.
-        alpha: opacity of the interval.
-        point: further keyword arguments of the marker.
+    Unknown numbers are None or NaN; `point` holds further keyword arguments of the marker.
     """
     if not is_known(value):
         return
     if all(is_known(end) for end in ends):
-        axes.plot(
-            np.array(ends), [y, y], color=style.colour, linewidth=1.2, alpha=alpha, solid_capstyle="butt"
-        )
+        line: dict[str, Any] = {"color": style.colour, "linewidth": 1.2, "alpha": alpha}
+        axes.plot(np.array(ends), [y, y], **line, solid_capstyle="butt")
     axes.plot(np.array([value]), [y], **style.point, **point)
 
 
@@ -195,12 +165,9 @@ def as_plain_text(figure: Figure) -> Figure:
     for axis in (axis for axes in figure.axes for axis in (axes.xaxis, axes.yaxis)):
         formatter = axis.get_major_formatter()
         if isinstance(formatter, FuncFormatter):  # tick labels, which are generated again at each draw
-            formatter.func = partial(_label, formatter.func)
+            name = formatter.func
+            formatter.func = lambda *at, name=name: _truncated(str(name(*at)), MAX_LABEL)
     return figure
-
-
-def _label(name: Callable[..., str], value: float, place: int | None = None) -> str:
-    return _truncated(str(name(value, place)), MAX_LABEL)
 
 
 def _truncated(text: str, length: int = MAX_TEXT) -> str:
@@ -215,21 +182,32 @@ def save_figure(drawn: Drawn, stem: Path) -> list[Path]:
     Raises:
         InputError: the folder cannot be written to.
     """
-    from matplotlib import rc_context
-
     figure, rows = as_plain_text(drawn[0]), drawn[1]
     stem.parent.mkdir(parents=True, exist_ok=True)
-    written = []
-    # Text stays text, and the same figure gives the same bytes.
-    with rc_context({"svg.fonttype": "none", "svg.hashsalt": stem.name}):
-        for kind, options in (("png", {"dpi": 160}), ("svg", {"metadata": {"Date": None}})):
-            stream = io.BytesIO()
-            figure.savefig(stream, format=kind, **options)
-            written.append(write_atomically(stem.with_name(f"{stem.name}.{kind}"), stream.getvalue()))
+    png, table = io.BytesIO(), io.BytesIO()
+    figure.savefig(png, format="png", dpi=160)
+    pq.write_table(as_table(rows), table)
+    contents = {"png": png.getvalue(), "svg": as_svg(figure, stem.name), "parquet": table.getvalue()}
+    return [
+        write_atomically(stem.with_name(f"{stem.name}.{kind}"), content) for kind, content in contents.items()
+    ]
+
+
+def as_svg(figure: Figure, salt: str) -> bytes:
+    """A figure as SVG: text stays text, and the same figure and salt give the same bytes."""
+    from matplotlib import rc_context
+
     stream = io.BytesIO()
-    pq.write_table(as_table(rows), stream)
-    written.append(write_atomically(stem.with_name(f"{stem.name}.parquet"), stream.getvalue()))
-    return written
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": salt}):
+        as_plain_text(figure).savefig(stream, format="svg", metadata={"Date": None})
+    return stream.getvalue()
+
+
+def rows_of(**columns: Any) -> list[Row]:
+    """Rows of a table from its columns: sequences of one length, and values that all rows share."""
+    count = max(np.size(column) for column in columns.values())
+    full = [column if np.ndim(column) else [column] * count for column in columns.values()]
+    return [dict(zip(columns, row, strict=True)) for row in zip(*full, strict=True)]
 
 
 def as_table(rows: Sequence[Row]) -> pa.Table:
