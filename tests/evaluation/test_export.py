@@ -10,7 +10,7 @@ from heatbox.boxes.contours import heatmap_to_boxes
 from heatbox.cli.main import main
 from heatbox.config import EvaluateConfig
 from heatbox.errors import InputError
-from heatbox.evaluation.export import open_maps, write_heatmaps
+from heatbox.evaluation.export import RunMaps, write_heatmaps
 from heatbox.evaluation.predict import evaluate
 from heatbox.evaluation.run import Run
 from helpers.scenes import write_model, write_split
@@ -54,7 +54,7 @@ def test_coco_detections_are_read_by_pycocotools(run, tmp_path):
 
 
 def test_boxes_in_pixels_are_the_scored_ones(run):
-    found = open_maps(run.folder, "pc1")
+    found = RunMaps(run.folder, "pc1")
     for record in records(run):
         wanted = heatmap_to_boxes(found.heatmap(record), [found.threshold])[0][0]
         box = found.boxes(record)[0] * 224 / np.tile([record["width"], record["height"]], 2)
@@ -88,7 +88,7 @@ def test_overlays(run, tmp_path):
 
 
 def test_ids_do_not_lead_out(run, tmp_path, monkeypatch):
-    found = open_maps(run.folder)
+    found = RunMaps(run.folder)
     monkeypatch.setattr(type(found), "records", lambda self: iter([{**records(run)[0], "id": "../../out"}]))
     with pytest.raises(InputError, match="leads out of"):
         write_heatmaps(found, tmp_path / "a" / "b")
@@ -99,9 +99,9 @@ def test_bad_requests(run, capsys):
     assert main(["export", str(run.folder)]) == 2
     assert "nothing to export" in capsys.readouterr().err
     with pytest.raises(InputError, match="holds no maps of 'walk', only of cam, pc1"):
-        open_maps(run.folder, "walk")
+        RunMaps(run.folder, "walk")
     with pytest.raises(InputError, match=r"threshold is 1\.5"):
-        open_maps(run.folder, threshold=1.5)
+        RunMaps(run.folder, threshold=1.5)
 
 
 def test_the_run_folder_is_read_by_pandas_and_duckdb(run):

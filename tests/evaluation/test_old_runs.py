@@ -11,7 +11,7 @@ import pytest
 
 from heatbox.cli.main import main
 from heatbox.data.open import open_split
-from heatbox.evaluation.export import open_maps, write_heatmaps
+from heatbox.evaluation.export import RunMaps, write_heatmaps
 from heatbox.evaluation.run import Run
 from heatbox.inference.boxes import map_to_boxes
 from heatbox.visualization.overlay import contact_sheet
@@ -92,7 +92,7 @@ def test_an_unfinished_run_is_resumed(old, capsys, monkeypatch):
 
 @pytest.mark.parametrize("name", ["score", "score-unfinished"])
 def test_a_scoring_is_resumed(old, capsys, name):
-    write_heatmaps(open_maps(Path("evaluate")), Path("maps"))
+    write_heatmaps(RunMaps(Path("evaluate")), Path("maps"))
     for path in Path("maps").rglob("*.npy"):
         os.utime(path, (0, 0))  # older than the records
     parts = sorted(path.name for path in Path(name, "records").glob("*.parquet"))
@@ -105,7 +105,7 @@ def test_a_scoring_is_resumed(old, capsys, name):
 
 
 def test_a_damaged_part_of_an_old_scoring_is_scored_again(old, capsys):
-    write_heatmaps(open_maps(Path("evaluate")), Path("maps"))
+    write_heatmaps(RunMaps(Path("evaluate")), Path("maps"))
     for path in Path("maps").rglob("*.npy"):
         os.utime(path, (0, 0))
     part = Path("score-unfinished/records/part-000000.parquet")

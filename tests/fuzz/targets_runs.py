@@ -26,7 +26,7 @@ from heatbox.config import EvaluateConfig
 from heatbox.data.open import open_split
 from heatbox.errors import InputError
 from heatbox.evaluation.compare import compare_runs, comparison_lines
-from heatbox.evaluation.export import open_maps, write_coco, write_heatmaps, write_overlays
+from heatbox.evaluation.export import RunMaps, write_coco, write_heatmaps, write_overlays
 from heatbox.evaluation.predict import evaluate
 from heatbox.evaluation.run import Run
 from heatbox.evaluation.score import score_folder
@@ -183,7 +183,7 @@ def _run_compare(case: Case, folder: Path) -> None:
 
 def _run_export(case: Case, folder: Path) -> None:
     written(case, folder)
-    found = open_maps(folder / "run")
+    found = RunMaps(folder / "run")
     for work in (
         lambda: write_coco(found, folder / "out/boxes.json"),
         lambda: write_heatmaps(found, folder / "out/maps"),

@@ -149,9 +149,8 @@ def stack_truth(boxes: Sequence[Any], image_sizes: Sequence[Any]) -> tuple[np.nd
     except (ValueError, TypeError):
         good = False
     if not good:  # find the malformed image and raise the error that describes it
-        for i, (one, size) in enumerate(zip(boxes, image_sizes, strict=True)):
-            check_boxes(one, size, f"image {i}")
-        arrays = [check_boxes(b, s) for b, s in zip(boxes, image_sizes, strict=True)]
+        pairs = enumerate(zip(boxes, image_sizes, strict=True))
+        arrays = [check_boxes(one, size, f"image {i}") for i, (one, size) in pairs]
         counts, stacked = np.array([len(a) for a in arrays]), np.concatenate(arrays)
         sizes = np.array([tuple(s) for s in image_sizes], dtype=np.float64)
     scaled = scale_boxes(stacked, np.repeat(sizes, counts, axis=0), REFERENCE_FRAME)

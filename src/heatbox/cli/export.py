@@ -38,11 +38,11 @@ def export(
     """
     from heatbox._utils.progress import on_terminal
     from heatbox.data.open import open_split
-    from heatbox.evaluation.export import open_maps, write_coco, write_heatmaps, write_overlays
+    from heatbox.evaluation.export import RunMaps, write_coco, write_heatmaps, write_overlays
 
     if coco is None and npy is None and overlays is None:
         raise InputError("nothing to export was named; expected --coco FILE, --npy DIR or --overlays DIR")
-    maps = open_maps(run, method, threshold)
+    maps = RunMaps(run, method, threshold)
     config = maps.run.config()
     metadata = Path(config["metadata"]) if config.get("metadata") else None
     if npy is not None:

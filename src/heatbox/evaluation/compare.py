@@ -12,7 +12,7 @@ from heatbox._utils.progress import Track, silent
 from heatbox.errors import InputError
 from heatbox.evaluation.run import LATER_KEYS, Run, short_names
 from heatbox.evaluation.score import score_maps
-from heatbox.evaluation.summary import EVERY, LARGEST, SplitScore
+from heatbox.evaluation.summary import EVERY, LARGEST, SplitScore, own_maps
 from heatbox.metrics.bootstrap import Interval, paired_interval
 
 
@@ -39,15 +39,12 @@ def compare_runs(first: Path, second: Path, track: Track = silent) -> dict[str, 
     runs = Run(first), Run(second)
     configs = [run.settings() for run in runs]
     for run in runs:
-        if not run.finished:
-            raise InputError(
-                f"{run.folder}: holds no finished predictions, expected a run of heatbox evaluate"
-            )
+        run.require_finished()
         if run.has_masks:
             raise InputError(
                 f"{run.folder}: was scored against masks; expected a run on a data set with boxes"
             )
-    methods = [_methods(run) for run in runs]
+    methods = [own_maps(run.scores()) for run in runs]
     shared = [name for name in methods[0] if name in methods[1]]
     if not shared:
         raise InputError(
@@ -82,11 +79,6 @@ def config_differences(first: Mapping[str, Any], second: Mapping[str, Any]) -> d
     """Each key whose value differs → the two values, None where one has no such key."""
     keys = list(dict.fromkeys([*first, *second]))
     return {key: [first.get(key), second.get(key)] for key in keys if first.get(key) != second.get(key)}
-
-
-def _methods(run: Run) -> list[str]:
-    metrics = run.scores()
-    return [name for name in metrics["methods"] if name not in metrics["baselines"]]
 
 
 def _truths(run: Run) -> dict[str, Any]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from heatbox.boxes.ops import REFERENCE_SIDE
 from heatbox.data.types import Split
 from heatbox.errors import InputError
 from heatbox.evaluation.run import MASK, Record, Run
+from heatbox.evaluation.summary import own_maps
 from heatbox.inference.boxes import map_to_boxes
 from heatbox.maps.normalize import normalize_heatmap
 from heatbox.visualization.overlay import FOUND_COLOUR, TRUTH_COLOUR, draw_boxes, draw_mask, overlay, save_png
@@ -25,21 +25,29 @@ from heatbox.visualization.overlay import FOUND_COLOUR, TRUTH_COLOUR, draw_boxes
 OVERLAY_SIDE = 512
 
 
-@dataclass(frozen=True)
 class RunMaps:
     """The maps of one method in a finished run, and the threshold of their boxes.
 
-    Attributes:
-        run: the run.
-        method: name of the method.
-        threshold: fraction of a map's maximum.
-        protocol: of the run, "reference" or "exact".
+    Args:
+        folder: of the run.
+        method: name of the method; by default the run's first.
+        threshold: fraction of a map's maximum in [0, 1); by default the best one for MaxBoxAcc.
+
+    Raises:
+        InputError: no finished run, no maps of this method, or a threshold out of range.
     """
 
-    run: Run
-    method: str
-    threshold: float
-    protocol: Protocol
+    def __init__(self, folder: Path, method: str | None = None, threshold: float | None = None) -> None:
+        self.run = Run(folder)
+        self.protocol: Protocol = self.run.settings()["protocol"]
+        metrics = self.run.scores()
+        self.run.require_finished()
+        methods = own_maps(metrics)
+        self.method = method or methods[0]
+        if self.method not in methods:
+            raise InputError(f"{folder}: holds no maps of {self.method!r}, only of {', '.join(methods)}")
+        best = metrics["methods"][self.method]["threshold"]
+        self.threshold = best if threshold is None else check_threshold(threshold)
 
     def records(self) -> Iterator[Record]:
         """All records of the run."""
@@ -58,29 +66,6 @@ class RunMaps:
         """
         size = size or (record["width"], record["height"])
         return map_to_boxes(record[f"map_{self.method}"], size, self.threshold, protocol=self.protocol)
-
-
-def open_maps(folder: Path, method: str | None = None, threshold: float | None = None) -> RunMaps:
-    """The maps of one method in a finished run.
-
-    Args:
-        folder: of the run.
-        method: name of the method; by default the run's first.
-        threshold: in [0, 1); by default the best one for MaxBoxAcc.
-
-    Raises:
-        InputError: no finished run, no maps of this method, or a threshold out of range.
-    """
-    run = Run(folder)
-    config, metrics = run.settings(), run.scores()
-    if not run.finished:
-        raise InputError(f"{folder}: holds no finished predictions, expected a run of heatbox evaluate")
-    methods = [name for name in metrics["methods"] if name not in metrics["baselines"]]
-    name = method or methods[0]
-    if name not in methods:
-        raise InputError(f"{folder}: holds no maps of {name!r}, only of {', '.join(methods)}")
-    best = metrics["methods"][name]["threshold"]
-    return RunMaps(run, name, best if threshold is None else check_threshold(threshold), config["protocol"])
 
 
 def write_coco(maps: RunMaps, path: Path, class_names: Sequence[str] = (), track: Track = silent) -> Path:

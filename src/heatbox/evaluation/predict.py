@@ -30,6 +30,7 @@ from heatbox.data.types import Example, Split
 from heatbox.errors import InputError
 from heatbox.evaluation.run import MASK, METRICS, Record, Run, require_older
 from heatbox.evaluation.score import masks_of, require_comparable, score_run
+from heatbox.evaluation.summary import own_maps
 from heatbox.inference.boxes import frame_boxes
 from heatbox.maps.registry import (
     ENLARGED,
@@ -275,11 +276,7 @@ def _best_boxes(metrics: dict[str, Any], protocol: Protocol) -> Callable[[Record
     protocol.
     """
     reference = protocol == "reference"
-    best = {
-        name: found["threshold"]
-        for name, found in metrics["methods"].items()
-        if name not in metrics["baselines"]
-    }
+    best = {name: metrics["methods"][name]["threshold"] for name in own_maps(metrics)}
 
     def columns(record: Record) -> dict[str, Any]:
         size = (record["width"], record["height"])

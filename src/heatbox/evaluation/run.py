@@ -190,36 +190,32 @@ class Run:
             InputError: the folder holds a run of another config, or something that is not a run; or it cannot
                 be written to.
         """
-        try:
-            self._start(config, seed, resume)
-        except OSError as error:
-            raise InputError(f"{self.folder}: could not be made the folder of a run ({error})") from error
-
-    def _start(self, config: object, seed: int | None, resume: bool) -> None:
         wanted = json.loads(to_json(config))
-        if self.folder.exists() and not self.folder.is_dir():
-            raise InputError(f"{self.folder}: is a file, expected a folder for the run")
-        if (self.folder / CONFIG).exists() and resume:
-            saved = {**_defaults(config), **self.config()}
-            keys = {*self.config(), *wanted}
-            if other := sorted(key for key in keys if saved.get(key) != wanted.get(key)):
-                raise InputError(
-                    f"{self.folder}: holds a run of another configuration (another {', '.join(other)}); "
-                    "choose another --out or pass --overwrite"
-                )
-        elif self._is_of_others():
-            raise InputError(f"{self.folder}: is not empty and holds no run; choose another --out")
-        else:
-            self._drop()
-        if not (self.folder / CONFIG).exists():
+        try:
+            there = (self.folder / CONFIG).exists()
+            if self.folder.exists() and not self.folder.is_dir():
+                raise InputError(f"{self.folder}: is a file, expected a folder for the run")
+            if there and resume:
+                saved = {**_defaults(config), **self.config()}
+                keys = {*self.config(), *wanted}
+                if other := sorted(key for key in keys if saved.get(key) != wanted.get(key)):
+                    raise InputError(
+                        f"{self.folder}: holds a run of another configuration (another {', '.join(other)}); "
+                        "choose another --out or pass --overwrite"
+                    )
+                return
+            # A run that was killed early may lack its config.
+            if not there and self.folder.is_dir() and not holds_only(self.folder, ENVIRONMENT):
+                raise InputError(f"{self.folder}: is not empty and holds no run; choose another --out")
+            for name in (CONFIG, ENVIRONMENT, METRICS, PREDICTIONS):
+                (self.folder / name).unlink(missing_ok=True)
+            for name in FOLDERS:
+                shutil.rmtree(self.folder / name, ignore_errors=True)
             self.folder.mkdir(parents=True, exist_ok=True)
             self.write_json(ENVIRONMENT, environment(seed))
             self.write_json(CONFIG, wanted)
-
-    def _is_of_others(self) -> bool:
-        """Whether the folder holds something that no run has put there; a killed one may lack its config."""
-        there = self.folder.is_dir() and not (self.folder / CONFIG).exists()
-        return there and not holds_only(self.folder, ENVIRONMENT)
+        except OSError as error:
+            raise InputError(f"{self.folder}: could not be made the folder of a run ({error})") from error
 
     def write_json(self, name: str, content: object) -> Path:
         """Write a JSON file of the run atomically; NaN and infinity become null."""
@@ -251,19 +247,19 @@ class Run:
         _write_parquet(self.folder / PREDICTIONS, tables())
         shutil.rmtree(self.parts.folder)
 
-    def _drop(self) -> None:
-        """Remove what an earlier run wrote, and nothing else."""
-        for name in (CONFIG, ENVIRONMENT, METRICS, PREDICTIONS):
-            (self.folder / name).unlink(missing_ok=True)
-        for name in FOLDERS:
-            shutil.rmtree(self.folder / name, ignore_errors=True)
-
     # ------------------------------------------------------------------------------------------- reading
 
     @property
     def finished(self) -> bool:
         """Whether predictions.parquet is there."""
         return (self.folder / PREDICTIONS).exists()
+
+    def require_finished(self) -> None:
+        """Raise an InputError unless the run is finished."""
+        if not self.finished:
+            raise InputError(
+                f"{self.folder}: holds no finished predictions, expected a run of heatbox evaluate"
+            )
 
     def _files(self) -> list[Path]:
         """predictions.parquet, or the shards of an unfinished run."""
@@ -330,7 +326,8 @@ class Run:
                     names = file.schema_arrow.names
                     if len(set(names)) < len(names):
                         raise InputError(f"{path}: has two columns of one name")
-                    derived = {} if _in_pixels(file.schema_arrow) else self._boxes(names)
+                    in_pixels = (file.schema_arrow.metadata or {}).items() >= _IN_PIXELS.items()
+                    derived = {} if in_pixels else self._boxes(names)
                     for batch in file.iter_batches(batch_size):
                         yield _records(batch, str(path), derived)
             except NOT_PARQUET as error:
@@ -462,11 +459,6 @@ def _table(records: Sequence[Record]) -> pa.Table:
         else:
             columns[name] = pa.array(values)
     return pa.table(columns).replace_schema_metadata(_IN_PIXELS)
-
-
-def _in_pixels(schema: pa.Schema) -> bool:
-    """Whether the boxes of maps in a table are in pixels of the image."""
-    return bool((schema.metadata or {}).items() >= _IN_PIXELS.items())
 
 
 def _records(

@@ -50,7 +50,6 @@ def _or_null(kind: Kind) -> Kind:
 
 
 TEXT = Kind("a str", lambda value: isinstance(value, str))
-INTEGER = Kind("an integer", lambda value: _is(value, int))
 FINITE = Kind("a number", lambda value: _is(value, (int, float)) and abs(value) < 1e300)
 NUMBER = Kind("a number", lambda value: value is None or FINITE.holds(value))
 """null is a number that is not finite; it becomes NaN."""
@@ -263,15 +262,15 @@ def check_columns(batch: pa.RecordBatch, where: str) -> None:
         if not key or not batch.num_rows:
             continue
         kind = RECORD.field(key).type
-        wanted = _NUMBERS if pa.types.is_list(kind) else {"id": "a name"}.get(key, _words(kind))
+        wanted = {
+            pa.string(): "a name",
+            pa.int64(): "an integer of 0 or more",
+            pa.float64(): "a number",
+        }.get(kind, _NUMBERS)
         if not _same_kind(column.type, kind):
             raise _wrong(where, name, ids[0], wanted)
         if column.null_count:
             raise _wrong(where, name, ids[column.is_valid().to_pylist().index(False)], wanted)
-
-
-def _words(kind: pa.DataType) -> str:
-    return "an integer of 0 or more" if pa.types.is_integer(kind) else "a number"
 
 
 def _same_kind(found: pa.DataType, wanted: pa.DataType) -> bool:

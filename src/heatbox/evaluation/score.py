@@ -10,18 +10,19 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cache, partial
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
 
-from heatbox._utils.checks import check_choice, check_length, kind_of
+from heatbox._utils.checks import check_length, kind_of
 from heatbox._utils.devices import available_cores
 from heatbox._utils.progress import Track, as_callback, silent
-from heatbox.boxes.contours import Protocol, check_heatmap, threshold_grid
+from heatbox.boxes.contours import Protocol, check_heatmap
 from heatbox.boxes.ops import REFERENCE_SIDE, check_boxes
 from heatbox.config import ScoreConfig
 from heatbox.data.open import open_split
@@ -31,7 +32,8 @@ from heatbox.evaluation.run import MASK, METRICS, Run, ShardStore, ids_of, requi
 from heatbox.evaluation.summary import EVERY, LARGEST, Records, SplitScore, table_of
 from heatbox.maps.baselines import BASELINES
 from heatbox.maps.normalize import normalize_heatmap
-from heatbox.metrics.functional import V2_IOU, PixelScore, box_counts, label_rank, resize_mask
+from heatbox.metrics.collection import BoxMetrics
+from heatbox.metrics.functional import V2_IOU, label_rank, resize_mask
 from heatbox.metrics.max_box_acc import MaxBoxAcc
 from heatbox.metrics.pxap import PxAP
 
@@ -48,8 +50,8 @@ RECORDS_AT_A_TIME = 64
 # ------------------------------------------------------------------------------------------------- scorers
 
 
-class BoxScorer:
-    """MaxBoxAcc at IoU .3 .5 .7 and MaxBoxAccV2 in one pass over the maps.
+class BoxScorer(BoxMetrics):
+    """MaxBoxAcc at IoU .3 .5 .7 and MaxBoxAccV2 of one map, and the outcome of each image.
 
     Args:
         protocol: `reference` or `exact`.
@@ -65,12 +67,13 @@ class BoxScorer:
         threads: int | None = None,
         keep: bool = True,
     ) -> None:
-        self.metrics = {
-            LARGEST: MaxBoxAcc(V2_IOU, "largest", protocol, thresholds, threads),
-            EVERY: MaxBoxAcc(V2_IOU, "all", protocol, thresholds, threads),
-        }
-        self.protocol, self.thresholds, self.threads, self.keep = protocol, thresholds, threads, keep
-        self.grid = threshold_grid(thresholds)
+        super().__init__(
+            {
+                LARGEST: MaxBoxAcc(V2_IOU, "largest", protocol, thresholds, threads),
+                EVERY: MaxBoxAcc(V2_IOU, "all", protocol, thresholds, threads),
+            }
+        )
+        self.protocol, self.thresholds, self.keep = protocol, thresholds, keep
         self.shards: ShardStore | None = None
         self.ids: list[str] = []
         self.written: dict[str, float] = {}  # id → when it was recorded, of resumed images
@@ -92,7 +95,18 @@ class BoxScorer:
             raise InputError("records are kept for the reference protocol only: leave out the records folder")
         settings = {"protocol": self.protocol, "thresholds": self.thresholds, "iou": list(V2_IOU)}
         shards.require({**settings, "fingerprint": fingerprint})
-        for shard, (ids, packed) in shards.read(partial(self._decode, known=known)):
+
+        def decoded(table: pa.Table) -> tuple[list[str], dict[str, np.ndarray]]:
+            ids = ids_of(table)
+            if known is not None and not all(name in known for name in ids):
+                raise ValueError("ids of other images")
+            shape = (len(ids), len(V2_IOU), -(-self.thresholds // 8))
+            return ids, {
+                name: np.frombuffer(b"".join(table[name].to_pylist()), np.uint8).reshape(shape)
+                for name in self.metrics
+            }
+
+        for shard, (ids, packed) in shards.read(decoded):
             self.written |= dict.fromkeys(ids, shard.stat().st_mtime)
             for name, metric in self.metrics.items():
                 bits = np.unpackbits(packed[name], axis=2, count=self.thresholds)
@@ -101,92 +115,51 @@ class BoxScorer:
             self._add(ids, packed)
         self.shards = shards
 
-    def update(self, ids: Sequence[str], maps: Any, truths: Sequence[Any]) -> None:
-        """Add images.
+    def record(self, ids: Sequence[str], curves: np.ndarray | None) -> None:
+        """Keep the outcomes of images, in the store too if there is one.
 
         Args:
-            ids: of the images.
-            maps: N heatmaps (H, W) in [0, 1].
-            truths: for each image its (K, 4) boxes and its size (width, height).
-
-        Raises:
-            InputError: a map or a box is malformed; then no image of this call is counted.
+            ids: of the N images.
+            curves: (2, N, T) what `update` returned for them; None, without `keep`, keeps nothing.
         """
-        boxes, sizes = zip(*truths, strict=True)
-        criteria = [(metric.iou, metric.contours) for metric in self.metrics.values()]
-        found = box_counts(
-            maps, boxes, sizes, criteria, self.protocol, self.grid, self.threads, return_iou=self.keep
-        )
-        packed: dict[str, np.ndarray] = {}
-        for (name, metric), counts in zip(self.metrics.items(), found, strict=True):
-            metric.add(counts, len(ids))
-            if self.keep:
-                packed[name] = np.packbits(counts.iou[:, None] >= metric.iou[:, None], axis=2)
+        if curves is None:
+            return
+        packed = {
+            name: np.packbits(curve[:, None] >= metric.iou[:, None], axis=2)
+            for (name, metric), curve in zip(self.metrics.items(), curves, strict=True)
+        }
         if self.shards is not None:
-            self.shards.append(self._encode(ids, packed))
+            columns: dict[str, Any] = {"id": pa.array(list(ids), pa.string())}
+            for name, bits in packed.items():
+                rows = bits.reshape(len(ids), -1)
+                columns[name] = pa.array([row.tobytes() for row in rows], pa.binary(rows.shape[1]))
+            self.shards.append(pa.table(columns))
         self._add(ids, packed)
 
     def _add(self, ids: Sequence[str], packed: Mapping[str, np.ndarray]) -> None:
-        self.ids += ids if packed else ()
+        self.ids += ids
         for name, bits in packed.items():
             self.packed[name].append(bits)
 
-    def result(self) -> SplitScore:
+    def compute(self) -> SplitScore:
         """Both scores of all images, with the records if they are kept.
 
         Raises:
             InputError: no image was scored.
         """
-        scores = {name: metric.compute() for name, metric in self.metrics.items()}
+        scores = super().compute()
         packed = {name: np.concatenate(bits) for name, bits in self.packed.items()}
         records = Records(self.ids, packed, self.thresholds) if self.keep else None
         return SplitScore(scores, self.metrics[LARGEST].images, records=records)
 
-    def _encode(self, ids: Sequence[str], packed: Mapping[str, np.ndarray]) -> pa.Table:
-        columns: dict[str, Any] = {"id": pa.array(list(ids), pa.string())}
-        for name, bits in packed.items():
-            rows = bits.reshape(len(ids), -1)
-            columns[name] = pa.array([row.tobytes() for row in rows], pa.binary(rows.shape[1]))
-        return pa.table(columns)
 
-    def _decode(
-        self, table: pa.Table, known: Container[str] | None
-    ) -> tuple[list[str], dict[str, np.ndarray]]:
-        ids = ids_of(table)
-        if known is not None and not all(name in known for name in ids):
-            raise ValueError("ids of other images")
-        shape = (len(ids), len(V2_IOU), -(-self.thresholds // 8))
-        return ids, {
-            name: np.frombuffer(b"".join(table[name].to_pylist()), np.uint8).reshape(shape)
-            for name in self.metrics
-        }
+Scorer = BoxScorer | PxAP
 
 
-class MaskScorer:
-    """PxAP with the histogram of each image.
-
-    Args:
-        thresholds: number of evenly spaced thresholds.
-    """
-
-    def __init__(self, thresholds: int = 1000) -> None:
-        self.metric = PxAP(thresholds, per_image=True)
-        self.ids: list[str] = []
-
-    def update(self, ids: Sequence[str], maps: Any, truths: Sequence[Any]) -> None:
-        """Add images: ids, N heatmaps (224, 224) in [0, 1], and their masks of the same size."""
-        self.metric.update(maps, truths)
-        self.ids += ids
-
-    def result(self) -> PixelScore:
-        """The score of all images."""
-        return self.metric.compute()
-
-
-def _scorers(
-    names: Iterable[str], masks: bool, thresholds: int, protocol: Protocol
-) -> dict[str, BoxScorer | MaskScorer]:
-    return {name: MaskScorer(thresholds) if masks else BoxScorer(protocol, thresholds) for name in names}
+def _scorers(names: Iterable[str], masks: bool, thresholds: int, protocol: Protocol) -> dict[str, Scorer]:
+    return {
+        name: PxAP(thresholds, per_image=True) if masks else BoxScorer(protocol, thresholds) for name in names
+    }
 
 
 @cache
@@ -283,18 +256,24 @@ def score_maps(
         if empty := [record["id"] for record in batch if not masks and not len(record["boxes"])]:
             raise InputError(f"{run.folder}: image {empty[0]!r} has no box to be scored against")
         ranks.append(label_rank(np.stack([r["logits"] for r in batch]), [r["label"] for r in batch]))
-        truths = [
-            record[MASK] if masks else (record["boxes"], (record["width"], record["height"]))
-            for record in batch
-        ]
-
-        def heatmaps(name: str, batch: Sequence[Any] = batch) -> list[np.ndarray]:
-            return [normalize_heatmap(record[f"map_{name}"], REFERENCE_SIDE) for record in batch]
-
+        truths: dict[str, Any] = (
+            {"masks": [record[MASK] for record in batch]}
+            if masks
+            else {
+                "boxes": [record["boxes"] for record in batch],
+                "image_sizes": [(record["width"], record["height"]) for record in batch],
+                "return_iou": True,
+            }
+        )
         for name, scorer in scorers.items():
-            maps = [_baseline(name)] * len(batch) if name in BASELINES else heatmaps(name)
-            scorer.update([record["id"] for record in batch], maps, truths)
-    return {name: scorer.result() for name, scorer in scorers.items()}, np.concatenate(ranks)
+            if name in BASELINES:
+                maps = [_baseline(name)] * len(batch)
+            else:
+                maps = [normalize_heatmap(record[f"map_{name}"], REFERENCE_SIDE) for record in batch]
+            outcome = scorer.update(maps, **truths)
+            if isinstance(scorer, BoxScorer):
+                scorer.record([record["id"] for record in batch], outcome)
+    return {name: scorer.compute() for name, scorer in scorers.items()}, np.concatenate(ranks)
 
 
 # --------------------------------------------------------------------------------------------- of a stream
@@ -331,16 +310,15 @@ def score_stream(
             with other settings. What was recorded before stays.
         TypeError: an item that is not (id, heatmap, boxes, image size).
     """
-    check_choice(protocol, "protocol", ("reference", "exact"))
     scorer = BoxScorer(protocol, thresholds, threads, keep or records is not None)
     if records is not None:
         scorer.resume(ShardStore(Path(records)), fingerprint)
     done = set(scorer.ids)
     malformed: list[tuple[str, str]] = []
     for ids, maps, truths in _batches(_box_items(items, done), malformed, progress, len(done)):
-        scorer.update(ids, maps, truths)
-    _require_some(scorer, malformed)
-    return replace(scorer.result(), resumed=len(done), malformed=tuple(malformed))
+        boxes, sizes = zip(*truths, strict=True)
+        scorer.record(ids, scorer.update(maps, boxes, sizes, scorer.keep))
+    return replace(scorer.compute(), resumed=len(done), malformed=tuple(malformed))
 
 
 def _box_items(items: Iterable[Item], done: set[str]) -> Iterator[tuple[str, Any, Any]]:
@@ -369,6 +347,9 @@ def _batches(
         malformed: is extended by (id, error message) of the others.
         progress: called with the number of images done, after each batch.
         count: number of images done before.
+
+    Raises:
+        InputError: at the end, if none can be scored and none was before.
     """
     for batch in in_batches(items, MAPS_AT_A_TIME):
         good = []
@@ -385,24 +366,15 @@ def _batches(
         count += len(good)
         if progress is not None:
             progress(count)
-
-
-def _require_some(scorer: BoxScorer | MaskScorer, malformed: Sequence[tuple[str, str]]) -> None:
-    metric = scorer.metric if isinstance(scorer, MaskScorer) else scorer.metrics[LARGEST]
-    if not metric.images:
+    if not count:
         why = f", the first because {malformed[0][0]}: {malformed[0][1]}" if malformed else ""
         raise InputError(f"none of {len(malformed)} heatmaps could be scored{why}")
 
 
 def in_batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
     """Lists of `size` items, the last perhaps of fewer."""
-    batch: list[T] = []
-    for item in items:
-        batch.append(item)
-        if len(batch) == size:
-            yield batch
-            batch = []
-    if batch:
+    rest = iter(items)
+    while batch := list(islice(rest, size)):
         yield batch
 
 
@@ -449,21 +421,23 @@ def score_folder(
     check_length(examples, "examples", "the examples of a split")
     if strange := [one for one in examples if not isinstance(one, Example)]:
         raise TypeError(f"examples: one is {kind_of(strange[0])}, expected the examples of a split")
-    check_choice(protocol, "protocol", ("reference", "exact"))
     scorer = BoxScorer(protocol, thresholds, threads, keep or records is not None)
-    source = MapFolder.open(heatmaps, examples, resize, protocol, threads)
-    outcome = _score_folder(source, {"": scorer}, _boxes_of, records, progress)
-    return replace(scorer.result(), **outcome)
+    source = MapFolder(heatmaps, examples, resize, protocol, threads)
+    truths_of = partial(_boxes_of, keep=scorer.keep)
+    outcome = _score_folder(source, {"": scorer}, truths_of, records, progress)
+    return replace(scorer.compute(), **outcome)
 
 
-def _boxes_of(examples: Sequence[Example]) -> list[Any]:
-    return [(check_boxes(one.boxes, one.size, one.id), one.size) for one in examples]
+def _boxes_of(examples: Sequence[Example], keep: bool = True) -> dict[str, Any]:
+    """The arguments of `BoxScorer.update` for some images."""
+    boxes = [check_boxes(one.boxes, one.size, one.id) for one in examples]
+    return {"boxes": boxes, "image_sizes": [one.size for one in examples], "return_iou": keep}
 
 
 def _score_folder(
     source: MapFolder,
-    scorers: Mapping[str, BoxScorer | MaskScorer],
-    truths_of: Callable[[Sequence[Example]], Sequence[Any]],
+    scorers: Mapping[str, Scorer],
+    truths_of: Callable[[Sequence[Example]], dict[str, Any]],
     records: Path | str | None,
     progress: Callable[[int], None] | None,
 ) -> dict[str, Any]:
@@ -473,88 +447,78 @@ def _score_folder(
         "resumed", "missing", "malformed" and "unknown" of a `SplitScore`.
     """
     own, *baselines = scorers
-    scorer = scorers[own]
-    if records is not None and isinstance(scorer, BoxScorer):
+    done: list[str] = []
+    if records is not None and isinstance(scorer := scorers[own], BoxScorer):
         scorer.resume(ShardStore(Path(records)), source.fingerprint, source.examples)
         for name, written in scorer.written.items():
             require_older(source.path(name), written, f"it was scored into {records}")
-        for ids in in_batches(list(scorer.ids) if baselines else (), MAPS_AT_A_TIME):
-            truths = truths_of([source.examples[name] for name in ids])
-            for name in baselines:
-                scorers[name].update(ids, [_baseline(name)] * len(ids), truths)
-    done = set(scorer.ids)
+        done = list(scorer.ids)
+    resumed = (
+        (ids, None, [source.examples[name] for name in ids])
+        for ids in in_batches(done if baselines else (), MAPS_AT_A_TIME)
+    )
+    seen = set(done)
     malformed: list[tuple[str, str]] = []
-    for ids, maps, examples in _batches(source.load(skip=done), malformed, progress, len(done)):
+    loaded = _batches(source.load(skip=seen), malformed, progress, len(done))
+    for ids, maps, examples in chain(resumed, loaded):
         truths = truths_of(examples)
-        scorer.update(ids, maps, truths)
-        for name in baselines:
-            scorers[name].update(ids, [_baseline(name)] * len(ids), truths)
-    _require_some(scorer, malformed)
+        for name in scorers if maps is not None else baselines:
+            outcome = scorers[name].update(maps if name == own else [_baseline(name)] * len(ids), **truths)
+            if isinstance(scorer := scorers[name], BoxScorer):
+                scorer.record(ids, outcome)
     return {
         "resumed": len(done),
-        "missing": tuple(name for name in source.missing if name not in done),
+        "missing": tuple(name for name, file in source.files.items() if file is None and name not in seen),
         "malformed": tuple(malformed),
         "unknown": source.unknown,
     }
 
 
-@dataclass(frozen=True)
 class MapFolder:
     """The heatmaps of a folder in the reference layout and the images they belong to.
 
+    Args:
+        folder: the folder.
+        examples: the images.
+        resize: bring maps to 224 x 224, or their own size in the exact protocol, and to [0, 1], as
+            `normalize_heatmap` does.
+        protocol: `reference` takes maps of 224 x 224 only, unless they are resized; `exact` of any size.
+        threads: threads to read with; all cores by default.
+
     Attributes:
-        root: the folder.
         examples: image id → example.
         files: image id → its file, relative to the folder, or None; in the order of the images.
         unknown: files that belong to no image.
-        resize: bring maps to `side` (or their own size) and [0, 1], as `normalize_heatmap` does.
-        side: side in pixels that maps must have unless they are resized; None for any.
-        threads: threads to read with; all cores by default.
+
+    Raises:
+        InputError: no such folder, an id twice, one that leads out of the folder, or no map of any image.
     """
 
-    root: Path
-    examples: dict[str, Example]
-    files: dict[str, str | None]
-    unknown: tuple[str, ...]
-    resize: bool = False
-    side: int | None = REFERENCE_SIDE
-    threads: int | None = None
-
-    @classmethod
-    def open(
-        cls,
+    def __init__(
+        self,
         folder: Path | str,
         examples: Sequence[Example],
         resize: bool = False,
         protocol: Protocol = "reference",
         threads: int | None = None,
-    ) -> MapFolder:
-        """Find the heatmaps of some images in a folder.
-
-        Raises:
-            InputError: no such folder, an id twice, one that leads out of the folder, or no map of any image.
-        """
-        root = Path(folder)
+    ) -> None:
+        self.root = root = Path(folder)
         if not root.is_dir():
             raise InputError(f"{root}: is not a folder, expected one of <image id>.npy heatmaps")
         names = {example.id: _names(root, example.id) for example in examples}
         if len(names) != len(examples):
             raise InputError(f"{len(examples) - len(names)} image ids occur twice, expected unique ids")
         present = {path.relative_to(root).as_posix() for path in root.rglob("*.npy")}
-        files = {
+        self.files = {
             image: next((name for name in both if name in present), None) for image, both in names.items()
         }
-        unknown = tuple(sorted(present - {file for file in files.values() if file is not None}))
-        if not any(files.values()):
+        self.unknown = tuple(sorted(present.difference(self.files.values())))
+        if not any(self.files.values()):
             wanted = next(iter(names.values()))[0] if names else ".npy"
             raise InputError(f"{root}: holds no heatmap of any of {len(names)} images (expected {wanted})")
-        side = REFERENCE_SIDE if protocol == "reference" else None
-        return cls(root, {one.id: one for one in examples}, files, unknown, resize, side, threads)
-
-    @property
-    def missing(self) -> tuple[str, ...]:
-        """Ids of images without a heatmap."""
-        return tuple(name for name, file in self.files.items() if file is None)
+        self.examples = {one.id: one for one in examples}
+        self.resize, self.threads = resize, threads
+        self.side = REFERENCE_SIDE if protocol == "reference" else None
 
     @property
     def fingerprint(self) -> str:
@@ -658,16 +622,16 @@ def _score_split(
 ) -> tuple[dict[str, Any], list[str]]:
     """Scores of a folder's maps and of the baselines on the same images by name; the problems with maps."""
     masks = split.has_only_masks
-    source = MapFolder.open(heatmaps, split.examples, config.resize, config.protocol)
+    source = MapFolder(heatmaps, split.examples, config.resize, config.protocol)
     name = heatmaps.name or "heatmaps"
     name = f"{name} (heatmaps)" if name in BASELINES else name
     scorers = _scorers((name, *BASELINES), masks, config.thresholds, config.protocol)
 
-    def truths_of(examples: Sequence[Example]) -> Sequence[Any]:
-        return masks_of(split, examples) if masks else _boxes_of(examples)
+    def truths_of(examples: Sequence[Example]) -> dict[str, Any]:
+        return {"masks": masks_of(split, examples)} if masks else _boxes_of(examples)
 
     recorded = records if not masks and config.protocol == "reference" else None
     progress = as_callback(track, f"scoring {heatmaps}", len(split))
     outcome = _score_folder(source, scorers, truths_of, recorded, progress)
     problems = SplitScore({}, 0, **outcome).problems()
-    return {name: scorer.result() for name, scorer in scorers.items()}, problems
+    return {name: scorer.compute() for name, scorer in scorers.items()}, problems

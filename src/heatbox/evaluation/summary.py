@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from heatbox._utils.extras import require
 from heatbox.boxes.contours import threshold_grid, threshold_index
 from heatbox.maps.baselines import BASELINES, CENTRE
 from heatbox.metrics.bootstrap import (
@@ -22,6 +21,7 @@ from heatbox.metrics.bootstrap import (
 from heatbox.metrics.functional import (
     BoxScore,
     PixelScore,
+    data_frame,
     localization_counts,
     localization_score,
     rank_counts,
@@ -127,14 +127,11 @@ class SplitScore:
         Raises:
             InputError: pandas is not installed.
         """
-        require("pandas", "to_pandas()")
-        import pandas as pd
-
         columns: dict[str, Any] = {"id": list(self.outcomes.ids)}
         for name, score in self.scores.items():
             bits = self.outcomes.at(name, score.threshold)
             columns |= {f"{name}_{iou:g}": bits[:, k] for k, iou in enumerate(score.iou)}
-        return pd.DataFrame(columns)
+        return data_frame(columns)
 
 
 # -------------------------------------------------------------------------------------------------- tables
@@ -170,6 +167,11 @@ def table_of(
         for earlier, later in itertools.combinations(own, 2)
     ]
     return table
+
+
+def own_maps(metrics: Mapping[str, Any]) -> list[str]:
+    """Names of the maps in the content of metrics.json that are not baselines."""
+    return [name for name in metrics["methods"] if name not in metrics["baselines"]]
 
 
 def summarise(

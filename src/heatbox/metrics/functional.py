@@ -69,8 +69,9 @@ def as_maps(heatmaps: Any) -> np.ndarray | Sequence[np.ndarray]:
     return maps
 
 
-def _data_frame(columns: dict[str, Any]) -> pandas.DataFrame:
-    require("pandas", "to_pandas")
+def data_frame(columns: dict[str, Any]) -> pandas.DataFrame:
+    """The columns as a data frame; an InputError where pandas is not installed."""
+    require("pandas", "to_pandas()")
     import pandas as pd
 
     return pd.DataFrame(columns)
@@ -131,7 +132,7 @@ class BoxScore(_Curves):
 
     def to_pandas(self) -> pandas.DataFrame:
         """The curves as a data frame: one row per IoU and threshold, accuracy in percent."""
-        return _data_frame(
+        return data_frame(
             {
                 "iou": np.repeat(self.iou, len(self.thresholds)),
                 "threshold": np.tile(self.thresholds, len(self.iou)),
@@ -461,7 +462,7 @@ class LocalizationScore(_Curves):
         """The curves as a data frame: one row per threshold, accuracies in percent."""
         curves = self.correct * 100.0 / self.images
         names = ("gt_known", "top1", "top5")
-        return _data_frame({"threshold": self.thresholds, **dict(zip(names, curves, strict=True))})
+        return data_frame({"threshold": self.thresholds, **dict(zip(names, curves, strict=True))})
 
 
 def label_rank(logits: Any, labels: Any) -> np.ndarray:
@@ -618,7 +619,7 @@ class PixelScore:
     def to_pandas(self) -> pandas.DataFrame:
         """The precision-recall curve as a data frame: one row per threshold tau."""
         count = len(self.thresholds)
-        return _data_frame(
+        return data_frame(
             {
                 "threshold": self.thresholds,
                 "precision": self.precision[:count],
