@@ -251,10 +251,9 @@ def level_ious(levels: Levels, truth: np.ndarray, contours: Contours, protocol: 
         (max(top, 1),) float64.
     """
     inclusive = protocol == "reference"
-    if levels.top == 0:  # no pixel is foreground: the box (0, 0, 0, 0)
-        return box_iou(np.zeros((1, 4), np.int64), truth, inclusive).max(1)
-    if contours == "largest":
+    if levels.top == 0 or contours == "largest":
         boxes = to_convention(largest_contours(levels), levels.shape, protocol)
+        boxes = boxes if levels.top else np.zeros((1, 4), np.int64)  # no pixel is foreground: (0, 0, 0, 0)
         return box_iou(boxes, truth, inclusive).max(1)
     found, first, last = all_contours(levels)
     boxes = to_convention(found, levels.shape, protocol)

@@ -20,6 +20,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from heatbox._utils.checks import check_integer
 from heatbox._utils.progress import Track, silent
 from heatbox.boxes.contours import Protocol, threshold_grid, to_convention
 from heatbox.boxes.ops import REFERENCE_FRAME, box_iou, scale_boxes
@@ -110,9 +111,8 @@ def _check_numbers(config: EvaluateConfig) -> None:
     """Raise here what would otherwise be found only after all the maps are made."""
     threshold_grid(config.thresholds)
     for name in ("limit", "batch_size", "size"):
-        number = getattr(config, name)
-        if number is not None and number < 1:
-            raise InputError(f"{name.replace('_', ' ')} is {number}, expected 1 or more")
+        if (number := getattr(config, name)) is not None:
+            check_integer(number, name.replace("_", " "))
 
 
 def _open(config: EvaluateConfig, view: ClassifierView) -> Split:

@@ -15,7 +15,6 @@ from __future__ import annotations
 import json
 import os
 import platform
-import re
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -114,17 +113,12 @@ class ShardStore:
 
     def shards(self) -> list[Path]:
         """The shards in order."""
-        return [shard for _, shard in sorted(self._numbered())]
-
-    def _numbered(self) -> list[tuple[int, Path]]:
-        found = [
-            (re.fullmatch(r"(?:part-)?(\d+)", path.stem), path) for path in self.folder.glob("*.parquet")
-        ]
-        return [(int(match[1]), path) for match, path in found if match]
+        files = self.folder.glob("*.parquet")
+        return sorted((f for f in files if f.stem.removeprefix("part-").isdecimal()), key=_number)
 
     def append(self, table: pa.Table) -> None:
         """Write the next shard."""
-        number = 1 + max((number for number, _ in self._numbered()), default=-1)
+        number = 1 + max(map(_number, self.shards()), default=-1)
         _write_parquet(made_folder(self.folder) / f"{number:06d}.parquet", [table])
 
     def read(self, decode: Callable[[pa.Table], T]) -> Iterator[tuple[Path, T]]:
@@ -140,6 +134,10 @@ class ShardStore:
                 shard.replace(shard.with_suffix(".damaged"))
                 continue
             yield shard, found
+
+
+def _number(shard: Path) -> int:
+    return int(shard.stem.removeprefix("part-"))
 
 
 def ids_of(table: pa.Table) -> list[str]:

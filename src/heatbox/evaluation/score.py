@@ -335,21 +335,15 @@ def _box_items(items: Iterable[Item], done: set[str]) -> Iterator[tuple[str, Any
 
 
 def _batches(
-    items: Iterable[tuple[str, Any, T]],
+    items: Iterable[tuple[str, np.ndarray | InputError, T]],
     malformed: list[tuple[str, str]],
     progress: Callable[[int], None] | None,
     count: int,
 ) -> Iterator[tuple[list[str], list[np.ndarray], list[T]]]:
     """Ids, heatmaps and truths of the images that can be scored, in batches.
 
-    Args:
-        items: (id, heatmap or the error of reading it, truth) of each image.
-        malformed: is extended by (id, error message) of the others.
-        progress: called with the number of images done, after each batch.
-        count: number of images done before.
-
-    Raises:
-        InputError: at the end, if none can be scored and none was before.
+    Of the others `malformed` is extended by (id, error message). `count` is the number of images done before;
+    an InputError is raised at the end if it was 0 and no image could be scored.
     """
     for batch in in_batches(items, MAPS_AT_A_TIME):
         good = []
