@@ -21,11 +21,17 @@ from heatbox._utils.checks import check_integer, check_number
 from heatbox.data.types import Example, Split
 from heatbox.errors import InputError
 
+
+def _star(u: np.ndarray, v: np.ndarray) -> np.ndarray:
+    phase = np.abs((np.arctan2(u, -v) / (2 * np.pi / 5)) % 1 - 0.5) * 2  # 1 at a tip, 0 between two
+    return np.hypot(u, v) < 0.42 + 0.58 * phase**1.3
+
+
 SHAPES: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
     "disc": lambda u, v: u**2 + v**2 < 1,
     "square": lambda u, v: np.maximum(abs(u), abs(v)) < 0.85,
     "triangle": lambda u, v: (v < 0.8) & (abs(u) < (v + 1) * 0.5),
-    "star": lambda u, v: _star(u, v),
+    "star": _star,
     "cross": lambda u, v: (np.minimum(abs(u), abs(v)) < 0.3) & (np.maximum(abs(u), abs(v)) < 1),
     "ring": lambda u, v: (u**2 + v**2 < 1) & (u**2 + v**2 > 0.3),
     "crescent": lambda u, v: (u**2 + v**2 < 1) & ((u - 0.45) ** 2 + v**2 > 0.5),
@@ -44,11 +50,6 @@ _MAX_SIDE = 0.96  # of the object's box, as a fraction of the image's side
 _ANGLES, _ASPECTS = 24, 5
 _BACKGROUND_CONTRAST, _BACKGROUND_TINT = 0.3, 0.5  # clutter has less contrast than objects
 _MIN_CONTRAST = 0.8  # sum over RGB of the mean difference of object and background, if attainable
-
-
-def _star(u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    phase = np.abs((np.arctan2(u, -v) / (2 * np.pi / 5)) % 1 - 0.5) * 2  # 1 at a tip, 0 between two
-    return np.hypot(u, v) < 0.42 + 0.58 * phase**1.3
 
 
 @dataclass(frozen=True)
@@ -104,16 +105,15 @@ def glyphs(
     """
     if split not in SPLITS:
         raise InputError(f"glyphs has no split {split!r}, expected one of {', '.join(SPLITS)}")
-    _check(SPLITS[split] if count is None else count, size, seed)
+    count = SPLITS[split] if count is None else count
+    _check(count, size, seed)
     check_number(texture_match, "texture_match", "a probability")
     if not 0 <= texture_match <= 1:
         raise InputError(f"texture_match is {texture_match}, expected a probability")
-    number = SPLITS[split] if count is None else count
     drawn = {}
-    for index in range(number):
+    for index in range(count):
         rng = _rng(seed, split, index)
-        shape = index % len(SHAPES)
-        texture = int(rng.integers(len(TEXTURES)))
+        shape, texture = index % len(SHAPES), int(rng.integers(len(TEXTURES)))
         if rng.random() < texture_match:
             texture = shape
         drawn[f"{split}/{index:06d}.png"] = _place(rng, shape, texture, size)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -153,24 +154,30 @@ def open_split(
 
 
 def _open_split(data: str, metadata: str | Path | None, num_classes: int | None, report: Report) -> Split:
-    if _is_glyphs(data):
-        return glyphs(data.partition(":")[2] or "test")
+    if (embedded := _glyphs(data, "test")) is not None:
+        return embedded
     if metadata is not None:
         return wsol.load_wsol(data, metadata, num_classes, report)
     path, split = _path_and_split(data)
     data_set = open_data_set(path)
     if data_set.format is wsol and len(data_set.splits) == 1 and not split:
         return wsol.load_wsol(path, None, num_classes, report)
-    chosen = split or next((s for s in TEST_SPLITS if s in data_set.splits), data_set.splits[0])
-    found = data_set.load(chosen, report)
+    found = data_set.load(split or _first(TEST_SPLITS, data_set.splits) or data_set.splits[0], report)
     largest = max((example.label for example in found), default=0)
     if num_classes is not None and largest >= num_classes:
         raise InputError(f"{path}: label {largest} is out of range, expected 0 to {num_classes - 1}")
     return found
 
 
-def _is_glyphs(data: str) -> bool:
-    return data.partition(":")[0] == "glyphs" and not os.path.exists(data)
+def _glyphs(data: str, default: str) -> Split | None:
+    """The split of the embedded data set that is named, if any."""
+    name, _, split = data.partition(":")
+    return glyphs(split or default) if name == "glyphs" and not os.path.exists(data) else None
+
+
+def _first(names: Sequence[str], splits: Sequence[str]) -> str:
+    """The first of some names that is a split, "" if none is."""
+    return next((name for name in names if name in splits), "")
 
 
 def _path_and_split(data: str) -> tuple[str, str]:
@@ -212,10 +219,19 @@ def open_training(data: str, test: str | None = None, limit: int | None = None) 
     """
     if not data:
         raise InputError("no data set to train on: name one with --data")
-    if _is_glyphs(data):
-        train, own = glyphs(data.partition(":")[2] or "train"), "glyphs:test"
-    else:
-        train, own = _open_train(data)
+    train, own = _glyphs(data, "train"), "glyphs:test"
+    if train is None:
+        path, split = _path_and_split(data)
+        data_set = open_data_set(path)
+        splits = data_set.splits
+        chosen = split or _first(TRAIN_SPLITS, splits) or (splits[0] if len(splits) == 1 else "")
+        if not chosen:
+            raise InputError(
+                f"{path}: has no split to train on, only {', '.join(splits)}; name one as {path}:SPLIT"
+            )
+        train = data_set.load(chosen)
+        validation = _first(TEST_SPLITS, [name for name in splits if name != chosen])
+        own = f"{path}:{validation}" if validation else ""
     found = open_split(test or own) if test or own else None
     if found is not None and found.num_classes > train.num_classes:
         raise InputError(
@@ -224,18 +240,3 @@ def open_training(data: str, test: str | None = None, limit: int | None = None) 
         )
     _log.info("training on %s: %s, %d images of %d classes", data, train.name, len(train), train.num_classes)
     return TrainingSplits(train.take(limit), found)
-
-
-def _open_train(data: str) -> tuple[Split, str]:
-    """The split to train on, and PATH:SPLIT of the same data set to validate on ("" if there is none)."""
-    path, split = _path_and_split(data)
-    data_set = open_data_set(path)
-    chosen = split or next((name for name in TRAIN_SPLITS if name in data_set.splits), "")
-    if not chosen and len(data_set.splits) == 1:
-        chosen = data_set.splits[0]
-    if not chosen:
-        raise InputError(
-            f"{path}: has no split to train on, only {', '.join(data_set.splits)}; name one as {path}:SPLIT"
-        )
-    validation = next((name for name in TEST_SPLITS if name in data_set.splits and name != chosen), "")
-    return data_set.load(chosen), f"{path}:{validation}" if validation else ""

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from heatbox._utils.devices import map_in_threads
-from heatbox._utils.io import write_atomically
+from heatbox._utils.io import made_folder, read_json, write_atomically
 from heatbox._utils.progress import Track, silent
 from heatbox.data.formats import cub, wsol
 from heatbox.data.open import open_data_set
@@ -58,12 +58,8 @@ def prepare_cub(
 
 def _record_variant(out: Path, variant: str) -> None:
     """Write the variant into the folder, or refuse a folder of another variant."""
-    file = out / "prepared.json"
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        found = json.loads(file.read_text()).get("variant") if file.is_file() else variant
-    except (OSError, ValueError, AttributeError) as error:
-        raise InputError(f"{file}: cannot be created or read ({error})") from error
+    file = made_folder(out) / "prepared.json"
+    found = read_json(file).get("variant") if file.is_file() else variant
     if found != variant:
         raise InputError(f"{out}: contains the variant {found!r}, expected {variant!r} or an empty folder")
     write_atomically(file, json.dumps({"variant": variant, "side": SIDE}).encode())

@@ -6,9 +6,8 @@ boxes at its edges; a box of which nothing is left keeps its row, with no area.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -93,14 +92,8 @@ class Preprocess:
 # ---------------------------------------------------------------------- images with boxes
 
 ImageAndBoxes = tuple[Image.Image, np.ndarray]
-
-
-class BoxTransform(Protocol):
-    """Image and boxes → image and boxes."""
-
-    def __call__(self, image: Image.Image, boxes: np.ndarray) -> ImageAndBoxes:
-        """Apply the transform to both."""
-        ...
+BoxTransform = Callable[[Image.Image, np.ndarray], ImageAndBoxes]
+"""Image and boxes → image and boxes."""
 
 
 @dataclass(frozen=True)

@@ -58,8 +58,12 @@ class Split:
         """
         for what, names in (("image id", (e.id for e in self.examples)), ("class name", self.class_names)):
             for name in names:
-                if not _is_text(str(name)):
-                    raise InputError(f"{self.name}: the {what} {name!r} is not UTF-8 text; rename it")
+                try:  # file names may be any bytes, names in JSON lone surrogates
+                    str(name).encode()
+                except UnicodeEncodeError as error:
+                    raise InputError(
+                        f"{self.name}: the {what} {name!r} is not UTF-8 text; rename it"
+                    ) from error
 
     def __len__(self) -> int:
         return len(self.examples)
@@ -98,12 +102,3 @@ class Split:
     def take(self, limit: int | None) -> Split:
         """The first `limit` examples, all for None."""
         return dataclasses.replace(self, examples=self.examples[:limit])
-
-
-def _is_text(name: str) -> bool:
-    """Whether a name is valid Unicode; file names may be any bytes, names in JSON lone surrogates."""
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True

@@ -20,7 +20,7 @@ import zlib
 from abc import abstractmethod
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
-from typing import IO, Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from heatbox._utils.checks import kind_of
 from heatbox._utils.io import named_when_whole
@@ -191,20 +191,14 @@ def _decompress(path: Path) -> Path:
     try:
         with named_when_whole(target) as temporary:
             with library.open(path) as source, temporary.open("wb") as file:
-                _copy(source, file, max(path.stat().st_size, 2**16) * MAX_RATIO, path)
+                limit = max(path.stat().st_size, 2**16) * MAX_RATIO
+                limit = min(limit, shutil.disk_usage(target.parent).free)
+                while block := source.read(2**20):
+                    if file.tell() + len(block) > limit:
+                        what = f"decompresses to more than {limit} bytes, which is not safe or does not fit"
+                        raise InputError(f"{path}: {what}")
+                    file.write(block)
             os.utime(temporary, ns=(made, made))
     except (EOFError, zlib.error, lzma.LZMAError, OSError) as error:
         raise InputError(f"{path}: cannot be decompressed into {target.parent} ({error})") from error
     return target
-
-
-def _copy(source: IO[bytes], target: IO[bytes], limit: int, path: Path) -> None:
-    limit = min(limit, shutil.disk_usage(Path(target.name).parent).free)
-    written = 0
-    while block := source.read(2**20):
-        written += len(block)
-        if written > limit:
-            raise InputError(
-                f"{path}: decompresses to more than {limit} bytes, which is not safe or does not fit"
-            )
-        target.write(block)

@@ -13,7 +13,6 @@ import re
 import struct
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
 from xml.etree import ElementTree
 
 from heatbox.data.files.images import TreeImages, is_image
@@ -235,12 +234,6 @@ _ENCODINGS = {16: "utf-8", 17: "utf-16", 18: "utf-32"}
 _MAX_BYTES = 2**26  # decompressed; the real file has 0.3 MB
 
 
-@dataclass(frozen=True)
-class _Element:
-    kind: int
-    data: bytes
-
-
 def read_structures(content: bytes, name: str) -> list[dict[str, Value]]:
     """The structures of one variable, in the order of the file.
 
@@ -257,25 +250,34 @@ def read_structures(content: bytes, name: str) -> list[dict[str, Value]]:
     order = {b"IM": "<", b"MI": ">"}.get(content[126:128])
     if order is None:
         raise ValueError("it is not a MATLAB file of version 5")
-    for element in _elements(content[128:], order):
-        if element.kind == _COMPRESSED:
-            element = next(_elements(_inflated(element.data), order), element)
-        if element.kind == _MATRIX:
-            found = _structures(element.data, order, name)
-            if found is not None:
-                return found
+    for kind, data in _elements(content[128:], order):
+        if kind == _COMPRESSED:
+            try:
+                inflated = zlib.decompressobj().decompress(data, _MAX_BYTES)
+            except zlib.error as error:
+                raise ValueError(f"it cannot be decompressed, {error}") from error
+            kind, data = next(_elements(inflated, order), (kind, data))
+        if kind != _MATRIX:
+            continue
+        kind, parts = _matrix(data, order)
+        if kind != _STRUCTURE or parts[2][1] != name.encode() or len(parts) < 5 or len(parts[3][1]) != 4:
+            continue
+        (width,) = struct.unpack(f"{order}i", parts[3][1])
+        if width < 1:
+            raise ValueError("its fields have no names")
+        packed = parts[4][1]
+        starts = range(0, len(packed), width)
+        names = [packed[at : at + width].split(b"\0")[0].decode("latin-1") for at in starts]
+        values = [_value(*element, order) for element in parts[5:]]
+        if not names or len(values) % len(names):
+            raise ValueError("its structures are not complete")
+        rows = range(0, len(values), len(names))
+        return [dict(zip(names, values[at : at + len(names)], strict=True)) for at in rows]
     raise ValueError(f"it has no variable {name!r} of structures")
 
 
-def _inflated(data: bytes) -> bytes:
-    try:
-        return zlib.decompressobj().decompress(data, _MAX_BYTES)
-    except zlib.error as error:
-        raise ValueError(f"it cannot be decompressed, {error}") from error
-
-
-def _elements(data: bytes, order: str) -> Iterator[_Element]:
-    """The elements of a block in order; each begins at a multiple of 8 bytes."""
+def _elements(data: bytes, order: str) -> Iterator[tuple[int, bytes]]:
+    """(type, content) of the elements of a block in order; each begins at a multiple of 8 bytes."""
     at = 0
     while at + 8 <= len(data):
         kind, size = struct.unpack_from(f"{order}II", data, at)
@@ -284,42 +286,26 @@ def _elements(data: bytes, order: str) -> Iterator[_Element]:
             kind, size, start = kind & 0xFFFF, kind >> 16, at + 4
         if start + size > len(data) or (start == at + 4 and size > 4):
             raise ValueError("it ends inside a value")
-        yield _Element(kind, data[start : start + size])
+        yield kind, data[start : start + size]
         at = at + 8 if start == at + 4 else start + size if kind == _COMPRESSED else start + -(-size // 8) * 8
 
 
-def _parts(data: bytes, order: str) -> tuple[int, list[_Element]]:
+def _matrix(data: bytes, order: str) -> tuple[int, list[tuple[int, bytes]]]:
     """Class of a matrix, and its elements: flags, dimensions, name, and what the class has."""
     parts = list(_elements(data, order))
-    if len(parts) < 3 or len(parts[0].data) < 4:
+    if len(parts) < 3 or len(parts[0][1]) < 4:
         raise ValueError("it has a matrix without header")
-    return struct.unpack_from(f"{order}I", parts[0].data)[0] & 0xFF, parts
+    return struct.unpack_from(f"{order}I", parts[0][1])[0] & 0xFF, parts
 
 
-def _structures(data: bytes, order: str, name: str) -> list[dict[str, Value]] | None:
-    """The structures of a matrix of this name, None for any other matrix."""
-    kind, parts = _parts(data, order)
-    if kind != _STRUCTURE or parts[2].data != name.encode() or len(parts) < 5 or len(parts[3].data) != 4:
-        return None
-    (width,) = struct.unpack(f"{order}i", parts[3].data)
-    if width < 1:
-        raise ValueError("its fields have no names")
-    packed, values = parts[4].data, parts[5:]
-    names = [packed[i : i + width].split(b"\0")[0].decode("latin-1") for i in range(0, len(packed), width)]
-    if not names or len(values) % len(names):
-        raise ValueError("its structures are not complete")
-    read = [_value(element, order) for element in values]
-    return [dict(zip(names, read[i : i + len(names)], strict=True)) for i in range(0, len(read), len(names))]
-
-
-def _value(element: _Element, order: str) -> Value:
+def _value(kind: int, data: bytes, order: str) -> Value:
     """Text or numbers of a matrix inside a structure."""
-    if element.kind != _MATRIX or not element.data:
+    if kind != _MATRIX or not data:
         return None
-    kind, parts = _parts(element.data, order)
+    kind, parts = _matrix(data, order)
     if len(parts) < 4 or (kind != _TEXT and kind not in _NUMBERS):
         return None
-    stored, content = parts[3].kind, parts[3].data
+    stored, content = parts[3]
     if kind == _TEXT and stored in _ENCODINGS:
         return content.decode(_ENCODINGS[stored], errors="replace")
     if stored not in _FORMATS:

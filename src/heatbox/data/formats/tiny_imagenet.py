@@ -71,8 +71,7 @@ def _read_boxes(tree: Tree, name: str, wnid: str, report: Report) -> dict[str, t
     found: dict[str, tuple[str, Box]] = {}
     for row in read_rows(tree, name):
         fields = row.text.split()
-        before = len(form.split()) - 4
-        values = parse_floats(row, fields[before:], form, report, 4)
+        values = parse_floats(row, fields[1 if wnid else 2 :], form, report, 4)
         box = validate_box(values, SIZE, row.where, report) if values else None
         if box is not None:
             entry = (wnid or fields[1], box)

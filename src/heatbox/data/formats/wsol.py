@@ -97,13 +97,11 @@ def write_metadata(examples: Sequence[Example], out: Path) -> None:
 def metadata_folders(tree: Tree) -> dict[str, str]:
     """Split name → folder with its four files; the name is the shortest unique end of the path."""
     found = list(find_folders(tree, lambda t: t.has(FILES[0])))
-    if len(found) == 1:
-        return {found[0].rpartition("/")[2] or "all": found[0]}
     for depth in (1, 2, 3, 4):
         names = ["/".join(folder.split("/")[-depth:]) or "all" for folder in found]
         if len(set(names)) == len(names):
             break
-    return dict(zip(names, found, strict=True)) if found else {}
+    return dict(zip(names, found, strict=True))
 
 
 def _image_folder(tree: Tree, folder: str, first: str) -> str:
