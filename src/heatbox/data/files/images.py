@@ -17,7 +17,7 @@ import numpy as np
 import simplejpeg
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from heatbox.data.files.trees import Report, Tree, below
+from heatbox.data.files.trees import Tree, below
 from heatbox.data.types import Example
 from heatbox.errors import InputError
 
@@ -51,15 +51,15 @@ class TreeImages:
         return self.tree.source(example.id)
 
 
-def image_size(tree: Tree, name: str, report: Report) -> tuple[int, int] | None:
-    """Upright (width, height) from an image's header, without decoding pixels; None after a report."""
-    try:
-        with _opened(tree.source(name), tree.describe(name)) as image:
-            turned = image.getexif().get(ORIENTATION, 1) in _TURNED
-            return (image.height, image.width) if turned else image.size
-    except InputError as error:
-        report(str(error))
-    return None
+def image_size(tree: Tree, name: str) -> tuple[int, int]:
+    """Upright (width, height) from an image's header, without decoding pixels.
+
+    Raises:
+        InputError: it cannot be read, with the reason.
+    """
+    with _opened(tree.source(name), tree.describe(name)) as image:
+        turned = image.getexif().get(ORIENTATION, 1) in _TURNED
+        return (image.height, image.width) if turned else image.size
 
 
 def decode_image(data: bytes | Path, name: str) -> Image.Image:

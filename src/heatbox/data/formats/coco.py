@@ -12,7 +12,7 @@ from typing import Any
 
 from heatbox.data.files.images import TreeImages, is_image
 from heatbox.data.files.trees import Report, Tree, find_folders, raise_problem
-from heatbox.data.formats.rows import MAX_SIDE, Annotation, annotated_split, decode_text, is_safe_id
+from heatbox.data.formats.rows import MAX_SIDE, Annotation, annotated_split, decode_text, is_safe_id, skipping
 from heatbox.data.types import Split
 from heatbox.errors import InputError
 
@@ -77,33 +77,33 @@ def read_coco(
     found: dict[str, Annotation] = {}
     for index, image in enumerate(tables["images"]):
         at = f"{where}, image {index}"
-        try:
-            key, file = image["id"], str(image["file_name"])
-            annotation = Annotation(at, (int(image.get("width") or 0), int(image.get("height") or 0)))
-            again = key in by_id
-            if max(annotation.size) >= MAX_SIDE:
-                raise ValueError
-        except _INVALID:
-            report(f"{at}: expected id, file_name, width and height")
-            continue
-        if not is_safe_id(file):
-            report(f"{at}: file_name {file!r} leads out of the image folder")
-        elif again or file in found:
-            report(f"{at}: image {file!r} (id {key}) is listed twice")
-        else:
+        with skipping(report):
+            try:
+                key, file = image["id"], str(image["file_name"])
+                annotation = Annotation(at, (int(image.get("width") or 0), int(image.get("height") or 0)))
+                again = key in by_id
+                if max(annotation.size) >= MAX_SIDE:
+                    raise ValueError
+            except _INVALID as error:
+                raise InputError(f"{at}: expected id, file_name, width and height") from error
+            if not is_safe_id(file):
+                raise InputError(f"{at}: file_name {file!r} leads out of the image folder")
+            if again or file in found:
+                raise InputError(f"{at}: image {file!r} (id {key}) is listed twice")
             by_id[key] = found[file] = annotation
     for index, entry in enumerate(tables["annotations"]):
         at = f"{where}, annotation {index}"
-        try:
-            if entry.get("iscrowd"):
-                continue
-            owner, category = by_id.get(entry["image_id"]), names.get(entry["category_id"])
-            x, y, width, height = map(float, entry["bbox"])
-        except _INVALID:
-            report(f"{at}: expected image_id, category_id and bbox [x, y, width, height]")
-            continue
-        if owner is None or category is None:
-            report(f"{at}: its image_id or category_id is not in the lists of images and categories")
-        else:
+        with skipping(report):
+            try:
+                if entry.get("iscrowd"):
+                    continue
+                owner, category = by_id.get(entry["image_id"]), names.get(entry["category_id"])
+                x, y, width, height = map(float, entry["bbox"])
+            except _INVALID as error:
+                raise InputError(
+                    f"{at}: expected image_id, category_id and bbox [x, y, width, height]"
+                ) from error
+            if owner is None or category is None:
+                raise InputError(f"{at}: its image_id or category_id is not in the images and categories")
             owner.objects.append((category, (x, y, x + width, y + height), at))
     return found, [names[key] for key in sorted(names)]

@@ -22,8 +22,10 @@ from heatbox.data.formats.rows import (
     parse_integer,
     read_id_table,
     require_files,
+    skipping,
 )
 from heatbox.data.types import Example, Split
+from heatbox.errors import InputError
 
 LAYOUT, DEPTH = "CUB-200-2011", 2
 FILES = ("images.txt", "image_class_labels.txt", "train_test_split.txt", "bounding_boxes.txt")
@@ -63,28 +65,27 @@ def load_split(tree: Tree, name: str, report: Report) -> Split:
     examples = []
     first: dict[str, int] = {}  # path → the first id with that path
     for number, (row, path) in read_id_table(tree, "images.txt", report, "image_id image_name").items():
-        tables = zip(FILES[1:], (labels.keys(), train.keys(), boxes.keys()), strict=True)
-        missing = [file for file, ids in tables if number not in ids]
-        if missing:
-            report(f"{tree.describe(missing[0])}: has no usable row for image {number}, {path!r}")
-        elif not is_safe_id(path):
-            report(f"{row.where}: image {path!r} leads out of the image folder")
-        elif first.setdefault(path, number) != number:
-            report(f"{row.where}: image {path!r} is already image {first[path]}")
-        elif train[number] not in (0, 1):
-            report(f"{tree.describe(FILES[2])}: image {number} has {train[number]}, expected 0 or 1")
-        elif not 1 <= labels[number] <= max(len(class_names), 1):
-            expected = f"1 to {len(class_names)}"
-            report(f"{tree.describe(FILES[1])}: image {number} has class {labels[number]}, not {expected}")
-        elif train[number] == (name == "train"):
-            box_row, text = boxes[number]
-            values = parse_floats(box_row, text.split(), form, report, 4)
-            if values is None:
-                continue
-            x, y, width, height = values
-            bird = Annotation(box_row.where, objects=[("bird", (x, y, x + width, y + height), box_row.where)])
-            if example := bird.example(path, labels[number] - 1, images.tree, report, _SLACK):
-                examples.append(example)
+        with skipping(report):
+            for file, ids in zip(FILES[1:], (labels.keys(), train.keys(), boxes.keys()), strict=True):
+                if number not in ids:
+                    where = tree.describe(file)
+                    raise InputError(f"{where}: has no usable row for image {number}, {path!r}")
+            if not is_safe_id(path):
+                raise InputError(f"{row.where}: image {path!r} leads out of the image folder")
+            if first.setdefault(path, number) != number:
+                raise InputError(f"{row.where}: image {path!r} is already image {first[path]}")
+            if train[number] not in (0, 1):
+                where = tree.describe(FILES[2])
+                raise InputError(f"{where}: image {number} has {train[number]}, expected 0 or 1")
+            if not 1 <= labels[number] <= max(len(class_names), 1):
+                what = f"has class {labels[number]}, not 1 to {len(class_names)}"
+                raise InputError(f"{tree.describe(FILES[1])}: image {number} {what}")
+            if train[number] == (name == "train"):
+                box_row, text = boxes[number]
+                x, y, width, height = parse_floats(box_row, text.split(), form, 4)
+                corners = x, y, x + width, y + height
+                bird = Annotation(box_row.where, objects=[("bird", corners, box_row.where)])
+                examples.append(bird.example(path, labels[number] - 1, images.tree, report, _SLACK))
     masked = "segmentations" in tree.folders()
     open_mask = partial(_open_mask, below(tree, "segmentations")) if masked else None
     return Split(name, examples, class_names, images, open_mask)
@@ -92,9 +93,11 @@ def load_split(tree: Tree, name: str, report: Report) -> Split:
 
 def _integers(tree: Tree, name: str, report: Report, form: str) -> dict[int, int]:
     """Rows of two integers, ``id value``."""
-    table = read_id_table(tree, name, report, form)
-    values = {number: parse_integer(row, text, form, report) for number, (row, text) in table.items()}
-    return {number: value for number, value in values.items() if value is not None}
+    values: dict[int, int] = {}
+    for number, (row, text) in read_id_table(tree, name, report, form).items():
+        with skipping(report):
+            values[number] = parse_integer(row, text, form)
+    return values
 
 
 def _class_names(tree: Tree, report: Report) -> list[str]:

@@ -9,6 +9,7 @@ import re
 
 from heatbox.data.files.images import TreeImages, is_image
 from heatbox.data.files.trees import Report, Tree
+from heatbox.data.formats.rows import skipping
 from heatbox.data.types import Example, Split
 from heatbox.errors import InputError
 
@@ -48,15 +49,12 @@ def load_split(tree: Tree, name: str, report: Report) -> Split:
     for label, folder in enumerate(shapes):
         for file in filter(is_image, tree.files(folder)):
             where = tree.describe(f"{folder}/{file}")
-            try:
+            with skipping(report):
                 shape, texture = shape_and_texture(where)
-            except InputError as error:
-                report(str(error))
-                continue
-            if shape != folder.lower():
-                report(f"{where}: the name has {shape!r}, the folder {folder!r}")
-            elif texture not in map(str.lower, shapes):
-                report(f"{where}: texture {texture!r} is not one of the categories {', '.join(shapes)}")
-            else:
+                if shape != folder.lower():
+                    raise InputError(f"{where}: the name has {shape!r}, the folder {folder!r}")
+                if texture not in map(str.lower, shapes):
+                    expected = ", ".join(shapes)
+                    raise InputError(f"{where}: texture {texture!r} is not one of the categories {expected}")
                 examples.append(Example(f"{folder}/{file}", label, (0, 0)))
     return Split(name, examples, shapes, TreeImages(tree))

@@ -13,7 +13,7 @@ import csv
 from heatbox.data.files.images import TreeImages, is_image
 from heatbox.data.files.trees import Report, Tree, below, join, raise_problem
 from heatbox.data.formats.coco import SLACK, read_coco
-from heatbox.data.formats.rows import MAX_SIDE, Annotation, Row, is_safe_id, parse_floats, read_rows
+from heatbox.data.formats.rows import MAX_SIDE, Annotation, Row, is_safe_id, parse_floats, read_rows, skipping
 from heatbox.data.types import Split
 from heatbox.errors import InputError
 
@@ -60,13 +60,11 @@ def load_split(tree: Tree, name: str, report: Report) -> Split:
             annotation = table.get(key, Annotation(""))
             # Boxes of other classes do not count; a category that is not a class, like "object", always does.
             others = {*names} - {class_name}
-            example = annotation.example(file, label, inside, report, SLACK, others)
-            if example is None:
-                continue
-            examples.append(example)
-            if annotation.objects and others.issuperset(annotation.categories):
-                what = f"lies in class {class_name!r}, its boxes are of {', '.join(annotation.categories)}"
-                report(f"{annotation.where}: {file!r} {what}")
+            with skipping(report):
+                examples.append(annotation.example(file, label, inside, report, SLACK, others))
+                if annotation.objects and others.issuperset(annotation.categories):
+                    what = f"class {class_name!r}, its boxes are of {', '.join(annotation.categories)}"
+                    raise InputError(f"{annotation.where}: {file!r} lies in {what}")
     for key, annotation in table.items():
         here = not root or key.startswith(f"{root}/") or inside.where in annotation.where
         if key not in used and here:
@@ -103,30 +101,27 @@ def read_csv(tree: Tree, name: str, report: Report = raise_problem) -> dict[str,
         wanted = "an image column and x1,y1,x2,y2 or x,y,width,height"
         raise InputError(f"{header.where}: {header.text!r} does not name {wanted}")
     for row in rows:
-        fields = _fields(row, separator)
-        if len(fields) != len(columns):
-            report(f"{row.where}: {row.text!r} has {len(fields)} fields, the header {len(columns)}")
-            continue
-        cells = dict(zip(columns, fields, strict=True))
-        name = cells[image].replace("\\", "/").removeprefix("./")
-        values = parse_floats(row, [cells[column] for column in box], f"{image},{','.join(box)}", report)
-        if not is_safe_id(name):
-            report(f"{row.where}: image {name!r} leads out of the data set")
-            continue
-        size = [0.0, 0.0]
-        if cells.get("image_width") and cells.get("image_height"):
-            size = parse_floats(row, [cells["image_width"], cells["image_height"]], "sizes", report) or size
-        if values is None:
-            continue
-        if max(size) >= MAX_SIDE:
-            report(f"{row.where}: size {size[0]:g} x {size[1]:g} of {name!r} is too large for an image")
-            continue
-        x1, y1, x2, y2 = values
-        if box in _EXTENTS:
-            x2, y2 = x1 + x2, y1 + y2
-        annotation = found.setdefault(name, Annotation(row.where, (int(size[0]), int(size[1]))))
-        category = cells.get("label") or cells.get("class") or ""
-        annotation.objects.append((category, (x1, y1, x2, y2), row.where))
+        with skipping(report):
+            fields = _fields(row, separator)
+            if len(fields) != len(columns):
+                what = f"has {len(fields)} fields, the header {len(columns)}"
+                raise InputError(f"{row.where}: {row.text!r} {what}")
+            cells = dict(zip(columns, fields, strict=True))
+            name = cells[image].replace("\\", "/").removeprefix("./")
+            if not is_safe_id(name):
+                raise InputError(f"{row.where}: image {name!r} leads out of the data set")
+            x1, y1, x2, y2 = parse_floats(row, [cells[column] for column in box], f"{image},{','.join(box)}")
+            if box in _EXTENTS:
+                x2, y2 = x1 + x2, y1 + y2
+            size = [0.0, 0.0]
+            if cells.get("image_width") and cells.get("image_height"):
+                size = parse_floats(row, [cells["image_width"], cells["image_height"]], "sizes")
+            if max(size) >= MAX_SIDE:
+                shown = f"{size[0]:g} x {size[1]:g}"
+                raise InputError(f"{row.where}: size {shown} of {name!r} is too large for an image")
+            annotation = found.setdefault(name, Annotation(row.where, (int(size[0]), int(size[1]))))
+            category = cells.get("label") or cells.get("class") or ""
+            annotation.objects.append((category, (x1, y1, x2, y2), row.where))
     return found
 
 

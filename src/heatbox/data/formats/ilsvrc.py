@@ -13,11 +13,12 @@ import re
 import struct
 import zlib
 from collections.abc import Iterator
+from contextlib import suppress
 from xml.etree import ElementTree
 
 from heatbox.data.files.images import TreeImages, is_image
 from heatbox.data.files.trees import Report, Tree, below, find_folders, join
-from heatbox.data.formats.rows import Annotation, parse_integer, read_class_words, read_rows
+from heatbox.data.formats.rows import Annotation, parse_integer, read_class_words, read_rows, skipping
 from heatbox.data.types import Split
 from heatbox.errors import InputError
 
@@ -48,13 +49,13 @@ def load_split(tree: Tree, name: str, report: Report) -> Split:
     labels = {wnid: label for label, wnid in enumerate(wnids)}
     examples = []
     for image, in_folder in _images(images.tree):
-        annotation = truth.annotation(image)
-        if annotation is None or (wnid := truth.class_of(image, in_folder, annotation)) is None:
-            continue
-        if wnid not in labels:
-            report(f"{images.tree.describe(image)}: class {wnid!r} is not one of the data set")
-        elif example := annotation.example(image, labels[wnid], images.tree, report, _SLACK):
-            examples.append(example)
+        with skipping(report):
+            annotation = truth.annotation(image)
+            wnid = truth.class_of(image, in_folder, annotation)
+            if wnid not in labels:
+                where = images.tree.describe(image)
+                raise InputError(f"{where}: class {wnid!r} is not one of the data set")
+            examples.append(annotation.example(image, labels[wnid], images.tree, report, _SLACK))
     words = [file for name in ("LOC_synset_mapping.txt", "words.txt") if (file := _find(tree, name))]
     return Split(name, examples, read_class_words(tree, words, wnids), images)
 
@@ -119,8 +120,12 @@ class _GroundTruth:
         if not self.order:
             self.report(f"{self.tree.describe(name)}: the devkit's meta.mat or map_clsloc.txt is missing")
             return []
-        rows = read_rows(self.tree, name)
-        return [parse_integer(row, row.text, "class number", self.report) or 0 for row in rows]
+        classes = []
+        for row in read_rows(self.tree, name):
+            classes.append(0)
+            with skipping(self.report):
+                classes[-1] = parse_integer(row, row.text, "class number")
+        return classes
 
     def class_order(self, images: Tree) -> list[str]:
         """Sorted WordNet ids, from the first source that has any: tables, class folders, XML."""
@@ -130,26 +135,27 @@ class _GroundTruth:
         other = _split_folders(self.tree).get("train" if self.split == "val" else "val")
         if other is not None:
             folders |= {name for name in self.tree.folders(other) if _WNID.fullmatch(name)}
-        if found := listed or set(self.order.values()) or folders:
-            return sorted(found)
+        if known := listed or set(self.order.values()) or folders:
+            return sorted(known)
         # With XML alone, the classes are complete if each has an image, as in the full set.
-        ignored: list[str] = []
-        annotations = (read_voc(self.tree, file, ignored.append) for file in self.xml.values())
-        return sorted({a.categories[0] for a in annotations if a is not None and len(a.categories) == 1})
+        found: set[str] = set()
+        for file in self.xml.values():
+            with suppress(InputError):
+                categories = read_voc(self.tree, file).categories
+                found.update(categories if len(categories) == 1 else ())
+        return sorted(found)
 
-    def annotation(self, image: str) -> Annotation | None:
-        """Size and objects of an image, empty if it has no XML; None after a report."""
-        name = image.rpartition("/")[2].rpartition(".")[0]
-        file = self.xml.get(name + ".xml")
-        found = read_voc(self.tree, file, self.report) if file else Annotation(self.tree.where)
-        if found is not None and len(found.categories) > 1:
+    def annotation(self, image: str) -> Annotation:
+        """Size and objects of an image, which are of one class; empty if it has no XML."""
+        file = self.xml.get(image.rpartition("/")[2].rpartition(".")[0] + ".xml")
+        found = read_voc(self.tree, file) if file else Annotation(self.tree.where)
+        if len(found.categories) > 1:
             names = ", ".join(map(repr, found.categories))
-            self.report(f"{found.where}: its objects are of several classes, {names}")
-            return None
+            raise InputError(f"{found.where}: its objects are of several classes, {names}")
         return found
 
-    def class_of(self, image: str, in_folder: str, annotation: Annotation) -> str | None:
-        """WordNet id of an image, on which all sources have to agree; None after a report."""
+    def class_of(self, image: str, in_folder: str, annotation: Annotation) -> str:
+        """WordNet id of an image, on which all sources have to agree."""
         digits = image.rpartition("/")[2].rpartition(".")[0][-8:]
         number = int(digits) if self.split == "val" and digits.isdecimal() else 0
         in_devkit = self.order.get(self.numbers[number - 1], "") if 0 < number <= len(self.numbers) else ""
@@ -157,19 +163,22 @@ class _GroundTruth:
         sources = {"its folder": in_folder, "its XML": in_xml, "the devkit": in_devkit}
         sources = {source: wnid for source, wnid in sources.items() if wnid}
         if not sources:
-            self.report(f"{self.tree.where}: no class folder, XML or devkit lists the class of {image!r}")
-            return None
+            raise InputError(
+                f"{self.tree.where}: no class folder, XML or devkit lists the class of {image!r}"
+            )
         if len(set(sources.values())) > 1:
             words = ", ".join(f"{source} has {wnid!r}" for source, wnid in sources.items())
-            self.report(f"{self.tree.where}: the class of {image!r} is contradictory: {words}")
-            return None
+            raise InputError(f"{self.tree.where}: the class of {image!r} is contradictory: {words}")
         return next(iter(sources.values()))
 
 
-def read_voc(tree: Tree, name: str, report: Report) -> Annotation | None:
-    """Size and objects of an annotation in PASCAL VOC's XML; None after a report.
+def read_voc(tree: Tree, name: str) -> Annotation:
+    """Size and objects of an annotation in PASCAL VOC's XML.
 
     Documents with a DTD are refused: none of the data sets has one, and entities can expand without limit.
+
+    Raises:
+        InputError: it is not such an annotation.
     """
     where = tree.describe(name)
     data = tree.read(name)
@@ -183,8 +192,7 @@ def read_voc(tree: Tree, name: str, report: Report) -> Annotation | None:
             category = (element.findtext("name") or "").strip()
             found.objects.append((category, box, f"{where}, object {index}"))
     except (ElementTree.ParseError, ValueError, LookupError) as error:
-        report(f"{where}: is not an annotation in PASCAL VOC's XML ({error})")
-        return None
+        raise InputError(f"{where}: is not an annotation in PASCAL VOC's XML ({error})") from error
     return found
 
 

@@ -58,7 +58,7 @@ def _read_masks(tables: Tree, ids: Container[str], report: Report) -> dict[str, 
     form = "id,mask,ignore"
     for row, name, (mask, ignore) in read_values(tables, FILES[3], str, form, report):
         if not mask:
-            report(f"{row.where}: {row.text!r} is not of the form {form}")
+            report(str(row.malformed(form)))
         elif not all(is_safe_id(part) for part in (name.strip(), mask, ignore) if part):
             report(f"{row.where}: {row.text!r} leads out of the mask folder")
         elif name.strip() in ids:

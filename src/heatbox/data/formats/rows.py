@@ -9,6 +9,7 @@ from __future__ import annotations
 import codecs
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
@@ -35,6 +36,19 @@ class Row:
 
     where: str
     text: str
+
+    def malformed(self, form: str) -> InputError:
+        """The problem that the line is not of a form such as "id label"."""
+        return InputError(f"{self.where}: {self.text!r} is not of the form {form}")
+
+
+@contextmanager
+def skipping(report: Report) -> Iterator[None]:
+    """Report an `InputError` raised in the block, and go on after it: a row or an image is skipped."""
+    try:
+        yield
+    except InputError as error:
+        report(str(error))
 
 
 def require_files(tree: Tree, files: Sequence[str], layout: str) -> None:
@@ -69,32 +83,24 @@ def read_rows(tree: Tree, name: str) -> Iterator[Row]:
             yield Row(f"{where}, row {number}", line.strip())
 
 
-def parse_floats(
-    row: Row, texts: Sequence[str], form: str, report: Report, count: int | None = None
-) -> list[float] | None:
-    """Finite numbers of some fields, `count` if it is given; None, after a report, if they are not."""
+def parse_floats(row: Row, texts: Sequence[str], form: str, count: int | None = None) -> list[float]:
+    """Finite numbers of some fields, `count` if it is given; raises an `InputError` for any others."""
     try:
         found = [float(text) for text in texts]
-        if count not in (None, len(found)):
-            raise ValueError
-    except ValueError:
-        report(f"{row.where}: {row.text!r} is not of the form {form}")
-        return None
+    except ValueError as error:
+        raise row.malformed(form) from error
+    if count not in (None, len(found)):
+        raise row.malformed(form)
     if not all(map(math.isfinite, found)):
-        report(f"{row.where}: {row.text!r} contains a number that is not finite")
-        return None
+        raise InputError(f"{row.where}: {row.text!r} contains a number that is not finite")
     return found
 
 
-def parse_integer(row: Row, text: str, form: str, report: Report) -> int | None:
-    """One integer, written as 3 or 3.0; None, after a report, if it is not."""
-    try:
-        value = float(text)
-        if value != int(value):
-            raise ValueError
-    except (ValueError, OverflowError):
-        report(f"{row.where}: {row.text!r} is not of the form {form}")
-        return None
+def parse_integer(row: Row, text: str, form: str) -> int:
+    """One integer, written as 3 or 3.0; raises an `InputError` for anything else."""
+    (value,) = parse_floats(row, [text], form)
+    if not value.is_integer():
+        raise row.malformed(form)
     return int(value)
 
 
@@ -102,15 +108,14 @@ def read_id_table(tree: Tree, name: str, report: Report, form: str) -> dict[int,
     """Rows ``number rest``, separated by spaces or tabs, by number; identical rows are merged."""
     table: dict[int, tuple[Row, str]] = {}
     for row in read_rows(tree, name):
-        first, *rest = row.text.split(maxsplit=1)
-        number = parse_integer(row, first, form, report)
-        if number is None:
-            continue
-        if not rest:
-            report(f"{row.where}: {row.text!r} is not of the form {form}")
-        elif number in table and table[number][1].split() != rest[0].split():
-            report(f"{row.where}: id {number} has another row, and they differ: {table[number][0].where}")
-        else:
+        with skipping(report):
+            first, *rest = row.text.split(maxsplit=1)
+            number = parse_integer(row, first, form)
+            if not rest:
+                raise row.malformed(form)
+            if number in table and table[number][1].split() != rest[0].split():
+                above = table[number][0].where
+                raise InputError(f"{row.where}: id {number} has another row, and they differ: {above}")
             table[number] = row, rest[0]
     return table
 
@@ -133,30 +138,29 @@ def is_safe_id(name: str) -> bool:
 # ------------------------------------------------------------------------------------------------- boxes
 
 
-def validate_box(
-    box: Sequence[float], size: tuple[int, int], where: str, report: Report, slack: float = 0
-) -> Box | None:
-    """The xyxy box, if it is finite, ordered and inside its image; None, after a report, if not.
+def validate_box(box: Sequence[float], size: tuple[int, int], where: str, slack: float = 0) -> Box:
+    """The xyxy box, clipped to its image.
 
     Args:
         box: x1, y1, x2, y2 in pixels.
         size: (width, height) of its image.
         where: file and row, for the message.
-        report: receives the problem.
-        slack: pixels by which a box may overshoot the image, as some publishers' do; it is then clipped.
+        slack: pixels by which a box may overshoot the image, as some publishers' do.
+
+    Raises:
+        InputError: the box is not finite, not ordered or not inside its image.
     """
     x1, y1, x2, y2 = box
     width, height = size
-    shown = "(" + ", ".join(f"{value:g}" for value in box) + ")"
     if not all(map(math.isfinite, box)):
-        report(f"{where}: box {shown} is not finite")
+        problem = "is not finite"
     elif x2 < x1 or y2 < y1:
-        report(f"{where}: box {shown} has x2 < x1 or y2 < y1")
+        problem = "has x2 < x1 or y2 < y1"
     elif min(x1, y1) < -slack or x2 > width + slack or y2 > height + slack:
-        report(f"{where}: box {shown} lies outside its {width} x {height} image")
+        problem = f"lies outside its {width} x {height} image"
     else:
         return [max(x1, 0), max(y1, 0), min(x2, width), min(y2, height)]
-    return None
+    raise InputError(f"{where}: box ({', '.join(f'{value:g}' for value in box)}) {problem}")
 
 
 def box_array(boxes: Sequence[Box]) -> np.ndarray:
@@ -191,24 +195,28 @@ class Annotation:
         report: Report,
         slack: float = 0,
         ignored: Collection[str] = (),
-    ) -> Example | None:
-        """The example of an image, with its valid boxes; None, after a report, if its size is unknown.
+    ) -> Example:
+        """The example of an image, with its valid boxes.
 
         Args:
             name: of the image, also its id.
             label: class index.
             images: has the image, whose header is read if objects but no size are listed.
-            report: receives the problems.
+            report: receives the problems with boxes.
             slack: see `validate_box`.
             ignored: categories whose boxes are left out.
+
+        Raises:
+            InputError: the size is not listed, and the image cannot be read.
         """
         listed = not self.objects or min(self.size) > 0
-        size = self.size if listed else image_size(images, name, report)
-        if size is None:
-            return None
-        wanted = (entry for entry in self.objects if entry[0] not in ignored)
-        checked = [validate_box(box, size, where, report, slack) for _, box, where in wanted]
-        return Example(name, label, size, box_array([box for box in checked if box]))
+        size = self.size if listed else image_size(images, name)
+        boxes = []
+        for category, box, where in self.objects:
+            if category not in ignored:
+                with skipping(report):
+                    boxes.append(validate_box(box, size, where, slack))
+        return Example(name, label, size, box_array(boxes))
 
 
 def annotated_split(
@@ -232,10 +240,10 @@ def annotated_split(
     labels = {category: label for label, category in enumerate(class_names)}
     examples = []
     for file, annotation in table.items():
-        kinds = annotation.categories
-        if len(kinds) != 1:
-            what = "no box, so no class" if not kinds else f"objects of {len(kinds)} classes, expected one"
-            report(f"{annotation.where}: {file!r} has {what}")
-        elif example := annotation.example(file, labels[kinds[0]], images.tree, report, slack):
-            examples.append(example)
+        with skipping(report):
+            kinds = annotation.categories
+            if len(kinds) != 1:
+                what = f"objects of {len(kinds)} classes, expected one" if kinds else "no box, so no class"
+                raise InputError(f"{annotation.where}: {file!r} has {what}")
+            examples.append(annotation.example(file, labels[kinds[0]], images.tree, report, slack))
     return Split(name, examples, class_names, images)

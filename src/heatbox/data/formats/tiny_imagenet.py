@@ -9,7 +9,15 @@ from __future__ import annotations
 
 from heatbox.data.files.images import TreeImages, is_image
 from heatbox.data.files.trees import Report, Tree
-from heatbox.data.formats.rows import Box, box_array, parse_floats, read_class_words, read_rows, validate_box
+from heatbox.data.formats.rows import (
+    Box,
+    box_array,
+    parse_floats,
+    read_class_words,
+    read_rows,
+    skipping,
+    validate_box,
+)
 from heatbox.data.types import Example, Split
 from heatbox.errors import InputError
 
@@ -71,10 +79,9 @@ def _read_boxes(tree: Tree, name: str, wnid: str, report: Report) -> dict[str, t
     found: dict[str, tuple[str, Box]] = {}
     for row in read_rows(tree, name):
         fields = row.text.split()
-        values = parse_floats(row, fields[1 if wnid else 2 :], form, report, 4)
-        box = validate_box(values, SIZE, row.where, report) if values else None
-        if box is not None:
-            entry = (wnid or fields[1], box)
+        with skipping(report):
+            values = parse_floats(row, fields[1 if wnid else 2 :], form, 4)
+            entry = (wnid or fields[1], validate_box(values, SIZE, row.where))
             if found.setdefault(fields[0], entry) != entry:
-                report(f"{row.where}: image {fields[0]!r} has another row, and they differ")
+                raise InputError(f"{row.where}: image {fields[0]!r} has another row, and they differ")
     return found

@@ -24,6 +24,7 @@ from heatbox.data.formats.rows import (
     is_safe_id,
     read_rows,
     require_files,
+    skipping,
     validate_box,
 )
 from heatbox.data.types import Example, Split
@@ -166,7 +167,7 @@ def read_values(
         if len(values) == count:
             yield row, name, values
         else:
-            report(f"{row.where}: {row.text!r} is not of the form {form}")
+            report(str(row.malformed(form)))
 
 
 def _read_ids(metadata: Tree, report: Report) -> list[str]:
@@ -212,7 +213,7 @@ def _read_boxes(metadata: Tree, sizes: dict[str, tuple[int, int]], report: Repor
     boxes: dict[str, list[Box]] = {}
     for row, name, values in read_values(metadata, FILES[3], float, "id,x1,y1,x2,y2", report):
         # The size of an image that is not listed is unknown; its boxes are validated as far as possible.
-        box = validate_box(values, sizes.get(name, (MAX_SIDE, MAX_SIDE)), row.where, report)
-        if box is not None:
+        with skipping(report):
+            box = validate_box(values, sizes.get(name, (MAX_SIDE, MAX_SIDE)), row.where)
             boxes.setdefault(name, []).append(box)
     return boxes
