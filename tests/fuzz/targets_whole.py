@@ -24,7 +24,7 @@ from fuzz.targets_runs import _finished
 from heatbox.cli.main import main
 from heatbox.config import LocateConfig
 from heatbox.errors import InputError
-from heatbox.inference import locate as locating
+from heatbox.inference.locate import locate_files
 from heatbox.models.factory import create_model
 
 _METHODS = ("cam", "pc1", "cam", "walk-one-pass", "cam+centre")
@@ -34,7 +34,7 @@ _MODELS = ("test_replknet", "resnet10_small")
 @cache
 def _model(name: str) -> torch.nn.Module:
     torch.manual_seed(0)
-    return create_model(name, 5)
+    return create_model(name, 5).eval()
 
 
 def _run_locate(case: Case, folder: Path) -> None:
@@ -45,11 +45,11 @@ def _run_locate(case: Case, folder: Path) -> None:
     model, method = _MODELS[choice % 2], _METHODS[choice // 2 % 5]
     contours = ("largest", "all")[choice // 10 % 2]
     threshold, target = (0.0, 0.35, 0.999)[choice // 20 % 3], (None, 0, 4)[choice // 60 % 3]
-    with mock.patch.object(locating, "create_model", return_value=_model(model)):
+    with mock.patch.object(LocateConfig, "build", return_value=_model(model)):
         config = LocateConfig(
             model, method=method, threshold=threshold, contours=contours, size=32, target=target, device="cpu"
         )
-        (line,) = locating.locate_files([folder / name], config, folder / "out")
+        (line,) = locate_files([folder / name], config, folder / "out")
     if isinstance(line, InputError):
         raise line
     json.loads(json.dumps(line, allow_nan=False))
