@@ -25,10 +25,10 @@ class Format(Protocol):
     """The reader of one layout: what a module of `heatbox.data.formats` defines.
 
     Readers receive a folder or an archive as a `Tree`, which knows names and bytes of files, and open images
-    with `TreeImages`. A problem with a row or an image goes to `report`, in one sentence with file, row and
-    what was expected; the row or the image is then skipped. What makes a whole split unreadable is raised as
-    `InputError`. `heatbox.data.formats.rows` has what readers share: one whose files list the objects of each
-    image fills a table of `Annotation` and returns `annotated_split`.
+    with `TreeImages`. A problem is an `InputError`, one sentence with file, row and what was expected. Raised
+    in a block of `skipping(report)`, it skips a row or an image; elsewhere, the whole split is unreadable.
+    `heatbox.data.formats.rows` has what readers share: one whose files list the objects of each image fills a
+    table of `Annotation` and returns `annotated_split`.
 
     Attributes:
         LAYOUT: the name of the layout in messages and reports.

@@ -172,11 +172,7 @@ def _safe(name: str) -> str:
 
 
 def _decompress(path: Path) -> Path:
-    """The .tar of a compressed one, decompressed once, beside it or in the user's cache folder, and reused.
-
-    Raises:
-        InputError: a damaged archive, content of more than `MAX_RATIO` times its size, or a full disk.
-    """
+    """The .tar of a compressed one, decompressed once, beside it or in the cache folder, and reused."""
     suffix = next(suffix for suffix in _COMPRESSED if path.name.lower().endswith(suffix))
     name = path.name[: -len(suffix)] + UNPACKED
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "heatbox"

@@ -227,15 +227,10 @@ def annotated_split(
     report: Report,
     slack: float = 0,
 ) -> Split:
-    """A split of annotated images; the label is the category of the objects, a single one per image.
+    """A split of a table of image → annotation; labels are positions in `class_names`.
 
-    Args:
-        name: of the split.
-        table: image → annotation.
-        class_names: the categories; labels are positions in it.
-        images: opens the images.
-        report: receives the problems, among them images with no object or objects of several categories.
-        slack: see `validate_box`.
+    The label of an image is the category of its objects; an image with no object or with objects of several
+    categories is reported and skipped. `slack` is that of `validate_box`.
     """
     labels = {category: label for label, category in enumerate(class_names)}
     examples = []

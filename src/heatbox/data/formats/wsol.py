@@ -106,13 +106,7 @@ def metadata_folders(tree: Tree) -> dict[str, str]:
 
 
 def _image_folder(tree: Tree, folder: str, first: str) -> str:
-    """The folder of a split's images: beside its metadata, or where the reference evaluator keeps them.
-
-    Args:
-        tree: the data set.
-        folder: of the metadata, for example "metadata/CUB/test".
-        first: an id to search for.
-    """
+    """The folder with the first image: beside the metadata, or where the reference evaluator keeps images."""
     data_set = folder.split("/")[-2] if "/" in folder else ""
     beside = join(folder, "images")
     places = [beside, folder, "images", f"images/{data_set}", f"dataset/{data_set}", data_set, ""]
