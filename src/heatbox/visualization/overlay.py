@@ -131,7 +131,7 @@ def contact_sheet(
     for index in evenly_spaced(len(ranked), count):
         key = ranked[index]["id"]
         image = split.open_image(by_id[key]).resize((side, side), Image.Resampling.BILINEAR)
-        truth = draw_boxes(image, _scaled_truth(ranked[index], image), TRUTH_COLOUR)
+        truth = draw_boxes(image, _scaled(ranked[index], "boxes", image), TRUTH_COLOUR)
         cells = [Cell(truth, _class_name(split, ranked[index]["label"]))]
         for name, table in tables.items():
             if key not in table:
@@ -177,18 +177,14 @@ def _class_name(split: Split, label: int) -> str:
 
 def _map_cell(record: Record, image: Image.Image, method: str) -> Cell:
     heat = overlay(image, normalize_heatmap(record[f"map_{method}"], image.width))
-    heat = draw_boxes(heat, _scaled_truth(record, image), TRUTH_COLOUR)
-    found = record[f"box_{method}"] * _scale(record, image)
-    return Cell(draw_boxes(heat, found, FOUND_COLOUR), f"{method}  IoU {record[f'iou_{method}']:.2f}")
+    heat = draw_boxes(heat, _scaled(record, "boxes", image), TRUTH_COLOUR)
+    heat = draw_boxes(heat, _scaled(record, f"box_{method}", image), FOUND_COLOUR)
+    return Cell(heat, f"{method}  IoU {record[f'iou_{method}']:.2f}")
 
 
-def _scaled_truth(record: Record, image: Image.Image) -> np.ndarray:
-    return record["boxes"] * _scale(record, image)
-
-
-def _scale(record: Record, image: Image.Image) -> np.ndarray:
-    """(4,) factors from pixels of the recorded image to those of the drawn one."""
-    return np.tile([image.width / record["width"], image.height / record["height"]], 2)
+def _scaled(record: Record, key: str, image: Image.Image) -> np.ndarray:
+    """Boxes of a record, from pixels of the recorded image to those of the drawn one."""
+    return record[key] * np.tile([image.width / record["width"], image.height / record["height"]], 2)
 
 
 def image_grid(

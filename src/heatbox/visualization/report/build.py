@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,26 +10,13 @@ from heatbox._utils.extras import require
 from heatbox._utils.io import write_atomically
 from heatbox._utils.progress import Track, silent
 from heatbox.visualization.report.explorer import explorer_data, open_source
-from heatbox.visualization.report.figures import file_source, page_figures
-from heatbox.visualization.report.folders import Folder, read_folders, sharpest
+from heatbox.visualization.report.figures import page_figures, saved_figure
+from heatbox.visualization.report.folders import Folder, PageFigure, read_folders
 from heatbox.visualization.report.page import render
 from heatbox.visualization.tables import score_table
 
 PAGE_BYTES = 20_000_000
 """Size of a page above which a note warns: browsers on phones become slow."""
-
-
-@dataclass(frozen=True)
-class PageFigure:
-    """A figure of a page.
-
-    Attributes:
-        title: above it.
-        file: an SVG or PNG.
-    """
-
-    title: str
-    file: Path
 
 
 def write_report(
@@ -75,9 +61,7 @@ def write_report(
         "tables": [
             {"title": one.name, "scores": score_table(one.scores, one.milliseconds())} for one in scored
         ],
-        "figures": page_figures(folders, notes)
-        if figures is None
-        else [{"title": one.title, "source": file_source(sharpest(one.file))} for one in figures],
+        "figures": page_figures(folders, notes) if figures is None else list(map(saved_figure, figures)),
         "notes": notes,
         "settings": [{"name": folder.name, "text": folder.settings()} for folder in folders],
         "explorer": explorer,

@@ -10,7 +10,7 @@ import base64
 import io
 import itertools
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ from heatbox.boxes.contours import (
 )
 from heatbox.boxes.ops import REFERENCE_SIDE, scaled_truth
 from heatbox.data.open import open_split
-from heatbox.data.types import Example, Split
+from heatbox.data.types import Split
 from heatbox.errors import InputError
 from heatbox.evaluation.run import PREDICTIONS, Record
 from heatbox.maps.normalize import normalize_heatmap
@@ -144,14 +144,13 @@ def open_source(folder: Folder, notes: list[str]) -> Source | None:
     """
     if folder.metrics is None or folder.has_masks or not (folder.path / PREDICTIONS).exists():
         return None
-    config = folder.run.settings()
-    split: Split | None = None
+    config, split = folder.run.settings(), None
     try:
         metadata = config.get("metadata")
         split = open_split(config["data"], Path(metadata) if metadata else None)
     except (InputError, KeyError) as error:
         notes.append(f"{folder.name}: its images were not found, so maps are shown without them ({error})")
-    return Source(folder, split, config.get("protocol", "reference"), int(config.get("thresholds", 1000)))
+    return Source(folder, split, config["protocol"], config["thresholds"])
 
 
 def chosen_ids(source: Source, limit: int) -> list[str]:
@@ -179,7 +178,7 @@ def explorer_data(sources: Sequence[Source], limit: int = 500, track: Track = si
     """
     ids = chosen_ids(sources[0], limit)
     place = {name: index for index, name in enumerate(ids)}
-    images: list[dict[str, Any] | None] = [None] * len(ids)
+    images: list[dict[str, Any]] = [{} for _ in ids]
     maps: list[dict[str, Any]] = []
     for source in sources:
         columns: dict[str, list[Any]] = {name: [None] * len(ids) for name in source.folder.maps}
@@ -187,18 +186,21 @@ def explorer_data(sources: Sequence[Source], limit: int = 500, track: Track = si
         examples = {example.id: example for example in source.split or ()}
         records = itertools.chain.from_iterable(source.folder.run.records())
         for record in track(records, f"boxes of {source.folder.name}", len(source.folder.run)):
-            index = place.get(record["id"])
-            if index is None:
+            if (index := place.get(record["id"])) is None:
                 continue
-            if images[index] is None:
-                images[index] = _image(record, source, examples.get(record["id"]))
+            size, frame = (record["width"], record["height"]), (REFERENCE_SIDE, REFERENCE_SIDE)
             image = images[index]
-            assert image is not None
-            image["truth"].setdefault(source.protocol, _truth(record, source.protocol))
+            if not image:
+                example = examples.get(record["id"])
+                jpeg = jpeg_of(source.split.open_image(example), size) if source.split and example else None
+                image |= {"id": record["id"], "label": record["label"], "size": size}
+                image |= {"truth": {}, "jpeg": jpeg}
+            truth = scaled_truth(record["boxes"], size, frame, source.protocol, record["id"])
+            image["truth"].setdefault(source.protocol, truth.tolist())
             for name in source.folder.maps:
                 columns[name][index] = _prediction(record, name)
-                frame = normalize_heatmap(record[f"map_{name}"], REFERENCE_SIDE)
-                rows[name][index] = box_rows(frame, source.thresholds, source.protocol)
+                heatmap = normalize_heatmap(record[f"map_{name}"], REFERENCE_SIDE)
+                rows[name][index] = box_rows(heatmap, source.thresholds, source.protocol)
         maps += [_map(source, name, columns[name], rows[name]) for name in source.folder.maps]
     names = next((source.split.class_names for source in sources if source.split), [])
     return {
@@ -207,7 +209,7 @@ def explorer_data(sources: Sequence[Source], limit: int = 500, track: Track = si
         "images": images,
         "maps": maps,
         "total": len(sources[0].folder.run),
-        "has_jpegs": any(image and image["jpeg"] for image in images),
+        "has_jpegs": any(image["jpeg"] for image in images),
     }
 
 
@@ -228,50 +230,21 @@ def _map(source: Source, name: str, column: Sequence[Any], rows: Sequence[BoxRow
     }
 
 
-def _image(record: Record, source: Source, example: Example | None) -> dict[str, Any]:
-    jpeg = None
-    if source.split is not None and example is not None:
-        jpeg = jpeg_of(source.split.open_image(example), (record["width"], record["height"]))
-    return {
-        "id": record["id"],
-        "label": record["label"],
-        "size": [record["width"], record["height"]],
-        "truth": {},
-        "jpeg": jpeg,
-    }
-
-
-def _truth(record: Record, protocol: Protocol) -> list[list[float]]:
-    frame = (REFERENCE_SIDE, REFERENCE_SIDE)
-    size = (record["width"], record["height"])
-    return scaled_truth(record["boxes"], size, frame, protocol, record["id"]).tolist()
-
-
 def _prediction(record: Record, method: str) -> dict[str, Any]:
-    small = small_map(record[f"map_{method}"])
-    found = {
-        "shape": list(small.shape),
-        "heat": _text(small.tobytes()),
-        "top5": record["top5"].tolist(),
-        "target": record["target"],
-    }
+    """A map of one record, the classes predicted, and the saved channels of highest class weight."""
+    found = _heat(record[f"map_{method}"]) | {"top5": record["top5"].tolist(), "target": record["target"]}
     if "channel_maps" in record and method.startswith("cam"):
-        found["channels"] = list(_channels(record))
+        columns = (record[f"channel_{name}"] for name in ("index", "weight", "maps"))
+        found["channels"] = [
+            {"index": int(index), "weight": float(weight)} | _heat(raw)
+            for index, weight, raw in zip(*columns, strict=True)
+        ]
     return found
 
 
-def _channels(record: Record) -> Iterator[dict[str, Any]]:
-    """The saved channels of highest class weight."""
-    for index, weight, one in zip(
-        record["channel_index"], record["channel_weight"], record["channel_maps"], strict=True
-    ):
-        small = small_map(one)
-        yield {
-            "index": int(index),
-            "weight": float(weight),
-            "shape": list(small.shape),
-            "heat": _text(small.tobytes()),
-        }
+def _heat(raw: np.ndarray) -> dict[str, Any]:
+    small = small_map(raw)
+    return {"shape": list(small.shape), "heat": _text(small.tobytes())}
 
 
 def small_map(raw: np.ndarray) -> np.ndarray:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import base64
-import io
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from heatbox._utils.io import read_json
@@ -14,8 +12,8 @@ from heatbox.evaluation.run import METRICS
 from heatbox.visualization.figures import channels, complexity, erf, shape_bias
 from heatbox.visualization.figures.maps import threshold_curves
 from heatbox.visualization.figures.scores import maps_compared, score_against_erf, scores_per_model
-from heatbox.visualization.figures.style import Drawn, as_plain_text
-from heatbox.visualization.report.folders import Folder
+from heatbox.visualization.figures.style import Drawn, as_svg
+from heatbox.visualization.report.folders import Folder, PageFigure
 from heatbox.visualization.report.models import model_scores
 
 Numbers = Mapping[str, Any]
@@ -25,6 +23,8 @@ PageFigures = list[dict[str, str]]
 """The "title" of each figure and its "source", a data URI."""
 MAX_MODELS = 7
 """Models on one plot; more cannot be distinguished."""
+LARGEST_SVG = 400_000
+"""Bytes above which the PNG of a figure is shown instead of its SVG."""
 
 
 def page_figures(folders: Sequence[Folder], notes: list[str]) -> PageFigures:
@@ -36,30 +36,28 @@ def page_figures(folders: Sequence[Folder], notes: list[str]) -> PageFigures:
     """
     several = sum(bool(folder.figures) for folder in folders) > 1
     own = [
-        {"title": f"{folder.name}: {title}" if several else title, "source": file_source(file)}
+        saved_figure(PageFigure(f"{folder.name}: {one.title}", one.file) if several else one)
         for folder in folders
-        for title, file in folder.figures
+        for one in folder.figures
     ]
     return [*comparison_figures(folders, notes), *instrument_figures(folders, notes), *own]
 
 
-def file_source(file: Path) -> str:
-    """An SVG or PNG file as a data URI: an image cannot run a script or load anything."""
-    kind = {".svg": "image/svg+xml", ".png": "image/png"}[file.suffix]
-    return f"data:{kind};base64,{base64.b64encode(file.read_bytes()).decode()}"
+def saved_figure(figure: PageFigure) -> dict[str, str]:
+    """A figure on the page from its file, or from the SVG next to it unless that is large."""
+    svg = figure.file.with_suffix(".svg")
+    file = svg if svg.is_file() and svg.stat().st_size <= LARGEST_SVG else figure.file
+    return _embedded(figure.title, file.suffix, file.read_bytes())
 
 
 def _rendered(title: str, drawn: Drawn) -> dict[str, str]:
-    """A figure as SVG in a data URI."""
-    from matplotlib import rc_context
+    return _embedded(title, ".svg", as_svg(drawn[0], "heatbox"))
 
-    stream = io.BytesIO()
-    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "heatbox"}):
-        as_plain_text(drawn[0]).savefig(stream, format="svg", metadata={"Date": None})
-    return {
-        "title": title,
-        "source": f"data:image/svg+xml;base64,{base64.b64encode(stream.getvalue()).decode()}",
-    }
+
+def _embedded(title: str, suffix: str, content: bytes) -> dict[str, str]:
+    """A figure as a data URI: an image cannot run a script or load anything."""
+    kind = {".svg": "image/svg+xml", ".png": "image/png"}[suffix]
+    return {"title": title, "source": f"data:{kind};base64,{base64.b64encode(content).decode()}"}
 
 
 def comparison_figures(folders: Sequence[Folder], notes: list[str]) -> PageFigures:
@@ -102,10 +100,8 @@ def instrument_figures(folders: Sequence[Folder], notes: list[str]) -> PageFigur
         if sources < 2:
             continue
         if len(found) > MAX_MODELS:
-            notes.append(
-                f"{instrument}: {len(found)} models were measured; "
-                f"figures across runs show at most {MAX_MODELS}"
-            )
+            measured = f"{instrument}: {len(found)} models were measured"
+            notes.append(f"{measured}; figures across runs show at most {MAX_MODELS}")
             continue
         try:
             drawn += [_rendered(f"{title}, all runs", one) for title, one in draw(found)]
@@ -132,10 +128,6 @@ def gather(folders: Sequence[Folder], instrument: str, name: str) -> tuple[Found
     return found, sources
 
 
-def _erf(found: Found) -> Titled:
-    return [("Receptive fields, r(t)", erf.curves(found))]
-
-
 def _shape_bias(found: Found) -> Titled:
     groups = erf.groups_by_category(found)
     by_cue = [(f"Receptive fields by deciding cue, {category}", one) for category, one in groups.items()]
@@ -156,23 +148,20 @@ def _complexity(found: Found) -> Titled:
     drawn = [("Explained variance", complexity.explained_variance(found))]
     for grid in dict.fromkeys(one["reconstruction"]["grid"] for one in found.values()):
         # Errors of maps averaged to different grids are not comparable.
-        errors = {
-            k: one["reconstruction"] for k, one in found.items() if one["reconstruction"]["grid"] == grid
-        }
-        title = f"Reconstruction error of {grid} x {grid} maps"
-        drawn.append((title, complexity.reconstruction(errors)))
+        errors = {label: one["reconstruction"] for label, one in found.items()}
+        errors = {label: one for label, one in errors.items() if one["grid"] == grid}
+        drawn.append((f"Reconstruction error of {grid} x {grid} maps", complexity.reconstruction(errors)))
     return drawn
 
 
 def _thresholds(found: Found) -> Titled:
-    curves = {
-        method: {label: one["curves"][method] for label, one in found.items()} for method in ("cam", "pc1")
-    }
-    return [("Thresholds", threshold_curves(curves))]
+    curves = {label: one["curves"] for label, one in found.items()}
+    by_method = {method: {label: one[method] for label, one in curves.items()} for method in ("cam", "pc1")}
+    return [("Thresholds", threshold_curves(by_method))]
 
 
 _DRAWERS: dict[str, tuple[str, Callable[[Found], Titled]]] = {
-    "erf": (METRICS, _erf),
+    "erf": (METRICS, lambda found: [("Receptive fields, r(t)", erf.curves(found))]),
     "shape-bias": (METRICS, _shape_bias),
     "channels": (METRICS, _channels),
     "complexity": (METRICS, _complexity),

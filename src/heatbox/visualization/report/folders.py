@@ -18,8 +18,19 @@ from heatbox.evaluation.run import CONFIG, ENVIRONMENT, METRICS, PREDICTIONS, Ru
 from heatbox.evaluation.schema import NOT_PARQUET
 
 ANALYSIS = "analysis.json"
-LARGEST_SVG = 400_000
-"""Bytes above which the PNG of a figure is shown instead of its SVG."""
+
+
+@dataclass(frozen=True)
+class PageFigure:
+    """A figure of a page.
+
+    Attributes:
+        title: above it.
+        file: an SVG or PNG; a small SVG next to a PNG is shown in its place.
+    """
+
+    title: str
+    file: Path
 
 
 @dataclass(frozen=True)
@@ -30,13 +41,13 @@ class Folder:
         path: of the folder.
         name: on the page, unique among the folders.
         metrics: scores of `heatbox evaluate` or `heatbox score`; None without scores.
-        figures: title and image file of each figure of the analyses in it.
+        figures: of the analyses in it.
     """
 
     path: Path
     name: str
     metrics: dict[str, Any] | None
-    figures: list[tuple[str, Path]]
+    figures: list[PageFigure]
 
     @property
     def run(self) -> Run:
@@ -108,7 +119,7 @@ def _read(path: Path, name: str) -> Folder:
             f"{path}: is not a folder, expected one that heatbox evaluate, score or analyze wrote"
         )
     figures = [
-        (png.stem.replace("-", " "), sharpest(png))
+        PageFigure(png.stem.replace("-", " "), png)
         for analysis in _analyses(path)
         for png in sorted((analysis / "figures").glob("*.png"))
     ]
@@ -126,9 +137,3 @@ def _read(path: Path, name: str) -> Folder:
 def _analyses(path: Path) -> list[Path]:
     """Folders of analyses: the folder itself and those directly inside."""
     return [note.parent for note in sorted({*path.glob(ANALYSIS), *path.glob(f"*/{ANALYSIS}")})]
-
-
-def sharpest(png: Path) -> Path:
-    """The SVG next to a PNG unless it is missing or large, in which case the PNG."""
-    svg = png.with_suffix(".svg")
-    return svg if svg.is_file() and svg.stat().st_size <= LARGEST_SVG else png

@@ -12,7 +12,7 @@ from typing import Any
 from heatbox._utils.extras import require
 from heatbox._utils.io import to_json
 
-_ESCAPES = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026", "\u2028": "\\u2028", "\u2029": "\\u2029"}
+_ESCAPES = str.maketrans({character: f"\\u{ord(character):04x}" for character in "<>&\u2028\u2029"})
 
 
 def script_json(content: object) -> str:
@@ -21,21 +21,14 @@ def script_json(content: object) -> str:
     NaN and infinity become null.
     """
     text = json.dumps(json.loads(to_json(content)), ensure_ascii=False, separators=(",", ":"))
-    for character, escape in _ESCAPES.items():
-        text = text.replace(character, escape)
-    return text
+    return text.translate(_ESCAPES)
 
 
 def policy(style: str, script: str) -> str:
     """A content security policy that allows only this style and this script, and loads nothing."""
-    return (
-        "default-src 'none'; img-src data:; base-uri 'none'; form-action 'none'; "
-        f"style-src '{_hash(style)}'; script-src '{_hash(script)}'"
-    )
-
-
-def _hash(text: str) -> str:
-    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+    hashes = (base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in (style, script))
+    allowed = "style-src 'sha256-{}'; script-src 'sha256-{}'".format(*hashes)
+    return f"default-src 'none'; img-src data:; base-uri 'none'; form-action 'none'; {allowed}"
 
 
 def asset(name: str) -> str:
