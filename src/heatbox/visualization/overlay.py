@@ -144,15 +144,14 @@ def contact_sheet(
     return image_grid(groups, side, caption, headings)
 
 
-def data_sheet(splits: Sequence[Split], count: int, side: int = 160) -> Image.Image | None:
+def data_sheet(splits: Sequence[Split], count: int) -> Image.Image | None:
     """Images of a data set with their boxes or masks, split and class; None without an image.
 
     Args:
         splits: of the data set, all images readable; the images shown are spread evenly over each.
-        count: number of images.
-        side: of each image in pixels; images are resized to squares.
+        count: number of images, which are resized to squares of 160 pixels.
     """
-    cells = []
+    side, cells = 160, []
     for split in splits:
         for index in evenly_spaced(len(split), max(1, count // len(splits))):
             example = split.examples[index]

@@ -52,7 +52,7 @@ HEADLINES = {
     "pc1_MaxBoxAccV2": "MaxBoxAccV2 of PC1, % of images",
     "cam_threshold": "best threshold of CAM, fraction of maximum",
 }
-"""Key of a headline number → its axis label."""
+"""Key of a headline number → its axis label, with the unit."""
 
 
 @dataclass(frozen=True)
@@ -130,16 +130,14 @@ def arrows_between(models: Sequence[ModelScore]) -> list[tuple[int, int, str]]:
     """
     found: list[tuple[int, int, str]] = []
     for kind, same in (("resolution", "pretraining"), ("pretraining", "resolution")):
-        groups: dict[tuple, list[int]] = {}
+        groups: dict[tuple, list[tuple[Any, int]]] = {}
         for place, model in enumerate(models):
-            if getattr(model, kind):
+            if value := getattr(model, kind):
                 key = (model.family, model.variant, model.augmented, getattr(model, same))
-                groups.setdefault(key, []).append(place)
-        for places in groups.values():
-            ordered = [(getattr(models[place], kind), place) for place in places]
-            # Random weights come before any pre-training.
-            ordered.sort(key=lambda one: (one[0] != SCRATCH, one[0]))
-            pairs = itertools.pairwise(ordered)
+                groups.setdefault(key, []).append((value, place))
+        for group in groups.values():
+            group.sort(key=lambda one: (one[0] != SCRATCH, one[0]))  # random weights come first
+            pairs = itertools.pairwise(group)
             found += [(start, end, kind) for (before, start), (after, end) in pairs if before != after]
     return found
 
@@ -182,16 +180,12 @@ def _entries(
     return entries
 
 
-def score_against_erf(
-    models: Sequence[ModelScore], method: str = "cam", resamples: int = 10_000, seed: int = 0
-) -> Drawn:
+def score_against_erf(models: Sequence[ModelScore], method: str = "cam") -> Drawn:
     """Both scores against the area under r(t), with Pearson's correlation and its interval (Fig. 14).
 
     Args:
         models: models without an area are left out.
         method: name of the map.
-        resamples: bootstrap resamples of models for the interval.
-        seed: of the resampling.
 
     Returns:
         the figure, and a row for each model and for each score's correlation.
@@ -213,7 +207,7 @@ def score_against_erf(
             _mark(axes, area, value, ends, model, styles[model.family])
             annotate(axes, str(number), area, value, rise=6)
             rows.append({"model": model.name, "score": score, "auc": area, "value": value})
-        r, low, high = correlation(areas, values, resamples, seed)
+        r, low, high = correlation(areas, values)
         rows.append({"model": "correlation", "score": score, "value": r, "low": low, "high": high})
         title = f"{score}: {_correlation_text(r, low, high, len(known))}"
         style_axes(axes, title, "receptive field: area under r(t)", f"{score}, %")
@@ -223,16 +217,14 @@ def score_against_erf(
 
 
 def correlation(
-    x: np.ndarray, y: np.ndarray, resamples: int = 10_000, seed: int = 0, level: float = 0.95
+    x: np.ndarray, y: np.ndarray, resamples: int = 10_000, seed: int = 0
 ) -> tuple[float, float, float]:
-    """Pearson's correlation and its bootstrap interval over points.
+    """Pearson's correlation and its 95% bootstrap interval over points.
 
     Args:
-        x: (N,) values.
-        y: (N,) values.
+        x, y: (N,) values.
         resamples: number of resamples; those in which x or y is constant are left out.
         seed: of the resampling.
-        level: fraction of resamples inside the interval.
 
     Returns:
         the correlation, and the interval's ends: NaN with fewer than 5 points, where an interval is
@@ -242,8 +234,7 @@ def correlation(
     if len(x) < 5 or np.isnan(estimate):
         return estimate, float("nan"), float("nan")
     picks = np.random.default_rng(seed).integers(0, len(x), (resamples, len(x)))
-    drawn = _pearson(x[picks], y[picks])
-    low, high = np.nanquantile(drawn, [(1 - level) / 2, (1 + level) / 2])
+    low, high = np.nanquantile(_pearson(x[picks], y[picks]), [0.025, 0.975])
     return estimate, float(low), float(high)
 
 
@@ -268,8 +259,8 @@ def _holding(models: Sequence[ModelScore], method: str) -> list[ModelScore]:
     return known
 
 
-def maps_compared(models: Sequence[ModelScore], methods: tuple[str, str] = ("cam", "pc1")) -> Drawn:
-    """Two maps of each model, with their best thresholds (Table 3).
+def maps_compared(models: Sequence[ModelScore]) -> Drawn:
+    """CAM and PC1 of each model, with their best thresholds (Table 3).
 
     Returns:
         the table as a figure, and a row for each model: both scores and the threshold of each map, and the
@@ -278,22 +269,22 @@ def maps_compared(models: Sequence[ModelScore], methods: tuple[str, str] = ("cam
     Raises:
         InputError: no model has scores of both maps.
     """
+    methods = ("cam", "pc1")
     known = [model for model in models if all(method in model.scores for method in methods)]
     if not known:
-        raise InputError(f"no model holds maps of both {methods[0]} and {methods[1]}")
+        raise InputError("no model holds maps of both cam and pc1")
     rows: list[Row] = []
     for model in known:
         row: Row = {"model": model.name}
         for method in methods:
             row |= {f"{method}_{key}": model.scores[method][key] for key in (*SCORES, "threshold")}
-        first, second = (model.scores[method] for method in methods)
-        rows.append(row | {f"{score}_difference": second[score] - first[score] for score in SCORES})
+        cam, pc1 = (model.scores[method] for method in methods)
+        rows.append(row | {f"{score}_difference": pc1[score] - cam[score] for score in SCORES})
     columns = {"model": ("model", "")}
     for method in methods:
         columns |= {f"{method}\n{score}": (f"{method}_{score}", ".1f") for score in SCORES}
         columns[f"{method}\nthreshold"] = (f"{method}_threshold", ".3f")
-    difference = f"{methods[1]} − {methods[0]}"
-    columns |= {f"{score}\n{difference}": (f"{score}_difference", "+.1f") for score in SCORES}
+    columns |= {f"{score}\npc1 − cam": (f"{score}_difference", "+.1f") for score in SCORES}
     return _table(rows, columns), rows
 
 
@@ -367,14 +358,13 @@ def _table(rows: Sequence[Row], columns: Mapping[str, tuple[str, str]], text_col
     return figure
 
 
-def headline_numbers(rows: list[Row], labels: Mapping[str, str] = HEADLINES) -> Drawn:
+def headline_numbers(rows: list[Row]) -> Drawn:
     """The headline numbers of the instruments: one small panel per number, one marker per model.
 
     Args:
-        rows: a row for each model: "model" and the numbers, None where one was not measured.
-        labels: key of a number → axis label, with the unit.
+        rows: a row for each model: "model" and the numbers of `HEADLINES`, None where one was not measured.
     """
-    known = {key: label for key, label in labels.items() if any(row.get(key) is not None for row in rows)}
+    known = {key: label for key, label in HEADLINES.items() if any(row.get(key) is not None for row in rows)}
     if not known:
         figure = new_figure(4, 1)
         figure.text(0.5, 0.5, "nothing was measured", ha="center")

@@ -125,12 +125,9 @@ def _read(path: Path, name: str) -> Folder:
     ]
     metrics = Run(path).scores() if (path / METRICS).exists() else None
     if metrics is None and not figures:
-        unfinished = (path / CONFIG).exists()
-        raise InputError(
-            f"{path}: holds an unfinished run; rerun the command to resume it"
-            if unfinished
-            else f"{path}: holds neither scores ({METRICS}) nor the figures of an analysis"
-        )
+        if (path / CONFIG).exists():
+            raise InputError(f"{path}: holds an unfinished run; rerun the command to resume it")
+        raise InputError(f"{path}: holds neither scores ({METRICS}) nor the figures of an analysis")
     return Folder(path, name, metrics, figures)
 
 
