@@ -248,8 +248,8 @@ def _pearson(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 def _correlation_text(r: float, low: float, high: float, count: int) -> str:
     if np.isnan(r):
         return "no correlation is defined"
-    text = f"r = {format_interval(r, (low, high))}"
-    return f"{text} ({count} models: too few for an interval)" if np.isnan(low) else text
+    few = f" ({count} models: too few for an interval)" if np.isnan(low) else ""
+    return f"r = {format_interval(r, (low, high))}{few}"
 
 
 def _holding(models: Sequence[ModelScore], method: str) -> list[ModelScore]:

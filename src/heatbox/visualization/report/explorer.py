@@ -72,14 +72,12 @@ def packed(rows: Sequence[BoxRows | None]) -> bytes:
     """
     known = [one for one in rows if one is not None]
     counts = np.array([(len(one.largest), len(one.boxes)) if one else (0, 0) for one in rows], "<u4")
-    parts = [counts.tobytes()]
+    columns = [counts]
     for name in ("largest_first", "first", "last"):
-        parts += [getattr(one, name).astype("<u2").tobytes() for one in known]
+        columns += [getattr(one, name).astype("<u2") for one in known]
     for name in ("largest", "boxes"):
-        parts += [
-            np.ascontiguousarray(getattr(one, name)[:, side]).tobytes() for side in range(4) for one in known
-        ]
-    return zlib.compress(b"".join(parts), 9)
+        columns += [getattr(one, name)[:, side] for side in range(4) for one in known]
+    return zlib.compress(b"".join(column.tobytes() for column in columns), 9)
 
 
 def box_rows(heatmap: np.ndarray, thresholds: int = 1000, protocol: Protocol = "reference") -> BoxRows:
@@ -158,8 +156,7 @@ def chosen_ids(source: Source, limit: int) -> list[str]:
     key = f"iou_{source.folder.maps[0]}"
     scored = [(record["id"], record[key]) for records in source.folder.run.records() for record in records]
     ranked = sorted(range(len(scored)), key=lambda place: -scored[place][1])
-    picks = sorted(ranked[pick] for pick in evenly_spaced(len(scored), limit))
-    return [scored[place][0] for place in picks]
+    return [scored[place][0] for place in sorted(ranked[i] for i in evenly_spaced(len(scored), limit))]
 
 
 def explorer_data(sources: Sequence[Source], limit: int = 500, track: Track = silent) -> dict[str, Any]:
