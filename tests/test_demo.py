@@ -40,7 +40,7 @@ def test_a_short_demo(tmp_path):
 def test_a_demo_does_not_replace_another_run(tmp_path):
     run = Run(tmp_path / "run")
     run.start({"model": "days of work"})
-    with pytest.raises(InputError, match="holds a run that is not a demo"):
+    with pytest.raises(InputError, match="contains a run that is not a demo"):
         run_demo(CONFIG, run.folder, test_images=10)
     assert run.config() == {"model": "days of work"}
 

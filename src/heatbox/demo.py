@@ -44,12 +44,12 @@ def run_demo(
         the scores; see `heatbox.evaluation.predict.score`. `write_page` makes the page.
 
     Raises:
-        InputError: the folder holds a run other than a demo, or the extra `train` is not installed; in both
-            cases nothing is written.
+        InputError: the folder contains another run, or the extra `train` is not installed. Nothing is
+            written in either case.
     """
     run, training = Run(out), out / TRAINING
     if (out / CONFIG).exists() and not training.exists():
-        raise InputError(f"{out}: holds a run that is not a demo; choose another --out")
+        raise InputError(f"{out}: contains a run that is not a demo; choose another --out")
     evaluation = EvaluateConfig(
         model=config.model,
         data="glyphs:test",

@@ -54,7 +54,7 @@ def test_a_run_that_was_killed_as_it_began_begins_again(tmp_path, left):
 def test_a_folder_of_others_is_no_run(tmp_path):
     (tmp_path / "environment.json").write_text("{}")
     (tmp_path / "thesis.txt").write_text("mine")
-    with pytest.raises(InputError, match="is not empty and holds no run"):
+    with pytest.raises(InputError, match="is not empty and contains no run"):
         Run(tmp_path).start({"x": 1})
 
 

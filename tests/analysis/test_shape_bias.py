@@ -191,7 +191,7 @@ def test_first_real_stimuli(shared, tmp_path):
 @pytest.mark.parametrize(
     ("table", "says"),
     [
-        ([], "holds no response"),
+        ([], "contains no response"),
         ([{"image": "a", "answer": "b"}], "has the columns image, answer; expected"),
         ([DICTIONARIES[3]], "shape and texture agree"),
         (7, "is a int"),

@@ -223,7 +223,7 @@ def without(command, option):
         (["--erf-images", "0"], "erf images is 0"),
         (["--limit", "0"], "limit is 0"),
         (["--data", "nothing-here"], "nothing-here"),
-        (["--model", "set"], "holds no config.json"),
+        (["--model", "set"], "contains no config.json"),
     ],
 )
 def test_bad_input_is_one_sentence(scene, capsys, change, says):
@@ -270,7 +270,7 @@ def test_changed_weights_are_refused(scene, capsys):
 
 def test_a_folder_of_something_else_is_left_alone(scene, capsys):
     assert main(["analyze", "complexity", "-m", "mine.py:blobs", "-d", "set", "--out", "set", *SMALL]) == 2
-    assert "holds no analysis" in capsys.readouterr().err
+    assert "contains no analysis" in capsys.readouterr().err
 
 
 def test_matplotlib_is_an_extra(scene, monkeypatch, capsys):

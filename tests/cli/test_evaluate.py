@@ -220,11 +220,11 @@ def test_an_unfinished_run_is_not_scored_as_if_it_were_whole(scene, capsys, monk
         assert main(command(scene)) == 130
     assert "rerun the command to resume" in capsys.readouterr().err
     assert main(["evaluate", "--from-run", str(scene / "run")]) == 2
-    assert "is an unfinished run that holds maps of 20 images" in capsys.readouterr().err
+    assert "is an unfinished run that contains maps of 20 images" in capsys.readouterr().err
     assert main(command(scene)) == 0
     capsys.readouterr()
     assert main(command(scene)) == 0
-    assert "holds maps already" in capsys.readouterr().err
+    assert "contains maps already" in capsys.readouterr().err
 
 
 def test_weights_that_changed_after_their_maps_were_made(scene, capsys):

@@ -164,7 +164,7 @@ def test_bad_options(scene, capsys, more, says):
 def test_no_map_at_all(scene, capsys):
     (scene / "empty").mkdir()
     assert main(command(scene, maps="empty")) == 2
-    assert "holds no heatmap of any of 12 images" in capsys.readouterr().err
+    assert "contains no heatmap of any of 12 images" in capsys.readouterr().err
 
 
 def test_ids_that_lead_out_of_the_folder(scene, capsys):

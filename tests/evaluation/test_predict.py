@@ -79,7 +79,7 @@ def test_scoring_maps_that_a_run_does_not_hold(tmp_path):
         write_model(tmp_path), str(write_split(tmp_path / "set", 3)), method=("cam",), size=64
     )
     evaluate(config, Run(tmp_path / "run"))
-    with pytest.raises(InputError, match=r"holds no maps of 'pc1', only of cam"):
+    with pytest.raises(InputError, match=r"contains no maps of 'pc1', only of cam"):
         score_run(Run(tmp_path / "run"), ["pc1"])
 
 

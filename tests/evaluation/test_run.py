@@ -78,7 +78,7 @@ def test_same_config_resumes_another_is_refused(tmp_path):
 def test_a_folder_of_something_else_is_left_alone(tmp_path):
     (tmp_path / "thesis.txt").write_text("years of work")
     for resume in (True, False):
-        with pytest.raises(InputError, match="holds no run"):
+        with pytest.raises(InputError, match="contains no run"):
             Run(tmp_path).start({}, resume=resume)
     assert (tmp_path / "thesis.txt").read_text() == "years of work"
 
@@ -114,7 +114,7 @@ def test_failed_write_leaves_the_old_content(tmp_path, monkeypatch):
 def test_what_is_missing_or_damaged_is_said(tmp_path):
     with pytest.raises(InputError, match=r"config\.json: missing; expected the folder of a run"):
         Run(tmp_path).config()
-    with pytest.raises(InputError, match="holds no predictions"):
+    with pytest.raises(InputError, match="contains no predictions"):
         list(Run(tmp_path).records())
     (tmp_path / PREDICTIONS).write_bytes(b"PAR1 not really")
     with pytest.raises(InputError, match="not a readable Parquet file"):
@@ -150,7 +150,7 @@ def test_folders_that_cannot_be_made(tmp_path):
 
 def test_a_config_that_is_no_object(tmp_path):
     (tmp_path / "config.json").write_text("[]")
-    with pytest.raises(InputError, match="holds a list, expected a JSON object"):
+    with pytest.raises(InputError, match="contains a list, expected a JSON object"):
         Run(tmp_path).start({})
 
 

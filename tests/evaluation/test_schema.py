@@ -72,7 +72,7 @@ def test_what_is_right_stays_and_null_becomes_nan():
         (["methods", "cam"], {**_ENTRY, "localization": _AMONG}, "'localization' is there for some of"),
         (["top5"], ..., "has one of 'top1' and 'top5'"),
         (["images"], 0, "'images' is not an integer above 0"),
-        (["images"], ..., "holds no scores of maps"),
+        (["images"], ..., "contains no scores of maps"),
         (["differences", 0, "first"], ..., "has no 'differences[0]/first'"),
     ],
 )

@@ -192,7 +192,7 @@ def test_a_link_out_of_the_folder_is_refused(folder, tmp_path):
 
 
 def test_a_folder_without_any_map_of_the_split_is_an_error(tmp_path):
-    with pytest.raises(InputError, match="holds no heatmap of any of 11 images"):
+    with pytest.raises(InputError, match="contains no heatmap of any of 11 images"):
         score_folder(tmp_path, make_split())
     with pytest.raises(InputError, match="is not a folder"):
         score_folder(tmp_path / "nowhere", make_split())

@@ -55,7 +55,7 @@ def test_the_three_accuracies_follow_their_definition():
     [
         (np.zeros((2, 3)), np.array([0, 3]), "label 3 is out of range, expected 0 to 2"),
         (np.zeros((2, 3)), np.array([0]), "expected \\(N, C\\) and \\(N,\\)"),
-        (np.full((1, 3), np.nan), np.array([0]), "1 images hold NaN"),
+        (np.full((1, 3), np.nan), np.array([0]), "1 images contain NaN"),
     ],
 )
 def test_malformed_labels_are_refused(logits, labels, message):

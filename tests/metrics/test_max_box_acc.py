@@ -134,7 +134,7 @@ def test_an_update_with_one_bad_map_counts_none_of_it():
     metric = MaxBoxAcc()
     bad = maps.copy()
     bad[2, 0, 0] = np.nan
-    with pytest.raises(InputError, match="heatmap 2: holds 1 NaN"):
+    with pytest.raises(InputError, match="heatmap 2: contains 1 NaN"):
         metric.update(bad, boxes, sizes)
     assert metric.images == 0
     assert metric.correct.sum() == 0

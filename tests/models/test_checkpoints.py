@@ -276,10 +276,10 @@ def test_damaged_and_missing_files(trained, tmp_path):
     with pytest.raises(InputError, match=r"none\.pth: no such checkpoint file"):
         read_checkpoint(tmp_path / "none.pth")
     torch.save([1, 2], tmp_path / "list.pth")
-    with pytest.raises(InputError, match="holds a list, expected names and their tensors"):
+    with pytest.raises(InputError, match="contains a list, expected names and their tensors"):
         read_checkpoint(tmp_path / "list.pth")
     torch.save({"epoch": 3, "lr": 0.1}, tmp_path / "log.pth")
-    with pytest.raises(InputError, match="holds no tensors, only 'epoch', 'lr', expected a state_dict"):
+    with pytest.raises(InputError, match="contains no tensors, only 'epoch', 'lr', expected a state_dict"):
         read_checkpoint(tmp_path / "log.pth")
 
 

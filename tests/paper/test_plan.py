@@ -203,5 +203,5 @@ def test_the_checkpoint_of_the_best_cam_is_taken(tmp_path):
     (tmp_path / "training.json").write_text(json.dumps({"best": {}, "last": {"epoch": 7, "weights": {}}}))
     with pytest.raises(InputError, match=r"epoch-0007.*: is missing"):
         best_checkpoint(tmp_path)
-    with pytest.raises(InputError, match="holds no finished training"):
+    with pytest.raises(InputError, match="contains no finished training"):
         best_checkpoint(tmp_path / "nowhere")

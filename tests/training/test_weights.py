@@ -42,7 +42,7 @@ def test_an_evaluation_stands_for_the_model_it_evaluated(tmp_path):
 
 
 def test_a_folder_without_a_run(tmp_path):
-    with pytest.raises(InputError, match=r"holds no config.json; expected the folder of a run"):
+    with pytest.raises(InputError, match=r"contains no config.json; expected the folder of a run"):
         spec_of_run(tmp_path)
     write(tmp_path, config=TRAINED, training={"last": {"epoch": "x"}})
     with pytest.raises(InputError, match=r"training.json: 'last/epoch' is not"):

@@ -79,7 +79,7 @@ def test_the_same_images_of_several_runs_beside_each_other(two_runs):
     left, right = (np.asarray(sheet)[24:56, 6 + k * 32 : 6 + (k + 1) * 32] for k in (1, 3))
     assert np.array_equal(left, right)  # both runs are of one network
     runs = {name: Run(folder / name).records() for name in ("one", "fewer")}
-    with pytest.raises(InputError, match="fewer: holds no image"):
+    with pytest.raises(InputError, match="fewer: contains no image"):
         contact_sheet(runs, split, ("cam",), 6, 32)
 
 

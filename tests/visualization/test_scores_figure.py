@@ -73,7 +73,7 @@ def test_score_against_receptive_field():
     few = score_against_erf(MODELS[:2])[1][2]
     assert few["value"] == pytest.approx(1)
     assert np.isnan(few["low"])
-    with pytest.raises(InputError, match="no model holds both a score and a receptive field"):
+    with pytest.raises(InputError, match="no model has both a score and a receptive field"):
         score_against_erf([model("x", 3.0)])
 
 

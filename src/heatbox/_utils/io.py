@@ -68,7 +68,7 @@ def _is_running(process: int) -> bool:
 
 
 def holds_only(folder: Path, *names: str) -> bool:
-    """Whether a folder holds only some names and temporary files, as work that was soon killed leaves."""
+    """Whether a folder contains only some names and temporary files, as work that was soon killed leaves."""
     return all(
         entry.name in names or (entry.name.startswith(".") and entry.name.endswith(".tmp"))
         for entry in folder.iterdir()
@@ -132,7 +132,7 @@ def made_folder(folder: Path) -> Path:
 
 
 def folder_name(words: str) -> str:
-    """A folder name made of words that may hold slashes and the like."""
+    """A folder name made of words that may contain slashes and similar characters."""
     return re.sub(r"[^\w.-]+", "-", Path(words).name if "/" not in words else words).strip("-.") or "run"
 
 
@@ -140,14 +140,14 @@ def read_json(path: Path) -> dict[str, Any]:
     """The JSON object in a file.
 
     Raises:
-        InputError: it cannot be read, or holds something else.
+        InputError: it cannot be read, or contains something else.
     """
     try:
         content = json.loads(path.read_text())
     except (ValueError, OSError, RecursionError) as error:
         raise InputError(f"{path}: is not valid JSON ({error})") from error
     if not isinstance(content, dict):
-        raise InputError(f"{path}: holds a {type(content).__name__}, expected a JSON object")
+        raise InputError(f"{path}: contains a {type(content).__name__}, expected a JSON object")
     return content
 
 

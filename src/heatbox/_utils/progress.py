@@ -33,7 +33,7 @@ class Track(Protocol):
 
 
 def printable(text: str) -> str:
-    """Text for a terminal: control characters, as file names may hold, become replacement characters."""
+    """Text for a terminal: control characters, as file names may contain, become replacement characters."""
     return "".join(
         char if char.isprintable() or char == "\n" else "\N{REPLACEMENT CHARACTER}" for char in text
     )

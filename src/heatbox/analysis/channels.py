@@ -150,7 +150,7 @@ def correlate(x: np.ndarray, y: np.ndarray, resamples: int = 2000, seed: int = 0
             f"correlated arrays have shapes {first.shape} and {second.shape}, expected (N, C) both"
         )
     if not (np.isfinite(first).all() and np.isfinite(second).all()):
-        raise InputError("correlated arrays hold values that are not finite")
+        raise InputError("correlated arrays contain values that are not finite")
     images = len(first)
     counts = np.random.default_rng(seed).multinomial(images, np.full(images, 1 / images), resamples)
     plain, plain_interval = _pearson(first, second, counts)

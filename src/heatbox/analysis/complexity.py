@@ -60,7 +60,7 @@ def explained_variance(features: Tensor, channel_norm: ChannelNorm = "minmax") -
     samples = features.detach().float().flatten(2)  # (B, C, P)
     low, high = samples.amin(2, keepdim=True), samples.amax(2, keepdim=True)
     if not bool((torch.isfinite(low) & torch.isfinite(high)).all()):
-        raise InputError("features hold values that are not finite")
+        raise InputError("features contain values that are not finite")
     varies = high > low
     scale = torch.where(varies, 1 / (high - low), 0.0) if channel_norm == "minmax" else varies.float()
     shift = -low * scale if channel_norm == "minmax" else torch.zeros_like(low)
@@ -282,7 +282,7 @@ def numbers_of(run: Run, config: ComplexityConfig) -> Numbers:
     own, common = (np.stack([record[key] for record in records]) for key in ("explained", "explained_grid"))
     side = (records[0]["height"], records[0]["width"])
     sample = np.stack([record["sample"] for record in records])
-    # Every other image, so that both halves hold all classes of a data set sorted by class.
+    # Every other image, so that both halves contain all classes of a data set sorted by class.
     found = reconstruction_error(sample[::2], sample[1::2], config.atoms, config.nonzero, config.seed)
     return {
         "own": _curve(own, side),

@@ -47,7 +47,7 @@ class DataConfig(ModelsConfig):
     data: str
     """A folder or archive of labelled images, or glyphs:test."""
     metadata: Path | None = None
-    """Folder with image_ids.txt and the like, if it is not the data folder itself."""
+    """Folder with image_ids.txt and the other metadata files, if it is not the data folder."""
     limit: int | None = None
     """Maximum number of images, evenly spaced over the data set."""
     target: Target = "label"
@@ -61,7 +61,7 @@ class FieldConfig(ModelsConfig):
     erf_size: int = 1024
     """Side in pixels of the square to which images are resized for receptive fields."""
     erf_images: int = 50
-    """Number of images whose receptive fields are averaged, from the first on."""
+    """Number of images whose receptive fields are averaged: the first ones."""
     erf_batch_size: int = 1
     """Images per forward pass for receptive fields."""
 
@@ -71,20 +71,20 @@ class ErfConfig(FieldConfig, DataConfig):
     """Effective receptive fields."""
 
     erf_grid: int = 5
-    """Positions along each side of the feature map that are measured too; 0 for the centre alone."""
+    """Positions along each side of the feature map that are also measured; 0 for the centre alone."""
     erf_grid_images: int = 2
     """Images for those positions, with one backward pass per position and image."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ShapeBiasConfig(FieldConfig):
-    """Shape bias, and the receptive fields of images decided by shape and by texture."""
+    """Shape bias, and the receptive fields of images classified by shape and by texture."""
 
     stimuli: str
     """Cue-conflict images, a folder or archive; or glyphs for pairs drawn from the embedded data set."""
     group: tuple[str, ...] = ("auto",)
-    """Shape categories whose receptive fields are compared: names; auto for clock or the most evenly decided
-    one; all for the images of all categories; none."""
+    """Shape categories whose receptive fields are compared: their names; auto for clock or, if there is none,
+    the category with the most images in its smaller group; all to pool all categories; none to skip."""
     group_images: int = 30
     """Maximum number of images for each of a category's two groups."""
 
@@ -96,9 +96,10 @@ class ChannelsConfig(DataConfig):
     area_threshold: float = 10.0
     """Activation above which a pixel counts as activated, in units of the feature map."""
     area_percentile: float = 90.0
-    """The same as a percentile of each model's own activations, for models of different scales."""
+    """The same as a percentile of each model's activations, for models whose activations differ in scale."""
     area_by: Literal["auto", "threshold", "percentile"] = "auto"
-    """Which of the two is shown; auto takes the percentile if under 1% of channels pass the threshold."""
+    """Which of the two the figures show; auto uses the percentile if fewer than 1% of channels exceed the
+    threshold."""
     norm: Literal["fold", "ignore"] = "fold"
     """Norm layers of the head: folded into the class weights, or ignored."""
     control_images: int = 100
@@ -114,7 +115,7 @@ class ComplexityConfig(DataConfig):
     atoms: tuple[int, ...] = (4, 8, 16, 32, 64)
     """Sizes of the dictionaries."""
     nonzero: int = 3
-    """Maximum number of atoms in the code of a map."""
+    """Maximum number of atoms used to reconstruct a map."""
     grid: int = 7
     """Positions per side to which maps are averaged; fewer if a model's map has fewer."""
     channels_an_image: int = 16
@@ -128,7 +129,7 @@ class MapsConfig(DataConfig):
     norm: Literal["fold", "ignore"] = "fold"
     """Norm layers of the head: folded into the class weights, or ignored."""
     thresholds: int = 1000
-    """Number of thresholds tried."""
+    """Number of thresholds."""
     examples: int = 8
     """Images on the contact sheet."""
 
@@ -138,7 +139,7 @@ class AllConfig(MapsConfig, ComplexityConfig, ChannelsConfig, ShapeBiasConfig, E
     """Every instrument; the shape bias only if stimuli are given."""
 
     stimuli: str = ""
-    """Cue-conflict images, or glyphs; without them the shape bias is left out."""
+    """Cue-conflict images, or glyphs; without them the shape bias is not measured."""
 
 
 @dataclass(frozen=True)
@@ -171,17 +172,18 @@ INSTRUMENTS = {
         "draw",
         """Effective receptive fields: the input pixels that the centre of the feature map depends on.
 
-Heatmaps with the squares that hold a fraction t, the curve r(t) and the area under it, with and without the
-logarithm, and the radius at other positions. Rerun the command to resume an interrupted measurement.""",
+Draws heatmaps with the squares that contain a fraction t of the contribution, the curve r(t) and the area
+under it, with and without the logarithm, and the radius at other positions. Rerun the command to resume an
+interrupted measurement.""",
     ),
     "shape-bias": Instrument(
         ShapeBiasConfig,
         "shape_bias",
         "draw",
-        """Shape bias on cue-conflict images, and the receptive fields of images decided by shape or texture.
+        """Shape bias on cue-conflict images; receptive fields of images classified by shape or by texture.
 
-For models of ImageNet's 1000 classes, or of as many classes as the stimuli have categories. Rerun the command
-to resume an interrupted measurement.""",
+The model must have ImageNet's 1000 classes, or as many classes as the stimuli have categories. Rerun the
+command to resume an interrupted measurement.""",
         "--stimuli cue-conflict/",
     ),
     "complexity": Instrument(

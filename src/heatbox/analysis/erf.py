@@ -3,7 +3,7 @@
 Luo et al., "Understanding the Effective Receptive Field in Deep Convolutional Neural Networks", 2016,
 measured as Ding et al. do for RepLKNet (CVPR 2022) and CAM Back Again after them (supplement 10): the
 gradient of the central position's activations with respect to the input, averaged over images, and the
-smallest centred square that holds a fraction t of it.
+smallest centred square that contains a fraction t of it.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class ReceptiveField:
     skipped: int = 0
 
     def side(self, t: float, log: bool = True) -> int | None:
-        """Side in pixels of the smallest centred square that holds the fraction t, see `side`."""
+        """Side in pixels of the smallest centred square that contains the fraction t, see `side`."""
         return side(self.contribution, t, log)
 
     def area_ratio(self, t: Any, log: bool = True) -> Any:
@@ -126,7 +126,7 @@ def effective_receptive_field(
     if total is None:
         raise InputError("there is no image to measure the receptive field on")
     if count == 0:
-        raise InputError(f"the gradients of all {skipped} images hold NaN or infinity")
+        raise InputError(f"the gradients of all {skipped} images contain NaN or infinity")
     return ReceptiveField(total / count, count, skipped)
 
 
@@ -275,7 +275,7 @@ def _recomputing(model: nn.Module, wanted: bool) -> Iterator[None]:
 
 
 def fractions_by_square(contribution: np.ndarray, log: bool = True) -> tuple[np.ndarray, np.ndarray]:
-    """Fraction of the total that each square around the centre (H // 2, W // 2) holds.
+    """Fraction of the total that each square around the centre (H // 2, W // 2) contains.
 
     Args:
         contribution: (H, W), finite and not below 0.
@@ -305,10 +305,10 @@ def fractions_by_square(contribution: np.ndarray, log: bool = True) -> tuple[np.
 
 
 def side(contribution: np.ndarray, t: float, log: bool = True) -> int | None:
-    """Side in pixels of the smallest centred square that holds *more* than the fraction t.
+    """Side in pixels of the smallest centred square that contains *more* than the fraction t.
 
     Returns:
-        an odd number from 3 on, or None if no square within the input holds so much.
+        an odd number from 3 on, or None if no square within the input does.
 
     Raises:
         InputError: a fraction outside [0, 1], or as `fractions_by_square`.
@@ -319,7 +319,7 @@ def side(contribution: np.ndarray, t: float, log: bool = True) -> int | None:
 
 
 def area_ratio(contribution: np.ndarray, t: Any, log: bool = True) -> Any:
-    """Area of the smallest centred square that holds more than the fraction t, over the area of the input.
+    """Area of the smallest centred square that contains more than the fraction t, over the area of the input.
 
     Args:
         contribution: (H, W), finite and not below 0.
@@ -327,8 +327,7 @@ def area_ratio(contribution: np.ndarray, t: Any, log: bool = True) -> Any:
         log: take log10(x + 1) of the contribution first.
 
     Returns:
-        r(t) in (0, 1], a float for a float and an array for an array; 1 if no square within the input holds
-        so much.
+        r(t) in (0, 1], a float for a float and an array for an array; 1 if no square within the input does.
 
     Raises:
         InputError: a fraction outside [0, 1], or as `fractions_by_square`.
@@ -512,7 +511,7 @@ class RunningErf:
     """The sum of the contributions of some images, in one .npz file that is rewritten as it grows.
 
     Args:
-        path: the file; the images that it already holds are kept.
+        path: the file; the images that it already contains are kept.
 
     Raises:
         InputError: the file is damaged.
@@ -560,7 +559,7 @@ class RunningErf:
             InputError: there is none.
         """
         if self.total is None or not self.ids:
-            raise InputError(f"{self.path}: holds the receptive field of no image")
+            raise InputError(f"{self.path}: contains the receptive field of no image")
         return ReceptiveField(self.total / len(self.ids), len(self.ids), len(self.skipped))
 
 
@@ -573,7 +572,7 @@ def erf_of_examples(
     what: str,
     track: Track = silent,
 ) -> ReceptiveField:
-    """The mean receptive field over some examples of a split; images that `path` holds are not repeated.
+    """The mean receptive field over some examples of a split; images that `path` contains are not repeated.
 
     The file is written after every batch, which is cheap beside a backward pass.
     """

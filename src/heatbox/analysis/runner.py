@@ -148,13 +148,13 @@ def images_of(config: DataConfig) -> Split:
     """The images that are measured: all, or `limit` of them evenly spaced over the split.
 
     Raises:
-        InputError: a data set that cannot be opened or holds no image, or a limit below 1.
+        InputError: a data set that cannot be opened or contains no image, or a limit below 1.
     """
     split = open_split(config.data, config.metadata)
     if config.limit is not None and config.limit < 1:
         raise InputError(f"limit is {config.limit}, expected 1 or more")
     if not len(split):
-        raise InputError(f"{config.data}: holds no image")
+        raise InputError(f"{config.data}: contains no image")
     return evenly_spaced(split, config.limit or len(split))
 
 
@@ -189,7 +189,7 @@ def check_labels(models: Sequence[ComparedModel], split: Split, config: DataConf
 class Analysis:
     """Several models measured with several instruments, and the folder of the results.
 
-    Measurements of an earlier, interrupted call are kept. The folder holds ``analysis.json`` (the
+    Measurements of an earlier, interrupted call are kept. The folder contains ``analysis.json`` (the
     configuration), ``models/LABEL/INSTRUMENT`` (a run folder for each model and instrument), ``figures``
     (PNG, SVG, and the numbers shown as Parquet) and ``comparison.json``.
 
@@ -241,7 +241,7 @@ class Analysis:
         try:
             begun = (self.out / ANALYSIS).exists() or not self.out.is_dir()
             if not begun and not holds_only(self.out, self.figures.name):
-                raise InputError(f"{self.out}: is not empty and holds no analysis; choose another --out")
+                raise InputError(f"{self.out}: is not empty and contains no analysis; choose another --out")
             self.figures.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise InputError(f"{self.out}: could not be made the folder of an analysis ({error})") from error
@@ -297,7 +297,7 @@ class Analysis:
             options: on which the measurement depends, besides the model.
 
         Raises:
-            InputError: the folder holds a measurement with other options or weights.
+            InputError: the folder contains a measurement with other options or weights.
         """
         run = Run(model.folder / instrument)
         recorded = {name: getattr(model.spec, name) for name in _RECORDED}
@@ -313,7 +313,7 @@ class Analysis:
         what: str,
         split: Split | None = None,
     ) -> None:
-        """Save a record of every image in a run folder; images that it holds are not measured again.
+        """Save a record of every image in a run folder; images that it contains are not measured again.
 
         Args:
             run: of `start`.

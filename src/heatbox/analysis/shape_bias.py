@@ -151,7 +151,7 @@ def read_responses(table: Any) -> list[Response]:
             "response"
         )
     if not response:
-        raise InputError(f"{where}: holds no response")
+        raise InputError(f"{where}: contains no response")
     images = [str(name) for name in image] if image is not None else [""] * len(response)
     named: list[tuple[str, str]] = []
     if found["shape"] is None or found["texture"] is None:
@@ -224,7 +224,7 @@ def _transposed(rows: Any, where: str) -> dict[str, list[Any]]:
             f"{where} is a {type(rows).__name__}; expected a CSV file, a list of dictionaries or a data frame"
         ) from error
     if not rows:
-        raise InputError(f"{where}: holds no response")
+        raise InputError(f"{where}: contains no response")
     for number, row in enumerate(rows, 1):
         if set(row) != set(rows[0]):
             raise InputError(f"{where}: row {number} has other columns than the first one")

@@ -52,7 +52,7 @@ def threshold_curve(summary: Mapping[str, Any], images: int, iou: float = 0.5) -
         iou: of the MaxBoxAcc curve.
 
     Raises:
-        InputError: the summary holds no curve at that IoU.
+        InputError: the summary contains no curve at that IoU.
     """
     try:
         largest, every = summary["largest_contour"], summary["all_contours"]
@@ -61,10 +61,10 @@ def threshold_curve(summary: Mapping[str, Any], images: int, iou: float = 0.5) -
         correct_v2 = np.asarray(every["correct"], dtype=np.float64) * 100 / images
         best_v2 = np.asarray(every["threshold"], dtype=np.float64)
     except (KeyError, TypeError) as error:
-        raise InputError(f"the scores hold no curve over thresholds (no {error})") from error
+        raise InputError(f"the scores contain no curve over thresholds (no {error})") from error
     row = int(np.argmin(abs(ious - iou)))
     if abs(ious[row] - iou) > 1e-9:
-        raise InputError(f"the scores hold no curve at IoU {iou}, only at {', '.join(map(str, ious))}")
+        raise InputError(f"the scores contain no curve at IoU {iou}, only at {', '.join(map(str, ious))}")
     score = correct[row]
     thresholds = threshold_grid(len(score))
     within = thresholds[score >= score.max() - 1]

@@ -39,7 +39,7 @@ def check_heatmap(heatmap: np.ndarray, name: str = "heatmap") -> np.ndarray:
     low, high = float(array.min()), float(array.max())
     if not (low >= 0 and high <= 1):
         if np.isnan(low):
-            raise InputError(f"{name}: holds {int(np.isnan(array).sum())} NaN, expected values in [0, 1]")
+            raise InputError(f"{name}: contains {int(np.isnan(array).sum())} NaN, expected values in [0, 1]")
         raise InputError(f"{name}: values lie in [{low:g}, {high:g}], expected [0, 1]")
     return array
 
@@ -87,7 +87,7 @@ def threshold_index(threshold: float | Sequence[float] | np.ndarray, count: int)
     """Index in `threshold_grid(count)` of each threshold, or of the nearest one of the grid below it.
 
     A threshold within 1e-9 grid steps below one of the grid counts as that one: 0.57 is the 570th of 1000,
-    although the grid holds 570 * 0.001 = 0.5700000000000001.
+    although the grid contains 570 * 0.001 = 0.5700000000000001.
 
     Raises:
         InputError: a threshold outside [0, 1).

@@ -13,7 +13,7 @@ from heatbox.training.recipes import get_recipe
 def demo(out: Path = Path("heatbox-demo"), epochs: int = 10, seed: int = 0, as_json: AsJson = False) -> int:
     """Train on the embedded data set, make maps and score them, in one command.
 
-    Needs no data and no network, and takes about three minutes on two CPU cores. The run folder holds the
+    Needs no data and no network, and takes about three minutes on two CPU cores. The run folder contains the
     trained weights, every prediction, the scores, a contact sheet and a page to explore.
 
     Args:

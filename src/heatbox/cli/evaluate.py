@@ -30,7 +30,7 @@ def evaluate(
     Args:
         config: What to evaluate.
         out: The run folder; by default runs/MODEL-DATA.
-        overwrite: Start again where the folder holds another run.
+        overwrite: Start again where the folder contains another run.
         as_json: Print the scores as JSON instead of a table.
 
     Examples:
@@ -45,7 +45,7 @@ def evaluate(
     warn_of_random_weights(config.model, config.checkpoint)
     run = Run(out or Path("runs") / folder_name(f"{config.model}-{config.data}"))
     if run.finished and not overwrite:
-        say(f"note: {run.folder} holds maps already, which are scored again; --overwrite makes new ones")
+        say(f"note: {run.folder} contains maps already, which are scored again; --overwrite makes new ones")
     metrics = run_evaluation(config, run, on_terminal, overwrite)
     show_scores(metrics, f"{config.model} on {config.data}", as_json)
     say(f"run: {run.folder}")
@@ -82,7 +82,7 @@ def rescore(
     run.config()  # raises if this is not a run
     if len(run) and not run.finished:
         raise InputError(
-            f"{from_run}: is an unfinished run that holds maps of {len(run)} images so far; "
+            f"{from_run}: is an unfinished run that contains maps of {len(run)} images so far; "
             "rerun the command that started it to resume"
         )
     fullsup = Run(from_run / "fullsup")

@@ -28,7 +28,7 @@ def score(
     Args:
         config: What to score.
         out: The run folder; by default runs/score-HEATMAPS.
-        overwrite: Start again where the folder holds another run.
+        overwrite: Start again where the folder contains another run.
         as_json: Print the scores as JSON instead of a table.
 
     Examples:

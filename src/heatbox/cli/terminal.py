@@ -77,7 +77,7 @@ def _print_rows(table: Table) -> None:
 
 
 def show_scores(metrics: dict[str, Any], title: str, as_json: bool) -> None:
-    """Print what metrics.json holds, as a table with the differences between maps below it, or as JSON."""
+    """Print what metrics.json contains, as a table with the differences between maps below it, or as JSON."""
     if as_json:
         print_json(metrics)
     else:

@@ -104,7 +104,7 @@ def open_data_set(path: str | Path) -> DataSet:
     """
     tree = open_tree(path)
     found = detect_format(tree, str(path))
-    # The archives of a folder may hold the rest of these layouts, or all of the data set.
+    # The archives of a folder may contain the rest of these layouts, or all of the data set.
     if isinstance(tree, FolderTree) and (found is None or found.format in (folder, cub)):
         everything = with_archives(tree)
         if everything is not None:

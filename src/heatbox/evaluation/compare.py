@@ -19,7 +19,7 @@ from heatbox.metrics.bootstrap import Interval, paired_interval
 def compare_runs(first: Path, second: Path, track: Track = silent) -> dict[str, Any]:
     """Compare two finished runs of `heatbox evaluate`, the second minus the first.
 
-    Scores are compared on the images that both runs hold, each map at the thresholds best on all images of
+    Scores are compared on the images that both runs contain, each map at the thresholds best on all images of
     its own run; an image is a hit where the box of the largest contour reaches IoU .5.
 
     Args:
@@ -28,13 +28,13 @@ def compare_runs(first: Path, second: Path, track: Track = silent) -> dict[str, 
         track: how to show progress.
 
     Returns:
-        a dictionary for JSON: "runs", "images", "only_in" (images that one run alone holds), "config" (key →
+        a dictionary for JSON: "runs", "images", "only_in" (images of only one run), "config" (key →
         the two values, where they differ), "scores" (map → score → first, second, difference and its 95%
         interval over images), "flipped" (map → "gained" and "lost" ids), "methods_only_in".
 
     Raises:
-        InputError: a folder holds no finished run, the runs share no map or no image, or an image has other
-            boxes in the other run.
+        InputError: a folder contains no finished run, the runs share no map or no image, or an image has
+            different boxes in the two runs.
     """
     runs = Run(first), Run(second)
     configs = [run.settings() for run in runs]
@@ -127,7 +127,7 @@ def comparison_lines(found: Mapping[str, Any], most: int = 10) -> list[str]:
         most: ids named of each kind of flipped images.
     """
     first, second = found["runs"]
-    lines = [f"{second} minus {first}, {found['images']} images that both hold"]
+    lines = [f"{second} minus {first}, {found['images']} images that both contain"]
     lines += [f"  {count} images are only in {name}" for name, count in found["only_in"].items() if count]
     lines += [
         f"  only in {name}: the maps {', '.join(names)}"

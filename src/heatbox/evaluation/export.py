@@ -151,7 +151,7 @@ def write_overlays(
     count = min(len(maps.run), len(maps.run) if limit is None else limit)
     for record in track(itertools.islice(maps.records(), count), "overlays", count):
         if record["id"] not in examples:
-            raise InputError(f"{split.name}: has no image {record['id']!r}, which the run holds")
+            raise InputError(f"{split.name}: has no image {record['id']!r}, which the run contains")
         image = split.open_image(examples[record["id"]])
         # Data sets with masks in place of boxes do not list the sizes of their images.
         size = np.array([record["width"], record["height"]] if record["width"] else image.size)

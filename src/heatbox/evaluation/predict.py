@@ -123,10 +123,10 @@ def _open(config: EvaluateConfig, view: ClassifierView) -> Split:
 
 
 class RecordStore(typing.Protocol):
-    """Where `run_inference` saves records: a `Run`, or anything that knows the images that it holds."""
+    """Where `run_inference` saves records: a `Run`, or any object with the same two methods."""
 
     def done(self) -> set[str]:
-        """Ids of the images that it holds."""
+        """Ids of the images that it contains."""
 
     def append(self, records: Sequence[Record]) -> None:
         """Save the records of some images, or of none."""
@@ -142,7 +142,7 @@ def run_inference(
     track: Track = silent,
     shard_size: int = RECORDS_A_SHARD,
 ) -> None:
-    """Append a record for every image of the split that the store does not hold yet.
+    """Append a record for every image of the split that the store does not contain yet.
 
     Args:
         split: the images.
@@ -176,7 +176,7 @@ def run_inference(
 def predict(
     view: ClassifierView, split: Split, config: EvaluateConfig, run: Run, track: Track = silent
 ) -> None:
-    """Write a record for every image of the split that the run does not hold yet."""
+    """Write a record for every image of the split that the run does not contain yet."""
     requirements = requirements_of(config.method)
     preprocess = config.preprocess(view.model)
     sizes = [preprocess, preprocess.enlarged(ENLARGED)] if requirements.larger else [preprocess]

@@ -180,13 +180,13 @@ class Run:
         A key that the saved config lacks counts as the default of its field.
 
         Args:
-            config: a dataclass or a dictionary that JSON can hold.
+            config: a dataclass, or a dictionary for JSON.
             seed: recorded in environment.json.
             resume: keep the shards of an earlier, unfinished run of the same config; otherwise remove them.
 
         Raises:
-            InputError: the folder holds a run of another config, or something that is not a run; or it cannot
-                be written to.
+            InputError: the folder contains a run of another config, contains something that is not a run, or
+                cannot be written to.
         """
         wanted = json.loads(to_json(config))
         try:
@@ -284,13 +284,13 @@ class Run:
         return checked_settings(self.config(), self.folder / CONFIG)
 
     def methods(self) -> tuple[str, ...]:
-        """Names of the methods whose maps the records hold."""
+        """Names of the methods whose maps the records contain."""
         first = next(iter(self.records(1)))[0]
         return tuple(key.removeprefix("map_") for key in first if key.startswith("map_"))
 
     @property
     def has_masks(self) -> bool:
-        """Whether the records hold masks in place of boxes."""
+        """Whether the records contain masks in place of boxes."""
         return MASK in next(iter(self.records(1)))[0]
 
     def _read_json(self, name: str) -> dict[str, Any]:
@@ -309,13 +309,13 @@ class Run:
         """
         files = self._files()
         if not files:
-            raise InputError(f"{self.folder}: holds no predictions; expected the folder of a run")
+            raise InputError(f"{self.folder}: contains no predictions; expected the folder of a run")
         empty = True
         for batch in self._read(files, batch_size):
             empty = False
             yield batch
         if empty:
-            raise InputError(f"{files[0]}: holds the prediction of no image")
+            raise InputError(f"{files[0]}: contains the prediction of no image")
 
     def _read(self, files: Sequence[Path], batch_size: int) -> Iterator[list[Record]]:
         for path in files:
@@ -369,7 +369,7 @@ class Run:
         try:
             return sum(pq.read_metadata(path).num_rows for path in self._files())
         except NOT_PARQUET as error:
-            raise InputError(f"{self.folder}: holds a damaged Parquet file ({error})") from error
+            raise InputError(f"{self.folder}: contains a damaged Parquet file ({error})") from error
 
 
 def require_older(path: Path | None, written: float | None, done: str) -> None:
@@ -388,7 +388,7 @@ def require_older(path: Path | None, written: float | None, done: str) -> None:
 
 
 def _defaults(config: object) -> dict[str, Any]:
-    """Key → value for which a config without this key counts, as JSON holds it."""
+    """Key → default value of a key that a config lacks, in the form that JSON has."""
     found = dict(LATER_KEYS)
     for field in fields(config) if is_dataclass(config) else ():
         if field.default is not MISSING:

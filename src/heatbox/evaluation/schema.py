@@ -1,4 +1,4 @@
-"""What the files of a run must hold: scores, settings, and the record of each image.
+"""What the files of a run must contain: scores, settings, and the record of each image.
 
 Files of a run may come from another version, another tool or a failing disk. What is missing or of another
 type is reported here in one sentence with its file and key, so that report, compare and export need not check
@@ -122,7 +122,7 @@ def checked_scores(content: Mapping[str, Any], where: object) -> dict[str, Any]:
         "differences": [{"first": TEXT, "second": TEXT, **{f"{name}?": _ESTIMATE for name in names}}],
     }
     if not {"methods", "baselines", "images"} <= set(content):
-        raise InputError(f"{where}: holds no scores of maps, expected what heatbox evaluate writes")
+        raise InputError(f"{where}: contains no scores of maps, expected what heatbox evaluate writes")
     found = checked(content, form, str(where))
     if ("top1" in found) != ("top5" in found):
         raise InputError(f"{where}: has one of 'top1' and 'top5', expected both or neither")

@@ -86,7 +86,7 @@ class BoxScorer(BoxMetrics):
         Args:
             shards: the store.
             fingerprint: what else the outcomes depend on, such as the ground truth.
-            known: ids that the store may hold; shards with others count as damaged.
+            known: ids that the store may contain; shards with others count as damaged.
 
         Raises:
             InputError: its records were made with other settings, or in the exact protocol.
@@ -226,11 +226,11 @@ def score_run(
         a dictionary for metrics.json; see `heatbox.evaluation.summary.table_of`.
 
     Raises:
-        InputError: a method whose maps the run does not hold, or an image without boxes.
+        InputError: a method whose maps the run does not contain, or an image without boxes.
     """
     held = run.methods()
     if unknown := [name for name in methods if name not in held]:
-        raise InputError(f"{run.folder}: holds no maps of {unknown[0]!r}, only of {', '.join(held)}")
+        raise InputError(f"{run.folder}: contains no maps of {unknown[0]!r}, only of {', '.join(held)}")
     found, ranks = score_maps(run, methods, thresholds, protocol, track)
     chosen = score_maps(fullsup, methods, thresholds, protocol, track)[0] if fullsup else {}
     return table_of(found, chosen, ranks)
@@ -245,7 +245,7 @@ def score_maps(
 ) -> tuple[dict[str, Any], np.ndarray]:
     """Scores of each method and baseline, and the (N,) rank of each label among the logits.
 
-    The scores are `SplitScore` with records, or `PixelScore` with histograms where the run holds masks.
+    The scores are `SplitScore` with records, or `PixelScore` with histograms where the run contains masks.
     """
     masks = run.has_masks
     if masks:
@@ -540,7 +540,7 @@ class MapFolder:
 
 
 def _names(root: Path, image_id: str) -> list[str]:
-    """The files that may hold the map of an image, relative to the folder and never outside of it."""
+    """The files that may contain the map of an image, relative to the folder and never outside of it."""
     relative = Path(image_id)
     names = [Path(f"{image_id}.npy"), relative.parent / f"{relative.stem}.npy"]
     base = root.resolve()
@@ -561,7 +561,7 @@ def load_map(path: Path, resize: bool, side: int | None) -> np.ndarray | InputEr
         return InputError(f"{path} has shape {np.shape(one)}, expected a two-dimensional array of numbers")
     if resize:
         if not np.isfinite(one).all():
-            return InputError(f"{path} holds {int((~np.isfinite(one)).sum())} values that are not finite")
+            return InputError(f"{path} contains {int((~np.isfinite(one)).sum())} values that are not finite")
         return normalize_heatmap(one, side or one.shape)
     if side is not None and one.shape != (side, side):
         return InputError(

@@ -1,4 +1,4 @@
-"""Scores of maps over a split, and the tables of them that metrics.json holds."""
+"""Scores of maps over a split, and the tables of them that metrics.json contains."""
 
 from __future__ import annotations
 
@@ -194,7 +194,7 @@ def summarise(
         seed: of the resampling.
 
     Returns:
-        a dictionary that JSON can hold. Boxes: "MaxBoxAcc" and "MaxBoxAccV2" at the thresholds best on these
+        a dictionary for JSON. Boxes: "MaxBoxAcc" and "MaxBoxAccV2" at the thresholds best on these
         images, with "..._interval"; "threshold" of MaxBoxAcc; the curves under "largest_contour" and
         "all_contours"; and, where asked for, "localization". Masks: "PxAP" with "PxAP_interval", "pixel_iou"
         at its best "threshold", "precision" and "recall". Both, where asked for: "transferred" and

@@ -29,7 +29,7 @@ def locate_files(
         out: folder for overlays; None draws none.
 
     Yields:
-        for each file a dictionary that JSON can hold, or the error for which it was skipped.
+        for each file a dictionary for JSON, or the error because of which it was skipped.
 
     Raises:
         InputError: no file, an unknown model or method, a class that the model does not have, or an overlay

@@ -53,7 +53,7 @@ def bootstrap_interval(
         correct: (N,) or (N, I) per-image correctness at the chosen thresholds, as booleans or numbers;
             several columns (the IoUs of MaxBoxAccV2) are averaged.
         resamples: number of resamples.
-        level: fraction of resamples that the interval holds.
+        level: fraction of resamples that the interval contains.
         seed: of the resampling.
 
     Raises:
@@ -95,7 +95,7 @@ def paired_interval(
         correct: (N,) or (N, I) per-image correctness of the first method.
         other: the same of the second, images in the same order.
         resamples: number of resamples.
-        level: fraction of resamples that the interval holds.
+        level: fraction of resamples that the interval contains.
         seed: of the resampling.
 
     Raises:
@@ -123,7 +123,7 @@ def best_threshold_interval(
     Args:
         correct: (N, I, T) booleans: image, IoU, threshold.
         resamples: number of resamples.
-        level: fraction of resamples that the interval holds.
+        level: fraction of resamples that the interval contains.
         seed: of the resampling.
         threads: threads to use; all cores by default.
 
@@ -165,7 +165,7 @@ def pxap_interval(
             with `per_image`.
         other: the same of the method to be subtracted, images in the same order.
         resamples: number of resamples.
-        level: fraction of resamples that the interval holds.
+        level: fraction of resamples that the interval contains.
         seed: of the resampling.
 
     Raises:

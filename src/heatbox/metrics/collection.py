@@ -20,7 +20,7 @@ class BoxMetrics(Metric):
     """Several `MaxBoxAcc` metrics of one protocol and number of thresholds, updated together.
 
     MaxBoxAcc and MaxBoxAccV2 share most of their work: together they cost little more than either. The
-    metrics themselves are updated, as in a torchmetrics `MetricCollection`. The state holds those of all
+    metrics themselves are updated, as in a torchmetrics `MetricCollection`. The state contains those of all
     metrics, under `<metric>.<state>`.
 
     Args:

@@ -489,7 +489,7 @@ def label_rank(logits: Any, labels: Any) -> np.ndarray:
     if bad.any():
         raise InputError(f"label {index[bad][0]} is out of range, expected 0 to {scores.shape[1] - 1}")
     if np.isnan(scores).any():
-        raise InputError(f"logits of {int(np.isnan(scores).any(1).sum())} images hold NaN")
+        raise InputError(f"logits of {int(np.isnan(scores).any(1).sum())} images contain NaN")
     own = np.take_along_axis(scores, index[:, None], 1)
     earlier = np.arange(scores.shape[1])[None] < index[:, None]
     return ((scores > own) | ((scores == own) & earlier)).sum(1)

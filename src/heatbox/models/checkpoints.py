@@ -70,7 +70,7 @@ class Checkpoint:
     Attributes:
         source: path or hub name, for messages.
         state: parameter names → tensors, without the prefixes of wrappers.
-        entry: name of the entry that holds them; "" for a flat file.
+        entry: name of the entry that contains them; "" for a flat file.
         metadata: text fields of a safetensors file.
         wrapped: whether the file has the key layout of the paper's ConvNeXt files.
     """
@@ -167,9 +167,9 @@ def read_hub(name: str) -> Checkpoint:
 
 
 def unwrap(content: Any, entry: str | None, source: str) -> tuple[StateDict, str]:
-    """The mapping of names to tensors inside a file's content, and the name of the entry that holds it."""
+    """The mapping of names to tensors inside a file's content, and the name of the entry that contains it."""
     if not isinstance(content, Mapping):
-        raise InputError(f"{source}: holds a {type(content).__name__}, expected names and their tensors")
+        raise InputError(f"{source}: contains a {type(content).__name__}, expected names and their tensors")
     inside = [name for name in CONTAINERS if isinstance(content.get(name), Mapping)]
     if entry is not None and not isinstance(content.get(entry), Mapping):
         expected = f"one of {inside}" if inside else "no entry, the file is flat"
@@ -181,7 +181,7 @@ def unwrap(content: Any, entry: str | None, source: str) -> tuple[StateDict, str
     state = {name: t for name, t in content.items() if isinstance(name, str) and isinstance(t, Tensor)}
     if not state:
         keys = ", ".join(repr(key) for key in list(content)[:3])
-        raise InputError(f"{source}: holds no tensors, only {keys or 'nothing'}, expected a state_dict")
+        raise InputError(f"{source}: contains no tensors, only {keys or 'nothing'}, expected a state_dict")
     return state, ""
 
 
@@ -403,7 +403,7 @@ class CheckpointReport:
 
     Attributes:
         source: path or hub name.
-        entry: name of the entry that holds the weights; "" for a flat file.
+        entry: name of the entry that contains the weights; "" for a flat file.
         model: name of the model of the zoo that the weights fit; "" if there is none.
         num_classes: outputs of the classifier in the file; None if it has none.
         head: "gap_fc" for a ConvNeXt without the LayerNorm of its head, otherwise "".

@@ -28,7 +28,7 @@ class Weights:
     Attributes:
         name: what the paper calls it, or its hub name.
         side: side of the square image it was trained on, in pixels.
-        source: repository that links or holds it.
+        source: repository that links or contains it.
         file: start of the released file's name, lower case; "" where files are fetched by hub name.
         preprocessing: fields of timm's pretrained_cfg that differ from the model's defaults at `side`.
     """

@@ -360,7 +360,7 @@ _COMPLEXITY = (
 )
 _BIAS = (
     ("Fig. 16", "shape-bias", "Shape bias"),
-    ("Fig. 17", "erf-groups-{}", "Receptive fields of images decided by shape and by texture"),
+    ("Fig. 17", "erf-groups-{}", "Receptive fields of images classified by shape and by texture"),
 )
 _SECOND = "Scores per model on the data of the pre-training, CAM"
 _AGAINST = "Score of {} against the area under r(t)"

@@ -88,7 +88,7 @@ def train(
         content of training.json.
 
     Raises:
-        InputError: unusable data, weights or settings, or a folder that holds something else.
+        InputError: unusable data, weights or settings, or a folder that contains something else.
         TrainingStopped: by a signal; the same call resumes.
     """
     options = options or TrainOptions()
@@ -431,12 +431,12 @@ def claim_folder(config: TrainConfig, out: Path, overwrite: bool, accept_changes
     default.
 
     Raises:
-        InputError: the configuration differs (the message lists the differences), or the folder holds
+        InputError: the configuration differs (the message lists the differences), or the folder contains
             something other than a training.
     """
     run, wanted = Run(out), json.loads(to_json(config))
     if (out / CONFIG).exists() and "recipe" not in run.config():
-        raise InputError(f"{out}: holds a run that is not a training; choose another --out")
+        raise InputError(f"{out}: contains a run that is not a training; choose another --out")
     if overwrite or not (out / CONFIG).exists():
         run.start(config, config.seed, resume=not overwrite)
         drop_training(out)
@@ -448,7 +448,7 @@ def claim_folder(config: TrainConfig, out: Path, overwrite: bool, accept_changes
     if not accept_changes:
         differences = "; ".join(f"{key} {found.get(key)!r} → {wanted.get(key)!r}" for key in changed)
         raise InputError(
-            f"{out}: holds a training with another configuration ({differences}); choose another --out, "
+            f"{out}: contains a training with another configuration ({differences}); choose another --out, "
             "start again with --overwrite, or resume with --accept-changes"
         )
     run.write_json(CONFIG, wanted)

@@ -152,7 +152,7 @@ def best_checkpoint(folder: Path, method: str = "cam") -> Path:
     path = folder / TRAINING
     last = last_checkpoint(folder)
     if last is None:
-        raise InputError(f"{folder}: holds no finished training ({TRAINING} is missing)")
+        raise InputError(f"{folder}: contains no finished training ({TRAINING} is missing)")
     form = {"best": {f"{method}?": {"epoch": COUNT, "weights": one_of("weights", "ema")}}}
     best = checked(read_json(path), form, str(path))["best"].get(method)
     chosen = checkpoint_path(folder, best["epoch"], best["weights"]) if best else last
@@ -170,11 +170,11 @@ def spec_of_run(folder: str | Path, **overrides: Any) -> ModelSpec:
             not the run's: it is "auto" unless it is given here.
 
     Raises:
-        InputError: the folder holds no run, or its files are damaged.
+        InputError: the folder contains no run, or its files are damaged.
     """
     path = next((one for one in (Path(folder), Path(folder) / "training") if (one / CONFIG).is_file()), None)
     if path is None:
-        raise InputError(f"{folder}: holds no {CONFIG}; expected the folder of a run, or a model's name")
+        raise InputError(f"{folder}: contains no {CONFIG}; expected the folder of a run, or a model's name")
     saved = checked_network(Run(path).config(), path / CONFIG)
     weights = path / "weights.safetensors"
     last = weights if weights.is_file() else last_checkpoint(path)

@@ -119,7 +119,7 @@ def contact_sheet(
         side: of each image in pixels; images are resized to squares.
 
     Raises:
-        InputError: a run lacks an image that the first run holds.
+        InputError: a run lacks an image that the first run contains.
     """
     tables = {
         name: {record["id"]: record for record in itertools.chain.from_iterable(batches)}
@@ -135,7 +135,7 @@ def contact_sheet(
         cells = [Cell(truth, _class_name(split, ranked[index]["label"]))]
         for name, table in tables.items():
             if key not in table:
-                raise InputError(f"{name}: holds no image {key!r}, which another run holds")
+                raise InputError(f"{name}: contains no image {key!r}, which another run contains")
             cells += [_map_cell(table[key], image, method) for method in methods]
         groups.append(cells)
     blank = [""] * (len(methods) - 1)

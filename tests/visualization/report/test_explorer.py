@@ -50,7 +50,7 @@ def test_packing_loses_nothing():
 
 
 def test_too_large_for_a_page():
-    with pytest.raises(InputError, match="a page holds"):
+    with pytest.raises(InputError, match="a page supports"):
         box_rows(np.ones((300, 300)))
 
 

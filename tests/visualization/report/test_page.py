@@ -246,7 +246,7 @@ def test_several_runs_and_an_analysis_on_one_page(run, tmp_path):
 def test_folders_that_hold_nothing(tmp_path):
     with pytest.raises(InputError, match="is not a folder"):
         write_report([tmp_path / "none"], tmp_path / "page.html")
-    with pytest.raises(InputError, match="holds neither scores"):
+    with pytest.raises(InputError, match="contains neither scores"):
         write_report([tmp_path], tmp_path / "page.html")
     Run(tmp_path / "begun").start({"a": 1})
     with pytest.raises(InputError, match="unfinished run"):

@@ -143,7 +143,7 @@ def plain_jpeg_size(data: bytes) -> tuple[int, int] | None:
 
 
 def _may_be_turned(data: bytes) -> bool:
-    """Whether EXIF or XMP holds an orientation, or the header is not laid out plainly."""
+    """Whether EXIF or XMP contains an orientation, or the header is not laid out plainly."""
     at = 2
     while data[at : at + 1] == b"\xff" and at + 4 <= len(data):
         if data[at + 1] == _SCAN:

@@ -50,7 +50,7 @@ def _annotation_files(tree: Tree) -> dict[str, str]:
 
 
 def _image_folder(tree: Tree, split: str) -> str | None:
-    """The folder that holds the images themselves, not in class folders; None if there is none."""
+    """The folder that contains the images themselves, not in class folders; None if there is none."""
     for folder in (split, f"images/{split}", "images", "data", ""):
         if any(map(is_image, tree.files(folder)[:50])):
             return folder

@@ -1,6 +1,6 @@
 """Cue-conflict stimuli (Geirhos et al., ICLR 2019): the shape of one category in the texture of another.
 
-Files are ``SHAPE/SHAPEn-TEXTUREm.png``: the name holds both categories. The label is the shape.
+Files are ``SHAPE/SHAPEn-TEXTUREm.png``: the name contains both categories. The label is the shape.
 """
 
 from __future__ import annotations

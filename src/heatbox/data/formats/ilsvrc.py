@@ -231,7 +231,7 @@ def _devkit_order(tree: Tree, name: str) -> dict[int, str]:
 
 # ----------------------------------------------------------------------------------------- MATLAB files
 # An array of structures out of a MATLAB file of version 5 (MathWorks, MAT-File Format), as the development
-# kit has it. Fields that hold text or numbers are read, all others are None. No size in the file is trusted.
+# kit has it. Fields with text or numbers are read, all others are None. No size in the file is trusted.
 
 Value = str | list[float] | None
 

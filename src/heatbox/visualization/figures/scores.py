@@ -195,7 +195,7 @@ def score_against_erf(models: Sequence[ModelScore], method: str = "cam") -> Draw
     """
     known = [model for model in _holding(models, method) if model.auc is not None]
     if not known:
-        raise InputError("no model holds both a score and a receptive field")
+        raise InputError("no model has both a score and a receptive field")
     styles = _styles(known)
     figure, both = panels(2, 4.6, 3.9)
     areas = np.array([model.auc for model in known], dtype=np.float64)
@@ -255,7 +255,7 @@ def _correlation_text(r: float, low: float, high: float, count: int) -> str:
 def _holding(models: Sequence[ModelScore], method: str) -> list[ModelScore]:
     known = [model for model in models if method in model.scores]
     if not known:
-        raise InputError(f"no model holds scores of {method!r}")
+        raise InputError(f"no model has scores of {method!r}")
     return known
 
 
@@ -309,7 +309,7 @@ def all_scores(
     entries = [(model.name, method, one) for model in models for method, one in model.scores.items()]
     entries += [("any", method, one) for method, one in (baselines or {}).items()]
     if not entries:
-        raise InputError("no model holds scores")
+        raise InputError("no model has scores")
     rows = [_row(name, method, one, (published or {}).get(name, {})) for name, method, one in entries]
     columns = {"model": ("model", ""), "map": ("map", ""), "MaxBoxAcc\noracle [95%]": ("MaxBoxAcc", ".1f")}
     columns |= {"at": ("threshold", ".3f"), "MaxBoxAccV2\noracle [95%]": ("MaxBoxAccV2", ".1f")}

@@ -45,7 +45,8 @@ def write_report(
         the notes of the page and on its size, a sentence each.
 
     Raises:
-        InputError: a folder holds no results, the extra `report` is missing, or the page cannot be written.
+        InputError: a folder contains no results, the extra `report` is not installed, or the page cannot be
+            written.
     """
     require("report", "the report page", "jinja2")
     folders, notes = read_folders(paths), list(notes)

@@ -108,12 +108,12 @@ def instrument_figures(folders: Sequence[Folder], notes: list[str]) -> PageFigur
         except InputError as error:  # matplotlib is not installed
             notes.append(f"no figures of {instrument} across runs: {error}")
         except KeyError as error:
-            notes.append(f"no figures of {instrument} across runs: an analysis does not hold {error}")
+            notes.append(f"no figures of {instrument} across runs: an analysis lacks {error}")
     return drawn
 
 
 def gather(folders: Sequence[Folder], instrument: str, name: str) -> tuple[Found, int]:
-    """Label → the numbers an instrument saved of each model, and the number of folders that hold some.
+    """Label → the numbers an instrument saved of each model, and the number of folders that contain some.
 
     Models of the same label in several folders get the folder's name appended.
     """
