@@ -93,8 +93,8 @@ def box_rows(heatmap: np.ndarray, thresholds: int = 1000, protocol: Protocol = "
     """
     if thresholds > 2**16 or max(np.shape(heatmap), default=0) > 255:
         raise InputError(
-            f"{thresholds} thresholds of a map {np.shape(heatmap)}: a page supports up to 65536 thresholds and "
-            "maps of up to 255 pixels a side"
+            f"{thresholds} thresholds of a map {np.shape(heatmap)}: a page supports up to 65536 thresholds "
+            "and maps of up to 255 pixels per side"
         )
     levels = to_levels(check_heatmap(heatmap), protocol)
     if levels.top == 0:  # no foreground: the evaluator's empty box at every threshold
