@@ -119,33 +119,33 @@ class EvaluateConfig(ModelSpec):
     """Compute the maps of a data set and score them."""
 
     data: str
-    """A folder or .tar in the metadata layout, or glyphs:test (glyphs:fullsup, glyphs:train)."""
+    """A data set: a folder, an archive, PATH:SPLIT, or glyphs:test (glyphs:fullsup, glyphs:train)."""
     _: KW_ONLY
     metadata: Path | None = None
     """Folder with image_ids.txt and the other metadata files, if it is not the data folder."""
     fullsup: str | None = None
-    """A fully supervised split, named like data: its best thresholds give the transferred scores."""
+    """A fully supervised split, given like --data; the best thresholds on it give the transferred scores."""
     fullsup_metadata: Path | None = None
     """Folder of its metadata files, if it is not the split's folder."""
     method: tuple[str, ...] = ("cam", "pc1")
-    """Maps to compute and score: cam, pc1, cam-positive, cam-negative, walk, walk-one-pass; walk:pc1 is walk
-    from PC1, and a name ending in +centre is a map times the centre prior. With the extra gradcam also
-    gradcam, gradcam++, hirescam, xgradcam, layercam, gradcam-elementwise, eigencam, eigengradcam, kpcacam; or
-    path/to/file.py:function of (model, images, targets)."""
+    """Maps to compute and score: cam, pc1, cam-positive, cam-negative, walk, walk-one-pass. walk:pc1 is the
+    random walk from PC1; a name ending in +centre is a map times the centre prior. The extra gradcam adds
+    gradcam, gradcam++, hirescam, xgradcam, layercam, gradcam-elementwise, eigencam, eigengradcam, kpcacam.
+    path/to/file.py:function is your own function of (model, images, targets)."""
     walk_seed: str = "cam"
-    """Map that walks without a named seed start from: cam or pc1 (--seed is always a random seed)."""
+    """Map from which random walks without a named seed start: cam or pc1 (--seed is always a random seed)."""
     target: Target = "label"
     """Class that the map is for: the ground-truth label (GT-known), or the predicted class."""
     norm: Literal["fold", "ignore"] = "fold"
     """Norm layers of the head: folded into the class weights (exact), or ignored (released code)."""
     protocol: Literal["reference", "exact"] = "reference"
-    """Boxes as the reference evaluator compares them, or without its rounding."""
+    """How boxes are compared: as in the reference evaluator, or without its rounding."""
     thresholds: int = 1000
     """Number of thresholds."""
     channels: int = 3
     """Channels of highest class weight to save for the report page, if a CAM is computed."""
     limit: int | None = None
-    """Use only the first images, this many."""
+    """Maximum number of images; the first ones are used."""
     batch_size: int = 32
     """Images per forward pass."""
 
@@ -156,15 +156,15 @@ class LocateConfig(ModelSpec):
 
     _: KW_ONLY
     method: str = "cam"
-    """The map: cam, pc1, walk, walk-one-pass, walk:pc1, or one of them +centre; as for evaluate."""
+    """The map: cam, pc1, walk, walk-one-pass, walk:pc1, or one of them with +centre; see heatbox evaluate."""
     walk_seed: str = "cam"
-    """Map that a walk without a named seed starts from."""
+    """Map from which a random walk without a named seed starts."""
     threshold: float = 0.35
-    """Fraction of the map's maximum above which pixels are the object; evaluate prints the best one."""
+    """Fraction of the map's maximum above which pixels belong to the object; evaluate prints the best."""
     contours: Literal["largest", "all"] = "largest"
-    """One box per image, or one for every connected region."""
+    """One box per image, or one for every contour."""
     protocol: Literal["reference", "exact"] = "reference"
-    """Maps binarised at 8-bit levels as evaluate scores them, or without rounding."""
+    """How maps are binarized: at 8-bit levels, as heatbox evaluate scores them, or without rounding."""
     target: int | None = None
     """Class to localize; by default the predicted one."""
 
@@ -176,13 +176,13 @@ class ScoreConfig:
     heatmaps: Path
     """Folder of <image id>.npy heatmaps, 224 x 224 in [0, 1]."""
     data: str
-    """Folder or .tar in the metadata layout; its images are not needed."""
+    """A data set: a folder, an archive or PATH:SPLIT; in the metadata layout its images are not needed."""
     fullsup_heatmaps: Path | None = None
     """Heatmaps of a fully supervised split, on which thresholds are chosen for the transferred scores."""
     fullsup: str | None = None
-    """Folder or .tar of that split."""
+    """The fully supervised split, given like --data."""
     protocol: Literal["reference", "exact"] = "reference"
-    """Boxes as the reference evaluator compares them, or without its rounding."""
+    """How boxes are compared: as in the reference evaluator, or without its rounding."""
     thresholds: int = 1000
     """Number of thresholds."""
     resize: bool = False

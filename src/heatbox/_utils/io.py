@@ -48,7 +48,7 @@ def _remove_leftovers(folder: Path) -> None:
 
 @cache
 def _machine() -> str:
-    """Tells apart machines and containers, whose numbers of processes say nothing about each other's."""
+    """A name of this machine or container: process ids are only comparable within one."""
     try:
         space = os.stat("/proc/self/ns/pid").st_ino
     except OSError:  # not Linux
@@ -68,7 +68,7 @@ def _is_running(process: int) -> bool:
 
 
 def holds_only(folder: Path, *names: str) -> bool:
-    """Whether a folder contains only some names and temporary files, as work that was soon killed leaves."""
+    """Whether a folder contains only some names and temporary files, as a run that was killed early does."""
     return all(
         entry.name in names or (entry.name.startswith(".") and entry.name.endswith(".tmp"))
         for entry in folder.iterdir()
@@ -77,7 +77,7 @@ def holds_only(folder: Path, *names: str) -> bool:
 
 @contextmanager
 def named_when_whole(path: Path) -> Iterator[Path]:
-    """A temporary name beside a file's own, to be written to; it becomes the file when all went well.
+    """A temporary name in the folder of a file, to be written to; it is renamed to the file on success.
 
     Raises:
         OSError: it could not be renamed. Whatever is raised, the old content is still there.
@@ -93,7 +93,7 @@ def named_when_whole(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def written_atomically(path: Path) -> Iterator[BinaryIO]:
-    """A file to write into, which gets its name when it is whole and on the disk.
+    """A file to write into, which gets its name when it is complete and on the disk.
 
     Raises:
         InputError: the disk is full or the folder cannot be written to; the old content is still there.
@@ -108,7 +108,7 @@ def written_atomically(path: Path) -> Iterator[BinaryIO]:
 
 
 def write_atomically(path: Path, content: bytes) -> Path:
-    """Write a file so that its name only ever shows the old or the complete new content.
+    """Write a file so that its name always refers to the old or to the complete new content.
 
     Raises:
         InputError: the disk is full or the folder cannot be written to; the old content is still there.
@@ -157,7 +157,7 @@ def to_json(content: object) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """Only what JSON knows: dataclasses become dictionaries, arrays lists, NaN and infinity null."""
+    """A value in JSON's types: dataclasses become dictionaries, arrays lists, NaN and infinity null."""
     if is_dataclass(value) and not isinstance(value, type):
         return _plain(asdict(value))
     if isinstance(value, Mapping):

@@ -1,9 +1,9 @@
-"""Channels of the last feature map: where they fire, and the weight that the class of an image gives them.
+"""Channels of the last feature map: the area on which they are active, and their class weights.
 
-CAM Back Again, supplement 12 and 13 (Fig. 5, 12, 18, 19): the smaller the area on which a channel fires, the
-larger its class weight tends to be, so that class activation maps shrink to the most discriminative part.
-Each point of these figures is a channel in an image; its height is the weight of the channel for the image's
-class.
+CAM Back Again, supplement 12 and 13 (Fig. 5, 12, 18, 19): the smaller the active area of a channel, the
+larger its class weight tends to be, so that class activation maps cover only the most discriminative part.
+Each point of these figures is a channel of an image, plotted at the channel's weight for the class of the
+image.
 """
 
 from __future__ import annotations
@@ -210,7 +210,7 @@ def random_head(view: ClassifierView, seed: int = 0) -> Iterator[None]:
     layer = view.classifier
     reset = getattr(layer, "reset_parameters", None)
     if not callable(reset):
-        raise InputError(f"{type(layer).__name__} has no reset_parameters, so it cannot be reinitialised")
+        raise InputError(f"{type(layer).__name__} has no reset_parameters, so it cannot be reinitialized")
     kept = {name: parameter.detach().clone() for name, parameter in layer.named_parameters()}
     try:
         with _seeded(layer, seed):

@@ -94,7 +94,7 @@ def components_for(explained: np.ndarray, share: float) -> np.ndarray:
 
 
 def sample_channels(features: Tensor, count: int, grid: int, seeds: Sequence[int]) -> Tensor:
-    """Draw channels of each image, averaged to a common grid and normalised.
+    """Draw channels of each image, averaged to a common grid and normalized.
 
     The same sampling for models of any width and resolution: `count` channels per image, drawn among those
     that vary, pooled to `grid` x `grid`, mean subtracted, scaled to unit length.

@@ -98,12 +98,11 @@ class ChannelsConfig(DataConfig):
     area_percentile: float = 90.0
     """The same as a percentile of each model's activations, for models whose activations differ in scale."""
     area_by: Literal["auto", "threshold", "percentile"] = "auto"
-    """Which of the two the figures show; auto uses the percentile if fewer than 1% of channels exceed the
-    threshold."""
+    """Which of the two is shown; auto takes the percentile if under 1% of channels exceed the threshold."""
     norm: Literal["fold", "ignore"] = "fold"
     """Norm layers of the head: folded into the class weights, or ignored."""
     control_images: int = 100
-    """Images for the control with a randomly initialised head."""
+    """Images for the control with a randomly initialized head."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -202,7 +201,7 @@ command to resume an interrupted measurement.""",
         ChannelsConfig,
         "channels",
         "draw_weights",
-        "Spatial mean of channels against their class weight, with a randomly initialised head as control.",
+        "Spatial mean of channels against their class weight, with a randomly initialized head as control.",
     ),
     "signed-cam": Instrument(
         MapsConfig,

@@ -100,7 +100,7 @@ def effective_receptive_field(
     Args:
         model: any model with a last feature map, see `feature_function`.
         images: (B, 3, H, W) preprocessed, or PIL images, which are resized to a square with bicubic
-            interpolation and normalised with the mean and std of the model's timm config.
+            interpolation and normalized with the mean and std of the model's timm config.
         size: side of that square in pixels, 1024 by default; not used for a tensor.
         batch_size: images per forward pass.
 

@@ -1,4 +1,4 @@
-"""Shape bias: does a classifier decide by the shape of an object or by its texture?
+"""Shape bias: how often a classifier uses the shape of an object and how often its texture.
 
 Geirhos et al., "ImageNet-trained CNNs are biased towards texture", ICLR 2019. A cue-conflict image has the
 shape of one category and the texture of another. Of all responses that name one of the two, the fraction that
@@ -450,7 +450,7 @@ def respond(
 
 
 def groups_of(bias: ShapeBias, category: str) -> dict[str, list[str]]:
-    """Images of a shape category by the cue that decided: {"shape": ids, "texture": ids} (Fig. 17).
+    """Images of a shape category by the cue that was named: {"shape": ids, "texture": ids} (Fig. 17).
 
     Args:
         bias: of the model.

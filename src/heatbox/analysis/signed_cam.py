@@ -1,8 +1,8 @@
 """Class activation maps by the sign of the class weights, and the thresholds at which maps score best.
 
-CAM Back Again, supplement 11 and 12 (Fig. 2, 15): channels of negative weight fire on the object too, so that
-CAM without them is more local. One measurement of each model serves these figures and the curves of
-`heatbox.analysis.thresholds`.
+CAM Back Again, supplement 11 and 12 (Fig. 2, 15): channels of negative weight are also active on the object,
+so that CAM without them localizes better. One measurement of each model is used for these figures and for the
+curves of `heatbox.analysis.thresholds`.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def activated_area(maps: Tensor | np.ndarray, thresholds: np.ndarray) -> np.ndar
         thresholds: (T,) in [0, 1).
 
     Returns:
-        (N, T) float64: the area that binarising the map at each threshold would keep.
+        (N, T) float64: the area that binarizing the map at each threshold would keep.
 
     Raises:
         InputError: not (N, h, w).

@@ -1,8 +1,8 @@
 """The threshold at which a map scores best, and the sensitivity of the score to it.
 
-CAM Back Again, supplement 16: a high best threshold means that the map fires on more than the object, a low
-one that it fires on less. The source prints means of 45, 28.5 and 4.1 percent for ConvNeXt, RepLKNet and
-SLaK.
+CAM Back Again, supplement 16: a high best threshold means that the map is active on more than the object, a
+low one that it is active on less. The source prints means of 45, 28.5 and 4.1 percent for ConvNeXt, RepLKNet
+and SLaK.
 """
 
 from __future__ import annotations

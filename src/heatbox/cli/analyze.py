@@ -64,7 +64,7 @@ def responses(tables: tyro.conf.Positional[tuple[Path, ...]], as_json: AsJson = 
     A table with a column of observers (model or subj) gives a row for each of them, and one for all pooled.
 
     Args:
-        tables: The files.
+        tables: The CSV files.
         as_json: Print JSON instead of a table.
 
     Examples:

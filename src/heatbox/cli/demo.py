@@ -14,7 +14,7 @@ def demo(out: Path = Path("heatbox-demo"), epochs: int = 10, seed: int = 0, as_j
     """Train on the embedded data set, make maps and score them, in one command.
 
     Needs no data and no network, and takes about three minutes on two CPU cores. The run folder contains the
-    trained weights, every prediction, the scores, a contact sheet and a page to explore.
+    trained weights, every prediction, the scores, a contact sheet and an explorer page.
 
     Args:
         out: The run folder; an earlier demo in it is replaced.

@@ -30,7 +30,7 @@ def evaluate(
     Args:
         config: What to evaluate.
         out: The run folder; by default runs/MODEL-DATA.
-        overwrite: Start again where the folder contains another run.
+        overwrite: Replace another run in the folder.
         as_json: Print the scores as JSON instead of a table.
 
     Examples:
@@ -67,8 +67,8 @@ def rescore(
 
     Args:
         from_run: The folder of a finished run.
-        protocol: Boxes as the field's reference evaluator compares them, or without its rounding.
-        thresholds: Number of thresholds tried.
+        protocol: How boxes are compared: as in the reference evaluator, or without its rounding.
+        thresholds: Number of thresholds.
         as_json: Print the scores as JSON instead of a table.
 
     Examples:

@@ -21,7 +21,7 @@ def export(
 ) -> None:
     """Export the boxes and maps of a run for other tools.
 
-    COCO detections, .npy heatmaps, overlay images: each option names where to write them.
+    Writes COCO detections, .npy heatmaps or overlay images, each to the path of its option.
 
     Args:
         run: The folder of a run of heatbox evaluate.
@@ -29,8 +29,8 @@ def export(
         npy: Folder of <image id>.npy heatmaps, which heatbox score reads.
         overlays: Folder of <image id>.png images with map, box and ground truth.
         method: The method; by default the run's first.
-        threshold: Of the boxes; by default the best one for MaxBoxAcc.
-        limit: Only the first so many overlays.
+        threshold: Threshold of the boxes; by default the best one for MaxBoxAcc.
+        limit: Maximum number of overlays; the first ones are written.
 
     Examples:
         heatbox export runs/resnet50-test --coco detections.json

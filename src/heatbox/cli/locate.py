@@ -19,7 +19,7 @@ def locate(
     out: Path = Path("heatbox-boxes"),
     overlays: bool = True,
 ) -> int:
-    """Find the object in image files.
+    """Localize the object in image files.
 
     Prints one JSON object per image (file, label, score, boxes in its pixels) and writes overlay PNGs. A
     file that cannot be read is reported and skipped; the exit code is then 1.
@@ -28,7 +28,7 @@ def locate(
         photos: Image files of any size and format.
         config: The model, the map and the threshold.
         out: Folder of the overlays.
-        overlays: Whether to draw overlays.
+        overlays: Draw overlays; --no-overlays disables them.
 
     Examples:
         heatbox locate photos/*.jpg --model convnext_tiny.fb_in1k --checkpoint pretrained

@@ -40,7 +40,7 @@ GROUPS: dict[str, dict[str, Command]] = {
             "Train on the embedded data set, make maps and score them, in one command.",
             "heatbox.cli.demo:demo",
         ),
-        "locate": Command("Find the object in image files.", "heatbox.cli.locate:locate"),
+        "locate": Command("Localize the object in image files.", "heatbox.cli.locate:locate"),
         "evaluate": Command(
             "Make maps of a data set and score them against its boxes or masks.",
             "heatbox.cli.evaluate:evaluate",
@@ -191,7 +191,7 @@ def load(name: str, attribute: str = "") -> Any:
 
 
 def overview(width: int) -> str:
-    """The list of commands, wrapped to so many columns."""
+    """The list of commands, wrapped to a number of columns."""
     groups = {
         title: {name: command.summary for name, command in group.items()} for title, group in GROUPS.items()
     }
@@ -204,7 +204,7 @@ def overview(width: int) -> str:
 def _select_subcommand(
     name: str, commands: Mapping[str, Callable[..., Any]], args: Sequence[str]
 ) -> Callable[..., Any]:
-    """The function that `heatbox data ACTION` and the like name."""
+    """The function that a command with subcommands, such as `heatbox data ACTION`, names."""
     if args[0] in ("-h", "--help"):
         _print_and_exit(_subcommands(name, commands))
     if args[0] not in commands:

@@ -43,7 +43,7 @@ def paper(
         out: The folder of all output; by default runs/paper-SCALE.
         jobs: Number of steps that run at a time, in worker processes.
         plan_only: Print every step with its state, missing inputs and cost; run nothing.
-        data: CUB-200-2011 as downloaded or unpacked, for full.
+        data: CUB-200-2011, as downloaded or extracted, for full.
         pretrained: Folder of the pre-trained files, for full.
         imagenet: ILSVRC2012 with its validation images and boxes, for full's Fig. 13 right.
         stimuli: Cue-conflict images, for full's Fig. 16 and 17.

@@ -22,7 +22,7 @@ def report(
     wrote. With several runs, the explorer shows the images of the first with the maps of all.
 
     Args:
-        runs: The folders.
+        runs: The run folders.
         out: The HTML file.
         images: Maximum number of images in the explorer, sampled evenly from best to worst.
         title: Heading of the page; by default the names of the runs.

@@ -20,15 +20,15 @@ def score(
 ) -> int:
     """Score heatmaps that any tool made.
 
-    They are .npy files in the reference layout. Prints MaxBoxAcc and MaxBoxAccV2 with intervals, beside
-    baselines; PxAP where the data set has masks and no boxes. Heatmaps that are missing or malformed are
-    reported and left out; the exit code is then 1. After an interruption, rerun the command to resume: boxes
-    under the reference protocol are continued, masks and the exact protocol start again.
+    Heatmaps are .npy files, one per image. Prints MaxBoxAcc and MaxBoxAccV2 with intervals, and the
+    baselines; PxAP if the data set has masks and no boxes. Heatmaps that are missing or malformed are
+    reported and not scored; the exit code is then 1. After an interruption, rerun the command: scoring boxes
+    with the reference protocol resumes, scoring masks or with the exact protocol starts again.
 
     Args:
         config: What to score.
         out: The run folder; by default runs/score-HEATMAPS.
-        overwrite: Start again where the folder contains another run.
+        overwrite: Replace another run in the folder.
         as_json: Print the scores as JSON instead of a table.
 
     Examples:

@@ -73,8 +73,8 @@ def train_command(recipe: str) -> Callable[..., int]:
             config: The training.
             options: How to distribute it over devices.
             out: The run folder.
-            overwrite: Start again, dropping an earlier training in the folder.
-            accept_changes: Resume although settings differ from those of the training in the folder.
+            overwrite: Replace an earlier training in the folder.
+            accept_changes: Resume even if settings differ from those of the training in the folder.
             as_json: Print the scores as JSON instead of a table.
 
         Examples:

@@ -18,7 +18,7 @@ class Augment:
 
     Attributes:
         auto: a timm policy string such as "rand-m9-mstd0.5-inc1", or "" for none.
-        jitter: strength of the color jitter, used if `auto` is "": a policy has its own color operations.
+        jitter: strength of the colour jitter, used if `auto` is "": a policy has its own colour operations.
         erase: probability of random erasing, with noise per pixel.
         mixup, cutmix: alpha of each, 0 to disable it.
         smoothing: label smoothing.
@@ -40,7 +40,7 @@ class Augment:
     def image_transform(
         self, size: int, mean: tuple[float, ...]
     ) -> Callable[[Image.Image], Image.Image] | None:
-        """RandAugment or color jitter, for RGB images of the input's size; None for neither."""
+        """RandAugment or colour jitter, for RGB images of the input's size; None for neither."""
         if self.auto:
             from timm.data.auto_augment import rand_augment_transform
 

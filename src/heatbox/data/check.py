@@ -1,4 +1,4 @@
-"""What is in a data set, what is missing and what is broken: every table read, every image opened."""
+"""Check a data set: read every table, open every image, and report missing and damaged files."""
 
 from __future__ import annotations
 

@@ -54,7 +54,7 @@ _MIN_CONTRAST = 0.8  # sum over RGB of the mean difference of object and backgro
 
 @dataclass(frozen=True)
 class Glyph:
-    """The geometry of one object, which determines its mask; colors are not part of it.
+    """The geometry of one object, which determines its mask; colours are not part of it.
 
     Attributes:
         shape: class index.
@@ -236,7 +236,7 @@ def _paint(rng: np.random.Generator, glyph: Glyph, size: int) -> np.ndarray:
     mask = _mask(glyph, size)
     behind = image[mask].mean(0)
     texture, best = image, -1.0
-    for _ in range(8):  # an object in the colors of its background would be invisible
+    for _ in range(8):  # an object in the colours of its background would be invisible
         candidate = _textured(rng, TEXTURES[glyph.texture], size)
         contrast = float(np.abs(candidate[mask].mean(0) - behind).sum())
         if contrast > best:
@@ -265,7 +265,7 @@ def _background(rng: np.random.Generator, size: int) -> np.ndarray:
 
 
 def _textured(rng: np.random.Generator, kind: str, size: int) -> np.ndarray:
-    """(size, size, 3) float64 in [0, 1]: a texture in two random colors, randomly rotated and scaled."""
+    """(size, size, 3) float64 in [0, 1]: a texture in two random colours, randomly rotated and scaled."""
     angle, period = rng.uniform(0, np.pi), rng.uniform(0.08, 0.22) * size
     pixels = np.arange(size)
     x = (np.cos(angle) * pixels[None, :] + np.sin(angle) * pixels[:, None]) / period + rng.random()

@@ -1,4 +1,4 @@
-"""Heatmaps of a whole data set: made, scored, saved as a run, compared."""
+"""Make, score, save and compare the heatmaps of a data set."""
 
 import lazy_loader
 

@@ -1,8 +1,8 @@
 """Make the maps of a data set, save them, and score them.
 
-Two steps that share only the run folder: `predict` writes one record per image with its low-resolution maps,
-`heatbox.evaluation.score.score_run` reads the records and returns the scores. Scoring a finished run again is
-therefore the same code on the same bits.
+The two steps share only the run folder: `predict` writes one record per image with its low-resolution maps,
+`heatbox.evaluation.score.score_run` reads the records and returns the scores. Rescoring a finished run
+therefore executes the same code on the same data.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ def evaluate(
 
 
 def _check_numbers(config: EvaluateConfig) -> None:
-    """Raise here what would otherwise be found only after all the maps are made."""
+    """Raise errors here that would otherwise be found only after all maps are made."""
     threshold_grid(config.thresholds)
     for name in ("limit", "batch_size", "size"):
         if (number := getattr(config, name)) is not None:
@@ -148,8 +148,8 @@ def run_inference(
         split: the images.
         preprocess: image → input, or a list of inputs.
         batch_size: images per call of `records`.
-        store: a run folder, say; a shard is written every `shard_size` images, and when an error ends the
-            loop.
+        store: for example a run folder; a shard is written every `shard_size` images, and when an error ends
+            the loop.
         records: (examples, (B, 3, H, W) inputs, or a list of them) → a record for each, with its id under
             "id".
         what: label of the progress bar.

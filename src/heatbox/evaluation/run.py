@@ -6,8 +6,8 @@
 ``metrics.json``        the scores
 
 Until a run is finished its rows are in ``parts/``, a `ShardStore`: an interrupted run loses at most the last
-few hundred images. Every file is written under a temporary name, flushed to disk and then renamed: a name
-that exists is complete.
+few hundred images. Every file is written under a temporary name, flushed to disk and then renamed, so a file
+with its final name is complete.
 """
 
 from __future__ import annotations
@@ -86,8 +86,8 @@ T = TypeVar("T")
 class ShardStore:
     """Rows of a resumable pass over images: a folder of numbered Parquet files, the shards.
 
-    Every row has the id of an image under "id". A shard is there whole or not at all. Version 0.1.0 called
-    the shards of a scoring part-NUMBER.parquet; they are read and continued too.
+    Every row has the id of an image under "id". A shard is complete or does not exist. Version 0.1.0 named
+    the shards of a scoring part-NUMBER.parquet; these are also read and continued.
 
     Args:
         folder: the folder; it is made when something is first written.
@@ -373,7 +373,7 @@ class Run:
 
 
 def require_older(path: Path | None, written: float | None, done: str) -> None:
-    """Raise where a file is newer than what was made from it, so that old results do not pass for its own.
+    """Raise if a file is newer than the results made from it, so that no outdated results are used.
 
     Args:
         path: the file; None for none.

@@ -31,7 +31,7 @@ def frame_boxes(
         raw_map: (h, w), as a map method returns it.
         threshold: fraction of the map's maximum in [0, 1).
         contours: "largest" for the box of the largest contour, "all" for one box per contour.
-        protocol: how the map is binarised, "reference" (8-bit levels) or "exact" (float).
+        protocol: how the map is binarized, "reference" (8-bit levels) or "exact" (float).
 
     Returns:
         (K, 4) int64 xyxy, half-open; (0, 4) where no pixel is above the threshold.
@@ -49,7 +49,7 @@ def map_to_boxes(
 ) -> np.ndarray:
     """Boxes of one map in pixels of its image.
 
-    Every command takes its boxes from this function. The map is resized to 224 x 224 and binarised as it is
+    Every command takes its boxes from this function. The map is resized to 224 x 224 and binarized as it is
     scored; the boxes found there are scaled to the image. A box that reaches the border of the frame ends at
     the border of the image.
 
@@ -59,7 +59,7 @@ def map_to_boxes(
         threshold: fraction of the map's maximum in [0, 1); pixels above it belong to the object.
         contours: "largest" for the box of the largest contour, "all" for one box per contour, those of
             holes included.
-        protocol: "reference" binarises 8-bit levels as the reference evaluator does, "exact" the float map.
+        protocol: "reference" binarizes 8-bit levels as the reference evaluator does, "exact" the float map.
 
     Returns:
         (K, 4) float64 xyxy in pixels of the image, half-open: x2 and y2 are past the last pixel. A constant

@@ -92,7 +92,7 @@ class Localizer:
         contours: "largest" returns one box per image, "all" one per contour.
         norm: "fold" or "ignore", see `ClassifierView.class_weights`.
         preprocess: how PIL images become input; by default from the model's own timm config.
-        protocol: how maps are binarised, "reference" or "exact"; see `map_to_boxes`.
+        protocol: how maps are binarized, "reference" or "exact"; see `map_to_boxes`.
 
     Raises:
         InputError: an unknown method, contours, norm or protocol, a threshold outside [0, 1), or a model

@@ -1,4 +1,4 @@
-"""One graph from images to logits, feature map and class activation map, for torch.export and ONNX."""
+"""Export of a classifier with its feature map and class activation map, for torch.export and ONNX."""
 
 from __future__ import annotations
 

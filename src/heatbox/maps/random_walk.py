@@ -37,9 +37,9 @@ def random_walk(seed: Tensor, features: Sequence[Tensor], steps: int = 2, dampin
 
     Args:
         seed: (B, h, w) map to start from, any float dtype, such as a class activation map.
-        features: feature maps (B, C_i, h_i, w_i) of middle layers, any float dtype: the last layers know the
-            class but not the outline of the object. Finer maps are averaged to the resolution of the seed,
-            coarser ones interpolated.
+        features: feature maps (B, C_i, h_i, w_i) of middle layers, any float dtype. Middle layers represent
+            the outline of the object better than the last ones. Finer maps are averaged to the resolution of
+            the seed, coarser ones are interpolated.
         steps: number of steps; 0 returns the seed.
         damping: reduces the weight of channels with a small deviation.
 

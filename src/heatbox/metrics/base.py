@@ -102,7 +102,7 @@ class Metric:
         """Replace the state in every process by the merge of the states of all; returns this metric.
 
         Args:
-            fabric: a Lightning Fabric, or None for the initialised torch.distributed group.
+            fabric: a Lightning Fabric, or None for the initialized torch.distributed group.
         """
         for name, value in self.state_dict().items():
             if name in self.JOINED:
@@ -152,7 +152,7 @@ def sum_over_processes(array: np.ndarray, fabric: Any = None) -> np.ndarray:
 
     Args:
         array: of the same shape and type in every process.
-        fabric: a Lightning Fabric (any object with `all_gather`); by default the initialised
+        fabric: a Lightning Fabric (any object with `all_gather`); by default the initialized
             torch.distributed group, or this process alone where there is none.
     """
     return _gather(array, fabric).sum(0, dtype=array.dtype)

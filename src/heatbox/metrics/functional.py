@@ -87,7 +87,8 @@ class _Curves:
     def at(self, threshold: float | np.ndarray) -> np.ndarray:
         """(R,) percent correct in each row of `correct` at given thresholds, one for all rows or one each.
 
-        It is the transferred policy. A threshold between two of the grid counts as the one below it.
+        This is the score of the transferred policy. A threshold between two of the grid is rounded down to
+        the lower one.
 
         Raises:
             InputError: a threshold outside [0, 1).
@@ -279,7 +280,7 @@ def box_score(
         thresholds: (T,) the thresholds tau.
         iou: (I,) the required IoUs.
         images: number of images counted.
-        changes: (n, 3), see `BoxCounts`: the best threshold is then sought among all real numbers, not
+        changes: (n, 3), see `BoxCounts`: the best threshold is then chosen among all real numbers, not
             among `thresholds`.
 
     Raises:

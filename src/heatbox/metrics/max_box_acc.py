@@ -50,7 +50,7 @@ class MaxBoxAcc(BoxMetric):
         iou: the required IoUs, each with its own best threshold.
         contours: score the largest contour, or count an image if any contour's box is correct.
         protocol: `reference` or `exact`. With `exact` every distinct value of a map is a threshold: the
-            best threshold is sought among all real numbers, and `thresholds` only samples the curve.
+            best threshold is chosen among all real numbers, and `thresholds` only samples the curve.
         thresholds: number of evenly spaced thresholds.
         threads: threads to use for the reference protocol; all cores by default.
 

@@ -1,4 +1,4 @@
-"""Classifiers by name, their checkpoints, and their heads read off a traced forward pass.
+"""Classifiers by name, their checkpoints, and their heads, which are found by tracing a forward pass.
 
 Importing this package registers RepLKNet, SLaK and the small networks with timm.
 """

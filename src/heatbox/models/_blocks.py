@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 from heatbox.ops import DepthwiseConv2d
 
-BATCH_NORM = nn.modules.batchnorm._BatchNorm  # 2-D and synchronised ones alike
+BATCH_NORM = nn.modules.batchnorm._BatchNorm  # 2-D and synchronized ones alike
 
 
 def large_depthwise(channels: int, kernel_size: tuple[int, int], bias: bool = False) -> nn.Conv2d:

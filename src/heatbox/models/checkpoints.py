@@ -1,7 +1,8 @@
 """Checkpoint files: read without running their code, matched to a model, loaded, converted.
 
-Readable are safetensors and PyTorch files of the models' authors and of training scripts. Names and shapes
-decide whether weights fit a model, which form it takes for them, and which model of the zoo a file resembles.
+Safetensors and PyTorch files of the models' authors and of training scripts can be read. Names and shapes
+determine whether weights fit a model, which form the model takes, and which model of the zoo a file
+resembles.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ def create_model(
         num_classes: number of classes; None takes the checkpoint's, or otherwise the model's default.
         checkpoint: a file of weights, "hf-hub:owner/name" for weights on the hub, or "pretrained" for
             those included in heatbox (see `shipped`) or published by timm under this name, which timm
-            downloads if they are not cached. None leaves the weights as initialised.
+            downloads if they are not cached. None leaves the weights as initialized.
         options: further arguments of the function that builds the model.
 
     Returns:

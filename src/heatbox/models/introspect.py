@@ -1,18 +1,18 @@
-"""The inside of a classifier: its last feature map, and the class weights that turn it into logits.
+"""The last feature map of a classifier, and the class weights that map it to logits.
 
 A class activation map is exact, that is, its spatial mean plus a bias equals the logit, only if everything
-between feature map and logit is linear. Real heads are not: BatchNorm before the pooling (RepLKNet),
-LayerNorm after it (ConvNeXt), a hidden layer with an activation (MobileNetV3). All of these are *affine for
-one given image*, so they can be folded into the weights of the class, image by image, without error:
+between feature map and logit is linear. Many heads are not linear: they have BatchNorm before the pooling
+(RepLKNet), LayerNorm after it (ConvNeXt), or a hidden layer with an activation (MobileNetV3). All of these
+are *affine for a given image*, so they can be folded exactly into the weights of the class for each image:
 
 - BatchNorm: a scale and a shift per channel.
 - LayerNorm of the pooled vector p: (p - mean) / std with the image's own mean and std. Subtracting the mean
   is the same as centring the weights.
 - An activation a(z): z times the gate (a(z) - a(0)) / z, plus a(0).
 
-The head is not looked up in a list of architectures. It is read from one traced forward pass of a small
+The head is not looked up in a list of architectures. It is found by tracing the forward pass of a small
 random image: the chain of modules is followed back from the logits to the global average pooling, and every
-link is checked by value. A head that cannot be folded is refused with the reason.
+step is checked by value. A head that cannot be folded is refused with the reason.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Paper: "Scaling Up Your Kernels to 31x31: Revisiting Large Kernel Design in CNNs", Ding, Zhang, Zhou, Han,
 Ding and Sun, CVPR 2022, https://arxiv.org/abs/2203.06717. Written from the paper; parameter names are those
-of the authors' files (https://github.com/DingXiaoH/RepLKNet-pytorch, MIT licence), which load unchanged.
+of the authors' files (https://github.com/DingXiaoH/RepLKNet-pytorch, MIT license), which load unchanged.
 Weights: linked from the tables of that repository's README, for download in a browser; load the file with
 `heatbox.models.checkpoints.load_checkpoint`. RepLKNet-XL was trained with mean and std 0.5.
 

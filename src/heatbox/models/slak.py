@@ -2,7 +2,7 @@
 
 Paper: "More ConvNets in the 2020s: Scaling up Kernels Beyond 51 x 51 using Sparsity", Liu, Chen, Chen, Chen,
 Xiao, Wu, Kärkkäinen, Pechenizkiy, Mocanu and Wang, ICLR 2023, https://arxiv.org/abs/2207.03620. Written from
-the paper; parameter names are those of the authors' files (https://github.com/VITA-Group/SLaK, MIT licence),
+the paper; parameter names are those of the authors' files (https://github.com/VITA-Group/SLaK, MIT license),
 which load unchanged: dense tensors whose zeros are the sparsity (`recover_masks`).
 Weights: linked from the tables of that repository's README, for download in a browser; load the file with
 `heatbox.models.checkpoints.load_checkpoint`.

@@ -210,7 +210,7 @@ class ModelInfo:
         kwargs: further arguments of `timm.create_model`.
         params: parameters.
         macs: image side in pixels → multiply-accumulates for one image.
-        merged_macs: the same after re-parameterisation, where the model has one.
+        merged_macs: the same after re-parameterization, where the model has one.
         mean: mean of the preprocessing, per channel.
         std: standard deviation of the preprocessing, per channel.
         checkpoints: released weights that fit, as (name, image side, source).

@@ -1,4 +1,4 @@
-"""The large depthwise convolution: fast on any machine, without a compiler or an extension."""
+"""The large depthwise convolution on CPU and GPU, without a compiler or an extension."""
 
 import lazy_loader
 

@@ -9,10 +9,10 @@ PyTorch uses them only if the layout of the input happens to fit, and never in b
 are forward convolutions: the input gradient is one with the flipped kernel, the weight gradient one whose
 kernel is the output gradient. Plans choose the layout and the portions.
 
-Portions matter as much as the kernel. A portion of a few hundred kilobytes (some channels of one sample) is
-copied to the faster layout, convolved and copied back while it stays in the second-level cache. Without
-portions, channels_last with hundreds of channels has strides of a power of two and evicts its own cache
-lines, and temporaries of tens of megabytes cost more in page faults than the convolution in arithmetic.
+The portions are as important as the kernel. A portion of a few hundred kilobytes (some channels of one
+sample) is copied to the faster layout, convolved and copied back while it stays in the second-level cache.
+Without portions, channels_last with hundreds of channels has strides of a power of two and evicts its own
+cache lines, and temporaries of tens of megabytes cost more in page faults than the convolution in arithmetic.
 
 The thresholds were measured (see docs/performance.md); they choose between exact computations, so on another
 machine they can cost time but not correctness.
@@ -34,7 +34,7 @@ CONTIGUOUS = torch.contiguous_format
 MAX_NCHW_COLUMNS = 13
 # From this many columns to those 13 the channels_last kernel is slow.
 SLOW_COLUMNS = 10
-# Channels are vectorised by 16; portions are whole vectors.
+# Channels are vectorized by 16; portions are whole vectors.
 VECTOR = 16
 # Bytes of one portion of the input, per thread. Half of a second-level cache, roughly.
 PORTION = 7 << 16

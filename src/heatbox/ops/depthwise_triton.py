@@ -11,7 +11,7 @@ left matrix instead. The weight gradient is the transposed product: over images 
 gradient times input, whose sums along diagonals are the taps. `expand` writes the Toeplitz blocks of a call
 to memory once. The Toeplitz axis must be the longer kernel side: 51 x 5 is computed transposed.
 
-Windows of input columns start at multiples of 16 so that loads are vectorised; H and W are compile-time
+Windows of input columns start at multiples of 16 so that loads are vectorized; H and W are compile-time
 constants. The fastest of a few fixed tiles is chosen by timing them at the first call of a configuration.
 """
 

@@ -108,7 +108,7 @@ class Step:
         return self.outputs + tuple(artifact.file for artifact in self.artifacts)
 
     def settings_hash(self) -> str:
-        """A hash of the function and its arguments, by which an outdated result is recognised."""
+        """A hash of the function and its arguments, by which an outdated result is recognized."""
         function = self.work.func
         content = to_json(
             [f"{function.__module__}.{function.__qualname__}", self.work.args, self.work.keywords]

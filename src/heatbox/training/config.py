@@ -25,7 +25,7 @@ class TrainConfig:
     test: str | None = None
     """The split to validate on; by default the test or validation split of the data."""
     limit: int | None = None
-    """Use only this many training images, the first ones."""
+    """Maximum number of training images; the first ones are used."""
     model_options: Mapping[str, Any] = field(default_factory=dict)
     """Further arguments of the function that builds the model."""
     head: Literal["own", "gap_fc"] = "own"
@@ -53,13 +53,13 @@ class TrainConfig:
     cutmix: float = 0.0
     """Alpha of cutmix, 0 for none."""
     smoothing: float = 0.1
-    """Label smoothing: fraction of the target spread over all classes."""
+    """Label smoothing: fraction of the target that is distributed over all classes."""
     epochs: int = 400
     """Passes over the training images."""
     batch_size: int = 128
     """Images per step, over all devices."""
     per_device: int = 16
-    """Images per forward pass on one device; a batch accumulates several. BatchNorm normalises over these."""
+    """Images per forward pass on one device; gradients are accumulated. BatchNorm normalizes over these."""
     lr: float = 1e-5
     """Peak learning rate of everything but the classifier."""
     lr_head: float = 1e-4
@@ -71,17 +71,17 @@ class TrainConfig:
     weight_decay: float = 1e-8
     """Weight decay of AdamW; biases, norms and layer scales are excluded."""
     layer_decay: float | None = None
-    """Factor of the learning rate from each layer to the one below; None for the same rate in all."""
+    """Factor of the learning rate from each layer to the one below; None for the same rate in all layers."""
     clip: float | None = None
     """Maximum norm of the gradient; None for no clipping."""
     ema: float | None = None
-    """Decay of an exponential moving average of the weights, scored beside the weights; None for none."""
+    """Decay of an exponential moving average of the weights, which is also scored; None for no average."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """Precision of forward and backward passes; weights are always fp32."""
     sparsity: float = 0.0
     """Fraction of the convolutions' and linear layers' weights that is zero; 0 trains a dense model."""
     prune_rate: float = 0.3
-    """Fraction of a layer's kept weights that the first update of the masks replaces; decays by a cosine."""
+    """Fraction of a layer's kept weights that the first mask update replaces; it has cosine decay."""
     mask_every: int = 2000
     """Steps between updates of the masks."""
     checkpoint_every: int = 50
@@ -89,7 +89,7 @@ class TrainConfig:
     method: tuple[str, ...] = ("cam", "pc1")
     """Maps scored at each checkpoint."""
     seed: int = 0
-    """Seed of initialisation, order, augmentation and masks."""
+    """Seed of initialization, order, augmentation and masks."""
 
     @property
     def spec(self) -> ModelSpec:
@@ -125,4 +125,4 @@ class TrainOptions:
     save_minutes: float = 10
     """Minutes between saved states."""
     tensorboard: bool = True
-    """Write a TensorBoard log."""
+    """Write a TensorBoard log; --no-tensorboard disables it."""

@@ -1,10 +1,9 @@
-"""Which images form which batch, on which device, from any step on, and the random numbers they depend on.
+"""The images of each batch and device, from any step on, and the random numbers that they depend on.
 
 Every random number of a training is drawn from generators seeded immediately before with the run's seed and a
 position: (epoch, index of the image) for augmentation, (step, micro-batch) for dropout and mixup, (epoch) for
-the order of the images. There is no generator state to save or restore: a run resumes at any step as if it
-had never been interrupted, and neither the number of worker processes nor that of devices changes what is
-drawn.
+the order of the images. No generator state is saved or restored. A resumed run therefore draws the same
+numbers as an uninterrupted one, for any number of worker processes and devices.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Devices and processes, laid out by this command, torchrun or SLURM, and the errors for their failures."""
+"""Devices and processes, as started by this command, torchrun or SLURM, and the errors for their failures."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ BOARD = "tensorboard"
 
 
 def epoch_line(row: Row) -> str:
-    """One line that summarises an epoch."""
+    """One line that summarizes an epoch."""
     words = [f"epoch {row['epoch']}", f"loss {row['loss']:.4f}", f"{row['images_per_second']:.0f} images/s"]
     for name in ("weights", "ema"):
         found = row.get(name, {})

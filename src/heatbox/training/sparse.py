@@ -1,4 +1,4 @@
-"""Dynamic sparse training, which lets SLaK afford its width: a fraction of the weights is zero at every step.
+"""Dynamic sparse training of SLaK: a fraction of the weights is zero at every step.
 
 Liu et al., "More ConvNets in the 2020s", ICLR 2023, section 3, after Liu et al., "Do We Actually Need Dense
 Over-Parameterization?", ICML 2021. SNIP (Lee et al., ICLR 2019) distributes the zeros over the layers. At a
@@ -6,7 +6,8 @@ fixed interval of steps the smallest weights of each layer are pruned and as man
 positions, at a rate that decays by a cosine.
 
 Where the sources draw the number of weights at random, it is exact here: kept weights are counted, so the
-sparsity is the requested one at every step. Layers with fewer zeros than they would replace replace fewer.
+sparsity has the requested value at every step. A layer with fewer zeros than weights to replace replaces only
+as many weights as it has zeros.
 """
 
 from __future__ import annotations

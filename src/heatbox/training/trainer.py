@@ -1,6 +1,6 @@
 """From a recipe and a data set to trained and scored weights in a run folder.
 
-``config.json``        the configuration; rerun with the same one, an interrupted training resumes
+``config.json``        the configuration; a rerun with the same configuration resumes the training
 ``environment.json``   versions, platform, git commit, seed
 ``state.pt``           everything needed to resume
 ``checkpoints/``       weights at fixed intervals of epochs, epoch-0050.safetensors, and their average, -ema

@@ -1,4 +1,4 @@
-"""Which model a training starts from, the checkpoints it writes, and which model a run folder stands for."""
+"""The model that a training starts from, the checkpoints it writes, and the model of a run folder."""
 
 from __future__ import annotations
 
@@ -162,7 +162,7 @@ def best_checkpoint(folder: Path, method: str = "cam") -> Path:
 
 
 def spec_of_run(folder: str | Path, **overrides: Any) -> ModelSpec:
-    """The model that a run folder stands for: the evaluated one, or a training with its last weights.
+    """The model of a run folder: the evaluated model, or that of a training with its last weights.
 
     Args:
         folder: of an evaluation, a demo or a training.

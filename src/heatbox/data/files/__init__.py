@@ -1,1 +1,1 @@
-"""Folders, archives and images: folders and archives alike."""
+"""Files of data sets: folders and archives with one interface, and images."""

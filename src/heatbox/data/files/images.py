@@ -1,8 +1,8 @@
 """Images of a tree of files: recognized by name, sized from their headers, decoded to upright RGB.
 
-Most images of the data sets are upright 8-bit color JPEGs. For those, libjpeg-turbo's own interface
+Most images of the data sets are upright 8-bit colour JPEGs. For those, libjpeg-turbo's own interface
 (simplejpeg) returns the pixels that Pillow returns, faster, at full size or at 1/2, 1/4 or 1/8 of it. Every
-other file (grayscale, CMYK, rotated by its EXIF, damaged, huge, or no JPEG) is left to Pillow, which reads
+other file (greyscale, CMYK, rotated by its EXIF, damaged, huge, or no JPEG) is left to Pillow, which reads
 it or reports what is wrong.
 """
 
@@ -65,7 +65,7 @@ def image_size(tree: Tree, name: str) -> tuple[int, int]:
 def decode_image(data: bytes | Path, name: str) -> Image.Image:
     """Any image that Pillow reads → upright 8-bit RGB.
 
-    EXIF orientation is applied, transparent pixels become white, 16-bit and float grayscale is scaled to
+    EXIF orientation is applied, transparent pixels become white, 16-bit and float greyscale is scaled to
     8 bits by its full scale (65535 for 16-bit integers, the maximum for floats) and CMYK is converted.
 
     Raises:
@@ -130,7 +130,7 @@ def read_grayscale(tree: Tree, name: str) -> np.ndarray:
 
 
 def plain_jpeg_size(data: bytes) -> tuple[int, int] | None:
-    """(width, height) of an upright 8-bit color JPEG, from its header; None for any other file."""
+    """(width, height) of an upright 8-bit colour JPEG, from its header; None for any other file."""
     if not data.startswith(_START):
         return None
     try:

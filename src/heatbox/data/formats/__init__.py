@@ -1,1 +1,1 @@
-"""One file a layout of a data set on disk, and the shared reading of rows."""
+"""The layouts of data sets on disk, one module per layout, and the shared reading of rows."""

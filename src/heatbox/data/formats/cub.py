@@ -2,7 +2,7 @@
 
 ``images.txt`` (id path), ``image_class_labels.txt`` (id class, from 1), ``train_test_split.txt`` (id, 1 for
 training), ``bounding_boxes.txt`` (id x y width height), ``classes.txt`` (class name), and in a second archive
-``segmentations/CLASS/NAME.png``, whose gray level is the fraction of annotators who marked the pixel as bird.
+``segmentations/CLASS/NAME.png``, whose grey level is the fraction of annotators who marked the pixel as bird.
 """
 
 from __future__ import annotations

@@ -70,7 +70,7 @@ class _Masks:
     """Example → mask: 1 on any object, 255 on an ignore region without object, 0 elsewhere.
 
     If the masks of an image differ in size, each is resized to 224 x 224, the size at which maps are scored,
-    by nearest neighbor, as the reference evaluator does with every mask.
+    by nearest neighbour, as the reference evaluator does with every mask.
     """
 
     def __init__(self, tree: Tree, images: Tree, files: dict[str, list[tuple[str, str]]]) -> None:

@@ -39,7 +39,7 @@ def fine_tuned(name: str, model: str, **settings: Any) -> TrainConfig:
     shared: dict[str, Any] = {
         "epochs": 400,  # [S]
         "batch_size": 8 * 16,  # [S] 8 GPUs x 16 images
-        "per_device": 16,  # [S]; BatchNorm normalises over one device's images, as on the 8 GPUs
+        "per_device": 16,  # [S]; BatchNorm normalizes over one device's images, as on the 8 GPUs
         "lr": 1e-5,  # [S]
         "lr_head": 1e-4,  # [S]
         "lr_floor": 0.01,  # [R] --min_lr 1e-6, here a fraction of the head's rate
