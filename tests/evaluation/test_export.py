@@ -98,7 +98,7 @@ def test_ids_do_not_lead_out(run, tmp_path, monkeypatch):
 def test_bad_requests(run, capsys):
     assert main(["export", str(run.folder)]) == 2
     assert "nothing to export" in capsys.readouterr().err
-    with pytest.raises(InputError, match="holds no maps of 'walk', only of cam, pc1"):
+    with pytest.raises(InputError, match="contains no maps of 'walk', only of cam, pc1"):
         RunMaps(run.folder, "walk")
     with pytest.raises(InputError, match=r"threshold is 1\.5"):
         RunMaps(run.folder, threshold=1.5)

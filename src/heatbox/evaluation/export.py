@@ -45,7 +45,7 @@ class RunMaps:
         methods = own_maps(metrics)
         self.method = method or methods[0]
         if self.method not in methods:
-            raise InputError(f"{folder}: holds no maps of {self.method!r}, only of {', '.join(methods)}")
+            raise InputError(f"{folder}: contains no maps of {self.method!r}, only of {', '.join(methods)}")
         best = metrics["methods"][self.method]["threshold"]
         self.threshold = best if threshold is None else check_threshold(threshold)
 

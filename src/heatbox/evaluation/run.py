@@ -198,13 +198,13 @@ class Run:
                 keys = {*self.config(), *wanted}
                 if other := sorted(key for key in keys if saved.get(key) != wanted.get(key)):
                     raise InputError(
-                        f"{self.folder}: holds a run of another configuration (another {', '.join(other)}); "
+                        f"{self.folder}: contains a run of another configuration (another {', '.join(other)}); "
                         "choose another --out or pass --overwrite"
                     )
                 return
             # A run that was killed early may lack its config.
             if not there and self.folder.is_dir() and not holds_only(self.folder, ENVIRONMENT):
-                raise InputError(f"{self.folder}: is not empty and holds no run; choose another --out")
+                raise InputError(f"{self.folder}: is not empty and contains no run; choose another --out")
             for name in (CONFIG, ENVIRONMENT, METRICS, PREDICTIONS):
                 (self.folder / name).unlink(missing_ok=True)
             for name in FOLDERS:
@@ -256,7 +256,7 @@ class Run:
         """Raise an InputError unless the run is finished."""
         if not self.finished:
             raise InputError(
-                f"{self.folder}: holds no finished predictions, expected a run of heatbox evaluate"
+                f"{self.folder}: contains no finished predictions, expected a run of heatbox evaluate"
             )
 
     def _files(self) -> list[Path]:

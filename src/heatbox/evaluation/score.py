@@ -509,7 +509,7 @@ class MapFolder:
         self.unknown = tuple(sorted(present.difference(self.files.values())))
         if not any(self.files.values()):
             wanted = next(iter(names.values()))[0] if names else ".npy"
-            raise InputError(f"{root}: holds no heatmap of any of {len(names)} images (expected {wanted})")
+            raise InputError(f"{root}: contains no heatmap of any of {len(names)} images (expected {wanted})")
         self.examples = {one.id: one for one in examples}
         self.resize, self.threads = resize, threads
         self.side = REFERENCE_SIDE if protocol == "reference" else None

@@ -36,7 +36,7 @@ class Column:
     Attributes:
         heading: of the column.
         key: of a number, or of a number with its interval, in a map's entry in "methods" of metrics.json.
-        group: key under which an entry holds `key`; "" where the entry itself does. The column is shown
+        group: key under which an entry contains `key`; "" where the entry itself does. The column is shown
             where some map has the group.
         digits: number of decimal places.
         sign: "+" to show the sign of positive numbers too.

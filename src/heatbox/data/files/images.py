@@ -149,7 +149,7 @@ def _may_be_turned(data: bytes) -> bool:
         if data[at + 1] == _SCAN:
             return False
         if data[at + 1] == _APP1:
-            # Pillow knows all fields that may hold an orientation.
+            # Pillow knows all fields that may contain an orientation.
             try:
                 with Image.open(io.BytesIO(data)) as image:
                     return not is_upright(image)

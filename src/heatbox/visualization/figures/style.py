@@ -111,7 +111,7 @@ def plot_interval(
 ) -> None:
     """Plot a marker at (value, y) with its horizontal interval of opacity `alpha`; nothing if it is unknown.
 
-    Unknown numbers are None or NaN; `point` holds further keyword arguments of the marker.
+    Unknown numbers are None or NaN; `point` contains further keyword arguments of the marker.
     """
     if not is_known(value):
         return
