@@ -198,8 +198,8 @@ class Run:
                 keys = {*self.config(), *wanted}
                 if other := sorted(key for key in keys if saved.get(key) != wanted.get(key)):
                     raise InputError(
-                        f"{self.folder}: contains a run of another configuration (another {', '.join(other)});"
-                        " choose another --out or pass --overwrite"
+                        f"{self.folder}: contains a run with another configuration ("
+                        f"another {', '.join(other)}); choose another --out or pass --overwrite"
                     )
                 return
             # A run that was killed early may lack its config.
