@@ -30,7 +30,7 @@ def evaluate(
     Args:
         config: What to evaluate.
         out: The run folder; by default runs/MODEL-DATA.
-        overwrite: Replace another run in the folder.
+        overwrite: Replace an earlier run in the folder.
         as_json: Print the scores as JSON instead of a table.
 
     Examples:

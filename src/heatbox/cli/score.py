@@ -28,7 +28,7 @@ def score(
     Args:
         config: What to score.
         out: The run folder; by default runs/score-HEATMAPS.
-        overwrite: Replace another run in the folder.
+        overwrite: Replace an earlier run in the folder.
         as_json: Print the scores as JSON instead of a table.
 
     Examples:
