@@ -272,7 +272,7 @@ def maps_compared(models: Sequence[ModelScore]) -> Drawn:
     methods = ("cam", "pc1")
     known = [model for model in models if all(method in model.scores for method in methods)]
     if not known:
-        raise InputError("no model holds maps of both cam and pc1")
+        raise InputError("no model has maps of both cam and pc1")
     rows: list[Row] = []
     for model in known:
         row: Row = {"model": model.name}

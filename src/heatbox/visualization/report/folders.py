@@ -126,8 +126,8 @@ def _read(path: Path, name: str) -> Folder:
     metrics = Run(path).scores() if (path / METRICS).exists() else None
     if metrics is None and not figures:
         if (path / CONFIG).exists():
-            raise InputError(f"{path}: holds an unfinished run; rerun the command to resume it")
-        raise InputError(f"{path}: holds neither scores ({METRICS}) nor the figures of an analysis")
+            raise InputError(f"{path}: contains an unfinished run; rerun the command to resume it")
+        raise InputError(f"{path}: contains neither scores ({METRICS}) nor the figures of an analysis")
     return Folder(path, name, metrics, figures)
 
 
