@@ -9,8 +9,10 @@ from PIL import Image
 from torchvision import transforms
 
 from heatbox.data.augment import Augment
-from heatbox.data.loader import TrainCrop, TrainImages, normalize, resized_crop
+from heatbox.data.glyphs import glyphs
+from heatbox.data.loader import TrainCrop, TrainImages, normalize, preprocessed, resized_crop
 from heatbox.data.open import open_split
+from heatbox.data.transforms import Preprocess
 from heatbox.errors import InputError
 from helpers import data_trees as trees
 
@@ -225,3 +227,16 @@ def test_bad_policies(options):
 def test_bad_policy_string():
     with pytest.raises(InputError, match="is not a policy"):
         Augment(auto="wild-m9").image_transform(64, MEAN)
+
+
+@pytest.mark.parametrize("count", [0, 1, 3, 7])
+@pytest.mark.parametrize("size", [1, 3, 10])
+def test_batches_have_all_images_in_order(count, size):
+    split, preprocess = glyphs("test", count=7), Preprocess((32, 32))
+    examples = split.examples[:count]
+    batches = list(preprocessed(split, examples, preprocess, size))
+    assert [len(chunk) for chunk, _ in batches] == [len(images) for _, images in batches]
+    assert [example for chunk, _ in batches for example in chunk] == list(examples)
+    for chunk, images in batches:
+        expected = torch.stack([preprocess(split.open_image(example)) for example in chunk])
+        torch.testing.assert_close(images, expected, rtol=0, atol=0)

@@ -218,8 +218,8 @@ def preprocessed(
         return preprocess(split.open_image(example))
 
     with ThreadPoolExecutor(available_cores()) as pool:
-        chunks = [list(examples[start : start + size]) for start in range(0, len(examples), size)]
         coming = pool.map(load, examples[:size])
-        for chunk, following in zip(chunks, [*chunks[1:], []], strict=True):
-            loaded, coming = coming, pool.map(load, following)
-            yield chunk, default_collate(list(loaded))
+        for start in range(0, len(examples), size):
+            end = start + size
+            loaded, coming = coming, pool.map(load, examples[end : end + size])
+            yield list(examples[start:end]), default_collate(list(loaded))
