@@ -105,7 +105,7 @@ def test_forward_compiles_for_sm90(dtype, precision, images, tmp_path):
         "IMAGES": tile.images,
         "ROWS": tile.rows,
         "COLUMNS": tile.columns,
-        "DEPTH": tile.depth,
+        "DEPTH": depthwise_triton.DEPTH,
         "PRECISION": precision,
     }
     function = triton_kernels.forward_images if images >= 32 else triton_kernels.forward_rows
@@ -129,7 +129,7 @@ def test_weight_gradient_compiles_for_sm90(dtype, tmp_path):
         "KW": 31,
         "MARGIN": margin,
         "WIDE": 1 << (wide - 1).bit_length(),
-        "TAPS": tile.taps,
+        "TAPS": tile.rows,
         "COLUMNS": tile.columns,
         "IMAGES": tile.images,
         "KW_POW2": 32,

@@ -142,15 +142,13 @@ class Localizer:
             TypeError: images that are not a sequence, or targets that are not integers.
         """
         (batch, *more), sizes = self._batch(images)
-        with torch.inference_mode():
+        # Not in inference mode: custom methods may need gradients, which its tensors do not support.
+        with torch.no_grad():
             output = run_model(self.view, batch, self.requirements)
             logits = output.logits
             labels = logits.argmax(1)
             wanted = labels if targets is None else self._targets(targets, labels)
-        # Custom methods may need gradients, which tensors made in inference mode do not support.
-        with torch.no_grad():
-            output = output.cloned()
-            inputs = MapInputs.from_output(output, self.view, batch, wanted.clone(), self.norm, *more)
+            inputs = MapInputs.from_output(output, self.view, batch, wanted, self.norm, *more)
             maps = self.method(inputs).float().cpu()
         heatmaps = [normalize_heatmap(one, (size[1], size[0])) for one, size in zip(maps, sizes, strict=True)]
         boxes = [

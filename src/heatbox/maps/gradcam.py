@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -69,7 +70,8 @@ def gradient_map(name: str, view: ClassifierView, images: Tensor, targets: Tenso
         try:
             # The tool would resize maps to the images; runs store small maps, which scoring resizes.
             method.get_target_width_height = lambda _: leaf.width_and_height
-            maps = method(images.clone(), [_Logit(int(target)) for target in targets])
+            # The tool differentiates what a function of an image's logits (K,) returns: here one of them.
+            maps = method(images.clone(), [itemgetter(target) for target in targets.tolist()])
         finally:
             method.activations_and_grads.release()
     return torch.from_numpy(np.ascontiguousarray(maps, dtype=np.float32)).to(images.device)
@@ -95,16 +97,6 @@ class _Leaf(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         self.width_and_height = (features.shape[-1], features.shape[-2])
         return features.detach().clone().requires_grad_()
-
-
-class _Logit:
-    """The logit of a class, which is differentiated."""
-
-    def __init__(self, target: int) -> None:
-        self.target = target
-
-    def __call__(self, logits: Tensor) -> Tensor:
-        return logits[self.target]
 
 
 @contextmanager

@@ -40,28 +40,17 @@ def normalize_heatmap(maps: Any, size: int | tuple[int, int] = 224) -> np.ndarra
     if array.ndim not in (2, 3) or 0 in array.shape[-2:]:
         raise InputError(f"maps have shape {array.shape}, expected (H, W) or (N, H, W), neither side 0")
     array = array.astype(np.float64 if array.dtype == np.float64 else np.float32, copy=False)
-    height, width = _sides(size)
-    batch = array[None] if array.ndim == 2 else array
-    out = np.empty((len(batch), height, width), array.dtype)
-    for one, target in zip(batch, out, strict=True):
-        target[:] = _stretch(
-            cv2.resize(np.ascontiguousarray(one), (width, height), interpolation=cv2.INTER_CUBIC)
-        )
-    return out[0] if array.ndim == 2 else out
-
-
-def _sides(size: int | tuple[int, int]) -> tuple[int, int]:
     sides = tuple(size) if isinstance(size, tuple | list) else (size, size)
     if len(sides) != 2:
         raise InputError(f"size is {size}, expected a side, or (height, width)")
     for side in sides:
         check_integer(side, "size")
-    return int(sides[0]), int(sides[1])
-
-
-def _stretch(one: np.ndarray) -> np.ndarray:
-    """One map scaled to [0, 1]; zeros if it is constant or not finite."""
-    low, high = one.min(), one.max()
-    if not np.isfinite(low) or not np.isfinite(high) or high <= low:
-        return np.zeros_like(one)
-    return (one - low) / (high - low)
+    height, width = map(int, sides)
+    batch = array[None] if array.ndim == 2 else array
+    out = np.zeros((len(batch), height, width), array.dtype)
+    for one, target in zip(batch, out, strict=True):
+        resized = cv2.resize(np.ascontiguousarray(one), (width, height), interpolation=cv2.INTER_CUBIC)
+        low, high = resized.min(), resized.max()
+        if np.isfinite(low) and np.isfinite(high) and high > low:
+            target[:] = (resized - low) / (high - low)
+    return out[0] if array.ndim == 2 else out

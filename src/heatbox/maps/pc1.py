@@ -88,14 +88,9 @@ def _check(features: Tensor, variant: str, channel_norm: str | None) -> None:
 
 
 def _principal_axis(samples: Tensor, keep: Tensor) -> Tensor:
-    """First principal axis of the kept samples, of unit length, or zeros if nothing varies.
+    """First principal axis (B, P) of the C samples (B, C, P) where `keep` (B, C, 1) is 1, of unit length.
 
-    Args:
-        samples: (B, C, P), C samples of P variables.
-        keep: (B, C, 1), 1 for samples that are kept.
-
-    Returns:
-        (B, P); the sign is such that the entry of largest magnitude is positive.
+    Zeros if nothing varies. The sign is such that the entry of largest magnitude is positive.
     """
     count = keep.sum(1, keepdim=True).clamp_min(1)
     centred = (samples - (samples * keep).sum(1, keepdim=True) / count) * keep
@@ -112,13 +107,6 @@ def _principal_axis(samples: Tensor, keep: Tensor) -> Tensor:
     return torch.where(largest < 0, -axis, axis)
 
 
-def _border(height: int, width: int, device: torch.device) -> Tensor:
-    """(H, W) mask of the outermost pixels: 2 (H + W) - 4 of them, 44 for a 12 x 12 map."""
-    mask = torch.ones(height, width, dtype=torch.bool, device=device)
-    mask[1:-1, 1:-1] = False
-    return mask
-
-
 def _orient_by_border(axis: Tensor) -> Tensor:
     """(B, H, W) axis of either sign → the map in [0, 1] whose high side avoids the border.
 
@@ -129,7 +117,8 @@ def _orient_by_border(axis: Tensor) -> Tensor:
     """
     centred = axis - axis.mean((1, 2), keepdim=True)
     tolerance = 1e-9 * centred.abs().amax((1, 2), keepdim=True)
-    edge = _border(axis.shape[1], axis.shape[2], axis.device)
+    edge = torch.ones(axis.shape[1:], dtype=torch.bool, device=axis.device)
+    edge[1:-1, 1:-1] = False  # the 2 (H + W) - 4 outermost pixels remain
     balance = torch.where(centred.abs() <= tolerance, 0, centred.sign())[:, edge].sum(1)
     border = centred[:, edge].mean(1)
     border = torch.where(border.abs() <= tolerance.flatten(), 0, border)
@@ -153,8 +142,7 @@ def _orient_as_released(axis: Tensor) -> Tensor:
         raise InputError("the released PC1 divides by zero: the channels of an image are identical")
     scaled = axis / peak
     bright = scaled > scaled.mean((1, 2), keepdim=True)
-    height, width = axis.shape[1:]
-    counted = torch.ones(height, width, dtype=torch.bool, device=axis.device)
+    counted = torch.ones(axis.shape[1:], dtype=torch.bool, device=axis.device)
     counted[1:-2, 1:-2] = False  # one row and column at the top and left, two at the bottom and right
-    share = bright[:, counted].sum(1) / (2 * (height + width) - 4)
+    share = bright[:, counted].sum(1) / (2 * sum(axis.shape[1:]) - 4)
     return torch.where((share > 0.5)[:, None, None], 1 - scaled, scaled)

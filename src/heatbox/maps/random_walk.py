@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 
@@ -94,12 +95,7 @@ def _spread(value: Tensor, units: Sequence[Tensor], steps: int) -> Tensor:
 
 def _affinity(units: Sequence[Tensor], rows: slice) -> Tensor:
     """Rows of the affinity, (B, rows, P): positive cosines, summed over the feature maps."""
-    total: Tensor | None = None
-    for unit in units:
-        alike = (unit[:, :, rows].mT @ unit).relu_()
-        total = alike if total is None else total.add_(alike)
-    assert total is not None
-    return total
+    return functools.reduce(Tensor.add_, ((unit[:, :, rows].mT @ unit).relu_() for unit in units))
 
 
 def _unit(features: Tensor, damping: float) -> Tensor:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
@@ -27,12 +28,9 @@ def large_depthwise(channels: int, kernel_size: tuple[int, int], bias: bool = Fa
 def initialise(module: nn.Module, std: float | None = 0.02) -> None:
     """Truncated normal weights of a convolution or linear layer, biases zero; for `nn.Module.apply`.
 
-    Args:
-        module: any module; those other than convolutions and linear layers are left unchanged.
-        std: standard deviation; None for 1 / sqrt(number of inputs of an output).
-
-    The authors use 0.02, which suits their widths. In networks of 30 to 160 channels residual branches then
-    start close to zero, and training makes no progress in its first epochs.
+    The authors use a standard deviation of 0.02, which suits their widths. In networks of 30 to 160 channels
+    residual branches then start close to zero, and training makes no progress in its first epochs: None is
+    1 / sqrt(number of inputs of an output).
     """
     if isinstance(module, nn.Conv2d | nn.Linear) and not module.weight.is_meta:
         trunc_normal_(module.weight, std=std or module.weight[0].numel() ** -0.5)
@@ -80,7 +78,7 @@ class ConvNorm(Reparameterizable):
     def merge(self) -> None:
         """Fold the BatchNorm into the convolution."""
         if isinstance(self.bn, BATCH_NORM):
-            self.conv = with_weights(self.conv, *self.folded())
+            set_weights(self.conv, *self.folded())
             self.bn = nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -118,29 +116,13 @@ def centred(small: Tensor, size: Sequence[int]) -> Tensor:
     return nn.functional.pad(small, (columns, columns, rows, rows))
 
 
-def with_weights(conv: nn.Conv2d, kernel: Tensor, bias: Tensor | None) -> nn.Conv2d:
-    """A convolution of the class, shape and mode of `conv` with these weights."""
-    new = type(conv)(
-        conv.in_channels,
-        conv.out_channels,
-        conv.kernel_size,  # type: ignore[arg-type]
-        stride=conv.stride,  # type: ignore[arg-type]
-        padding=conv.padding,  # type: ignore[arg-type]
-        groups=conv.groups,
-        bias=bias is not None,
-        device="meta",
-    )
-    new.weight = nn.Parameter(kernel, requires_grad=conv.weight.requires_grad)
+def set_weights(conv: nn.Conv2d, kernel: Tensor, bias: Tensor | None = None) -> nn.Conv2d:
+    """Replace the weight and, if given, the bias of a convolution; returns it."""
+    trainable = conv.weight.requires_grad
+    conv.weight = nn.Parameter(kernel, trainable)
     if bias is not None:
-        new.bias = nn.Parameter(bias, requires_grad=conv.weight.requires_grad)
-    return new.train(conv.training)
-
-
-def fold_batch_norms(model: nn.Module) -> None:
-    """Fold, in place, every BatchNorm that directly follows the convolution of a `ConvNorm`."""
-    for module in model.modules():
-        if isinstance(module, ConvNorm):
-            module.merge()
+        conv.bias = nn.Parameter(bias, trainable)
+    return conv
 
 
 def merge_as_in(model: nn.Module, keys: Iterable[str]) -> None:
@@ -160,24 +142,30 @@ def drop_path_rates(rate: float, depths: Sequence[int]) -> list[list[float]]:
     ]
 
 
-def run_blocks(blocks: Iterable[nn.Module], x: Tensor, checkpointed: bool) -> Tensor:
-    """Run blocks in order; if checkpointed, only their inputs are kept and backward recomputes them."""
-    for block in blocks:
-        if checkpointed and torch.is_grad_enabled():
-            x = checkpoint(block, x, use_reentrant=False, **recompute_options(block))
-        else:
-            x = block(x)
-    return x
+class Blocks(nn.Sequential):
+    """Blocks of one resolution; with `grad_checkpointing` backward recomputes them from their inputs."""
+
+    grad_checkpointing = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) → (B, C, H, W)."""
+        for block in self:
+            if not (self.grad_checkpointing and torch.is_grad_enabled()):
+                x = block(x)
+            elif torch.compiler.is_compiling():  # compiled graphs recompute values without updates
+                x = checkpoint(block, x, use_reentrant=False)
+            else:
+                contexts = partial(recompute_contexts, block)
+                x = checkpoint(block, x, use_reentrant=False, context_fn=contexts)
+        return x
 
 
-def recompute_options(block: nn.Module) -> dict[str, Any]:
-    """Options of `checkpoint` that prevent the second run from updating BatchNorm's running statistics."""
-    if torch.compiler.is_compiling():
-        return {}  # compiled graphs recompute values without updates
-    return {"context_fn": lambda: (contextlib.nullcontext(), FrozenStatistics(block))}
+def recompute_contexts(block: nn.Module) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+    """Contexts of a block's first run in `checkpoint` and of those that recompute it."""
+    return nullcontext(), FrozenStatistics(block)
 
 
-class FrozenStatistics(contextlib.AbstractContextManager[None]):
+class FrozenStatistics(AbstractContextManager[None]):
     """Keeps running statistics as they are, so that a recomputed batch is not counted twice.
 
     It can be entered repeatedly: every backward pass of a kept graph recomputes its blocks.
@@ -187,24 +175,20 @@ class FrozenStatistics(contextlib.AbstractContextManager[None]):
         self.norms = [module for module in block.modules() if isinstance(module, BATCH_NORM)]
 
     def __enter__(self) -> None:
-        self.momenta = [norm.momentum for norm in self.norms]
-        counts = [norm.num_batches_tracked for norm in self.norms]
-        self.counts = [None if count is None else count.clone() for count in counts]
-        for norm in self.norms:
-            norm.momentum = 0.0
+        self.kept = [(norm, norm.momentum, norm.num_batches_tracked) for norm in self.norms]
+        for norm, _, count in self.kept:
+            norm.momentum, norm.num_batches_tracked = 0.0, None if count is None else count.clone()
 
     def __exit__(self, *raised: object) -> None:
-        for norm, momentum, count in zip(self.norms, self.momenta, self.counts, strict=True):
-            norm.momentum = momentum
-            if count is not None and norm.num_batches_tracked is not None:
-                norm.num_batches_tracked.copy_(count)
+        for norm, momentum, count in self.kept:
+            norm.momentum, norm.num_batches_tracked = momentum, count
 
 
 class StagedNet(nn.Module):
     """A network of stages with timm's interface; `forward_head` applies `norm`, average pooling and `head`.
 
-    A subclass defines `stages` (modules with a `grad_checkpointing` flag), `norm`, and `enter(i, x)`: the
-    stem for i = 0, otherwise the layers between stages i - 1 and i.
+    A subclass defines `stages` (of `Blocks`), `norm`, and `enter(i, x)`: the stem for i = 0, otherwise the
+    layers between stages i - 1 and i.
     """
 
     stages: nn.ModuleList
@@ -215,7 +199,6 @@ class StagedNet(nn.Module):
     def __init__(
         self,
         in_chans: int,
-        num_classes: int,
         global_pool: str,
         channels: Sequence[int],
         strides: Sequence[int],
@@ -253,8 +236,9 @@ class StagedNet(nn.Module):
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Recompute every block in backward instead of storing its activations."""
-        for stage in self.stages:
-            stage.grad_checkpointing = enable  # type: ignore[assignment]
+        for module in self.modules():
+            if isinstance(module, Blocks):
+                module.grad_checkpointing = enable
 
     def get_classifier(self) -> nn.Module:
         """The linear layer that computes the logits."""

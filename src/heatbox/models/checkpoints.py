@@ -16,9 +16,9 @@ import re
 import sys
 import warnings
 import zipfile
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -327,20 +327,14 @@ def wrong_classes(model: nn.Module, state: Mapping[str, Tensor]) -> str:
 
 
 def identify(state: Mapping[str, Tensor]) -> tuple[ZooModel, float]:
-    """The model of the zoo that these weights resemble most.
-
-    Returns:
-        the model, and the fraction in [0, 1] of names and shapes that both have in common, without those of
-        the classifier and counters; 1 if the weights fit.
-    """
+    """The model of the zoo that these weights resemble most, and their likeness; 1 if the weights fit."""
     likely = max(ZOO, key=lambda entry: likeness(zoo_signature(entry.name), signature(state)))
     score = exact_likeness(likely, state)
     if score >= ALIKE:
         return likely, score
     # The names may be the original authors': timm's renaming is tried on every model.
     convnexts = [entry for entry in ZOO if entry.timm_name.startswith("convnext")]
-    scores = [exact_likeness(entry, state) for entry in convnexts]
-    return convnexts[scores.index(max(scores))], max(scores)
+    return max(((entry, exact_likeness(entry, state)) for entry in convnexts), key=lambda pair: pair[1])
 
 
 def exact_likeness(entry: ZooModel, state: Mapping[str, Tensor]) -> float:
@@ -381,21 +375,17 @@ def resemblance(state: Mapping[str, Tensor]) -> str:
     return f"the file looks like {entry.timm_name} ({', '.join(settings)})"
 
 
-def _numbers(value: Any, least: float = -1e9) -> bool:
-    """Whether a value is a list of three numbers."""
-    return (
-        isinstance(value, list)
-        and len(value) == 3
-        and all(isinstance(one, int | float) and least <= one < 1e9 for one in value)
-    )
+# Fields of timm's pretrained_cfg that consist of three numbers, with the least allowed one.
+LEAST = {"mean": -1e9, "std": 1e-9, "input_size": 1}
 
 
-_PREPROCESSING: dict[str, Callable[[Any], bool]] = {
-    "mean": _numbers,
-    "std": partial(_numbers, least=1e-9),
-    "input_size": lambda value: _numbers(value, 1) and all(isinstance(side, int) for side in value),
-    "interpolation": lambda value: isinstance(value, str),
-}
+def is_usable(name: str, value: Any) -> bool:
+    """Whether a field of timm's pretrained_cfg has a type and range that preprocessing can use."""
+    if name not in LEAST:
+        return name != "interpolation" or isinstance(value, str)
+    kind = int if name == "input_size" else int | float
+    three = isinstance(value, list) and len(value) == 3
+    return three and all(isinstance(one, kind) and LEAST[name] <= one < 1e9 for one in value)
 
 
 @dataclass(frozen=True)
@@ -492,8 +482,8 @@ def preprocessing_of(checkpoint: Checkpoint) -> dict[str, Any]:
             fields = json.loads(checkpoint.metadata["preprocessing"])
         except (ValueError, RecursionError) as error:
             raise InputError(f"{checkpoint.source}: metadata field 'preprocessing' is not JSON") from error
-        for name, form in _PREPROCESSING.items():
-            if not isinstance(fields, dict) or (name in fields and not form(fields[name])):
+        for name in (*LEAST, "interpolation"):
+            if not isinstance(fields, dict) or (name in fields and not is_usable(name, fields[name])):
                 raise InputError(
                     f"{checkpoint.source}: metadata field 'preprocessing' has no usable {name!r}"
                 )
@@ -549,9 +539,5 @@ def convert_checkpoint(
 def halved(state: StateDict) -> StateDict:
     """Floating-point tensors as float16 if their values fit, others unchanged."""
     largest = torch.finfo(torch.float16).max
-
-    def half(tensor: Tensor) -> Tensor:
-        fits = tensor.is_floating_point() and bool((tensor.abs() <= largest).all())
-        return tensor.half() if fits else tensor
-
-    return {name: half(tensor) for name, tensor in state.items()}
+    fits = {name for name, t in state.items() if t.is_floating_point() and bool((t.abs() <= largest).all())}
+    return {name: tensor.half() if name in fits else tensor for name, tensor in state.items()}

@@ -19,9 +19,9 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, reduce
 from typing import Literal
 
 import torch
@@ -63,13 +63,6 @@ class ModelOutput:
     middle: tuple[Tensor, ...]
     sharp: Tensor | None
 
-    def cloned(self) -> ModelOutput:
-        """Copies that autograd accepts: tensors made in inference mode cannot take part in gradients."""
-        sharp = None if self.sharp is None else self.sharp.clone()
-        return ModelOutput(
-            self.features.clone(), self.logits.clone(), tuple(one.clone() for one in self.middle), sharp
-        )
-
 
 class ClassifierView:
     """The feature map and the class weights of a convolutional classifier.
@@ -101,7 +94,7 @@ class ClassifierView:
     @property
     def num_classes(self) -> int:
         """Number of logits K."""
-        return matrix_of(self.classifier).shape[0]
+        return linear_of(self.classifier)[0].shape[0]
 
     def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Run the classifier once, in eval mode.
@@ -116,10 +109,8 @@ class ClassifierView:
             InputError: images of another number of dimensions.
             TypeError: not a tensor.
         """
-        _check_images(images)
-        with eval_mode(self.model), self._hook.capture() as features:
-            logits = self.model(images)
-        return features[-1], logits
+        output = self.extract(images, 0)
+        return output.features, output.logits
 
     @cached_property
     def stages(self) -> list[StageOutput]:
@@ -166,7 +157,9 @@ class ClassifierView:
                 number of dimensions, or negative `layers`.
             TypeError: not a tensor, or not an integer.
         """
-        _check_images(images)
+        check_tensor(images, "images", "(B, 3, H, W)")
+        if images.ndim != 4:
+            raise InputError(f"images have shape {tuple(images.shape)}, expected (B, 3, H, W)")
         check_integer(layers, "layers", 0)
         stages = self.stages[-layers:] if layers else []
         shifted = self.last_stage_input if sharp else None
@@ -177,7 +170,7 @@ class ClassifierView:
             self._hook.capture() as captured,
         ):
             logits = self.model(images)
-        features, batch = captured[-1], len(images)
+        features, batch = captured[-1], images.shape[0]
         middle = tuple(outputs[stage][:batch] for stage in stages)  # after the shift there are four batches
         if shifted is None:
             return ModelOutput(features, logits, middle, None)
@@ -229,8 +222,7 @@ class ClassifierView:
         check_tensor(features, "features", "(B, C, h, w)")
         check_choice(norm, "norm", ("fold", "ignore"))
         self._check_targets(targets)
-        weights = matrix_of(self.classifier).float()[targets]  # (B, C_last)
-        bias = bias_of(self.classifier, weights)[targets]
+        weights, bias = (values[targets] for values in linear_of(self.classifier))  # (B, C_last), (B,)
         if norm == "ignore":
             if weights.shape[1] != features.shape[1]:
                 raise InputError(
@@ -238,10 +230,10 @@ class ClassifierView:
                     f"feature map; this one reads {weights.shape[1]} of a hidden layer"
                 )
             return weights, bias
-        inputs = [features.float().mean((2, 3))]
-        for step in self._head[:-1]:
+        steps, inputs = self._head[:-1], [_mean(features)]
+        for step in steps[:-1]:
             inputs.append(apply_step(step, inputs[-1]))
-        for step, value in zip(reversed(self._head[:-1]), reversed(inputs[:-1]), strict=True):
+        for step, value in zip(reversed(steps), reversed(inputs[: len(steps)]), strict=True):
             weights, bias = fold_step(step, value, weights, bias)
         return weights, bias
 
@@ -256,12 +248,6 @@ class ClassifierView:
             raise InputError(
                 f"class {bad} is out of range: the model has classes 0 to {self.num_classes - 1}"
             )
-
-
-def _check_images(images: Tensor) -> None:
-    check_tensor(images, "images", "(B, 3, H, W)")
-    if images.ndim != 4:
-        raise InputError(f"images have shape {tuple(images.shape)}, expected (B, 3, H, W)")
 
 
 @dataclass(frozen=True)
@@ -285,28 +271,23 @@ def _trace(model: nn.Module, images: Tensor) -> tuple[list[Call], Tensor]:
     module of its own and is recorded as the next call.
     """
     calls: list[Call] = []
-    entered: list[tuple[nn.Module, Tensor, int]] = []
+    entered: list[tuple[Tensor, int]] = []
 
     def enter(module: nn.Module, args: tuple[object, ...]) -> None:
         value = args[0].clone() if args and isinstance(args[0], Tensor) else torch.empty(0)
-        entered.append((module, value, len(calls)))
+        entered.append((value, len(calls)))
 
     def leave(module: nn.Module, args: tuple[object, ...], output: object) -> None:
-        _, value, position = entered.pop()
+        value, position = entered.pop()
         if isinstance(output, Tensor) and value.numel():
             plain = plain_batch_norm(module, value) if isinstance(module, BATCH_NORM) else output.clone()
             calls.insert(position, Call(module, value, plain))
 
-    handles = []
-    for module in model.modules():
-        if _is_unit(module):
-            handles += [module.register_forward_pre_hook(enter), module.register_forward_hook(leave)]
-    try:
-        logits = model(images)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return calls, logits
+    with ExitStack() as stack:
+        for module in filter(_is_unit, model.modules()):
+            stack.callback(module.register_forward_pre_hook(enter).remove)
+            stack.callback(module.register_forward_hook(leave).remove)
+        return calls, model(images)
 
 
 def _probe(model: nn.Module) -> tuple[list[Call], Tensor, Tensor]:
@@ -454,16 +435,11 @@ def _check(model: nn.Module, hook: FeatureHook, steps: list[nn.Module]) -> None:
     raise InputError(f"{model_name(model)}: the head that was found could not be checked on a second image")
 
 
-def matrix_of(module: nn.Module) -> Tensor:
-    """(out, in) matrix of a linear layer, or of a 1 x 1 convolution."""
+def linear_of(module: nn.Module) -> tuple[Tensor, Tensor]:
+    """(out, in) matrix and (out,) bias of a linear layer or 1 x 1 convolution, float32; zeros for no bias."""
     assert isinstance(module, nn.Linear | nn.Conv2d)
-    return module.weight.flatten(1)
-
-
-def bias_of(module: nn.Module, like: Tensor) -> Tensor:
-    """(out,) float32 bias of a linear layer, zeros where it has none."""
-    assert isinstance(module, nn.Linear | nn.Conv2d)
-    return like.new_zeros(module.weight.shape[0]) if module.bias is None else module.bias.float()
+    matrix = module.weight.flatten(1).float()
+    return matrix, matrix.new_zeros(len(matrix)) if module.bias is None else module.bias.float()
 
 
 def _affine(norm: nn.Module, like: Tensor) -> tuple[Tensor, Tensor]:
@@ -485,16 +461,13 @@ def plain_batch_norm(norm: nn.Module, value: Tensor) -> Tensor:
 
 def _run_steps(steps: Sequence[nn.Module], features: Tensor) -> Tensor:
     """Steps of the head on the spatial mean of a feature map (B, C, h, w)."""
-    value = features.float().mean((2, 3))
-    for step in steps:
-        value = apply_step(step, value)
-    return value
+    return reduce(lambda value, step: apply_step(step, value), steps, _mean(features))
 
 
 def apply_step(step: nn.Module, value: Tensor) -> Tensor:
     """One step of the head on pooled vectors (B, C) in float32; BatchNorm commutes with the pooling."""
     if isinstance(step, nn.Linear | nn.Conv2d):
-        return nn.functional.linear(value, matrix_of(step).float(), bias_of(step, value))
+        return nn.functional.linear(value, *linear_of(step))
     if isinstance(step, BATCH_NORM):
         scale, shift = batch_norm_affine(step)
         return value * scale + shift
@@ -507,7 +480,8 @@ def apply_step(step: nn.Module, value: Tensor) -> Tensor:
 def fold_step(step: nn.Module, value: Tensor, weights: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
     """Weights and bias for the output of a step → the equivalent ones for its input `value` (B, C)."""
     if isinstance(step, nn.Linear | nn.Conv2d):
-        return weights @ matrix_of(step).float(), bias + weights @ bias_of(step, weights)
+        matrix, shift = linear_of(step)
+        return weights @ matrix, bias + weights @ shift
     if isinstance(step, BATCH_NORM):
         scale, shift = batch_norm_affine(step)
         return weights * scale, bias + weights @ shift

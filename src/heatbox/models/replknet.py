@@ -13,6 +13,7 @@ BatchNorm, average pooling and one linear layer.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any
 
@@ -22,17 +23,16 @@ from torch import Tensor, nn
 
 from heatbox.models._blocks import (
     HALF,
+    Blocks,
     ConvNorm,
     Reparameterizable,
     StagedNet,
     build,
     centred,
     drop_path_rates,
-    fold_batch_norms,
     large_depthwise,
-    run_blocks,
+    set_weights,
     weights_cfg,
-    with_weights,
 )
 
 
@@ -59,7 +59,7 @@ class LargeKernelConv(Reparameterizable):
             small, small_bias = self.small_conv.folded()
             kernel, bias = kernel + centred(small, kernel.shape[-2:]), bias + small_bias
             del self.small_conv
-        self.lkb_reparam = with_weights(self.lkb_origin.conv, kernel, bias)
+        self.lkb_reparam = set_weights(self.lkb_origin.conv, kernel, bias)
         del self.lkb_origin
 
     reparameterize = merge  # the name `timm.utils.reparameterize_model` looks for
@@ -79,8 +79,8 @@ class RepLKBlock(nn.Module):
         self, channels: int, width: int, kernel_size: int, small_kernel: int, drop_path: float
     ) -> None:
         super().__init__()
-        self.pw1 = ConvNorm(nn.Conv2d(channels, width, 1, bias=False), relu=True)
-        self.pw2 = ConvNorm(nn.Conv2d(width, channels, 1, bias=False))
+        self.pw1 = pointwise(channels, width, relu=True)
+        self.pw2 = pointwise(width, channels)
         self.large_kernel = LargeKernelConv(width, kernel_size, small_kernel)
         self.lk_nonlinear = nn.ReLU()
         self.prelkb_bn = nn.BatchNorm2d(channels)
@@ -98,8 +98,8 @@ class ConvFFN(nn.Module):
     def __init__(self, channels: int, width: int, drop_path: float) -> None:
         super().__init__()
         self.preffn_bn = nn.BatchNorm2d(channels)
-        self.pw1 = ConvNorm(nn.Conv2d(channels, width, 1, bias=False))
-        self.pw2 = ConvNorm(nn.Conv2d(width, channels, 1, bias=False))
+        self.pw1 = pointwise(channels, width)
+        self.pw2 = pointwise(width, channels)
         self.nonlinear = nn.GELU()
         self.drop_path = DropPath(drop_path) if drop_path > 0 else nn.Identity()
 
@@ -108,39 +108,14 @@ class ConvFFN(nn.Module):
         return x + self.drop_path(self.pw2(self.nonlinear(self.pw1(self.preffn_bn(x)))))
 
 
-class RepLKNetStage(nn.Module):
-    """`len(drop_paths)` layers of one resolution, each a RepLK block and a ConvFFN."""
-
-    def __init__(
-        self,
-        channels: int,
-        kernel_size: int,
-        small_kernel: int,
-        dw_ratio: float,
-        ffn_ratio: float,
-        drop_paths: Sequence[float],
-    ) -> None:
-        super().__init__()
-        blocks: list[nn.Module] = []
-        for rate in drop_paths:
-            blocks.append(RepLKBlock(channels, int(channels * dw_ratio), kernel_size, small_kernel, rate))
-            blocks.append(ConvFFN(channels, int(channels * ffn_ratio), rate))
-        self.blocks = nn.ModuleList(blocks)
-        self.grad_checkpointing = False
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) → (B, C, H, W)."""
-        return run_blocks(self.blocks, x, self.grad_checkpointing)
-
-
 def depthwise3x3(channels: int, stride: int) -> ConvNorm:
     """3 x 3 depthwise convolution, BatchNorm, ReLU."""
     return ConvNorm(nn.Conv2d(channels, channels, 3, stride, 1, groups=channels, bias=False), relu=True)
 
 
-def pointwise(in_channels: int, channels: int) -> ConvNorm:
-    """1 x 1 convolution, BatchNorm, ReLU."""
-    return ConvNorm(nn.Conv2d(in_channels, channels, 1, bias=False), relu=True)
+def pointwise(in_channels: int, channels: int, relu: bool = False) -> ConvNorm:
+    """1 x 1 convolution, BatchNorm, optionally ReLU."""
+    return ConvNorm(nn.Conv2d(in_channels, channels, 1, bias=False), relu)
 
 
 class RepLKNet(StagedNet):
@@ -179,23 +154,26 @@ class RepLKNet(StagedNet):
         drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
     ) -> None:
-        super().__init__(in_chans, num_classes, global_pool, channels, strides, drop_rate)
+        super().__init__(in_chans, global_pool, channels, strides, drop_rate)
         first, stem_stride = channels[0], strides[0]
         self.stem = nn.ModuleList(
             [
                 ConvNorm(nn.Conv2d(in_chans, first, 3, min(stem_stride, 2), 1, bias=False), relu=True),
                 depthwise3x3(first, 1),
-                pointwise(first, first),
+                pointwise(first, first, relu=True),
                 depthwise3x3(first, max(stem_stride // 2, 1)),
             ]
         )
+        self.stages = nn.ModuleList()
         rates = drop_path_rates(drop_path_rate, layers)
-        self.stages = nn.ModuleList(
-            RepLKNetStage(width, kernel, small_kernel, dw_ratio, ffn_ratio, rate)
-            for width, kernel, rate in zip(channels, large_kernels, rates, strict=True)
-        )
+        for width, kernel, drop_paths in zip(channels, large_kernels, rates, strict=True):
+            blocks = Blocks()
+            for rate in drop_paths:
+                blocks.append(RepLKBlock(width, int(width * dw_ratio), kernel, small_kernel, rate))
+                blocks.append(ConvFFN(width, int(width * ffn_ratio), rate))
+            self.stages.append(nn.Sequential(OrderedDict(blocks=blocks)))
         self.transitions = nn.ModuleList(
-            nn.Sequential(pointwise(before, after), depthwise3x3(after, stride))
+            nn.Sequential(pointwise(before, after, relu=True), depthwise3x3(after, stride))
             for before, after, stride in zip(channels[:-1], channels[1:], strides[1:], strict=True)
         )
         self.norm = nn.BatchNorm2d(channels[-1])
@@ -213,10 +191,9 @@ class RepLKNet(StagedNet):
 
         The BatchNorm at the start of a block and the one before the pooling follow no convolution: they stay.
         """
-        for module in list(self.modules()):
-            if isinstance(module, LargeKernelConv):
+        for module in self.modules():  # without a list: merging removes the modules inside
+            if isinstance(module, Reparameterizable):
                 module.merge()
-        fold_batch_norms(self)
         return self
 
     def enter(self, i: int, x: Tensor) -> Tensor:

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from heatbox.errors import InputError
 from heatbox.models._blocks import (
+    Blocks,
     ConvNorm,
     Reparameterizable,
     StagedNet,
@@ -33,9 +34,8 @@ from heatbox.models._blocks import (
     drop_path_rates,
     initialise,
     large_depthwise,
-    run_blocks,
+    set_weights,
     weights_cfg,
-    with_weights,
 )
 
 # Kernel sides of the four stages, by the first: the paper's three settings.
@@ -65,8 +65,8 @@ class DecomposedKernel(Reparameterizable):
         wide, wide_bias = self.LoRA2.folded()
         square, square_bias = self.small_conv.folded()
         tall = tall + centred(square, tall.shape[-2:])
-        self.LoRA1.conv = with_weights(self.LoRA1.conv, tall, bias + wide_bias + square_bias)
-        self.LoRA2.conv = with_weights(self.LoRA2.conv, wide, None)
+        set_weights(self.LoRA1.conv, tall, bias + wide_bias + square_bias)
+        set_weights(self.LoRA2.conv, wide)
         self.LoRA1.bn, self.LoRA2.bn = nn.Identity(), nn.Identity()
         del self.small_conv
 
@@ -98,16 +98,6 @@ class SLaKBlock(nn.Module):
         branch = self.norm(self.large_kernel(x).permute(0, 2, 3, 1))  # (B, H, W, C)
         branch = self.gamma * self.pwconv2(self.act(self.pwconv1(branch)))
         return x + self.drop_path(branch.permute(0, 3, 1, 2))
-
-
-class SLaKStage(nn.Sequential):
-    """Blocks of one resolution."""
-
-    grad_checkpointing = False
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) → (B, C, H, W)."""
-        return run_blocks(self, x, self.grad_checkpointing)
 
 
 class SLaK(StagedNet):
@@ -153,16 +143,18 @@ class SLaK(StagedNet):
     ) -> None:
         kernels = stage_kernels(kernel_size)
         channels = [int(width_factor * dim) for dim in dims]
-        super().__init__(in_chans, num_classes, global_pool, channels, strides, drop_rate)
-        stem = nn.Sequential(patches(in_chans, channels[0], strides[0]), LayerNorm2d(channels[0], eps=1e-6))
+        super().__init__(in_chans, global_pool, channels, strides, drop_rate)
+        stem = nn.Sequential(
+            nn.Conv2d(in_chans, channels[0], strides[0], strides[0]), LayerNorm2d(channels[0], eps=1e-6)
+        )
         self.downsample_layers = nn.ModuleList([stem])
         for before, after, stride in zip(channels[:-1], channels[1:], strides[1:], strict=True):
             self.downsample_layers.append(
-                nn.Sequential(LayerNorm2d(before, eps=1e-6), patches(before, after, stride))
+                nn.Sequential(LayerNorm2d(before, eps=1e-6), nn.Conv2d(before, after, stride, stride))
             )
         rates = drop_path_rates(drop_path_rate, depths)
         self.stages = nn.ModuleList(
-            SLaKStage(*(SLaKBlock(width, kernel, short_side, rate, layer_scale) for rate in stage_rates))
+            Blocks(*(SLaKBlock(width, kernel, short_side, rate, layer_scale) for rate in stage_rates))
             for width, kernel, stage_rates in zip(channels, kernels, rates, strict=True)
         )
         self.norm = nn.LayerNorm(channels[-1], eps=1e-6)
@@ -202,11 +194,6 @@ def stage_kernels(kernel_size: int | Sequence[int]) -> tuple[int, ...]:
             f"kernel_size={kernel_size!r}: must be one of {sorted(KERNELS)} or four sides, one per stage"
         )
     return kernels
-
-
-def patches(in_channels: int, channels: int, stride: int) -> nn.Conv2d:
-    """A convolution of non-overlapping windows."""
-    return nn.Conv2d(in_channels, channels, stride, stride)
 
 
 def recover_masks(state_dict: Mapping[str, Tensor], least: float = 0.01) -> dict[str, Tensor]:

@@ -29,9 +29,9 @@ def update_data_config(model: nn.Module, fields: Mapping[str, Any]) -> None:
         config.update(fields)
 
 
-def input_size(model: nn.Module, default: tuple[int, int, int] = (3, 224, 224)) -> tuple[int, int, int]:
-    """Channels, height and width of the input that a model was trained with."""
-    channels, height, width = data_config(model).get("input_size", default)
+def input_size(model: nn.Module) -> tuple[int, int, int]:
+    """Channels, height and width of the input that a model was trained with, 224 pixels if unknown."""
+    channels, height, width = data_config(model).get("input_size", (3, 224, 224))
     return channels, height, width
 
 
@@ -61,9 +61,9 @@ def as_input(model: nn.Module, images: Tensor) -> Tensor:
     return images.to(*placement(model))
 
 
-def blank_input(model: nn.Module, height: int, width: int, batch: int = 1) -> Tensor:
-    """Zeros (batch, 3, height, width) on the model's device and in its dtype."""
-    return as_input(model, torch.zeros(batch, 3, height, width))
+def blank_input(model: nn.Module, height: int, width: int) -> Tensor:
+    """Zeros (1, 3, height, width) on the model's device and in its dtype."""
+    return as_input(model, torch.zeros(1, 3, height, width))
 
 
 @contextmanager

@@ -1,25 +1,19 @@
-"""Middle layers of any CNN, and its last feature map at twice the resolution.
+"""Middle layers of any CNN, and its last feature map at twice the resolution (docs/walk.md).
 
-A network is a sequence of stages of falling resolution; the head reads the output of the last one. timm's
-models name their stages (`feature_info`); in any other model the last map of each resolution is taken.
+timm's models name their stages (`feature_info`); in any other model the last map of each resolution is taken.
 
 The last stage halves the resolution by reading every second position of its input. It is run on that input
 and on the input shifted by one row, one column, and both; the four results, interleaved, are a map of twice
 the resolution from the same weights: shift and stitch (Long et al., "Fully Convolutional Networks for
 Semantic Segmentation", CVPR 2015, section 3.2). Away from the border this equals dilating the convolutions of
-the last stage (timm's `output_stride`), at the same cost, but it does not depend on the convolutions: kernels
-may be of any size and implementation, and every second position of the result is the network's own feature
-map whatever the stage contains, because the unshifted run computes it.
-
-The direction of the shift depends on where the positions of the last map are centred: on the even positions
-of the stage's input where convolutions are padded equally on both sides, on the odd ones under TensorFlow's
-padding, which is all on the far side. With the wrong direction the map is off by one position.
-`find_sharp_offset` determines it.
+the stage (timm's `output_stride`), for kernels of any size and implementation, and every second position of
+the result is the network's own feature map, because the unshifted run computes it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Literal
@@ -92,23 +86,23 @@ class StageOutput:
 
 
 def find_stages(model: nn.Module, hook: FeatureHook) -> list[StageOutput]:
-    """The ends of the stages before the last one, finest first, found by one forward pass.
-
-    Args:
-        model: the classifier.
-        hook: where its last feature map appears.
-    """
+    """The ends of the stages before the last one, finest first, found by one forward pass."""
     images = _probe_images(model)
     named = _named_stages(model)
-    with (
-        eval_mode(model),
-        torch.no_grad(),
-        hook.capture() as features,
-        _map_sizes(named or model.modules()) as sizes,
-    ):
+    maps: list[tuple[nn.Module, int, torch.Size]] = []  # the maps (B, C, h, w) that modules return
+    calls: Counter[nn.Module] = Counter()
+
+    def record(module: nn.Module, args: tuple, output: object) -> None:
+        if isinstance(output, Tensor) and output.ndim == 4 and min(output.shape[2:]) > 1:
+            maps.append((module, calls[module], output.shape[2:]))
+        calls[module] += 1
+
+    with ExitStack() as stack, eval_mode(model), torch.no_grad(), hook.capture() as features:
+        for module in named or model.modules():
+            stack.callback(module.register_forward_hook(record).remove)
         model(images)
     height, width = features[-1].shape[-2:]
-    stages = [StageOutput(module, call, (h / height, w / width)) for module, call, (h, w) in sizes]
+    stages = [StageOutput(module, call, (h / height, w / width)) for module, call, (h, w) in maps]
     if named:
         # The last named stage is the last stage itself, unless the head's map is coarser still.
         return stages[:-1] if stages and stages[-1].size == (1, 1) else stages
@@ -146,31 +140,22 @@ def find_last_stage_input(model: nn.Module, hook: FeatureHook, stages: Sequence[
 def find_sharp_offset(model: nn.Module, last: StageOutput, size: Sequence[int]) -> SharpOffset:
     """Whether positions of the last map are centred on odd rows and columns of the last stage's input.
 
-    Computed from the padding of the largest strided convolution after that input. Even kernels are centred
-    between two positions, where both directions are equally wrong; pooling counts as centred on even ones.
-
-    Args:
-        model: the classifier.
-        last: the input of its last stage.
-        size: (height, width) of the images: padding may depend on whether a side is odd.
+    They are where TensorFlow's padding is all on the far side, and on even ones where both sides are padded
+    equally; with the wrong direction of the shift the sharp map is off by one position. Computed from the
+    padding of the largest strided convolution after that input. Even kernels are centred between two
+    positions, where both directions are equally wrong; pooling counts as centred on even ones. Padding may
+    depend on whether a side of the images, `size` (height, width), is odd.
     """
-    begun = False
     offsets: list[tuple[int, list[float]]] = []
 
-    def begin(module: nn.Module, args: tuple, output: Tensor) -> None:
-        nonlocal begun
-        begun = True
-
     def measure(module: nn.Module, args: tuple) -> None:
-        if begun and isinstance(module, nn.Conv2d) and max(module.stride) > 1:
+        if inputs and isinstance(module, nn.Conv2d) and max(module.stride) > 1:
             offsets.append((max(module.kernel_size), _centres(module, args[0].shape[2:])))
 
-    with ExitStack() as stack:
-        stack.callback(last.module.register_forward_hook(begin).remove)
+    with ExitStack() as stack, eval_mode(model), FeatureHook(last.module, "output").capture() as inputs:
         for module in model.modules():
             stack.callback(module.register_forward_pre_hook(measure).remove)
-        with eval_mode(model):
-            model(_probe_images(model, size))
+        model(_probe_images(model, size))
     _, (row, column) = max(offsets, default=(0, [0.0, 0.0]))
     return row > 0.75, column > 0.75
 
@@ -206,38 +191,12 @@ def _named_stages(model: nn.Module) -> list[nn.Module]:
 
 
 @contextmanager
-def _map_sizes(
-    modules: Iterable[nn.Module],
-) -> Iterator[list[tuple[nn.Module, int, tuple[int, int]]]]:
-    """A list of every map (B, C, h, w) that some modules return: module, index of its call, (h, w)."""
-    sizes: list[tuple[nn.Module, int, tuple[int, int]]] = []
-    calls: dict[nn.Module, int] = {}
-
-    def record(module: nn.Module, args: tuple, output: object) -> None:
-        call = calls[module] = calls.get(module, -1) + 1
-        if isinstance(output, Tensor) and output.ndim == 4 and min(output.shape[2:]) > 1:
-            sizes.append((module, call, (output.shape[2], output.shape[3])))
-
-    with ExitStack() as stack:
-        for module in modules:
-            stack.callback(module.register_forward_hook(record).remove)
-        yield sizes
-
-
-@contextmanager
 def capture_stages(
     stages: Sequence[StageOutput], shifted: StageOutput | None = None, offset: SharpOffset = (False, False)
 ) -> Iterator[dict[StageOutput, Tensor]]:
-    """Keep the outputs of some stages in the forward passes inside.
+    """Keep the outputs of some stages in a dictionary: stage → (B, C, h, w), before any shifts.
 
-    Args:
-        stages: the stages whose outputs are kept.
-        shifted: after this stage the forward pass continues with four times the batch: unshifted, then
-            shifted in the order of `SHIFTS`.
-        offset: see `shifted_copies`.
-
-    Yields:
-        a dictionary that the forward pass fills: stage → (B, C, h, w), before any shifts.
+    After the stage `shifted` the forward pass continues with four times the batch, see `shifted_copies`.
     """
     captured: dict[StageOutput, Tensor] = {}
 
@@ -263,10 +222,8 @@ def capture_stages(
 def shifted_copies(maps: Tensor, offset: SharpOffset = (False, False)) -> Tensor:
     """(B, C, h, w) → (4 B, C, h, w): the maps, and the maps shifted by `SHIFTS`, zeros beyond the border.
 
-    Args:
-        maps: input of the last stage.
-        offset: by axis, whether the unshifted run computes the odd positions: the others then come from a
-            shift down or right, otherwise from one up or left.
+    Where the unshifted run computes the odd positions of an axis (`offset`), the others come from a shift
+    down or right, otherwise from one up or left.
     """
     height, width = maps.shape[2:]
     below, right = offset

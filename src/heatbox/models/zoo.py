@@ -10,10 +10,12 @@ from typing import Any, overload
 import timm
 import torch
 from timm.utils.model import reparameterize_model
-from torch import Tensor, nn
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from heatbox._utils.checks import check_choice, check_integer, kind_of
 from heatbox.models._blocks import HALF, Reparameterizable, crop_cfg
+from heatbox.models.spec import eval_mode
 
 REPLKNET = "github.com/DingXiaoH/RepLKNet-pytorch"
 SLAK = "github.com/VITA-Group/SLaK"
@@ -26,7 +28,7 @@ class Weights:
     """A released set of weights.
 
     Attributes:
-        name: what the paper calls it, or its hub name.
+        name: its name in the paper or on the hub.
         side: side of the square image it was trained on, in pixels.
         source: repository that links or contains it.
         file: start of the released file's name, lower case; "" where files are fetched by hub name.
@@ -73,11 +75,6 @@ class ZooModel:
 CUB = HALF | {"interpolation": "bilinear", "num_classes": 200}
 
 
-def replknet_weights(name: str, side: int, stem: str, **preprocessing: Any) -> Weights:
-    """Weights of the RepLKNet authors."""
-    return Weights(name, side, REPLKNET, stem, preprocessing)
-
-
 def hub_weights(tag: str, side: int = 224) -> Weights:
     """ConvNeXt weights in timm's collection on the hub; the preprocessing is timm's own."""
     return Weights(f"{HUB}/{tag}", side, HUB)
@@ -94,10 +91,10 @@ ZOO = (
         "replknet_31b",
         sides=(224, 384),
         weights=(
-            replknet_weights("31B1K224", 224, "replknet-31b_imagenet-1k_224"),
-            replknet_weights("31B1K384", 384, "replknet-31b_imagenet-1k_384"),
-            replknet_weights("31B22K224", 224, "replknet-31b_imagenet-22k-to-1k_224"),
-            replknet_weights("31B22K384", 384, "replknet-31b_imagenet-22k-to-1k_384"),
+            Weights("31B1K224", 224, REPLKNET, "replknet-31b_imagenet-1k_224"),
+            Weights("31B1K384", 384, REPLKNET, "replknet-31b_imagenet-1k_384"),
+            Weights("31B22K224", 224, REPLKNET, "replknet-31b_imagenet-22k-to-1k_224"),
+            Weights("31B22K384", 384, REPLKNET, "replknet-31b_imagenet-22k-to-1k_384"),
             Weights("31B1K384 on CUB", 384, PAPER, "replknet_31b1k384_cub", CUB),
         ),
     ),
@@ -105,13 +102,13 @@ ZOO = (
         "replknet_31l",
         "replknet_31l",
         sides=(224, 384),
-        weights=(replknet_weights("31L22K384", 384, "replknet-31l_imagenet-22k-to-1k_384"),),
+        weights=(Weights("31L22K384", 384, REPLKNET, "replknet-31l_imagenet-22k-to-1k_384"),),
     ),
     ZooModel(
         "replknet_xl",
         "replknet_xl",
         sides=(224, 320),
-        weights=(replknet_weights("XL", 320, "replknet-xl_megdata73m_imagenet1k", **HALF),),
+        weights=(Weights("XL", 320, REPLKNET, "replknet-xl_megdata73m_imagenet1k", HALF),),
     ),
     ZooModel("slak_tiny_k31", "slak_tiny", {"kernel_size": 31}, (224, 384), slak_weights("SLaK_tiny31")),
     ZooModel("slak_tiny", "slak_tiny", {"kernel_size": 51}, (224, 384), slak_weights("SLaK_tiny51")),
@@ -168,36 +165,18 @@ class Counts:
         return self.conv_macs + self.linear_macs
 
 
-def count(model: nn.Module, side: int, in_chans: int = 3) -> Counts:
+def count(model: nn.Module, side: int) -> Counts:
     """Parameters and multiply-accumulates of a model on the meta device, for one square image.
 
     Only convolutions and linear layers are counted, without biases, as is usual; the tables of the papers
-    list multiply-accumulates as FLOPs.
-
-    Args:
-        model: built under `torch.device("meta")`; its mode is restored.
-        side: side of the image in pixels.
-        in_chans: channels of the image.
+    list multiply-accumulates as FLOPs. The model's mode is restored.
     """
-    macs = {nn.Conv2d: 0, nn.Linear: 0}
-
-    def add(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        if isinstance(module, nn.Conv2d):
-            macs[nn.Conv2d] += output.numel() * module.weight[0].numel()
-        elif isinstance(module, nn.Linear):
-            macs[nn.Linear] += output.numel() * module.in_features
-
-    hooks = [m.register_forward_hook(add) for m in model.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
-    training = model.training
-    try:
-        with torch.no_grad():
-            model.eval()(torch.empty(1, in_chans, side, side, device="meta"))
-    finally:
-        model.train(training)
-        for hook in hooks:
-            hook.remove()
+    with FlopCounterMode(display=False) as counter, eval_mode(model), torch.no_grad():
+        model(torch.empty(1, 3, side, side, device="meta"))
+    flops, aten = counter.get_flop_counts()["Global"], torch.ops.aten
+    linear = flops.get(aten.addmm, 0) + flops.get(aten.mm, 0)
     params = sum(parameter.numel() for parameter in model.parameters())
-    return Counts(params, macs[nn.Conv2d], macs[nn.Linear])
+    return Counts(params, flops.get(aten.convolution, 0) // 2, linear // 2)
 
 
 @dataclass(frozen=True, slots=True)

@@ -74,17 +74,16 @@ def accelerate(model: nn.Module, *, verbose: bool = True) -> Acceleration:
     swapped: dict[str, tuple[int, int]] = {}
     left: dict[str, str] = {}
     for name, module in model.named_modules():
-        if not isinstance(module, nn.Conv2d) or isinstance(module, DepthwiseConv2d) or module.groups == 1:
+        if not isinstance(module, nn.Conv2d) or isinstance(module, DepthwiseConv2d):
             continue
-        if module.groups != module.in_channels:
+        if not 1 < module.groups == module.in_channels:
             continue
-        reason = why_left(module)
-        if reason:
+        if reason := why_left(module):
             left[name] = reason
-            continue
-        swapped[name] = (module.kernel_size[0], module.kernel_size[1])
-        setattr(module, FORMER, type(module))
-        module.__class__ = DepthwiseConv2d
+        else:
+            swapped[name] = (module.kernel_size[0], module.kernel_size[1])
+            setattr(module, FORMER, type(module))
+            module.__class__ = DepthwiseConv2d
     record = Acceleration(model, swapped, left)
     if verbose:
         print(record)

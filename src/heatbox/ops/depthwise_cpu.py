@@ -238,12 +238,8 @@ def bands_weight_grad(x: Tensor, grad: Tensor, kernel: tuple[int, int]) -> Itera
     """Terms (1, C, kh, kw) of a weight gradient, one per band of rows of the output gradient.
 
     oneDNN sums the pixels of a map sequentially, and rounding errors grow with the square root of their
-    number: with bands of `BAND` pixels they are those of PyTorch's gradient at any size.
-
-    Args:
-        x: (1, C, H, W) in channels_last.
-        grad: (C, 1, H, W).
-        kernel: (kh, kw).
+    number: with bands of `BAND` pixels they are those of PyTorch's gradient at any size. `x` is
+    (1, C, H, W) in channels_last, `grad` (C, 1, H, W).
     """
     (kh, kw), (height, width) = kernel, x.shape[2:]
     if min(kernel) < LEAST_BANDED or height * width <= BAND or x.dtype != torch.float32:

@@ -43,6 +43,7 @@ except ImportError as error:  # macOS, Windows, CPU-only builds
 SMALLEST_KERNEL = 13
 LARGEST_SIDE = 256  # of the map: programs are compiled for H and W
 ALIGN = 16
+DEPTH = 16  # columns of input in one step of the forward product
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 # From this batch size images are the rows of the left matrix.
 MANY_IMAGES = 32
@@ -55,36 +56,18 @@ tuned: dict[tuple[Any, ...], Tile] = {}
 
 @dataclass(frozen=True)
 class Tile:
-    """Output tile of one program, and its launch parameters.
+    """Tile of one program, and its launch parameters.
 
     Attributes:
-        images, rows, columns: size of the tile.
-        depth: columns of input in one step of the product.
+        images: size of the output tile; for the weight gradient the images in one step of the product.
+        rows: output rows; for the weight gradient kernel rows.
+        columns: columns of the output or its gradient.
         warps, stages: Triton's launch parameters.
     """
 
     images: int
     rows: int
     columns: int
-    depth: int
-    warps: int = 4
-    stages: int = 3
-
-
-@dataclass(frozen=True)
-class GradTile:
-    """Tile of one program of the weight gradient, and its launch parameters.
-
-    Attributes:
-        taps: kernel rows.
-        columns: columns of the output gradient.
-        images: images in one step of the product.
-        warps, stages: Triton's launch parameters.
-    """
-
-    taps: int
-    columns: int
-    images: int
     warps: int = 4
     stages: int = 3
 
@@ -96,10 +79,19 @@ def warn_once(reason: str) -> None:
         warnings.warn(f"large depthwise convolutions fall back to PyTorch's: {reason}", stacklevel=3)
 
 
-def give_up(x: Tensor, kernel: tuple[int, int], error: Exception) -> None:
-    """Leave this configuration to PyTorch from now on, with a warning."""
-    failed.add((tuple(x.shape), kernel, x.dtype))
-    warn_once(f"Triton failed on {tuple(x.shape)} {x.dtype}: {type(error).__name__}: {error}")
+def or_native(
+    x: Tensor, kernel: tuple[int, int], run: Callable[[], Tensor], native: Callable[[], Tensor]
+) -> Tensor:
+    """The result of `run`; if Triton fails, a warning and PyTorch's from now on for this configuration."""
+    try:
+        with torch.cuda.device_of(x):
+            return run()
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # compilers fail in many ways; all are handled alike
+        failed.add((tuple(x.shape), kernel, x.dtype))
+        warn_once(f"Triton failed on {tuple(x.shape)} {x.dtype}: {type(error).__name__}: {error}")
+        return native()
 
 
 def takes(shape: Sequence[int], kernel: tuple[int, int], dtype: torch.dtype) -> bool:
@@ -121,46 +113,31 @@ def takes(shape: Sequence[int], kernel: tuple[int, int], dtype: torch.dtype) -> 
 
 def forward(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """(N, C, H, W) * (C, 1, kh, kw) → (N, C, H, W), NCHW; by PyTorch if Triton fails."""
-    try:
-        with torch.cuda.device_of(x):
-            return on_longer_axis(x, weight, bias)
-    except torch.OutOfMemoryError:
-        raise
-    except Exception as error:  # compilers fail in many ways; all are handled alike
-        give_up(x, (weight.shape[2], weight.shape[3]), error)
-        return native_convolution(x, weight, bias)
+    kh, kw = weight.shape[2:]
+
+    def run() -> Tensor:
+        if kh > kw:
+            return banded_product(x.mT.contiguous(), weight.mT.contiguous(), bias).mT.contiguous()
+        return banded_product(x.contiguous(), weight.contiguous(), bias)
+
+    return or_native(x, (kh, kw), run, lambda: native_convolution(x, weight, bias))
 
 
 def weight_grad(x: Tensor, grad: Tensor, kernel: tuple[int, int]) -> Tensor:
     """Gradient (C, 1, kh, kw) of the kernel from input and output gradient; by PyTorch if Triton fails."""
-    try:
-        with torch.cuda.device_of(x):
-            if kernel[0] > kernel[1]:
-                return tap_sums(x.mT.contiguous(), grad.mT.contiguous(), (kernel[1], kernel[0])).mT
-            return tap_sums(x.contiguous(), grad.contiguous(), kernel)
-    except torch.OutOfMemoryError:
-        raise
-    except Exception as error:
-        give_up(x, kernel, error)
-        return native_weight_gradient(x, grad, kernel)
 
+    def run() -> Tensor:
+        if kernel[0] > kernel[1]:
+            return tap_sums(x.mT.contiguous(), grad.mT.contiguous(), (kernel[1], kernel[0])).mT
+        return tap_sums(x.contiguous(), grad.contiguous(), kernel)
 
-def on_longer_axis(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """The convolution, transposed first if the kernel is taller than wide."""
-    if weight.shape[2] > weight.shape[3]:
-        return banded_product(x.mT.contiguous(), weight.mT.contiguous(), bias).mT.contiguous()
-    return banded_product(x.contiguous(), weight.contiguous(), bias)
-
-
-def round_up(value: int, step: int) -> int:
-    """The next multiple of `step`."""
-    return -(-value // step) * step
+    return or_native(x, kernel, run, lambda: native_weight_gradient(x, grad, kernel))
 
 
 def window(kw: int, columns: int) -> tuple[int, int]:
     """Left margin and width of the input columns that `columns` outputs read, both multiples of 16."""
-    margin = round_up(kw // 2, ALIGN)
-    return margin, round_up(columns + kw - 1 + margin - kw // 2, ALIGN)
+    margin = -(-(kw // 2) // ALIGN) * ALIGN
+    return margin, -(-(columns + kw - 1 + margin - kw // 2) // ALIGN) * ALIGN
 
 
 def precision(dtype: torch.dtype) -> str:
@@ -176,21 +153,21 @@ def forward_tiles(images: int, width: int) -> list[Tile]:
     rows = 128 // columns
     if images >= MANY_IMAGES:
         return [
-            Tile(64, rows, columns, 16, 4, 3),
-            Tile(64, rows, columns, 16, 4, 4),
-            Tile(128, rows, columns, 16, 8, 3),
-            Tile(64, 2 * rows, columns, 16, 8, 3),
+            Tile(64, rows, columns),
+            Tile(64, rows, columns, 4, 4),
+            Tile(128, rows, columns, 8),
+            Tile(64, 2 * rows, columns, 8),
         ]
     if images >= 4:
-        return [Tile(4, 16, columns, 16), Tile(8, 16, columns, 16), Tile(4, 32, columns, 16, 8)]
-    return [Tile(1, 64, columns, 16), Tile(1, 128, columns, 16, 8), Tile(1, 64, columns, 16, 4, 4)]
+        return [Tile(4, 16, columns), Tile(8, 16, columns), Tile(4, 32, columns, 8)]
+    return [Tile(1, 64, columns), Tile(1, 128, columns, 8), Tile(1, 64, columns, 4, 4)]
 
 
-def grad_tiles(images: int, width: int) -> list[GradTile]:
+def grad_tiles(images: int, width: int) -> list[Tile]:
     """The weight-gradient tiles to choose from; the first is used where timing is impossible."""
     columns = 16 if width <= 16 else 32
     step = max(16, min(64, triton.next_power_of_2(images)))
-    return [GradTile(4, columns, step), GradTile(4, columns, 16), GradTile(4, columns, step, 8)]
+    return [Tile(step, 4, columns), Tile(16, 4, columns), Tile(step, 4, columns, 8)]
 
 
 def choose(key: tuple[Any, ...], tiles: Sequence[Any], run: Callable[[Any], Tensor]) -> Tensor:
@@ -258,7 +235,7 @@ def launch_forward(x: Tensor, weight: Tensor, bias: Tensor | None, tile: Tile) -
         IMAGES=tile.images,
         ROWS=tile.rows,
         COLUMNS=tile.columns,
-        DEPTH=tile.depth,
+        DEPTH=DEPTH,
         HAS_BIAS=bias is not None,
         PRECISION=precision(x.dtype),
         UPCAST=INTERPRETED and x.dtype == torch.bfloat16,
@@ -275,14 +252,14 @@ def tap_sums(x: Tensor, grad: Tensor, kernel: tuple[int, int]) -> Tensor:
     return choose(key, grad_tiles(samples, width), lambda tile: launch_weight_grad(x, grad, kernel, tile))
 
 
-def launch_weight_grad(x: Tensor, grad: Tensor, kernel: tuple[int, int], tile: GradTile) -> Tensor:
+def launch_weight_grad(x: Tensor, grad: Tensor, kernel: tuple[int, int], tile: Tile) -> Tensor:
     """One partial sum per strip of output columns, summed afterwards in a fixed order."""
     samples, channels, height, width = x.shape
     kh, kw = kernel
     margin, wide = window(kw, tile.columns)
     strips = triton.cdiv(width, tile.columns)
     partial = torch.empty(strips, channels, kh, kw, dtype=torch.float32, device=x.device)
-    kernels.weight_grad[(strips * triton.cdiv(kh, tile.taps) * channels,)](
+    kernels.weight_grad[(strips * triton.cdiv(kh, tile.rows) * channels,)](
         x,
         grad,
         partial,
@@ -294,7 +271,7 @@ def launch_weight_grad(x: Tensor, grad: Tensor, kernel: tuple[int, int], tile: G
         KW=kw,
         MARGIN=margin,
         WIDE=triton.next_power_of_2(wide),
-        TAPS=tile.taps,
+        TAPS=tile.rows,
         COLUMNS=tile.columns,
         IMAGES=tile.images,
         KW_POW2=triton.next_power_of_2(kw),

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.grad import conv2d_weight
 
 # Largest accepted error, relative to the largest value of the result.
 TOLERANCE = {
@@ -32,13 +33,8 @@ def native_convolution(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor
 
 def native_weight_gradient(x: Tensor, grad: Tensor, kernel: tuple[int, int]) -> Tensor:
     """PyTorch's weight gradient with the arguments of the operator."""
-    channels = x.shape[1]
-    weight = x.new_empty(channels, 1, *kernel)
-    padding = [kernel[0] // 2, kernel[1] // 2]
-    gradients = torch.ops.aten.convolution_backward(
-        grad, x, weight, None, [1, 1], padding, [1, 1], False, [0, 0], channels, [False, True, False]
-    )
-    return gradients[1]
+    channels, padding = x.shape[1], (kernel[0] // 2, kernel[1] // 2)
+    return conv2d_weight(x, (channels, 1, *kernel), grad, padding=padding, groups=channels)
 
 
 def precise(x: Any) -> Any:
