@@ -61,7 +61,12 @@ def full(
     copies = out / "cub"
     recipes = [name for name in RECIPES if get_recipe(name).pretrained != "scratch"]
     networks = tuple(_network(get_recipe(name), copies, weights, download) for name in recipes)
-    support = tuple(_published(network) for network in networks if _is_first(network, networks))
+    published: dict[tuple[str, str], Network] = {}  # a network of 1000 classes for each file of weights
+    for network in networks:
+        own = dataclasses.replace(network, name=network.name + PRETRAINED, trained=False)
+        published.setdefault(_weights_key(network), own)
+    support = tuple(published.values())
+    by_name = {network.name: network for network in networks}
     second = str(imagenet or "")
     return Scale(
         name="full",
@@ -70,8 +75,16 @@ def full(
         main=MAIN,
         others=OTHERS,
         second=tuple(network.name for network in support),
-        biased=tuple(_support_of(name, networks) for name in MAIN),
-        preparation=(_preparation(data, copies),),
+        biased=tuple(published[_weights_key(by_name[name])].name for name in MAIN),
+        preparation=(
+            Step(
+                "prepare-cub",
+                "448-pixel copies of CUB-200-2011",
+                partial(work.prepare, data or Path("CUB-200-2011"), copies),
+                outputs=tuple(copies / split / "localization.txt" for split in ("train", "test")),
+                inputs=(_data_input("CUB-200-2011", data, "--data"),),
+            ),
+        ),
         evaluation=EvaluateConfig(
             model="", data=str(copies / "test"), fullsup=str(copies / "fullsup"), device=device
         ),
@@ -101,16 +114,6 @@ def _data_input(name: str, path: Path | None, option: str) -> Input:
     return Input(name, path, f"give it with {option}; it is published at {entry.where}")
 
 
-def _preparation(data: Path | None, copies: Path) -> Step:
-    return Step(
-        "prepare-cub",
-        "448-pixel copies of CUB-200-2011",
-        partial(work.prepare, data or Path("CUB-200-2011"), copies),
-        outputs=tuple(copies / split / "localization.txt" for split in ("train", "test")),
-        inputs=(_data_input("CUB-200-2011", data, "--data"),),
-    )
-
-
 def _network(config: TrainConfig, copies: Path, weights: Path | None, download: bool) -> Network:
     """A recipe with its data and the file of its weights."""
     config = dataclasses.replace(config, data=str(copies / "train"), test=str(copies / "test"))
@@ -137,22 +140,6 @@ def _file_of(weights: Path | None, name: str) -> Path | None:
 
 def _weights_key(network: Network) -> tuple[str, str]:
     return network.config.model, network.config.pretrained
-
-
-def _is_first(network: Network, networks: tuple[Network, ...]) -> bool:
-    """Whether it is the first network that starts from its pre-trained weights."""
-    return next(one for one in networks if _weights_key(one) == _weights_key(network)) is network
-
-
-def _published(network: Network) -> Network:
-    """The pre-trained weights that a network starts from, as a network of 1000 classes."""
-    return dataclasses.replace(network, name=network.name + PRETRAINED, trained=False)
-
-
-def _support_of(name: str, networks: tuple[Network, ...]) -> str:
-    """Name of the published network that one of them starts from."""
-    key = next(_weights_key(one) for one in networks if one.name == name)
-    return next(one.name for one in networks if _weights_key(one) == key) + PRETRAINED
 
 
 @cache

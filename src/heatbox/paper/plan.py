@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from heatbox.analysis.config import AllConfig
-from heatbox.config import EvaluateConfig, ModelSpec
+from heatbox.config import EvaluateConfig
+from heatbox.models.factory import PRETRAINED
 from heatbox.paper import work
 from heatbox.paper.steps import Artifact, Cost, Input, Step
-from heatbox.paper.work import PlannedModel
 from heatbox.training.config import TrainConfig, TrainOptions
 from heatbox.training.weights import PUBLISHED
 from heatbox.visualization.report.build import PageFigure
@@ -39,9 +40,10 @@ class Network:
     def __post_init__(self) -> None:
         object.__setattr__(self, "name", self.name or self.config.recipe)
 
-
-CostOf = Callable[[Network, str], Cost]
-"""(network, kind of work) → cost; "train", "evaluate", "second", or the name of an analysis step."""
+    @property
+    def published(self) -> str:
+        """The checkpoint of its published weights."""
+        return PRETRAINED if self.config.pretrained == PUBLISHED else self.config.pretrained
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,8 @@ class Scale:
         options: of the trainings.
         preparation: steps that make the data, before all others.
         data, second_data, stimuli: inputs of evaluations and instruments.
-        cost: of each step.
+        cost: (network, kind of work) → cost; the kind is "train", "evaluate", "second", or the name of an
+            analysis step.
         title: of the page.
         shown: maximum number of images in the page's explorer.
     """
@@ -78,7 +81,7 @@ class Scale:
     second_evaluation: EvaluateConfig
     analysis: AllConfig
     options: TrainOptions
-    cost: CostOf
+    cost: Callable[[Network, str], Cost]
     title: str
     preparation: tuple[Step, ...] = ()
     data: tuple[Input, ...] = ()
@@ -109,7 +112,7 @@ class _Plan:
     scale: Scale
     out: Path
 
-    # ------------------------------------------------------------------------------------ folders and models
+    # ---------------------------------------------------------------------------- folders and configurations
 
     def _training(self, name: str) -> Path:
         return self.out / "training" / name
@@ -117,39 +120,38 @@ class _Plan:
     def _run(self, name: str) -> Path:
         return self.out / "runs" / name
 
-    def _second(self, name: str) -> Path:
-        return self.out / "second" / name
-
-    def _analysis(self, name: str) -> Path:
-        return self.out / "analysis" / name
-
     def _figure(self, stem: str) -> Path:
         return self.out / "figures" / f"{stem}.png"
 
-    def _model(self, name: str) -> PlannedModel:
-        network = self.scale.network(name)
-        config = network.config
-        spec = ModelSpec(config.model, model_options=dict(config.model_options))
-        if network.trained:
-            return PlannedModel(name, spec, self._training(name))
-        weights = "pretrained" if config.pretrained == PUBLISHED else config.pretrained
-        return PlannedModel(name, dataclasses.replace(spec, checkpoint=weights))
+    def _analysed(self, networks: Sequence[Network]) -> AllConfig:
+        """The configuration of an analysis of some networks, without the shape bias."""
+        models = [str(self._training(one.name)) if one.trained else one.config.model for one in networks]
+        return dataclasses.replace(
+            self.scale.analysis,
+            model=tuple(models),
+            checkpoint=tuple(work.BEST if one.trained else one.published for one in networks),
+            label=tuple(one.name for one in networks),
+            stimuli="",
+        )
 
-    def _needs(self, *names: str) -> tuple[str, ...]:
-        """Steps that make some networks and the data."""
-        trained = tuple(f"train-{name}" for name in names if self.scale.network(name).trained)
-        return (*(step.name for step in self.scale.preparation), *trained)
-
-    def _inputs(self, *names: str) -> tuple[Input, ...]:
-        """Inputs of the published ones among some networks."""
-        networks = [self.scale.network(name) for name in names]
-        return tuple(one for network in networks if not network.trained for one in network.inputs)
-
-    def _cost(self, kind: str, *names: str) -> Cost:
-        """The cost of a kind of work for some networks together."""
-        costs = [self.scale.cost(self.scale.network(name), kind) for name in names]
+    def _step(
+        self,
+        name: str,
+        title: str,
+        work: partial[None],
+        networks: Sequence[Network],
+        data: tuple[Input, ...],
+        kind: str = "",
+        **made: Any,
+    ) -> Step:
+        """A step for some networks on some data; its cost is that of a kind of work for all of them."""
+        needs = [step.name for step in self.scale.preparation]
+        needs += [f"train-{network.name}" for network in networks if network.trained]
+        inputs = [one for network in networks if not network.trained for one in network.inputs]
+        costs = [self.scale.cost(network, kind) for network in networks] if kind else [Cost()]
         known = all(cost.seconds is not None for cost in costs)
-        return Cost(sum(cost.seconds or 0 for cost in costs) if known else None, costs[0].basis)
+        cost = Cost(sum(cost.seconds or 0 for cost in costs) if known else None, costs[0].basis)
+        return Step(name, title, work, needs=tuple(needs), inputs=(*data, *inputs), cost=cost, **made)
 
     # ------------------------------------------------------------------------------------------ steps
 
@@ -167,9 +169,12 @@ class _Plan:
                     self.scale.options,
                 ),
                 outputs=(self._training(network.name) / "training.json",),
-                needs=(*self._needs(), *((f"train-{network.start}",) if network.start else ())),
+                needs=(
+                    *(step.name for step in self.scale.preparation),
+                    *((f"train-{network.start}",) if network.start else ()),
+                ),
                 inputs=network.inputs,
-                cost=self._cost("train", network.name),
+                cost=self.scale.cost(network, "train"),
             )
             for network in (*self.scale.support, *self.scale.networks)
             if network.trained
@@ -177,23 +182,32 @@ class _Plan:
 
     def evaluations(self) -> list[Step]:
         """Maps and scores of every network on the test images, and of some on the second data set."""
-        kinds = [
-            ("evaluate", self._run, self.scale.evaluation, self.scale.data, self._own()),
-            ("second", self._second, self.scale.second_evaluation, self.scale.second_data, self.scale.second),
-        ]
-        return [
-            Step(
-                f"{kind}-{name}",
-                f"maps and scores of {name} on {asked.data or 'the second data set'}",
-                partial(work.evaluate_network, self._model(name), asked, folder(name)),
-                outputs=(folder(name) / "metrics.json",),
-                needs=self._needs(name),
-                inputs=(*data, *self._inputs(name)),
-                cost=self._cost(kind, name),
-            )
-            for kind, folder, asked, data, names in kinds
-            for name in names
-        ]
+        scale, steps = self.scale, []
+        for kind, folder, asked, data, names in (
+            ("evaluate", "runs", scale.evaluation, scale.data, self._own()),
+            ("second", "second", scale.second_evaluation, scale.second_data, scale.second),
+        ):
+            for network in map(scale.network, names):
+                config = dataclasses.replace(
+                    asked,
+                    model=network.config.model,
+                    checkpoint=None if network.trained else network.published,
+                    model_options=dict(network.config.model_options),
+                )
+                training = self._training(network.name) if network.trained else None
+                out = self.out / folder / network.name
+                steps.append(
+                    self._step(
+                        f"{kind}-{network.name}",
+                        f"maps and scores of {network.name} on {asked.data or 'the second data set'}",
+                        partial(work.evaluate_network, config, training, out),
+                        [network],
+                        data,
+                        kind,
+                        outputs=(out / "metrics.json",),
+                    )
+                )
+        return steps
 
     def _own(self) -> tuple[str, ...]:
         return tuple(network.name for network in self.scale.networks)
@@ -221,54 +235,53 @@ class _Plan:
         inputs: tuple[Input, ...],
         made: tuple[tuple[str, str, str], ...],
     ) -> Step:
-        out = self._analysis(name)
-        asked = self.scale.analysis
-        if "shape-bias" not in instruments:
-            asked = dataclasses.replace(asked, stimuli="")
-        return Step(
+        out = self.out / "analysis" / name
+        networks = [self.scale.network(one) for one in names]
+        config = self._analysed(networks)
+        if "shape-bias" in instruments:
+            config = dataclasses.replace(config, stimuli=self.scale.analysis.stimuli)
+        return self._step(
             name,
             f"{name} of {', '.join(names)}",
-            partial(work.analyse, instruments, asked, [self._model(one) for one in names], out),
+            partial(work.analyse, instruments, config, out),
+            networks,
+            inputs,
+            kind=name,
             artifacts=tuple(
                 Artifact(paper, title, out / "figures" / f"{stem.format(self.scale.analysis.group[0])}.png")
                 for paper, stem, title in made
             ),
             outputs=(out / "comparison.json",),
-            needs=self._needs(*names),
-            inputs=(*inputs, *self._inputs(*names)),
-            cost=self._cost(name, *names),
         )
 
     def sheets(self) -> list[Step]:
         """Contact sheets of maps, and of the channels behind CAM."""
-        main = self.scale.main
-        models = [self._model(name) for name in main]
-        runs = {name: self._run(name) for name in main}
+        runs = {name: self._run(name) for name in self.scale.main}
+        networks = [self.scale.network(name) for name in self.scale.main]
         sheet, parts = self._figure("maps"), self._figure("cam-parts")
-        asked = dataclasses.replace(self.scale.analysis, stimuli="")
         return [
             Step(
                 "pictures",
                 "CAM and PC1 of the same images by the main networks",
                 partial(work.draw_contact_sheet, runs, self.scale.evaluation.data, sheet),
                 artifacts=(Artifact("Fig. 3 and 7", "CAM and PC1 of the same images", sheet),),
-                needs=tuple(f"evaluate-{name}" for name in main),
+                needs=tuple(f"evaluate-{name}" for name in runs),
             ),
-            Step(
+            self._step(
                 "cam-parts",
                 "channels of high and low weight, and the CAM of each sign",
-                partial(work.draw_cam_parts, asked, models, parts),
+                partial(work.draw_cam_parts, self._analysed(networks), parts),
+                networks,
+                self.scale.data,
                 artifacts=(Artifact("Fig. 2 and 15", "How CAM is made, and its two problems", parts),),
-                needs=self._needs(*main),
-                inputs=(*self.scale.data, *self._inputs(*main)),
             ),
         ]
 
     def tables(self, steps: list[Step]) -> list[Step]:
         """Tables and figures of the scores of all networks."""
         runs = {f"evaluate-{name}": self._run(name) for name in self._own()}
-        seconds = {f"second-{name}": self._second(name) for name in self.scale.second}
-        erfs = {name: self._analysis(name) for name in ("erf", "erf-others")}
+        seconds = {f"second-{name}": self.out / "second" / name for name in self.scale.second}
+        erfs = {name: self.out / "analysis" / name for name in ("erf", "erf-others")}
         drawn = [
             self._table("scores-cam", "per-model-cam", runs, {}, "Fig. 13 left", "Scores per model, CAM"),
             self._table("scores-pc1", "per-model-pc1", runs, {}, "", "Scores per model, PC1"),
@@ -279,7 +292,7 @@ class _Plan:
             self._table("all-scores", "all", runs, {}, "", "Scores of every model and map"),
         ]
         analyses = [step for step in steps if step.work.func is work.analyse]
-        folders = [self._analysis(step.name) for step in analyses if "others" not in step.name]
+        folders = [self.out / "analysis" / step.name for step in analyses if "others" not in step.name]
         headlines = self._figure("headlines")
         return [
             *drawn,

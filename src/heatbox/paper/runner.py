@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
@@ -24,7 +24,6 @@ LOGS = "logs"
 PATIENCE = 60.0
 """Seconds that an interrupted step has to save its work."""
 Report = Callable[[str], None]
-_WAITING = ("ready", "waiting")
 
 
 @dataclass
@@ -39,18 +38,15 @@ class _Worker:
 
 @dataclass
 class _Progress:
-    """The outcome of the steps so far."""
+    """The outcome of the steps so far, and the processes."""
 
     failed: dict[str, str] = field(default_factory=dict)
     done: set[str] = field(default_factory=set)
     workers: list[_Worker] = field(default_factory=list)
 
-    def busy(self) -> list[_Worker]:
-        return [worker for worker in self.workers if worker.step is not None]
-
-    def taken(self) -> set[str]:
-        """Steps that must not be started: done in this run, failed, or running."""
-        return {*self.failed, *self.done, *(worker.step.name for worker in self.workers if worker.step)}
+    def busy(self) -> dict[str, _Worker]:
+        """Name of each running step → its worker."""
+        return {worker.step.name: worker for worker in self.workers if worker.step is not None}
 
 
 def run_plan(
@@ -85,22 +81,31 @@ def run_plan(
                     break
                 _receive(progress, report)
         except BaseException:
-            _stop(progress.busy())
+            _stop(progress.busy().values())
             raise
         finally:
             for worker in progress.workers:
                 worker.link.close()  # ends its process
-    left = _unfinished(plan, out, progress.failed)
-    return {name: why for name, why in left.items() if name not in progress.done}
+    lost = _unreachable(plan, progress.failed)
+    return {
+        name: lost.get(name) or "; ".join(status.why) or "it was not reached"
+        for name, status in statuses(plan, out).items()
+        if status.state != "done" and name not in progress.done
+    }
 
 
 def _start_steps(plan: Sequence[Step], out: Path, jobs: int, progress: _Progress, report: Report) -> None:
-    """Give idle workers the steps with the longest chain to the end of the plan."""
-    weights, taken = priorities(plan), progress.taken()
-    ready = [step for step in _startable(plan, out, progress.failed) if step.name not in taken]
+    """Give idle workers the steps with the longest chain to the end of the plan.
+
+    A step can start if it is ready, or waits only for failed steps that it does not require.
+    """
+    found, lost, busy = statuses(plan, out), _unreachable(plan, progress.failed), progress.busy()
+    pending = {name for name, status in found.items() if status.state in ("ready", "waiting")} - {*lost}
+    taken = {*progress.done, *busy}
+    ready = [step for step in plan if step.name in pending - taken and pending.isdisjoint(step.before)]
+    weights = priorities(plan)
     ready.sort(key=lambda step: -weights[step.name])
-    found = statuses(plan, out) if ready else {}
-    for step in ready[: jobs - len(progress.busy())]:
+    for step in ready[: jobs - len(busy)]:
         worker = next((one for one in progress.workers if one.step is None), None)
         if worker is None:
             worker = _new_worker(out)
@@ -108,17 +113,6 @@ def _start_steps(plan: Sequence[Step], out: Path, jobs: int, progress: _Progress
         worker.step, worker.started = step, time.monotonic()
         worker.link.send((step, found[step.name].stale))
         report(f"{step.name}: started ({step.title})")
-
-
-def _startable(plan: Sequence[Step], out: Path, failed: dict[str, str]) -> list[Step]:
-    """Steps that can start: ready, or waiting only for failed steps that they do not require."""
-    found = statuses(plan, out)
-    lost = _unreachable(plan, failed)
-
-    def is_free(step: Step) -> bool:
-        return all(found[name].state not in _WAITING or name in lost for name in step.before)
-
-    return [s for s in plan if s.name not in lost and found[s.name].state in _WAITING and is_free(s)]
 
 
 def _unreachable(plan: Sequence[Step], failed: dict[str, str]) -> dict[str, str]:
@@ -131,16 +125,6 @@ def _unreachable(plan: Sequence[Step], failed: dict[str, str]) -> dict[str, str]
         elif step.name not in lost and step.after and all(name in lost for name in step.after):
             lost[step.name] = "none of the steps whose results it shows was made"
     return lost
-
-
-def _unfinished(plan: Sequence[Step], out: Path, failed: dict[str, str]) -> dict[str, str]:
-    """The reason for each step that is not done."""
-    lost = _unreachable(plan, failed)
-    return {
-        name: lost.get(name) or "; ".join(status.why) or "it was not reached"
-        for name, status in statuses(plan, out).items()
-        if status.state != "done"
-    }
 
 
 # ------------------------------------------------------------------------------------------ the parent
@@ -157,10 +141,11 @@ def _new_worker(out: Path) -> _Worker:
 
 def _receive(progress: _Progress, report: Report) -> None:
     """Wait for messages of workers, report them, and record which steps have ended."""
-    ready = wait([worker.link for worker in progress.busy()])
-    for worker in [one for one in progress.busy() if one.link in ready]:
-        assert worker.step is not None
-        name = worker.step.name
+    busy = progress.busy()
+    ready = wait([worker.link for worker in busy.values()])
+    for name, worker in busy.items():
+        if worker.link not in ready:
+            continue
         try:
             kind, words = worker.link.recv()
         except (EOFError, OSError):
@@ -179,7 +164,7 @@ def _receive(progress: _Progress, report: Report) -> None:
             report(f"{name}: done in {time.monotonic() - worker.started:.0f} s")
 
 
-def _stop(workers: Sequence[_Worker]) -> None:
+def _stop(workers: Collection[_Worker]) -> None:
     """Ask steps to save and exit; kill those that do not."""
     for worker in workers:
         worker.process.terminate()

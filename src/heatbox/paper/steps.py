@@ -148,8 +148,9 @@ def write_mark(out: Path, step: Step, finished: float, seconds: float, cpu_secon
         "step": step.name,
         "asked": step.settings_hash(),
         "finished": finished,
+        "seconds": seconds,
+        "cpu_seconds": cpu_seconds,
     }
-    content |= {"seconds": seconds, "cpu_seconds": cpu_seconds}
     write_atomically(path, (to_json(content) + "\n").encode())
 
 
@@ -203,9 +204,9 @@ def _why_blocked(step: Step, found: Mapping[str, Status]) -> tuple[str, ...]:
 
 def priorities(plan: Sequence[Step]) -> dict[str, float]:
     """Seconds from the start of each step to the end of the plan, along the longest chain of steps."""
-    longest = {step.name: step.cost.seconds or 0.0 for step in plan}
+    own = {step.name: step.cost.seconds or 0.0 for step in plan}
+    longest = dict(own)
     for step in reversed(plan):
         for name in step.before:
-            own = next(one.cost.seconds or 0.0 for one in plan if one.name == name)
-            longest[name] = max(longest[name], own + longest[step.name])
+            longest[name] = max(longest[name], own[name] + longest[step.name])
     return longest

@@ -14,9 +14,9 @@ from typing import Any
 from heatbox._utils.io import read_json
 from heatbox._utils.progress import on_terminal
 from heatbox.analysis.config import AllConfig
-from heatbox.analysis.runner import COMPARISON, NO_CHECKPOINT, Analysis, compared_models, images_of
+from heatbox.analysis.runner import COMPARISON, Analysis, compared_models, images_of
 from heatbox.analysis.signed_cam import draw_signed_cam
-from heatbox.config import EvaluateConfig, ModelSpec
+from heatbox.config import EvaluateConfig
 from heatbox.data.open import open_split
 from heatbox.data.prepare import prepare_cub
 from heatbox.errors import InputError
@@ -36,29 +36,8 @@ from heatbox.visualization.report.models import describe, model_scores
 
 Report = Callable[[str], None]
 MAPS = ("cam", "pc1")
-
-
-@dataclasses.dataclass(frozen=True)
-class PlannedModel:
-    """A model of a plan, whose weights may not exist yet.
-
-    Attributes:
-        name: its name in steps, folders and figures.
-        spec: the model, with its weights if it is a published one.
-        training: folder of its training, or None for a published one.
-    """
-
-    name: str
-    spec: ModelSpec
-    training: Path | None = None
-
-    def checkpoint(self) -> str | None:
-        """The weights: of a training the checkpoint whose CAM scored best, or the last if none was scored.
-
-        Raises:
-            InputError: the training is not finished.
-        """
-        return self.spec.checkpoint if self.training is None else str(best_checkpoint(self.training))
+BEST = "best"
+"""In place of a checkpoint: that of a training whose CAM scored best, or the last if none was scored."""
 
 
 def prepare(source: Path, out: Path, *, report: Report, overwrite: bool) -> None:
@@ -87,19 +66,14 @@ def train_network(
 
 
 def evaluate_network(
-    model: PlannedModel, asked: EvaluateConfig, folder: Path, *, report: Report, overwrite: bool
+    config: EvaluateConfig, training: Path | None, folder: Path, *, report: Report, overwrite: bool
 ) -> None:
-    """Make and score the maps of a model.
+    """Make and score the maps of a model, with the best weights of its training if a folder is given.
 
-    `asked` names the data. A fully supervised split that does not exist is left out, and with it the
-    transferred scores.
+    A fully supervised split that does not exist is left out, and with it the transferred scores.
     """
-    config = dataclasses.replace(
-        asked,
-        model=model.spec.model,
-        checkpoint=model.checkpoint(),
-        model_options=model.spec.model_options,
-    )
+    if training is not None:
+        config = dataclasses.replace(config, checkpoint=str(best_checkpoint(training)))
     if config.fullsup and not config.fullsup.startswith("glyphs") and not Path(config.fullsup).exists():
         report(f"no transferred scores: {config.fullsup} does not exist")
         config = dataclasses.replace(config, fullsup=None)
@@ -107,29 +81,19 @@ def evaluate_network(
 
 
 def analyse(
-    instruments: Sequence[str],
-    asked: AllConfig,
-    models: Sequence[PlannedModel],
-    out: Path,
-    *,
-    report: Report,
-    overwrite: bool,
+    instruments: Sequence[str], config: AllConfig, out: Path, *, report: Report, overwrite: bool
 ) -> None:
     """Measure models side by side with some instruments."""
-    config = _with_models(asked, models)
-    analysis = Analysis(config, out, on_terminal, overwrite)
+    analysis = Analysis(_with_weights(config), out, on_terminal, overwrite)
     analysis.run(*instruments)
     analysis.compare()
 
 
-def _with_models(asked: AllConfig, models: Sequence[PlannedModel]) -> AllConfig:
-    """The configuration of an analysis of some models."""
-    return dataclasses.replace(
-        asked,
-        model=tuple(str(model.training or model.spec.model) for model in models),
-        checkpoint=tuple(model.checkpoint() or NO_CHECKPOINT for model in models),
-        label=tuple(model.name for model in models),
-    )
+def _with_weights(config: AllConfig) -> AllConfig:
+    """The configuration with the best checkpoint of each training that is to be taken for `BEST`."""
+    named = zip(config.model, config.checkpoint, strict=True)
+    checkpoints = (str(best_checkpoint(Path(model))) if given == BEST else given for model, given in named)
+    return dataclasses.replace(config, checkpoint=tuple(checkpoints))
 
 
 def draw_contact_sheet(
@@ -141,11 +105,9 @@ def draw_contact_sheet(
     save_sheet(contact_sheet(found, split, MAPS, count=8, side=112), out)
 
 
-def draw_cam_parts(
-    asked: AllConfig, models: Sequence[PlannedModel], out: Path, *, report: Report, overwrite: bool
-) -> None:
+def draw_cam_parts(config: AllConfig, out: Path, *, report: Report, overwrite: bool) -> None:
     """Channels of high and of low class weight, and CAM from either sign of the weights."""
-    config = _with_models(asked, models)
+    config = _with_weights(config)
     draw_signed_cam(compared_models(config, out.parent), images_of(config), config, out)
 
 
@@ -181,7 +143,9 @@ def draw_scores(
         "against-erf-cam": lambda: scores.score_against_erf(models, "cam"),
         "against-erf-pc1": lambda: scores.score_against_erf(models, "pc1"),
         "pc1-against-cam": lambda: scores.maps_compared(models),
-        "all": lambda: scores.all_scores(models, _baselines(finished), _printed(models)),
+        "all": lambda: scores.all_scores(
+            models, _baselines(finished), {model.name: published(model.name) for model in models}
+        ),
     }
     save_figure(drawers[figure](), out.with_suffix(""))
 
@@ -198,10 +162,6 @@ def _baselines(runs: Sequence[Path]) -> dict[str, Any]:
         return {}
     metrics = Run(runs[0]).metrics()
     return {name: metrics["methods"][name] for name in metrics["baselines"]}
-
-
-def _printed(models: Sequence[scores.ModelScore]) -> scores.Published:
-    return {model.name: published(model.name) for model in models}
 
 
 def draw_headlines(analyses: Sequence[Path], out: Path, *, report: Report, overwrite: bool) -> None:
