@@ -16,8 +16,9 @@ from torch import nn
 
 import heatbox
 from heatbox.analysis import erf
-from heatbox.analysis.erf import contributions, fit_gaussian, receptive_field_grid, spread_cells
+from heatbox.analysis.erf import ReceptiveField, contributions, fit_gaussian, receptive_field_grid
 from heatbox.errors import InputError
+from heatbox.visualization.overlay import evenly_spaced
 
 
 def drawn_weights(model):
@@ -202,28 +203,28 @@ def test_squares_are_those_of_the_published_loop(height, width, seed, log, t):
     if not contribution.any():
         contribution[0, 0] = 1
     wanted = published_side(contribution, t, log)
-    assert erf.side(contribution, t, log) == wanted
+    assert ReceptiveField(contribution, 1).side(t, log) == wanted
     ratio = 1.0 if wanted is None else wanted**2 / (height * width)
-    assert erf.area_ratio(contribution, t, log) == pytest.approx(ratio)
+    assert ReceptiveField(contribution, 1).area_ratio(t, log) == pytest.approx(ratio)
 
 
 def test_no_threshold_crashes():
     for contribution in (np.zeros((16, 16)), np.ones((2, 2)), np.ones((1, 9)), np.eye(16)[::-1]):
-        ratios = erf.area_ratio(contribution, np.linspace(0, 1, 21))
+        ratios = ReceptiveField(contribution, 1).area_ratio(np.linspace(0, 1, 21))
         assert ((ratios > 0) & (ratios <= 1)).all()
-        assert erf.area_ratio(contribution, 1.0) == 1.0
-        assert 0 < erf.auc(contribution) <= 0.98
+        assert ReceptiveField(contribution, 1).area_ratio(1.0) == 1.0
+        assert 0 < ReceptiveField(contribution, 1).auc() <= 0.98
 
 
 def test_area_under_the_curve():
     contribution = np.random.default_rng(0).random((40, 40))
     t = np.arange(1, 100) / 100
     for log in (True, False):
-        ratios = [erf.area_ratio(contribution, float(one), log) for one in t]
+        ratios = [ReceptiveField(contribution, 1).area_ratio(float(one), log) for one in t]
         by_hand = sum((b + a) / 2 * 0.01 for a, b in itertools.pairwise(ratios))
-        assert erf.auc(contribution, log) == pytest.approx(by_hand)
+        assert ReceptiveField(contribution, 1).auc(log) == pytest.approx(by_hand)
     # An even contribution needs the share itself, up to the steps of the squares.
-    assert erf.auc(np.ones((301, 301))) == pytest.approx(0.49, abs=0.01)
+    assert ReceptiveField(np.ones((301, 301)), 1).auc() == pytest.approx(0.49, abs=0.01)
 
 
 @pytest.mark.parametrize(
@@ -237,7 +238,7 @@ def test_area_under_the_curve():
 )
 def test_bad_measures(contribution, t, says):
     with pytest.raises(InputError, match=says):
-        erf.area_ratio(contribution, t)
+        ReceptiveField(contribution, 1).area_ratio(t)
 
 
 def test_bad_images(small):
@@ -331,9 +332,9 @@ def test_the_model_is_left_as_it_was(model):
 
 
 def test_cells_are_spread():
-    assert spread_cells(7, 3).tolist() == [0, 3, 6]
-    assert spread_cells(2, 5).tolist() == [0, 1]
-    assert spread_cells(9, 1).tolist() == [0]
+    assert evenly_spaced(7, 3) == [0, 3, 6]
+    assert evenly_spaced(2, 5) == [0, 1]
+    assert evenly_spaced(9, 1) == [0]
 
 
 def test_bad_input(model):

@@ -178,6 +178,8 @@ def test_an_interrupted_field_goes_on(scene, monkeypatch, capsys):
     real, calls = erf.contributions, []
 
     def stop_at_third(*arguments):
+        if len(arguments) > 2:  # other positions than the centre
+            return real(*arguments)
         calls.append(1)
         if len(calls) == 3:
             raise KeyboardInterrupt

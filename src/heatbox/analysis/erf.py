@@ -9,6 +9,7 @@ smallest centred square that contains a fraction t of it.
 from __future__ import annotations
 
 import io
+import itertools
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -35,6 +36,7 @@ from heatbox.models.introspect import ClassifierView
 from heatbox.models.spec import as_input, data_config, eval_mode
 from heatbox.visualization.figures import erf as figures
 from heatbox.visualization.figures.style import save_figure
+from heatbox.visualization.overlay import evenly_spaced
 
 if TYPE_CHECKING:
     from heatbox.analysis.runner import Analysis, ComparedModel
@@ -68,281 +70,80 @@ class ReceptiveField:
     images: int
     skipped: int = 0
 
+    def fractions(self, log: bool = True) -> tuple[np.ndarray, np.ndarray]:
+        """Fraction of the total that each square around the centre (H // 2, W // 2) contains.
+
+        Args:
+            log: take log10(x + 1) first, as RepLKNet's code does; SLaK's figures do not.
+
+        Returns:
+            sides 3, 5, ... in pixels of the squares that lie within the input, and their fractions in [0, 1].
+            The largest square of an even input leaves out the first row and column, as the source's does.
+
+        Raises:
+            InputError: the contribution is not an (H, W) array of finite values from 0 on.
+        """
+        values = np.asarray(self.contribution, dtype=np.float64)
+        if values.ndim != 2 or not np.isfinite(values).all() or (values < 0).any():
+            raise InputError(
+                "a contribution is a finite (H, W) array without negative values; "
+                f"this has shape {values.shape}"
+            )
+        values = np.log10(values + 1) if log else values
+        height, width = values.shape
+        rows, columns = abs(np.arange(height) - height // 2), abs(np.arange(width) - width // 2)
+        ring = np.maximum(rows[:, None], columns[None])  # the square on whose rim each pixel lies
+        reach = min(height, width) // 2
+        held = np.bincount(ring.ravel(), values.ravel(), minlength=reach)[:reach].cumsum()
+        total = values.sum()
+        fractions = held / total if total > 0 else np.zeros(reach)
+        return 2 * np.arange(1, max(reach, 1)) + 1, fractions[1:]
+
     def side(self, t: float, log: bool = True) -> int | None:
-        """Side in pixels of the smallest centred square that contains the fraction t, see `side`."""
-        return side(self.contribution, t, log)
+        """Side in pixels of the smallest centred square that contains *more* than the fraction t.
+
+        Returns:
+            an odd number from 3 on, or None if no square within the input does.
+
+        Raises:
+            InputError: a fraction outside [0, 1], or as `fractions`.
+        """
+        sides, fractions = self.fractions(log)
+        index = int(np.searchsorted(fractions, _checked(t), side="right"))
+        return int(sides[index]) if index < len(sides) else None
 
     def area_ratio(self, t: Any, log: bool = True) -> Any:
-        """Area of that square over the area of the input, see `area_ratio`."""
-        return area_ratio(self.contribution, t, log)
+        """Area of the smallest centred square that contains more than the fraction t, over the input's.
+
+        Args:
+            t: a fraction in [0, 1], or an array of them.
+            log: take log10(x + 1) of the contribution first.
+
+        Returns:
+            r(t) in (0, 1], a float for a float and an array for an array; 1 if no square within the input
+            does.
+
+        Raises:
+            InputError: a fraction outside [0, 1], or as `fractions`.
+        """
+        sides, fractions = self.fractions(log)
+        wanted = _checked(t)
+        ratios = np.append(sides**2 / np.asarray(self.contribution).size, 1.0)
+        found = ratios[np.searchsorted(fractions, wanted, side="right")]
+        return float(found) if wanted.ndim == 0 else found
 
     def curve(self, log: bool = True) -> tuple[np.ndarray, np.ndarray]:
         """The fractions t and the area ratios r(t), both (99,)."""
-        return THRESHOLDS, area_ratio(self.contribution, THRESHOLDS, log)
+        return THRESHOLDS, self.area_ratio(THRESHOLDS, log)
 
     def auc(self, log: bool = True) -> float:
-        """Area under r(t), see `auc`."""
-        return auc(self.contribution, log)
+        """Area under r(t) by the trapezoid rule over t = .01, .02, ..., .99 (so at most .98)."""
+        ratios = self.area_ratio(THRESHOLDS, log)
+        return float(((ratios[1:] + ratios[:-1]) / 2 * np.diff(THRESHOLDS)).sum())
 
     def gaussian(self) -> GaussianFit:
         """The isotropic Gaussian about the centre of the input that fits the contribution best."""
         return fit_gaussian(self.contribution)
-
-
-def effective_receptive_field(
-    model: nn.Module | ClassifierView,
-    images: Tensor | Sequence[Image.Image],
-    size: int | None = None,
-    batch_size: int = 1,
-) -> ReceptiveField:
-    """Measure the effective receptive field of a model.
-
-    Args:
-        model: any model with a last feature map, see `feature_function`.
-        images: (B, 3, H, W) preprocessed, or PIL images, which are resized to a square with bicubic
-            interpolation and normalized with the mean and std of the model's timm config.
-        size: side of that square in pixels, 1024 by default; not used for a tensor.
-        batch_size: images per forward pass.
-
-    Returns:
-        the mean contribution, with its measures as methods:
-        ``effective_receptive_field(model, images).area_ratio(0.5)``.
-
-    Raises:
-        InputError: no image, images of a wrong shape, or gradients that are finite for none of them.
-        TypeError: no model, images that are neither a tensor nor PIL images, or sizes that are no integers.
-    """
-    network = _module(model)
-    check_module(network, "model")
-    total: np.ndarray | None = None
-    count = skipped = 0
-    features_of = feature_function(model)
-    for batch in _batches(network, images, size, batch_size):
-        maps = _gradient_maps(network, features_of, batch)[0]
-        finite = np.isfinite(maps).all((1, 2))
-        summed = maps[finite].sum(0, dtype=np.float64)
-        total = summed if total is None else total + summed
-        count, skipped = count + int(finite.sum()), skipped + int((~finite).sum())
-    if total is None:
-        raise InputError("there is no image to measure the receptive field on")
-    if count == 0:
-        raise InputError(f"the gradients of all {skipped} images contain NaN or infinity")
-    return ReceptiveField(total / count, count, skipped)
-
-
-def _batches(
-    network: nn.Module, images: Tensor | Sequence[Image.Image], size: int | None, batch_size: int
-) -> Iterator[Tensor]:
-    check_integer(batch_size, "batch_size")
-    if size is not None:
-        check_integer(size, "size")
-    check_length(images, "images", "a tensor (B, 3, H, W) or PIL images")
-    if isinstance(images, Tensor):
-        if images.ndim != 4:
-            raise InputError(f"images have shape {tuple(images.shape)}, expected (B, 3, H, W)")
-        yield from images.split(batch_size)  # type: ignore[no-untyped-call]
-        return
-    preprocess = Preprocess.from_config(data_config(network), size or PUBLISHED_SIZE, "bicubic")
-    for start in range(0, len(images), batch_size):
-        chosen = images[start : start + batch_size]
-        if not all(isinstance(image, Image.Image) for image in chosen):
-            raise TypeError("images are neither a tensor (B, 3, H, W) nor a sequence of PIL images")
-        yield torch.stack([preprocess(image.convert("RGB")) for image in chosen])
-
-
-# ------------------------------------------------------------------------------- gradients of the input
-
-
-def contributions(
-    model: nn.Module | ClassifierView, images: Tensor, positions: Sequence[tuple[int, int]] | None = None
-) -> np.ndarray:
-    """Contribution of each input pixel to the central position of the last feature map, per image.
-
-    The activations of the position are rectified and summed over channels; their gradient with respect to
-    the input is rectified and summed over colours.
-
-    Args:
-        model: any model with a last feature map.
-        images: (B, 3, H, W), preprocessed, in one forward pass.
-        positions: (row, column) cells of the feature map (h, w) instead of the central one, (h // 2, w // 2).
-
-    Returns:
-        (B, H, W) float32; with `positions` (P, B, H, W).
-
-    Raises:
-        InputError: images or positions that do not fit.
-    """
-    maps = _gradient_maps(_module(model), feature_function(model), images, positions)
-    return maps[0] if positions is None else maps
-
-
-def _gradient_maps(
-    network: nn.Module,
-    features_of: Callable[[Tensor], Tensor],
-    images: Tensor,
-    positions: Sequence[tuple[int, int]] | None = None,
-) -> np.ndarray:
-    """`contributions` with a given function from images to feature map; always (P, B, H, W)."""
-    if not isinstance(images, Tensor) or images.ndim != 4 or 0 in images.shape:
-        shape = tuple(images.shape) if isinstance(images, Tensor) else type(images).__name__
-        raise InputError(f"images have shape {shape}, expected (B, 3, H, W), none of them 0")
-    with input_gradients(network, images) as inputs:
-        features = features_of(inputs)  # (B, C, h, w)
-        height, width = features.shape[2:]
-        cells = [(height // 2, width // 2)] if positions is None else list(positions)
-        found = []
-        for index, (row, column) in enumerate(cells):
-            if not (0 <= row < height and 0 <= column < width):
-                raise InputError(f"position {(row, column)} is outside the feature map {(height, width)}")
-            activation = features[:, :, row, column].relu().sum()
-            (gradient,) = torch.autograd.grad(activation, inputs, retain_graph=index + 1 < len(cells))
-            found.append(gradient.detach().relu().sum(1).float().cpu().numpy())
-    return np.stack(found)
-
-
-def feature_function(model: nn.Module | ClassifierView) -> Callable[[Tensor], Tensor]:
-    """Images (B, 3, H, W) → last feature map (B, C, h, w), before a final norm that belongs to the head.
-
-    This is the map of `ClassifierView.features`. For a model without a head that `ClassifierView` can trace
-    (no classifier, or a head of another kind) it is the output of `forward_features`.
-
-    Raises:
-        InputError: there is no such map.
-    """
-    if isinstance(model, ClassifierView):
-        return model.features
-    try:
-        return ClassifierView(model).features
-    except InputError:
-        own = getattr(model, "forward_features", None)
-        if not callable(own):
-            raise
-
-        def features(images: Tensor) -> Tensor:
-            value = own(images)
-            if not isinstance(value, Tensor) or value.ndim != 4:
-                raise InputError(f"{type(model).__name__}.forward_features returns no map (B, C, h, w)")
-            return value
-
-        return features
-
-
-def _module(model: nn.Module | ClassifierView) -> nn.Module:
-    return model.model if isinstance(model, ClassifierView) else model
-
-
-@contextmanager
-def input_gradients(model: nn.Module, images: Tensor) -> Iterator[Tensor]:
-    """Prepare a model for gradients of its input alone; yields the images as a leaf that requires grad.
-
-    Inside, the model is in eval mode, no parameter accumulates a gradient, and for large inputs activations
-    are recomputed in the backward pass if the model supports it (`set_grad_checkpointing`), so that memory
-    grows with one block, not with the depth. The model's own state is restored on exit.
-    """
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    leaf = as_input(model, images.detach()).clone().requires_grad_()
-    large = leaf.shape[0] * leaf.shape[2] * leaf.shape[3] >= CHECKPOINT_FROM
-    try:
-        for parameter in parameters:
-            parameter.requires_grad_(False)
-        with eval_mode(model), torch.enable_grad(), _recomputing(model, large):
-            yield leaf
-    finally:
-        for parameter in parameters:
-            parameter.requires_grad_(True)
-
-
-@contextmanager
-def _recomputing(model: nn.Module, wanted: bool) -> Iterator[None]:
-    flags = [
-        (module, module.grad_checkpointing)
-        for module in model.modules()
-        if isinstance(getattr(module, "grad_checkpointing", None), bool)
-    ]
-    switch = getattr(model, "set_grad_checkpointing", None)
-    try:
-        if wanted and callable(switch):
-            # timm raises these for models that cannot recompute; such a model keeps its activations.
-            with suppress(AssertionError, NotImplementedError):
-                switch(True)
-        yield
-    finally:
-        for module, flag in flags:
-            module.grad_checkpointing = flag
-
-
-# --------------------------------------------------------------------------------------- measures of a map
-
-
-def fractions_by_square(contribution: np.ndarray, log: bool = True) -> tuple[np.ndarray, np.ndarray]:
-    """Fraction of the total that each square around the centre (H // 2, W // 2) contains.
-
-    Args:
-        contribution: (H, W), finite and not below 0.
-        log: take log10(x + 1) first, as RepLKNet's code does; SLaK's figures do not.
-
-    Returns:
-        sides 3, 5, ... in pixels of the squares that lie within the input, and their fractions in [0, 1]. The
-        largest square of an even input leaves out the first row and column, as the source's does.
-
-    Raises:
-        InputError: not an (H, W) array of finite values from 0 on.
-    """
-    values = np.asarray(contribution, dtype=np.float64)
-    if values.ndim != 2 or not np.isfinite(values).all() or (values < 0).any():
-        raise InputError(
-            f"a contribution is a finite (H, W) array without negative values; this has shape {values.shape}"
-        )
-    values = np.log10(values + 1) if log else values
-    height, width = values.shape
-    rows, columns = abs(np.arange(height) - height // 2), abs(np.arange(width) - width // 2)
-    ring = np.maximum(rows[:, None], columns[None])  # the square on whose rim each pixel lies
-    reach = min(height, width) // 2
-    held = np.bincount(ring.ravel(), values.ravel(), minlength=reach)[:reach].cumsum()
-    total = values.sum()
-    fractions = held / total if total > 0 else np.zeros(reach)
-    return 2 * np.arange(1, max(reach, 1)) + 1, fractions[1:]
-
-
-def side(contribution: np.ndarray, t: float, log: bool = True) -> int | None:
-    """Side in pixels of the smallest centred square that contains *more* than the fraction t.
-
-    Returns:
-        an odd number from 3 on, or None if no square within the input does.
-
-    Raises:
-        InputError: a fraction outside [0, 1], or as `fractions_by_square`.
-    """
-    sides, fractions = fractions_by_square(contribution, log)
-    index = int(np.searchsorted(fractions, _checked(t), side="right"))
-    return int(sides[index]) if index < len(sides) else None
-
-
-def area_ratio(contribution: np.ndarray, t: Any, log: bool = True) -> Any:
-    """Area of the smallest centred square that contains more than the fraction t, over the area of the input.
-
-    Args:
-        contribution: (H, W), finite and not below 0.
-        t: a fraction in [0, 1], or an array of them.
-        log: take log10(x + 1) of the contribution first.
-
-    Returns:
-        r(t) in (0, 1], a float for a float and an array for an array; 1 if no square within the input does.
-
-    Raises:
-        InputError: a fraction outside [0, 1], or as `fractions_by_square`.
-    """
-    sides, fractions = fractions_by_square(contribution, log)
-    wanted = _checked(t)
-    ratios = np.append(sides**2 / np.asarray(contribution).size, 1.0)
-    found = ratios[np.searchsorted(fractions, wanted, side="right")]
-    return float(found) if wanted.ndim == 0 else found
-
-
-def auc(contribution: np.ndarray, log: bool = True) -> float:
-    """Area under r(t) by the trapezoid rule over t = .01, .02, ..., .99 (so at most .98)."""
-    ratios = area_ratio(contribution, THRESHOLDS, log)
-    return float(((ratios[1:] + ratios[:-1]) / 2 * np.diff(THRESHOLDS)).sum())
 
 
 def _checked(t: Any) -> np.ndarray:
@@ -412,6 +213,166 @@ def fit_gaussian(values: np.ndarray, centre: tuple[float, float] | None = None) 
     return GaussianFit(float(np.exp(middle)), with_map / with_self, explained(middle))
 
 
+def effective_receptive_field(
+    model: nn.Module | ClassifierView,
+    images: Tensor | Sequence[Image.Image],
+    size: int | None = None,
+    batch_size: int = 1,
+) -> ReceptiveField:
+    """Measure the effective receptive field of a model.
+
+    Args:
+        model: any model with a last feature map, see `feature_function`.
+        images: (B, 3, H, W) preprocessed, or PIL images, which are resized to a square with bicubic
+            interpolation and normalized with the mean and std of the model's timm config.
+        size: side of that square in pixels, 1024 by default; not used for a tensor.
+        batch_size: images per forward pass.
+
+    Returns:
+        the mean contribution, with its measures as methods:
+        ``effective_receptive_field(model, images).area_ratio(0.5)``.
+
+    Raises:
+        InputError: no image, images of a wrong shape, or gradients that are finite for none of them.
+        TypeError: no model, images that are neither a tensor nor PIL images, or sizes that are no integers.
+    """
+    network = _module(model)
+    check_module(network, "model")
+    features_of, total = feature_function(model), RunningErf()
+    for batch in _batches(network, images, size, batch_size):
+        total.append(
+            [{"id": "", "contribution": one} for one in contributions(network, batch, None, features_of)]
+        )
+    return total.mean()
+
+
+def _batches(
+    network: nn.Module, images: Tensor | Sequence[Image.Image], size: int | None, batch_size: int
+) -> Iterator[Tensor]:
+    check_integer(batch_size, "batch_size")
+    if size is not None:
+        check_integer(size, "size")
+    check_length(images, "images", "a tensor (B, 3, H, W) or PIL images")
+    if isinstance(images, Tensor):
+        if images.ndim != 4:
+            raise InputError(f"images have shape {tuple(images.shape)}, expected (B, 3, H, W)")
+        yield from images.split(batch_size)  # type: ignore[no-untyped-call]
+        return
+    preprocess = Preprocess.from_config(data_config(network), size or PUBLISHED_SIZE, "bicubic")
+    for start in range(0, len(images), batch_size):
+        chosen = images[start : start + batch_size]
+        if not all(isinstance(image, Image.Image) for image in chosen):
+            raise TypeError("images are neither a tensor (B, 3, H, W) nor a sequence of PIL images")
+        yield torch.stack([preprocess(image.convert("RGB")) for image in chosen])
+
+
+# ------------------------------------------------------------------------------- gradients of the input
+
+
+def contributions(
+    model: nn.Module | ClassifierView,
+    images: Tensor,
+    positions: Sequence[tuple[int, int]] | None = None,
+    features_of: Callable[[Tensor], Tensor] | None = None,
+) -> np.ndarray:
+    """Contribution of each input pixel to the central position of the last feature map, per image.
+
+    The activations of the position are rectified and summed over channels; their gradient with respect to
+    the input is rectified and summed over colours.
+
+    Args:
+        model: any model with a last feature map.
+        images: (B, 3, H, W), preprocessed, in one forward pass.
+        positions: (row, column) cells of the feature map (h, w) instead of the central one, (h // 2, w // 2).
+        features_of: images → feature map; by default `feature_function` of the model.
+
+    Returns:
+        (B, H, W) float32; with `positions` (P, B, H, W).
+
+    Raises:
+        InputError: images or positions that do not fit.
+    """
+    features_of = features_of or feature_function(model)
+    if not isinstance(images, Tensor) or images.ndim != 4 or 0 in images.shape:
+        shape = tuple(images.shape) if isinstance(images, Tensor) else type(images).__name__
+        raise InputError(f"images have shape {shape}, expected (B, 3, H, W), none of them 0")
+    with input_gradients(_module(model), images) as inputs:
+        features = features_of(inputs)  # (B, C, h, w)
+        height, width = features.shape[2:]
+        cells = [(height // 2, width // 2)] if positions is None else list(positions)
+        found = []
+        for index, (row, column) in enumerate(cells):
+            if not (0 <= row < height and 0 <= column < width):
+                raise InputError(f"position {(row, column)} is outside the feature map {(height, width)}")
+            activation = features[:, :, row, column].relu().sum()
+            (gradient,) = torch.autograd.grad(activation, inputs, retain_graph=index + 1 < len(cells))
+            found.append(gradient.detach().relu().sum(1).float().cpu().numpy())
+    return found[0] if positions is None else np.stack(found)
+
+
+def feature_function(model: nn.Module | ClassifierView) -> Callable[[Tensor], Tensor]:
+    """Images (B, 3, H, W) → last feature map (B, C, h, w), before a final norm that belongs to the head.
+
+    This is the map of `ClassifierView.features`. For a model without a head that `ClassifierView` can trace
+    (no classifier, or a head of another kind) it is the output of `forward_features`.
+
+    Raises:
+        InputError: there is no such map.
+    """
+    if isinstance(model, ClassifierView):
+        return model.features
+    try:
+        return ClassifierView(model).features
+    except InputError:
+        own = getattr(model, "forward_features", None)
+        if not callable(own):
+            raise
+
+        def features(images: Tensor) -> Tensor:
+            value = own(images)
+            if not isinstance(value, Tensor) or value.ndim != 4:
+                raise InputError(f"{type(model).__name__}.forward_features returns no map (B, C, h, w)")
+            return value
+
+        return features
+
+
+def _module(model: nn.Module | ClassifierView) -> nn.Module:
+    return model.model if isinstance(model, ClassifierView) else model
+
+
+@contextmanager
+def input_gradients(model: nn.Module, images: Tensor) -> Iterator[Tensor]:
+    """Prepare a model for gradients of its input alone; yields the images as a leaf that requires grad.
+
+    Inside, the model is in eval mode, no parameter accumulates a gradient, and for large inputs activations
+    are recomputed in the backward pass if the model supports it (`set_grad_checkpointing`), so that memory
+    grows with one block, not with the depth. The model's own state is restored on exit.
+    """
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    flags = [
+        (module, module.grad_checkpointing)
+        for module in model.modules()
+        if isinstance(getattr(module, "grad_checkpointing", None), bool)
+    ]
+    switch = getattr(model, "set_grad_checkpointing", None)
+    leaf = as_input(model, images.detach()).clone().requires_grad_()
+    try:
+        for parameter in parameters:
+            parameter.requires_grad_(False)
+        if leaf.shape[0] * leaf.shape[2] * leaf.shape[3] >= CHECKPOINT_FROM and callable(switch):
+            # timm raises these for models that cannot recompute; such a model keeps its activations.
+            with suppress(AssertionError, NotImplementedError):
+                switch(True)
+        with eval_mode(model), torch.enable_grad():
+            yield leaf
+    finally:
+        for module, flag in flags:
+            module.grad_checkpointing = flag
+        for parameter in parameters:
+            parameter.requires_grad_(True)
+
+
 # ------------------------------------------------------------------- positions other than the central one
 
 
@@ -457,11 +418,6 @@ class ReceptiveFieldGrid:
         return np.stack([down, across], axis=-1)
 
 
-def spread_cells(side: int, count: int) -> np.ndarray:
-    """At most `count` cells along a side of a feature map, evenly spaced, the first and the last included."""
-    return np.unique(np.linspace(0, side - 1, min(count, side)).round().astype(int))
-
-
 def receptive_field_grid(
     model: nn.Module | ClassifierView, batches: Iterable[Tensor], grid: int = 5
 ) -> ReceptiveFieldGrid:
@@ -480,24 +436,22 @@ def receptive_field_grid(
     if grid < 1:
         raise InputError(f"a grid of {grid} positions along a side is empty, expected 1 or more")
     network, features_of = _module(model), feature_function(model)
-    total: np.ndarray | None = None
+    total: Any = 0.0
     count = 0
     rows = columns = np.zeros(0, int)
-    size: tuple[int, ...] = (0, 0)
     for batch in batches:
-        if total is None:
+        if not count:
             with input_gradients(network, batch[:1]) as one, torch.no_grad():
-                size = tuple(features_of(one).shape[2:])
-            rows, columns = spread_cells(size[0], grid), spread_cells(size[1], grid)
-        cells = [(int(row), int(column)) for row in rows for column in columns]
-        maps = _gradient_maps(network, features_of, batch, cells)  # (P, B, H, W)
-        found = maps.sum(1, dtype=np.float64)
-        total = found if total is None else total + found
+                size = features_of(one).shape[2:]
+            rows, columns = (np.array(evenly_spaced(side, grid)) for side in size)
+        cells = list(itertools.product(rows.tolist(), columns.tolist()))
+        maps = contributions(network, batch, cells, features_of)  # (P, B, H, W)
+        total = total + maps.sum(1, dtype=np.float64)
         count += len(batch)
-    if total is None:
+    if not count:
         raise InputError("there is no image to measure the receptive fields on")
-    shape = (len(rows), len(columns), *total.shape[1:])
-    return ReceptiveFieldGrid(rows, columns, total.reshape(shape) / count, (size[0], size[1]), count)
+    mean = total.reshape(len(rows), len(columns), *total.shape[1:]) / count
+    return ReceptiveFieldGrid(rows, columns, mean, (size[0], size[1]), count)
 
 
 # --------------------------------------------------------------------------- over a data set, resumable
@@ -511,19 +465,19 @@ class RunningErf:
     """The sum of the contributions of some images, in one .npz file that is rewritten as it grows.
 
     Args:
-        path: the file; the images that it already contains are kept.
+        path: the file; the images that it already contains are kept. None for a sum in memory.
 
     Raises:
         InputError: the file is damaged.
     """
 
-    path: Path
+    path: Path | None = None
 
     def __post_init__(self) -> None:
         self.total: np.ndarray | None = None
         self.ids: list[str] = []
         self.skipped: list[str] = []
-        if self.path.exists():
+        if self.path is not None and self.path.exists():
             try:
                 with np.load(self.path) as file:
                     self.total, self.ids = file["total"], file["ids"].tolist()
@@ -547,19 +501,22 @@ class RunningErf:
         self.total = summed if self.total is None else self.total + summed
         for record, good in zip(records, finite, strict=True):
             (self.ids if good else self.skipped).append(record["id"])
-        stream = io.BytesIO()
-        ids, skipped = np.array(self.ids, dtype=str), np.array(self.skipped, dtype=str)
-        np.savez(stream, total=self.total, ids=ids, skipped=skipped)
-        write_atomically(self.path, stream.getvalue())
+        if self.path is not None:
+            stream = io.BytesIO()
+            ids, skipped = np.array(self.ids, dtype=str), np.array(self.skipped, dtype=str)
+            np.savez(stream, total=self.total, ids=ids, skipped=skipped)
+            write_atomically(self.path, stream.getvalue())
 
     def mean(self) -> ReceptiveField:
         """The mean over the images added so far.
 
         Raises:
-            InputError: there is none.
+            InputError: there is none, or none with a finite gradient.
         """
-        if self.total is None or not self.ids:
-            raise InputError(f"{self.path}: contains the receptive field of no image")
+        if self.total is None:
+            raise InputError("there is no image to measure the receptive field on")
+        if not self.ids:
+            raise InputError(f"the gradients of all {len(self.skipped)} images contain NaN or infinity")
         return ReceptiveField(self.total / len(self.ids), len(self.ids), len(self.skipped))
 
 
@@ -619,8 +576,7 @@ def measure(analysis: Analysis, model: ComparedModel, config: ErfConfig) -> Numb
         InputError: an argument out of range, or images that cannot be used.
     """
     for name in ("erf_size", "erf_images", "erf_batch_size", "erf_grid_images"):
-        if getattr(config, name) < 1:
-            raise InputError(f"{name.replace('_', ' ')} is {getattr(config, name)}, expected 1 or more")
+        check_integer(getattr(config, name), name.replace("_", " "))
     options = {"data": config.data, "erf_size": config.erf_size, "erf_images": config.erf_images}
     run = analysis.start(model, "erf", options)
     if analysis.overwrite:

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import csv
 import gzip
-import io
 import math
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -139,31 +139,30 @@ def read_responses(table: Any) -> list[Response]:
     """
     if isinstance(table, list | tuple) and table and all(isinstance(one, Response) for one in table):
         return list(table)
-    columns, where = _columns(table)
-    found = {
-        ours: next((columns[name] for name in names if name in columns), None)
-        for ours, names in _COLUMNS.items()
-    }
-    image, response = found["image"], found["response"]
-    if response is None or (image is None and (found["shape"] is None or found["texture"] is None)):
-        raise InputError(
-            f"{where}: has the columns {', '.join(columns) or 'none'}; expected image, shape, texture, "
-            "response"
-        )
-    if not response:
+    rows, where = _rows(table)
+    if not rows:
         raise InputError(f"{where}: contains no response")
-    images = [str(name) for name in image] if image is not None else [""] * len(response)
-    named: list[tuple[str, str]] = []
-    if found["shape"] is None or found["texture"] is None:
-        named = [shape_and_texture(_bare(name)) for name in images]
-    shapes = found["shape"] if found["shape"] is not None else [shape for shape, _ in named]
-    textures = found["texture"] if found["texture"] is not None else [texture for _, texture in named]
-    observers = found["observer"] if found["observer"] is not None else [""] * len(response)
-    rows = zip(images, shapes, textures, response, observers, strict=True)
-    return [
-        Response(name, _word(shape), _word(texture), _word(category), str(observer))
-        for name, shape, texture, category, observer in rows
-    ]
+    own = {
+        ours: next((name for name in theirs if name in rows[0]), None) for ours, theirs in _COLUMNS.items()
+    }
+    named = own["shape"] is not None and own["texture"] is not None
+    if own["response"] is None or (own["image"] is None and not named):
+        raise InputError(
+            f"{where}: has the columns {', '.join(rows[0])}; expected image, shape, texture, response"
+        )
+    found = []
+    for row in rows:
+        image, shape, texture, response, observer = (
+            None if name is None else row[name] for name in own.values()
+        )
+        image = "" if own["image"] is None else str(image)
+        if not named:
+            of_name = shape_and_texture(_bare(image))
+            shape = of_name[0] if own["shape"] is None else shape
+            texture = of_name[1] if own["texture"] is None else texture
+        observer = "" if own["observer"] is None else str(observer)
+        found.append(Response(image, _word(shape), _word(texture), _word(response), observer))
+    return found
 
 
 def by_observer(responses: Iterable[Response]) -> dict[str, list[Response]]:
@@ -185,27 +184,36 @@ def _bare(name: str) -> str:
     return bare if "." in bare else f"{bare}.png"
 
 
-def _columns(table: Any) -> tuple[dict[str, list[Any]], str]:
-    """Columns by name, in lower case, and the name of the table in messages."""
+def _rows(table: Any) -> tuple[list[dict[str, Any]], str]:
+    """Rows with the names of their columns in lower case, and the name of the table in messages."""
     where = str(table) if isinstance(table, str | Path) else "the table of responses"
     if isinstance(table, str | Path):
         table = _csv_rows(Path(table))
-    elif hasattr(table, "to_pydict"):  # pyarrow
-        table = table.to_pydict()
+    elif hasattr(table, "to_pylist"):  # pyarrow
+        table = table.to_pylist()
     elif hasattr(table, "to_dict"):  # pandas
-        table = table.to_dict("list")
-    if not isinstance(table, Mapping):
-        table = _transposed(table, where)
-    return {str(name).strip().lower(): list(values) for name, values in table.items()}, where
+        table = table.to_dict("records")
+    elif isinstance(table, Mapping):
+        table = [dict(zip(table, row, strict=True)) for row in zip(*table.values(), strict=True)]
+    try:
+        rows = [{str(name).strip().lower(): value for name, value in dict(row).items()} for row in table]
+    except (TypeError, ValueError) as error:
+        kind = type(table).__name__
+        raise InputError(
+            f"{where} is a {kind}; expected a CSV file, a list of dictionaries or a data frame"
+        ) from error
+    for number, row in enumerate(rows, 1):
+        if set(row) != set(rows[0]):
+            raise InputError(f"{where}: row {number} has other columns than the first one")
+    return rows, where
 
 
 def _csv_rows(path: Path) -> list[dict[str, Any]]:
+    opened = gzip.open if path.suffix == ".gz" else open
     try:
-        text = (gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()).decode(
-            "utf-8-sig"
-        )
-        header, *rows = csv.reader(io.StringIO(text, newline=""))
-    except (OSError, EOFError, UnicodeDecodeError, csv.Error, ValueError) as error:
+        with opened(path, "rt", encoding="utf-8-sig", newline="") as file:
+            header, *rows = csv.reader(file)
+    except (OSError, EOFError, UnicodeDecodeError, csv.Error, ValueError, zlib.error) as error:
         raise InputError(f"{path}: is not a readable CSV file of responses ({error})") from error
     for number, row in enumerate(rows, 2):
         if row and len(row) != len(header):
@@ -213,22 +221,6 @@ def _csv_rows(path: Path) -> list[dict[str, Any]]:
                 f"{path}: line {number} has {len(row)} cells, expected {len(header)} as the header"
             )
     return [dict(zip(header, row, strict=True)) for row in rows if row]
-
-
-def _transposed(rows: Any, where: str) -> dict[str, list[Any]]:
-    """A list of rows → columns."""
-    try:
-        rows = [dict(row) for row in rows]
-    except (TypeError, ValueError) as error:
-        raise InputError(
-            f"{where} is a {type(rows).__name__}; expected a CSV file, a list of dictionaries or a data frame"
-        ) from error
-    if not rows:
-        raise InputError(f"{where}: contains no response")
-    for number, row in enumerate(rows, 1):
-        if set(row) != set(rows[0]):
-            raise InputError(f"{where}: row {number} has other columns than the first one")
-    return {name: [row[name] for row in rows] for name in rows[0]}
 
 
 # -------------------------------------------------------------------------------------------- shape bias
@@ -517,14 +509,7 @@ def numbers_of(bias: ShapeBias) -> Numbers:
         "images": bias.decisions.images,
         "decided": bias.decisions.shape + bias.decisions.texture,
         "categories": {
-            name: {
-                "bias": found.bias,
-                "interval": found.interval,
-                "shape": found.shape,
-                "texture": found.texture,
-                "other": found.other,
-            }
-            for name, found in bias.categories.items()
+            name: {"bias": found.bias, **asdict(found)} for name, found in bias.categories.items()
         },
     }
 
