@@ -14,7 +14,6 @@ from typing import Any, NoReturn
 
 import numpy as np
 import pyarrow as pa
-from pyarrow.types import is_floating, is_integer, is_string
 
 from heatbox.errors import InputError
 
@@ -203,20 +202,24 @@ def checked(value: Any, form: Form, where: str, key: str = "") -> Any:
 SHAPE = "_shape"
 """Ending of the column with the shapes of a flat list column's arrays."""
 _NUMBERS = "numbers of its kind and shape"
-_WORDS = {is_string: "a name", is_integer: "an integer of 0 or more", is_floating: "a number"}
-RECORD: dict[str, tuple[Callable[[pa.DataType], bool], tuple[int | None, ...]]] = {
-    "id": (is_string, ()),
-    **dict.fromkeys(("label", "target", "width", "height"), (is_integer, ())),
-    **dict.fromkeys(("iou_", "ms_"), (is_floating, ())),
-    **dict.fromkeys(("logits", "channel_weight"), (is_floating, (None,))),
-    **dict.fromkeys(("top5", "channel_index"), (is_integer, (None,))),
-    **dict.fromkeys(("boxes", "box_"), (is_floating, (None, 4))),
-    "map_": (is_floating, (None, None)),
-    "mask": (is_integer, (None, None)),
-    "channel_maps": (is_integer, (None, None, None)),
+RECORD = pa.schema(
+    {
+        "id": pa.string(),
+        **dict.fromkeys(("label", "target", "width", "height"), pa.int64()),
+        **dict.fromkeys(("boxes", "logits", "channel_weight"), pa.list_(pa.float64())),
+        **dict.fromkeys(("top5", "mask", "channel_index", "channel_maps"), pa.list_(pa.int64())),
+        **dict.fromkeys(("map_", "box_"), pa.list_(pa.float64())),
+        **dict.fromkeys(("iou_", "ms_"), pa.float64()),
+    }
+)
+"""Columns of records and their types, numbers of any width; a name ending in "_" is a prefix. Other columns
+may have any type."""
+_SHAPES: dict[str, tuple[int | None, ...]] = {
+    **dict.fromkeys(("boxes", "box_"), (None, 4)),
+    **dict.fromkeys(("mask", "map_"), (None, None)),
+    "channel_maps": (None, None, None),
 }
-"""Columns of records, the kind of their values, of any width, and the shape of their arrays: () for one
-value, None for any length. A name ending in "_" is a prefix. Other columns may have any type."""
+"""Shapes of arrays of several dimensions, None for any length."""
 _CHANNELS = {"channel_index", "channel_weight", "channel_maps"}
 
 
@@ -243,7 +246,7 @@ class SavedRecord(dict[str, Any]):
 def _declared(name: str) -> str:
     """The name or prefix under which a column is declared in `RECORD`, or ""."""
     prefix = name[: name.find("_") + 1]
-    return next((key for key in (name, prefix) if key in RECORD), "")
+    return next((key for key in (name, prefix) if key in RECORD.names), "")
 
 
 def check_columns(batch: pa.RecordBatch, where: str) -> None:
@@ -258,13 +261,24 @@ def check_columns(batch: pa.RecordBatch, where: str) -> None:
         key = "" if name.endswith(SHAPE) else _declared(name)
         if not key or not batch.num_rows:
             continue
-        is_kind, shape = RECORD[key]
-        wanted = _NUMBERS if shape else _WORDS[is_kind]
-        lists = pa.types.is_list(column.type)
-        if lists != bool(shape) or not is_kind(column.type.value_type if lists else column.type):
+        kind = RECORD.field(key).type
+        wanted = {
+            pa.string(): "a name",
+            pa.int64(): "an integer of 0 or more",
+            pa.float64(): "a number",
+        }.get(kind, _NUMBERS)
+        if not _same_kind(column.type, kind):
             raise _wrong(where, name, ids[0], wanted)
         if column.null_count:
             raise _wrong(where, name, ids[column.is_valid().to_pylist().index(False)], wanted)
+
+
+def _same_kind(found: pa.DataType, wanted: pa.DataType) -> bool:
+    """Whether both are text, integers, floating point, or lists of these; of any width."""
+    kinds = (pa.types.is_string, pa.types.is_integer, pa.types.is_floating)
+    if pa.types.is_list(wanted):
+        return pa.types.is_list(found) and _same_kind(found.value_type, wanted.value_type)
+    return any(is_kind(found) and is_kind(wanted) for is_kind in kinds)
 
 
 def check_record(record: SavedRecord) -> None:
@@ -280,12 +294,13 @@ def check_record(record: SavedRecord) -> None:
     classes = len(record["logits"]) if "logits" in record else 2**31
     for name, value in record.items():
         if isinstance(value, np.ndarray) and (key := _declared(name)):
-            is_kind, shape = RECORD[key]
+            shape = _SHAPES.get(key, (None,))
             without_pixels = value.size == 0 and len(shape) > 1 and shape[1] is None
             right = len(shape) == value.ndim and all(
                 one in (None, n) for one, n in zip(shape, value.shape, strict=True)
             )
-            if not right or without_pixels or (is_kind is is_integer and value.dtype.kind == "f"):
+            integers = pa.types.is_integer(RECORD.field(key).type.value_type)
+            if not right or without_pixels or (integers and value.dtype.kind == "f"):
                 refuse(name, _NUMBERS)
         elif name in ("label", "target", "width", "height"):
             if not 0 <= value < 2**31:
