@@ -24,6 +24,9 @@ COMMAND = (
     "--no-tensorboard",
 )
 # fmt: on
+UNDETERMINED = {"2.bias", "3.running_mean", "3.num_batches_tracked"}
+"""BatchNorm cancels the bias before it: its gradient is rounding, which Adam scales up, and which depends
+on the machine and the number of threads. The learning rate of 1e-3 makes the tolerance a fifth of a step."""
 
 
 @pytest.fixture
@@ -55,9 +58,9 @@ def test_an_unfinished_training_resumes_to_the_end(old):
     assert weights.keys() == expected.keys()
     for file, tensors in expected.items():
         for name, content in tensors.items():
-            if "num_batches" not in name:
+            if name not in UNDETERMINED:
                 found, wanted = (np.frombuffer(part, np.float32) for part in (weights[file][name], content))
-                np.testing.assert_allclose(found, wanted, rtol=1e-3, atol=1e-5)
+                np.testing.assert_allclose(found, wanted, rtol=1e-2, atol=2e-4)
     assert json.loads((resumed / "training.json").read_text())["pretraining"] == "scratch"
 
 
