@@ -1,5 +1,7 @@
 """The error for invalid input."""
 
+from collections.abc import Iterable
+
 
 class InputError(ValueError):
     """Input that heatbox cannot use, described in one sentence.
@@ -11,3 +13,11 @@ class InputError(ValueError):
 
     def __init__(self, message: object) -> None:
         super().__init__(str(message).replace("\r", "\\r").replace("\n", "\\n"))
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """The part of a message that suggests the names most similar to an unknown one; "" if none is similar."""
+    import difflib  # which the command line needs after a typing error only
+
+    near = difflib.get_close_matches(name, list(known), 3)
+    return f"; did you mean {' or '.join(near)}?" if near else ""

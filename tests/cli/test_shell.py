@@ -132,7 +132,7 @@ def test_commands_with_subcommands_list_them(args, capsys):
         (["data", "chek"], "heatbox data has no command 'chek', expected check, prepare, list"),
         (["train"], "no recipe was named"),
         (["train", "--data", "CUB"], "no recipe was named"),
-        (["train", "glyphs_resne"], "there is no recipe 'glyphs_resne'; near it: glyphs_resnet"),
+        (["train", "glyphs_resne"], "there is no recipe 'glyphs_resne'; did you mean glyphs_resnet"),
     ],
 )
 def test_unknown_names(args, says, capsys):

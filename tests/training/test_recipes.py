@@ -135,7 +135,7 @@ def test_published_numbers_are_named_beside_their_models():
 
 
 def test_a_name_that_is_no_recipe():
-    with pytest.raises(InputError, match="near it: replknet_31b_in1k_384"):
+    with pytest.raises(InputError, match="did you mean replknet_31b_in1k_384"):
         get_recipe("replknet_31b_in1k_385")
 
 

@@ -14,7 +14,7 @@ import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from heatbox.errors import InputError
+from heatbox.errors import InputError, did_you_mean
 
 
 class Command(NamedTuple):
@@ -181,10 +181,7 @@ def load(name: str, attribute: str = "") -> Any:
         InputError: there is no such command; the message suggests similar ones.
     """
     if name not in COMMANDS:
-        import difflib
-
-        near = difflib.get_close_matches(name, COMMANDS, 2)
-        hint = f"; did you mean {' or '.join(near)}?" if near else ""
+        hint = did_you_mean(name, COMMANDS)
         raise InputError(f"there is no command {name!r}{hint}; heatbox --help lists all commands")
     module, _, default = COMMANDS[name].home.partition(":")
     return getattr(importlib.import_module(module), attribute or default)

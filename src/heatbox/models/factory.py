@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from torch import nn
 
 from heatbox._utils.checks import check_integer, kind_of
 from heatbox._utils.plugins import is_plugin, load_function
-from heatbox.errors import InputError
+from heatbox.errors import InputError, did_you_mean
 from heatbox.models.checkpoints import classes_in, load_checkpoint, read_checkpoint
 
 PRETRAINED = "pretrained"
@@ -76,9 +75,7 @@ def shipped() -> dict[str, Path]:
 def _from_timm(name: str, num_classes: int | None, pretrained: bool, options: dict[str, Any]) -> nn.Module:
     architecture = name.split(".")[0]
     if not timm.is_model(architecture):
-        near = difflib.get_close_matches(architecture, timm.list_models(), 3)
-        hint = f"; did you mean {' or '.join(near)}?" if near else ""
-        raise InputError(f"there is no model named {name!r}{hint}")
+        raise InputError(f"there is no model named {name!r}{did_you_mean(architecture, timm.list_models())}")
     if num_classes is not None:
         options["num_classes"] = num_classes
     try:

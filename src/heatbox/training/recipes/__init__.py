@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import difflib
-
-from heatbox.errors import InputError
+from heatbox.errors import InputError, did_you_mean
 from heatbox.training.config import TrainConfig
 
 # Importing the families registers their recipes, in this order.
@@ -39,9 +37,9 @@ def get_recipe(name: str) -> TrainConfig:
         InputError: there is no such recipe; the message lists similar names.
     """
     if name not in RECIPES:
-        near = difflib.get_close_matches(name, RECIPES, 3)
-        hint = f"; near it: {', '.join(near)}" if near else ""
-        raise InputError(f"there is no recipe {name!r}{hint}; heatbox recipes lists all")
+        raise InputError(
+            f"there is no recipe {name!r}{did_you_mean(name, RECIPES)}; heatbox recipes lists all"
+        )
     return RECIPES[name]()
 
 
