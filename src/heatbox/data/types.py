@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 
 import numpy as np
 from PIL import Image
@@ -14,21 +15,63 @@ from heatbox.errors import InputError
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One image, its label and its ground truth.
+    """One image, its labels and its ground truth.
 
     Attributes:
         id: unique in its split; also the relative path of the image, with forward slashes.
-        label: class index.
+        label: class index; the one that counts where one class per image is needed. -1 if none is known.
         size: (width, height) of the frame of `boxes`, in pixels. The stored image may have another size;
             boxes scale by this one, never by that of the file. (0, 0) if there are no boxes and the data set
             lists no size: it is not needed then, and reading it would open every image.
         boxes: (K, 4) float64, xyxy, in pixels of `size`.
+        labels: all classes of the image, sorted, `label` among them; empty if none is known, or if the image
+            has no object. By default the one in `label`.
+        box_labels: (K,) int64, class index of each box; None if all boxes are of the class in `label`.
+        box_scores: (K,) float64, confidence of each box in [0, 1]; None for ground truth, which has none.
+        box_flags: for each box the words of `BOX_FLAGS` that its file has for it; None if there are none.
+
+    Raises:
+        ValueError: `label` is not among `labels`, or a field with one entry per box has another length.
     """
 
     id: str
     label: int
     size: tuple[int, int]
     boxes: np.ndarray = field(default_factory=lambda: np.zeros((0, 4)))
+    labels: tuple[int, ...] = None  # type: ignore[assignment]  # replaced by that of `label`
+    box_labels: np.ndarray | None = None
+    box_scores: np.ndarray | None = None
+    box_flags: tuple[tuple[str, ...], ...] | None = None
+
+    def __post_init__(self) -> None:
+        """Complete `labels`, and refuse fields that contradict each other."""
+        labels: tuple[int, ...] | None = self.labels
+        if labels is None:
+            object.__setattr__(self, "labels", _only(self.label))
+        elif len(labels) > 1:
+            object.__setattr__(self, "labels", tuple(sorted({*labels})))
+        if self.label not in self.labels if self.labels else self.label >= 0:
+            raise ValueError(f"{self.id}: label {self.label} is not among the labels {self.labels}")
+        for name in ("box_labels", "box_scores", "box_flags"):
+            given = getattr(self, name)
+            if given is not None and len(given) != len(self.boxes):
+                raise ValueError(f"{self.id}: {name} has {len(given)} entries, boxes has {len(self.boxes)}")
+
+    def is_of(self, label: int) -> np.ndarray:
+        """(K,) bool: the boxes that are of a class."""
+        if self.box_labels is None:
+            return np.full(len(self.boxes), label == self.label)
+        return self.box_labels == label
+
+
+BOX_FLAGS = ("difficult", "occluded", "truncated")
+"""What an annotation file may say of a box."""
+
+
+@cache
+def _only(label: int) -> tuple[int, ...]:
+    """The labels of an image of one class; one tuple for all its images, of which there can be millions."""
+    return (label,) if label >= 0 else ()
 
 
 @dataclass(frozen=True)
@@ -74,7 +117,8 @@ class Split:
     @property
     def num_classes(self) -> int:
         """The largest label plus one, or the number of class names if that is larger."""
-        return max(max((e.label for e in self.examples), default=-1) + 1, len(self.class_names))
+        largest = max((e.labels[-1] for e in self.examples if e.labels), default=-1)
+        return max(largest + 1, len(self.class_names))
 
     def with_boxes(self) -> Split:
         """The split itself, if every image has a ground-truth box.
