@@ -11,18 +11,36 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import DataParallel
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim.swa_utils import AveragedModel
 
 IMAGENET_CLASSES = 1000
 
 
+def unwrap(model: nn.Module) -> nn.Module:
+    """The module inside `DataParallel`, `DistributedDataParallel`, `AveragedModel` and `torch.compile`.
+
+    These compute what the module inside computes, of the same images; they may be nested. Any other module
+    is returned as it is.
+    """
+    while True:
+        if isinstance(model, DataParallel | DistributedDataParallel | AveragedModel):
+            model = model.module
+        elif type(model).__name__ == "OptimizedModule" and isinstance(inner := model._orig_mod, nn.Module):
+            model = inner
+        else:
+            return model
+
+
 def data_config(model: nn.Module) -> dict[str, Any]:
     """The model's own preprocessing, fields of timm's `pretrained_cfg`; empty where it has none."""
-    return dict(getattr(model, "pretrained_cfg", None) or {})
+    return dict(getattr(unwrap(model), "pretrained_cfg", None) or {})
 
 
 def update_data_config(model: nn.Module, fields: Mapping[str, Any]) -> None:
     """Note how a model's weights were trained in its `pretrained_cfg`, if it has one."""
-    config = getattr(model, "pretrained_cfg", None)
+    config = getattr(unwrap(model), "pretrained_cfg", None)
     if isinstance(config, dict) and fields:
         for name in ("test_input_size", "test_crop_pct", "test_pool_size"):  # those of other weights
             config.pop(name, None)
@@ -37,7 +55,7 @@ def input_size(model: nn.Module) -> tuple[int, int, int]:
 
 def model_name(model: nn.Module) -> str:
     """Name of a model in messages: its architecture where it is known, otherwise its class."""
-    return data_config(model).get("architecture") or type(model).__name__
+    return data_config(model).get("architecture") or type(unwrap(model)).__name__
 
 
 def class_names(model: nn.Module, number: int) -> Sequence[str]:
