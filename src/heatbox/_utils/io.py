@@ -8,6 +8,7 @@ import math
 import os
 import platform
 import re
+import shutil
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -43,7 +44,10 @@ def _remove_leftovers(folder: Path) -> None:
     for left in folder.glob(f".*.{_machine()}-*.tmp"):
         process = left.name.removesuffix(".tmp").rpartition("-")[2]
         if process.isdecimal() and not _is_running(int(process)):
-            left.unlink(missing_ok=True)
+            if left.is_dir() and not left.is_symlink():
+                shutil.rmtree(left, ignore_errors=True)
+            else:
+                left.unlink(missing_ok=True)
 
 
 @cache
@@ -116,6 +120,38 @@ def write_atomically(path: Path, content: bytes) -> Path:
     with written_atomically(path) as file:
         file.write(content)
     return path
+
+
+@contextmanager
+def folder_when_whole(folder: Path) -> Iterator[Path]:
+    """A temporary folder to write into; on success its files come to stand in the folder.
+
+    A folder that does not exist yet appears complete, by one renaming. In one that exists, files of the same
+    names are replaced and all others stay.
+
+    Raises:
+        InputError: a file cannot be written or moved. Whatever is raised, no file is left incomplete.
+    """
+    folder = folder.resolve()
+    made_folder(folder.parent)
+    exists = folder.exists()
+    temporary = temporary_beside(folder / folder.name if exists else folder)  # on the same file system
+    try:
+        try:
+            temporary.mkdir()
+            yield temporary
+            if not exists:
+                temporary.replace(folder)
+            else:
+                for file in sorted(path for path in temporary.rglob("*") if not path.is_dir()):
+                    target = folder / file.relative_to(temporary)
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    file.replace(target)
+        except OSError as error:
+            raise InputError(f"{folder}: could not be written ({error})") from error
+        _log.info("wrote %s", folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def made_folder(folder: Path) -> Path:

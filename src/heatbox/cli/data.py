@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import tyro
 
 from heatbox._utils.io import folder_name
-from heatbox.cli.terminal import SOME_FAILED, AsJson, print_json, print_table, say
+from heatbox.cli.terminal import SOME_FAILED, AsJson, print_json, print_table, say, say_written
+from heatbox.data.formats.options import WriteOptions, WrittenFormat
 
 
 def data_check(
@@ -88,6 +89,42 @@ def data_prepare(
     return SOME_FAILED if problems else 0
 
 
+def data_convert(
+    source: tyro.conf.Positional[str],
+    out: tyro.conf.Positional[Path],
+    to: WrittenFormat,
+    options: Annotated[WriteOptions, tyro.conf.arg(name="")],
+    jobs: int | None = None,
+) -> int:
+    """Write a data set in the format of another tool; exit code 1 if an image was left out.
+
+    coco, huggingface, labelstudio, voc and yolo are folders, which get the images too; coco and labelstudio
+    may be a single FILE.json. coco-results (FILE.json), csv (FILE.csv) and cvat (FILE.zip) are files. Scores
+    of predictions are kept by all of them, by yolo with --confidence, by cvat except as YOLO 1.1. Labels of
+    images without boxes are kept by coco, csv, cvat (CVAT 1.1, COCO 1.0), huggingface and labelstudio.
+
+    Args:
+        source: A data set: a folder, an archive, or PATH:SPLIT for one split; by default all splits.
+        out: The output; an existing one is kept unless --overwrite is passed.
+        to: The format.
+        options: How annotations and images are written.
+        jobs: Number of threads; by default one per core.
+
+    Examples:
+        heatbox data convert photos/ photos-yolo --to yolo
+        heatbox data convert glyphs:test shapes.zip --to cvat --cvat-format "COCO 1.0" --images copy
+        heatbox data convert predictions/ tasks.json --to labelstudio --model-version first
+    """
+    from heatbox._utils.progress import on_terminal
+    from heatbox.data.open import open_splits
+    from heatbox.data.write import write_splits
+
+    problems: list[str] = []
+    written = write_splits(open_splits(source, problems.append), out, to, options, on_terminal, jobs)
+    written.problems[:0] = problems
+    return say_written(written)
+
+
 def data_list(as_json: AsJson = False) -> None:
     """List the supported data sets: content, license, size, source and expected files.
 
@@ -107,6 +144,6 @@ def data_list(as_json: AsJson = False) -> None:
         print_table(catalogue_table(CATALOGUE))
 
 
-DATA_COMMANDS = {"check": data_check, "prepare": data_prepare, "list": data_list}
+DATA_COMMANDS = {"check": data_check, "convert": data_convert, "prepare": data_prepare, "list": data_list}
 _MOST_PROBLEMS = 20  # printed; report.json lists all
 _SHEET_IMAGES = 24

@@ -17,11 +17,14 @@ from heatbox._utils.progress import printable
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from heatbox.data.write import Written
+
 SOME_FAILED, INTERRUPTED = 1, 130
 AsJson = Annotated[bool, tyro.conf.arg(name="json")]
 PIPE_WIDTH = 200
 """Width of a table that is written to a file or a pipe."""
 
+_MOST_PROBLEMS = 20
 NARROWEST_COLUMN = 9
 """Width that a column of a table needs: six characters and its borders."""
 
@@ -86,6 +89,18 @@ def show_scores(metrics: dict[str, Any], title: str, as_json: bool) -> None:
         print_table(terminal_score_table(metrics, title))
         for line in difference_lines(metrics):
             print(printable(line))
+
+
+def say_written(written: Written) -> int:
+    """Print what became of a data set that was written; the exit code is 1 if images were left out."""
+    for note in written.notes:
+        say(f"note: {note}")
+    for problem in written.problems[:_MOST_PROBLEMS]:
+        say(f"left out: {problem}")
+    if len(written.problems) > _MOST_PROBLEMS:
+        say(f"... and {len(written.problems) - _MOST_PROBLEMS} more")
+    say(f"{written.images} images: {written.path}")
+    return SOME_FAILED if written.problems else 0
 
 
 def warn_of_random_weights(model: str, checkpoint: str | None) -> None:

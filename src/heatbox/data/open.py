@@ -153,6 +153,23 @@ def open_split(
     return found
 
 
+def open_splits(data: str, report: Report = raise_problem) -> list[Split]:
+    """Open every split of a data set, or the one that is named.
+
+    Args:
+        data: as for `open_split`; without a name, all splits are opened.
+        report: receives each problem with a row, which is then skipped; by default the first one is raised.
+
+    Raises:
+        InputError: as for `open_split`.
+    """
+    path, name = _path_and_split(data)
+    if name or _glyphs(data, "test") is not None:
+        return [open_split(data, report=report)]
+    data_set = open_data_set(path)
+    return [data_set.load(split, report) for split in data_set.splits]
+
+
 def _open_split(data: str, metadata: str | Path | None, num_classes: int | None, report: Report) -> Split:
     if (embedded := _glyphs(data, "test")) is not None:
         return embedded

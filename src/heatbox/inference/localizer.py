@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from heatbox._utils.checks import check_choice, check_length, kind_of
 from heatbox._utils.extras import require as require_extra
 from heatbox.boxes.contours import Contours, Protocol, check_options, check_threshold
+from heatbox.data.objects import detections_of
 from heatbox.data.transforms import Preprocess
 from heatbox.errors import InputError
 from heatbox.inference.boxes import map_to_boxes
@@ -67,14 +68,8 @@ class Prediction:
             InputError: supervision is not installed.
         """
         require_extra("supervision", "to_detections()")
-        from supervision import Detections
-
         return [
-            Detections(
-                xyxy=boxes.astype(np.float32).reshape(-1, 4),
-                confidence=np.full(len(boxes), score, np.float32),
-                class_id=np.full(len(boxes), target, np.int64),
-            )
+            detections_of(boxes, [target] * len(boxes), np.full(len(boxes), score))
             for boxes, score, target in zip(self.boxes, self.scores(), self.targets.tolist(), strict=True)
         ]
 

@@ -57,9 +57,29 @@ def image_size(tree: Tree, name: str) -> tuple[int, int]:
     Raises:
         InputError: it cannot be read, with the reason.
     """
-    with _opened(tree.source(name), tree.describe(name)) as image:
+    return header_size(tree.source(name), tree.describe(name))
+
+
+def header_size(data: bytes | Path, name: str) -> tuple[int, int]:
+    """Upright (width, height) from the header of an image's path or content, without decoding pixels.
+
+    Raises:
+        InputError: it cannot be read, with the reason.
+    """
+    with _opened(data, name) as image:
         turned = image.getexif().get(ORIENTATION, 1) in _TURNED
         return (image.height, image.width) if turned else image.size
+
+
+def header_suffix(data: bytes | Path, name: str) -> str:
+    """The usual ending of a file name, such as ".jpg", for the format of an image's path or content.
+
+    Raises:
+        InputError: it cannot be read, with the reason.
+    """
+    with _opened(data, name) as image:
+        kind = (image.format or "").lower()
+        return {"jpeg": ".jpg", "tiff": ".tif", "ppm": ".ppm"}.get(kind, f".{kind}")
 
 
 def decode_image(data: bytes | Path, name: str) -> Image.Image:

@@ -8,10 +8,22 @@ left out.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from heatbox.data.files.images import TreeImages, is_image
 from heatbox.data.files.trees import Report, Tree, find_folders, raise_problem
+from heatbox.data.formats.options import WriteOptions
+from heatbox.data.formats.output import (
+    LABELS,
+    Output,
+    Writer,
+    box_classes,
+    box_scores,
+    corner_and_size,
+    json_text,
+    labels_without_boxes,
+)
 from heatbox.data.formats.rows import MAX_SIDE, Annotation, annotated_split, decode_text, is_safe_id, skipping
 from heatbox.data.types import Split
 from heatbox.errors import InputError
@@ -107,3 +119,112 @@ def read_coco(
                 raise InputError(f"{at}: its image_id or category_id is not in the images and categories")
             owner.objects.append((category, (x, y, x + width, y + height), at))
     return found, [names[key] for key in sorted(names)]
+
+
+# ------------------------------------------------------------------------------------------------- writing
+
+FIRST_CATEGORY = 1
+"""Id of the first category; some tools take 0 for the background."""
+
+
+def to_coco(split: Split, first_category: int = FIRST_CATEGORY) -> dict[str, Any]:
+    """A split as COCO's JSON, in Python's types.
+
+    Images are numbered from 1, in the order of the split. An annotation of a box with a score has the key
+    ``score``, which COCO's own files do not have. Labels of an image that none of its boxes has are in
+    ``category_ids`` of the image, which other tools ignore.
+
+    Args:
+        split: its examples have sizes, with boxes in pixels of them; class names are complete.
+        first_category: id of the first class.
+
+    Raises:
+        InputError: boxes of no class.
+    """
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    for number, example in enumerate(split, 1):
+        width, height = example.size
+        image = {"id": number, "file_name": example.id, "width": width, "height": height}
+        if labels := labels_without_boxes(example):
+            image["category_ids"] = [label + first_category for label in labels]
+        images.append(image)
+        for label, box, score in zip(box_classes(example), example.boxes, box_scores(example), strict=True):
+            corners = corner_and_size(box)
+            annotation = {
+                "id": len(annotations) + 1,
+                "image_id": number,
+                "category_id": label + first_category,
+                "bbox": corners,
+                "area": corners[2] * corners[3],
+                "iscrowd": 0,
+                "segmentation": [],
+            }
+            annotations.append(annotation if score is None else {**annotation, "score": score})
+    categories = [
+        {"id": index, "name": str(name), "supercategory": ""}
+        for index, name in enumerate(split.class_names, first_category)
+    ]
+    return {
+        "info": {},
+        "licenses": [],
+        "images": images,
+        "annotations": annotations,
+        "categories": categories,
+    }
+
+
+def to_coco_results(split: Split, first_category: int = FIRST_CATEGORY) -> list[dict[str, Any]]:
+    """The boxes of a split as COCO's results; image_id is that of `to_coco`.
+
+    Args:
+        split: predictions; see `to_coco`.
+        first_category: id of the first class.
+
+    Raises:
+        InputError: a box without a score, which results need.
+    """
+    found = []
+    for number, example in enumerate(split, 1):
+        rows = zip(box_classes(example), example.boxes, box_scores(example), strict=True)
+        for label, box, score in rows:
+            if score is None:
+                raise InputError(
+                    f"{split.name}: a box of image {example.id!r} has no score, which COCO results need; "
+                    "write ground truth as coco"
+                )
+            place = {"image_id": number, "category_id": label + first_category}
+            found.append({**place, "bbox": corner_and_size(box), "score": score})
+    return found
+
+
+def image_folder(split: str) -> str:
+    """The folder of the images of a split that is written."""
+    return f"images/{split}"
+
+
+def write_tree(splits: Sequence[Split], output: Output, options: WriteOptions) -> None:
+    """Write annotations/instances_SPLIT.json."""
+    for split in splits:
+        output.write(f"annotations/instances_{split.name}.json", json_text(to_coco(split)))
+
+
+def _results_files(split: Split, options: WriteOptions) -> dict[str, str]:
+    results = to_coco_results(split)
+    images = {**to_coco(split), "annotations": []}
+    return {"": json_text(results), "-images": json_text(images)}
+
+
+WRITER = Writer(
+    "annotations/instances_SPLIT.json and images/SPLIT, or FILE.json alone",
+    write=write_tree,
+    image_folder=lambda split, options: image_folder(split),
+    files=lambda split, options: {"": json_text(to_coco(split))},
+    suffix=".json",
+)
+RESULTS_WRITER = Writer(
+    "FILE.json of detections, and FILE-images.json of the images and categories that they refer to",
+    files=_results_files,
+    suffix=".json",
+    loses=lambda options: (LABELS,),
+)

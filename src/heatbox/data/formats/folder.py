@@ -9,10 +9,19 @@ optionally the size of the image as ``image_width,image_height``. Several rows o
 from __future__ import annotations
 
 import csv
+import io
 
 from heatbox.data.files.images import TreeImages, is_image
 from heatbox.data.files.trees import Report, Tree, below, join, raise_problem
 from heatbox.data.formats.coco import SLACK, read_coco
+from heatbox.data.formats.options import WriteOptions
+from heatbox.data.formats.output import (
+    Writer,
+    box_classes,
+    box_scores,
+    labels_without_boxes,
+    number_text,
+)
 from heatbox.data.formats.rows import MAX_SIDE, Annotation, Row, is_safe_id, parse_floats, read_rows, skipping
 from heatbox.data.types import Split
 from heatbox.errors import InputError
@@ -131,3 +140,40 @@ def _fields(row: Row, separator: str) -> list[str]:
     except csv.Error as error:
         raise InputError(f"{row.where}: is not CSV ({error})") from error
     return [field.strip() for field in fields]
+
+
+# ------------------------------------------------------------------------------------------------- writing
+
+
+def to_csv(split: Split) -> str:
+    """A table with a header and one row per box, as `read_csv` reads it.
+
+    A label without a box and an image without labels are rows whose box is empty. The column ``score`` is
+    there if any box has one.
+
+    Raises:
+        InputError: boxes of no class.
+    """
+    scored = any(example.box_scores is not None for example in split)
+    sizes = ("image_width", "image_height")
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(["image", "label", *_CORNERS[0], *(["score"] if scored else []), *sizes])
+    for example in split:
+        rows = [
+            [split.class_names[label], *map(number_text, box), "" if score is None else number_text(score)]
+            for label, box, score in zip(
+                box_classes(example), example.boxes, box_scores(example), strict=True
+            )
+        ]
+        rows += [[split.class_names[label], *[""] * 5] for label in labels_without_boxes(example)]
+        for row in rows or [[""] * 6]:
+            table.writerow([example.id, *(row if scored else row[:-1]), *example.size])
+    return text.getvalue()
+
+
+def _table_files(split: Split, options: WriteOptions) -> dict[str, str]:
+    return {"": to_csv(split)}
+
+
+WRITER = Writer("FILE.csv with image, label, x1, y1, x2, y2, score, size", files=_table_files, suffix=".csv")

@@ -1,0 +1,399 @@
+"""Data sets in the formats of other tools: one table of writers, behind every command that writes boxes.
+
+A data set is written whole or not at all: it is completed under a temporary name. Ids stay the names of the
+images where the layout has room for them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import zipfile
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+
+from heatbox._utils.devices import map_in_threads
+from heatbox._utils.io import folder_when_whole, made_folder, write_atomically, written_atomically
+from heatbox._utils.progress import Track, silent
+from heatbox.data.files.images import IMAGE_SUFFIXES, header_size, header_suffix
+from heatbox.data.formats import coco, cvat, folder, huggingface, labelstudio, voc, yolo
+from heatbox.data.formats.options import WriteOptions, WrittenFormat
+from heatbox.data.formats.output import (
+    SCORES,
+    FolderOutput,
+    Output,
+    Writer,
+    ZipOutput,
+    labels_without_boxes,
+    without_suffix,
+)
+from heatbox.data.formats.rows import is_safe_id
+from heatbox.data.types import Example, Split
+from heatbox.errors import InputError
+
+WRITERS: Mapping[WrittenFormat, Writer] = {
+    "coco": coco.WRITER,
+    "coco-results": coco.RESULTS_WRITER,
+    "csv": folder.WRITER,
+    "cvat": cvat.WRITER,
+    "huggingface": huggingface.WRITER,
+    "labelstudio": labelstudio.WRITER,
+    "voc": voc.WRITER,
+    "yolo": yolo.WRITER,
+}
+"""Format → how it is written."""
+
+
+@dataclass
+class Written:
+    """What became of a data set.
+
+    Attributes:
+        path: the file or folder that was written.
+        images: number of images whose annotations were written.
+        problems: why others were left out, one sentence each.
+        notes: what the user should know, such as what the format could not hold.
+    """
+
+    path: Path
+    images: int = 0
+    problems: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def write_splits(
+    splits: Sequence[Split],
+    out: str | Path,
+    to: WrittenFormat,
+    options: WriteOptions | None = None,
+    track: Track = silent,
+    jobs: int | None = None,
+) -> Written:
+    """Write splits in the format of another tool.
+
+    Boxes are written in pixels of the upright image file; they are scaled where the file has another size
+    than `Example.size`. The class names of the splits become one list. An image that cannot be read is left
+    out.
+
+    Args:
+        splits: ground truth or, with `Example.box_scores`, predictions.
+        out: the folder, the .zip archive (cvat) or the single file (.json, .csv) to write.
+        to: one of `WRITERS`.
+        options: how images and annotations are written.
+        track: shows progress.
+        jobs: number of threads, by default one per core.
+
+    Raises:
+        InputError: an unknown format, an output that exists, no image, several splits for a single file, a
+            name that the format cannot hold, or a file that cannot be written.
+
+    Examples:
+        >>> from heatbox.data import glyphs, write_splits
+        >>> write_splits([glyphs("test", 5)], "shapes", "yolo").images  # doctest: +SKIP
+        5
+    """
+    if to not in WRITERS:
+        raise InputError(f"format is {to!r}, expected one of {', '.join(WRITERS)}")
+    writer, out, options, written = WRITERS[to], Path(out), options or WriteOptions(), Written(Path(out))
+    single = writer.files is not None and out.suffix.lower() == writer.suffix
+    options = _with_images(options, to, single)
+    if single and len(splits) != 1:
+        names = ", ".join(split.name for split in splits)
+        raise InputError(f"{out}: a file holds one split, not {names}; name one as PATH:SPLIT")
+    _check_output(splits, out, to, options, single)
+    if not any(map(len, splits)):
+        raise InputError(f"{', '.join(split.name for split in splits)}: has no image that could be written")
+    splits = _with_folder_names(_with_shared_classes(splits, written.notes))
+    written.notes += _losses(splits, to, options)
+    if writer.files is not None and single:
+        prepared = [_prepare(split, None, writer, options, written, track, jobs) for split in splits]
+        files = writer.files(prepared[0], options)
+        made_folder(out.parent)
+        for addition, text in files.items():
+            write_atomically(out.with_name(out.stem + addition + out.suffix), text.encode())
+    elif writer.write is not None:
+        with _opened(writer, out, written.notes) as output:
+            prepared = [_prepare(split, output, writer, options, written, track, jobs) for split in splits]
+            writer.write(prepared, output, options)
+    return written
+
+
+# ------------------------------------------------------------------------------------------- the output
+
+
+def _with_images(options: WriteOptions, to: str, single: bool) -> WriteOptions:
+    """The options with the choice of images made, if it can be met."""
+    writer = WRITERS[to]  # type: ignore[index]
+    images = options.images or ("none" if single or writer.is_archive else "link")
+    if single and images != "none":
+        raise InputError(f"--images {images}: a {writer.suffix} file holds no images, expected none")
+    if writer.is_archive and images == "link":
+        raise InputError("--images link: an archive cannot link images, expected copy or none")
+    if to == "yolo" and images == "none":
+        raise InputError("--images none: YOLO finds labels by the place of the images, expected link or copy")
+    return dataclasses.replace(options, images=images)
+
+
+def _check_output(splits: Sequence[Split], out: Path, to: str, options: WriteOptions, single: bool) -> None:
+    """Raise an `InputError` if the output is of the wrong kind, exists, or is the data set itself."""
+    writer = WRITERS[to]  # type: ignore[index]
+    if not single and (writer.write is None or writer.is_archive):
+        suffix = ".zip" if writer.is_archive else writer.suffix
+        if out.suffix.lower() != suffix:
+            raise InputError(f"{out}: {to} is written to a file, expected a name that ends in {suffix}")
+    is_file = single or writer.is_archive
+    if out.exists() and out.is_dir() == is_file:
+        found, wanted = ("folder", "file") if is_file else ("file", "folder")
+        raise InputError(f"{out}: is a {found}, expected a {wanted}")
+    more = [out.with_name(f"{out.stem}-images{out.suffix}")] if to == "coco-results" else []
+    taken = [path for path in (out, *more) if path.exists() and (is_file or any(path.iterdir()))]
+    if taken and not options.overwrite:
+        raise InputError(f"{taken[0]}: exists; choose another output or pass --overwrite")
+    for split in splits:
+        place = Path(_place(split) or "/dev/null").resolve()
+        if not is_file and place.exists() and place.is_relative_to(out.resolve()):
+            raise InputError(f"{out}: contains the data set that is to be written, choose another output")
+
+
+@contextmanager
+def _opened(writer: Writer, out: Path, notes: list[str]) -> Iterator[Output]:
+    """The tree of files to write into; it gets its name when the block ends."""
+    if writer.is_archive:
+        made_folder(out.parent)
+        with written_atomically(out) as file, zipfile.ZipFile(file, "w") as archive:
+            yield ZipOutput(archive)
+        return
+    with folder_when_whole(out) as temporary:
+        output = FolderOutput(temporary)
+        yield output
+        mine = {path.relative_to(temporary) for path in temporary.rglob("*")}
+    others = [path for path in out.rglob("*") if path.is_file() and path.relative_to(out) not in mine]
+    if others:
+        notes.append(f"{out} also contains {len(others)} other files, such as {others[0].relative_to(out)}")
+
+
+def _losses(splits: Sequence[Split], to: WrittenFormat, options: WriteOptions) -> list[str]:
+    """Notes of what the format cannot hold, where the splits have it."""
+    writer, notes = WRITERS[to], []
+    examples = [example for split in splits for example in split]
+    for loss in writer.loses(options):
+        if loss == SCORES:
+            count = sum(example.box_scores is not None and len(example.boxes) > 0 for example in examples)
+        else:
+            count = sum(bool(labels_without_boxes(example)) for example in examples)
+        if count:
+            hint = f"; {writer.hint}" if writer.hint and loss == SCORES else ""
+            notes.append(f"{to} does not hold {loss}: those of {count} images are left out{hint}")
+    return notes
+
+
+# ---------------------------------------------------------------------------------------- class names
+
+
+def _with_shared_classes(splits: Sequence[Split], notes: list[str]) -> list[Split]:
+    """The splits with one list of class names, unique and complete; labels are positions in it."""
+    own = [_class_names(split, notes) for split in splits]
+    names = list(dict.fromkeys(name for found in own for name in found))
+    position = {name: index for index, name in enumerate(names)}
+    shared = []
+    for split, found in zip(splits, own, strict=True):
+        examples = split.examples
+        if found != names[: len(found)]:
+            labels = np.array([position[name] for name in found])
+            examples = [_relabelled(example, labels) for example in examples]
+        shared.append(dataclasses.replace(split, examples=examples, class_names=names))
+    return shared
+
+
+def _class_names(split: Split, notes: list[str]) -> list[str]:
+    """The names of the classes; numbers where there is none, and after a name that several classes have."""
+    names = [str(name) for name in split.class_names]
+    names += [""] * (split.num_classes - len(names))
+    unnamed = sum(not name.strip() for name in names)
+    names = [name if name.strip() else str(index) for index, name in enumerate(names)]
+    if unnamed:
+        notes.append(f"{split.name}: {unnamed} classes have no name, and are named by their numbers")
+    if len(set(names)) < len(names):
+        repeated = next(name for name, count in Counter(names).items() if count > 1)
+        notes.append(f"{split.name}: several classes are named {repeated!r}; their numbers are added")
+    while len(set(names)) < len(names):
+        counts = Counter(names)
+        names = [f"{name} ({index})" if counts[name] > 1 else name for index, name in enumerate(names)]
+    return names
+
+
+def _relabelled(example: Example, labels: np.ndarray) -> Example:
+    boxes = example.box_labels
+    return dataclasses.replace(
+        example,
+        label=int(labels[example.label]) if example.label >= 0 else -1,
+        labels=tuple(int(labels[label]) for label in example.labels),
+        box_labels=None if boxes is None else labels[np.asarray(boxes, dtype=np.int64)],
+    )
+
+
+def _with_folder_names(splits: Sequence[Split]) -> list[Split]:
+    """The splits with names that a folder can have, each once."""
+    named: dict[str, Split] = {}
+    for split in splits:
+        name = "".join("-" if char in "/\\:\0" else char for char in split.name).strip(". ") or "split"
+        again = name
+        while again in named:
+            again = f"{name}-{len(named) + 1}"
+        named[again] = dataclasses.replace(split, name=again)
+    return list(named.values())
+
+
+# ------------------------------------------------------------------------------------------------- images
+
+
+@dataclass(frozen=True)
+class _Placed:
+    """One image that was measured and, where images are written, placed."""
+
+    example: Example
+    copied: int
+    scaled: bool
+
+
+def _prepare(
+    split: Split,
+    output: Output | None,
+    writer: Writer,
+    options: WriteOptions,
+    written: Written,
+    track: Track,
+    jobs: int | None,
+) -> Split:
+    """The split with sizes of image files and with the names that images have in the output.
+
+    Args:
+        split: the split; its name is that of a folder.
+        output: receives the images; None for a single file.
+        writer: of the layout.
+        options: with the choice of images.
+        written: receives notes, problems and the number of images.
+        track: shows progress.
+        jobs: number of threads.
+
+    Raises:
+        InputError: no image could be used, an id that leads out of its folder, or an output that cannot be
+            written.
+    """
+    placing = output is not None and options.images != "none"
+    names = _image_names(split, writer, placing, written.notes)
+    folder = writer.image_folder(split.name, options)
+
+    def place(example: Example) -> _Placed | str:
+        name = names[example.id]
+        try:
+            source, size = _measured(split, example, placing)
+        except InputError as error:
+            return str(error)
+        copied = 0
+        if placing and output is not None:
+            copied = output.place(f"{folder}/{name}", source, options.images == "link")
+        boxes, scaled = example.boxes, example.size not in ((0, 0), size)
+        if scaled:
+            boxes = boxes * np.array(size * 2) / np.array(example.size * 2)
+        return _Placed(dataclasses.replace(example, id=name, size=size, boxes=boxes), copied, scaled)
+
+    what = f"writing {len(split)} images of {split.name}"
+    jobs = 1 if writer.is_archive and placing else jobs  # in order
+    results = list(map_in_threads(place, split.examples, jobs, track, what))
+    placed = [result for result in results if isinstance(result, _Placed)]
+    written.problems += [result for result in results if isinstance(result, str)]
+    written.images += len(placed)
+    if results and not placed:
+        first = f"; the first problem: {written.problems[-len(results)]}" if results else ""
+        raise InputError(f"{split.name}: has no image that can be written{first}")
+    if scaled := sum(one.scaled for one in placed):
+        what = f"boxes of {scaled} images were scaled to the size of their files, which is not as listed"
+        written.notes.append(f"{split.name}: {what}")
+    copies = [one.copied for one in placed if one.copied]
+    if copies and options.images == "link":
+        what = f"{len(copies)} images ({sum(copies) / 1e6:.1f} MB) were copied, for want of hard links"
+        written.notes.append(f"{split.name}: {what}")
+    return dataclasses.replace(split, examples=[one.example for one in placed])
+
+
+def _measured(split: Split, example: Example, placing: bool) -> tuple[Path | bytes, tuple[int, int]]:
+    """An image file and its upright size; the listed size where the file is not needed and not there."""
+    needed = placing or example.size == (0, 0)
+    if not needed and not _has_files(split):
+        return b"", example.size
+    try:
+        source = _source(split, example)
+        return source, header_size(source, _described(split, example))
+    except InputError:
+        if needed:
+            raise
+        return b"", example.size
+
+
+def _image_names(split: Split, writer: Writer, placing: bool, notes: list[str]) -> dict[str, str]:
+    """Id → name of the image in the output."""
+    names: dict[str, str] = {}
+    used: set[str] = set()
+    renamed = []
+    for example in split:
+        if not is_safe_id(example.id):
+            raise InputError(f"{split.name}: image id {example.id!r} leads out of the folder of the images")
+        name = _with_ending(split, example) if placing else example.id
+        if placing and writer.is_flat:
+            name = name.replace("/", "_")
+        stem, again = without_suffix(name), 1
+        ending = name.removeprefix(stem)
+        while (stem if writer.by_stem else name) in used:
+            again += 1
+            stem = f"{without_suffix(name.removesuffix(ending))}-{again}"
+        names[example.id] = stem + ending
+        used.add(stem if writer.by_stem else stem + ending)
+        if stem + ending != example.id:
+            renamed.append(example.id)
+    if renamed:
+        first = f"{renamed[0]} is {names[renamed[0]]}"
+        notes.append(f"{split.name}: {len(renamed)} images have other names in this format: {first}")
+    return names
+
+
+def _with_ending(split: Split, example: Example) -> str:
+    """The id with the ending of an image file, which tools go by."""
+    if not _has_files(split):
+        return f"{without_suffix(example.id)}.png"
+    if PurePosixPath(example.id).suffix.lower() in IMAGE_SUFFIXES:
+        return example.id
+    try:
+        return example.id + header_suffix(_source(split, example), _described(split, example))
+    except InputError:  # it is left out when it is placed
+        return example.id
+
+
+def _has_files(split: Split) -> bool:
+    return hasattr(split.open_image, "source")
+
+
+def _source(split: Split, example: Example) -> Path | bytes:
+    """Path or content of an image file; PNG of an image that is in no file."""
+    if _has_files(split):
+        return split.open_image.source(example)  # type: ignore[attr-defined, no-any-return]
+    buffer = io.BytesIO()
+    split.open_image(example).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def _described(split: Split, example: Example) -> str:
+    """The image in messages."""
+    tree = getattr(split.open_image, "tree", None)
+    return example.id if tree is None else str(tree.describe(example.id))
+
+
+def _place(split: Split) -> str:
+    """The folder of the images of a split, "" if they are not in a folder."""
+    tree = getattr(split.open_image, "tree", None)
+    return "" if tree is None else str(tree.describe(""))
