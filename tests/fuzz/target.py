@@ -72,7 +72,10 @@ def sane(split: Split) -> None:
     ids = [example.id for example in split]
     assert len(set(ids)) == len(ids), "an id twice"
     for example in split:
-        assert example.label >= 0
+        assert example.label >= 0 or not example.labels
+        assert all(0 <= label < split.num_classes for label in example.labels), "a label without class"
+        if example.box_labels is not None:
+            assert {*example.box_labels.tolist()} <= {*example.labels}, "a box of no class of its image"
         assert example.boxes.shape == (len(example.boxes), 4)
         assert example.boxes.dtype == np.float64
         assert ".." not in example.id.split("/")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from random import Random
@@ -159,6 +160,47 @@ def _coco(root: Path) -> None:
     trees.write(root / "annotations/instances_val.json", text)
 
 
+def _coco_outlines(root: Path) -> None:
+    content = trees.coco_shots("images\\")
+    content["annotations"][0]["segmentation"] = [[50, 5, 61, 38, 95, 38, 67, 58], [1, 1, 9, 1, 9, 9]]
+    runs = {"size": [80, 120], "counts": [100, 20, 9480]}
+    content["annotations"][3] |= {"segmentation": runs, "score": 0.5}
+    packed = {"size": [64, 64], "counts": "0PP4"}
+    content["annotations"].append({"image_id": 9, "category_id": 3, "segmentation": packed, "iscrowd": 1})
+    content["annotations"].append({"image_id": 9, "category_id": 4})
+    trees.shots(root / "images")
+    trees.write(root / "result.json", json.dumps(content))
+
+
+def _voc_sets(root: Path) -> None:
+    trees.voc(root)
+    trees.write(root / "ImageSets/Main/train.txt", "shot 0\n")
+    trees.write(root / "ImageSets/Main/val.txt", "größe 1\nshot 2\nshot 3\n")
+
+
+def _voc_beside(root: Path) -> None:
+    trees.voc(root, "train", "train")
+    trees.write(root / "labelmap.txt", "# label:color_rgb:parts:actions\nbuoy:1,2,3::\n")
+
+
+def _yolo_lists(root: Path) -> None:
+    trees.yolo(root)
+    lines = "".join(f"./images/val/{name}\n" for name in trees.SHOTS)
+    trees.write(root / "val.txt", lines)
+    trees.write(
+        root / "data.yaml", "path: ../x\ntrain: val.txt\nval: [images/val]\nnames: {0: a, 1: no}\nnc: 2\n"
+    )
+    trees.write(root / "labels/val/shot 0.txt", "1 0.5 0.5 0.2 0.4 0.9\n0 0.1 0.1 0.4 0.1 0.4 0.3 0.2 0.8\n")
+
+
+def _darknet(root: Path) -> None:
+    trees.yolo(root, "obj_train_data", "obj_train_data")
+    (root / "data.yaml").unlink()
+    trees.write(root / "obj.names", "buoy\nkite surfer\n")
+    trees.write(root / "obj.data", "classes = 2\ntrain = data/train.txt\nnames = data/obj.names\n")
+    trees.write(root / "train.txt", "".join(f"data/obj_train_data/{name}\n" for name in trees.SHOTS))
+
+
 LAYOUTS = cases_of(
     _metadata,
     _cub,
@@ -167,6 +209,11 @@ LAYOUTS = cases_of(
     _splits,
     _coco,
     _coco_classes,
+    _coco_outlines,
+    _voc_sets,
+    _voc_beside,
+    trees.yolo,
+    _darknet,
     trees.openimages,
     trees.tiny,
     trees.cue_conflict,
@@ -283,6 +330,9 @@ TARGETS = [
         damage_tables,
     ),
     Target("coco", cases_of(_coco, _coco_classes), read_all, 60_000, damage_tables),
+    Target("coco-outlines", cases_of(_coco_outlines), read_all, 80_000, damage_tables),
+    Target("voc", cases_of(_voc_sets, _voc_beside), read_all, 80_000, damage_tables),
+    Target("yolo", cases_of(trees.yolo, _yolo_lists, _darknet), read_all, 100_000, damage_tables),
     Target("cue-conflict", cases_of(trees.cue_conflict), read_all, 20_000, damage_names),
     Target("layouts", LAYOUTS, read_all, 40_000, damage_names),
     Target("voc-xml", _single("a.xml", *_XML), _run_xml, 100_000),

@@ -197,3 +197,94 @@ def cue_conflict(root: Path):
     for name in ("cat/cat1-dog2.png", "cat/cat1-cat3.png", "dog/dog7-cat10.png"):
         write_image(root / name)
     return root
+
+
+# ------------------------------------------------------------------------- what annotation tools export
+
+
+SHOTS = {  # file → (size, [(class, xyxy box)])
+    "shot 0.jpg": ((120, 80), [("kite surfer", (70, 10, 110, 40))]),
+    "größe 1.jpg": ((100, 60), [("buoy", (5, 6, 25, 36)), ("kite surfer", (50, 20, 99, 60))]),
+    "shot 2.png": ((64, 64), []),
+    "shot 3.jpg": ((120, 80), [("buoy", (1, 1, 20, 30)), ("buoy", (40, 40, 120, 80))]),
+}
+SHOT_CLASSES = ("buoy", "kite surfer")
+
+
+def shots(folder: Path):
+    for name, (size, _) in SHOTS.items():
+        write_image(folder / name, size)
+
+
+def voc_xml(name, size, objects, extra=""):
+    """As in the devkit: corners counted from 1, both inside."""
+    rows = "".join(
+        f"<object><name>{kind}</name>{extra}<bndbox><xmin>{x1 + 1}</xmin><ymin>{y1 + 1}</ymin>"
+        f"<xmax>{x2}</xmax><ymax>{y2}</ymax></bndbox></object>"
+        for kind, (x1, y1, x2, y2) in objects
+    )
+    head = f"<size><width>{size[0]}</width><height>{size[1]}</height><depth>3</depth></size>"
+    return f"<annotation><filename>{name}</filename>{head}{rows}</annotation>"
+
+
+def voc(root: Path, images="JPEGImages", xml="Annotations"):
+    shots(root / images)
+    for name, (size, objects) in SHOTS.items():
+        write(root / xml / f"{name.rpartition('.')[0]}.xml", voc_xml(name, size, objects))
+    return root
+
+
+def yolo_rows(size, objects, classes=SHOT_CLASSES):
+    width, height = size
+    return "".join(
+        f"{classes.index(kind)} {(x1 + x2) / 2 / width:.6f} {(y1 + y2) / 2 / height:.6f} "
+        f"{(x2 - x1) / width:.6f} {(y2 - y1) / height:.6f}\n"
+        for kind, (x1, y1, x2, y2) in objects
+    )
+
+
+def yolo(root: Path, images="images/val", labels="labels/val"):
+    shots(root / images)
+    for name, (size, objects) in SHOTS.items():
+        if objects:
+            write(root / labels / f"{name.rpartition('.')[0]}.txt", yolo_rows(size, objects))
+    write(root / "data.yaml", f"path: .\ntrain: {images}\nval: {images}\nnames: [buoy, kite surfer]\n")
+    return root
+
+
+def coco_shots(prefix=""):
+    """COCO's JSON of the shots, as a dictionary."""
+    found = {"images": [], "annotations": [], "categories": []}
+    found["categories"] = [{"id": 3 + n, "name": name} for n, name in enumerate(SHOT_CLASSES)]
+    for index, (name, (size, objects)) in enumerate(SHOTS.items()):
+        found["images"].append(
+            {"id": 7 + index, "file_name": prefix + name, "width": size[0], "height": size[1]}
+        )
+        for kind, (x1, y1, x2, y2) in objects:
+            found["annotations"].append(
+                {
+                    **{"id": len(found["annotations"]) + 1, "image_id": 7 + index},
+                    **{"category_id": 3 + SHOT_CLASSES.index(kind), "bbox": [x1, y1, x2 - x1, y2 - y1]},
+                    **{"area": (x2 - x1) * (y2 - y1), "iscrowd": 0},
+                }
+            )
+    return found
+
+
+def same_as_shots(split, tolerance=1e-9):
+    """Assert that a split has the shots' labels and boxes; the folders of the ids do not count."""
+    assert list(split.class_names) == list(SHOT_CLASSES)
+    assert {example.id.rpartition("/")[2] for example in split} == {*SHOTS}
+    for example in split:
+        size, objects = SHOTS[example.id.rpartition("/")[2]]
+        of_boxes = [SHOT_CLASSES.index(kind) for kind, _ in objects]
+        assert example.labels == tuple(sorted({*of_boxes}))
+        assert example.label == (min(of_boxes) if of_boxes else -1)
+        expected = np.array([box for _, box in objects], dtype=float).reshape(-1, 4)
+        assert example.boxes.shape == expected.shape
+        assert np.allclose(example.boxes, expected, atol=tolerance, rtol=0)
+        found = [example.label] * len(objects) if example.box_labels is None else example.box_labels.tolist()
+        assert found == of_boxes
+        if len(objects):
+            assert example.size == size
+        assert split.open_image(example).size == size

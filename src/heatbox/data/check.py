@@ -225,7 +225,8 @@ def _mask_problems(split: Split, track: Track, jobs: int | None) -> list[str]:
             empty = not (open_mask(example) == 1).any()
         except InputError as error:
             return str(error)
-        return f"{split.name}, image {example.id!r}: empty mask" if empty else ""
+        # An image without a label has no object.
+        return f"{split.name}, image {example.id!r}: empty mask" if empty and example.labels else ""
 
     problems = map_in_threads(check, split.examples, jobs, track, f"opening masks of {split.name}")
     return [problem for problem in problems if problem]

@@ -12,7 +12,18 @@ from typing import Protocol
 from heatbox._utils.checks import kind_of
 from heatbox.data.files.archives import open_tree, with_archives
 from heatbox.data.files.trees import FolderTree, Report, Tree, below, find_folders, raise_problem
-from heatbox.data.formats import coco, cub, cue_conflict, folder, ilsvrc, openimages, tiny_imagenet, wsol
+from heatbox.data.formats import (
+    coco,
+    cub,
+    cue_conflict,
+    folder,
+    ilsvrc,
+    openimages,
+    tiny_imagenet,
+    voc,
+    wsol,
+    yolo,
+)
 from heatbox.data.formats.rows import require_files
 from heatbox.data.glyphs import glyphs
 from heatbox.data.types import Split
@@ -51,7 +62,7 @@ class Format(Protocol):
 
 
 FORMATS: tuple[Format, ...] = (
-    tiny_imagenet, cub, openimages, wsol, cue_conflict, ilsvrc, coco, folder
+    tiny_imagenet, cub, openimages, wsol, cue_conflict, ilsvrc, coco, voc, yolo, folder
 )  # fmt: skip
 """In order of detection: a folder of classes is the least specific layout and comes last."""
 TEST_SPLITS = ("test", "val", "valid", "validation", "fullsup", "all")

@@ -287,8 +287,8 @@ def test_folder_with_csv_boxes(tmp_path, table):
         ("image,x1,y1,x2,y2\ncat/cat 0.png,1,2,3\n", r"boxes\.csv, row 2: .* has 4 fields, the header 5"),
         ("image,x1,y1,x2,y2\ncat/cat 0.png,1,2,3,x\n", r"row 2: .* not of the form"),
         (
-            "image,x1,y1,x2,y2\n\ncat/cat 0.png,1,2,41,9\n",
-            r"row 3: box \(1, 2, 41, 9\) lies outside its 40 x 30",
+            "image,x1,y1,x2,y2\n\ncat/cat 0.png,1,2,41.5,9\n",
+            r"row 3: box \(1, 2, 41.5, 9\) lies outside its 40 x 30",
         ),
         ("image,x1,y1,x2,y2\ncat/no.png,1,2,4,9\n", r"row 2: image 'cat/no.png' is missing"),
         ("image,x1,y1,x2,y2\n../no.png,1,2,4,9\n", r"row 2: image '\.\./no.png' leads out"),
@@ -331,11 +331,14 @@ def test_coco_alone(tmp_path):
     trees.write(tmp_path / "annotations" / "instances_val2017.json", text)
     data = open_data_set(tmp_path)
     assert (data.layout, data.splits) == ("COCO", ("val2017",))
-    problems = []
-    split = data.load("val2017", problems.append)
-    assert [(e.id, e.label, len(e.boxes)) for e in split] == [("a.jpg", 1, 2), ("b.jpg", 0, 1)]
-    assert len(problems) == 1
-    assert "'c.jpg' has objects of 2 classes" in problems[0]
+    split = data.load("val2017")
+    assert [(e.id, e.labels, len(e.boxes)) for e in split] == [
+        ("a.jpg", (1,), 2),
+        ("b.jpg", (0,), 1),
+        ("c.jpg", (0, 1), 2),
+    ]
+    assert split.examples[0].box_labels is None
+    assert split.examples[2].box_labels.tolist() == [0, 1]
 
 
 def test_what_is_nothing(tmp_path):

@@ -1,18 +1,24 @@
 """COCO's JSON (Lin et al., ECCV 2014): as a data set, and as the boxes of a folder of classes.
 
 ``images`` have id, file_name, width and height; ``annotations`` have image_id, category_id and bbox [x, y,
-width, height] in pixels; ``categories`` have id and name. Crowds (iscrowd 1) are not single objects and are
-left out.
+width, height] in pixels; ``categories`` have id and name. An annotation may have its outline in segmentation,
+polygons or run lengths, from which masks are made. One with a category and neither is a label of the image.
+Crowds (iscrowd 1) are not single objects: they are no boxes, and ignored in masks.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
-from heatbox.data.files.images import TreeImages, is_image
-from heatbox.data.files.trees import Report, Tree, find_folders, raise_problem
+import numpy as np
+
+from heatbox.data.files.images import TreeImages, image_size, is_image
+from heatbox.data.files.trees import Report, Tree, find_folders, join, raise_problem
+from heatbox.data.formats.frames import turned_mask, turns_of
+from heatbox.data.formats.names import cleaned, locate_images
 from heatbox.data.formats.options import WriteOptions
 from heatbox.data.formats.output import (
     LABELS,
@@ -24,41 +30,79 @@ from heatbox.data.formats.output import (
     json_text,
     labels_without_boxes,
 )
-from heatbox.data.formats.rows import MAX_SIDE, Annotation, annotated_split, decode_text, is_safe_id, skipping
-from heatbox.data.types import Split
+from heatbox.data.formats.rows import (
+    MAX_SIDE,
+    Annotation,
+    Object,
+    annotated_split,
+    decode_text,
+    is_safe_id,
+    skipping,
+)
+from heatbox.data.formats.segments import check_area, segment_box, segment_mask
+from heatbox.data.types import Example, Split
 from heatbox.errors import InputError
 
 LAYOUT, DEPTH = "COCO", 1
-SLACK = 0.02  # pixels: published boxes are rounded to hundredths and may overshoot by as much
 _INVALID = (LookupError, TypeError, ValueError, AttributeError, OverflowError)
+_KEYS = ("images", "annotations", "categories")
+_EVERYWHERE = ("_annotations.coco",)  # names of files that each split has in a folder of its own
+_IGNORE = 255
 
 
 def split_names(tree: Tree) -> tuple[str, ...]:
     """Names of the annotation files, without "instances_" and ".json", beside images not in class folders."""
-    names = tuple(_annotation_files(tree))
-    return names if any(_image_folder(tree, name) is not None for name in names) else ()
+    files = _annotation_files(tree)
+    if any(_image_folder(tree, name) is not None for name in files):
+        return tuple(files)
+    return tuple(files) if files and _lists_other_folders(tree, files) else ()
 
 
 def load_split(tree: Tree, name: str, report: Report) -> Split:
-    """Read a split; the label is the category of its objects, which has to be a single one per image.
+    """Read a split; the labels of an image are the categories of its objects.
 
     Raises:
-        InputError: an image with no box or with objects of several categories, and as for `read_coco`.
+        InputError: a box outside its image, and as for `read_coco`.
     """
-    table, categories = read_coco(tree, _annotation_files(tree)[name], report)
-    images = TreeImages(tree, _image_folder(tree, name) or "")
-    return annotated_split(name, table, categories, images, report, SLACK)
+    path = _annotation_files(tree)[name]
+    content = read_coco_file(tree, path, report)
+    own = path.rpartition("/")[0]
+    first = _image_folder(tree, name)
+    beside = [folder for folder in (own, join(own, "images")) if folder]
+    folders = [*([first] if first is not None else []), *beside, name, f"images/{name}", "images", "data", ""]
+    located = locate_images(tree, content.table, folders)
+    table: dict[str, Annotation] = {}
+    segments: dict[str, list[_Segment]] = {}
+    missing = set(located.missing)
+    for listed, annotation in content.table.items():
+        image = located.ids[listed]
+        with skipping(report, image):
+            if listed in missing and not is_safe_id(cleaned(listed)):
+                raise InputError(f"{annotation.where}: file_name {listed!r} leads out of the image folder")
+            if image in table:
+                raise InputError(f"{annotation.where}: file_name {listed!r} is another image's file, too")
+            table[image] = annotation
+            segments[image] = content.segments.get(listed, [])
+    images = TreeImages(tree, located.folder)
+    masked = any(one.outline for found in segments.values() for one in found)
+    labels = {category: label for label, category in enumerate(content.categories)}
+    open_mask = _Masks(images.tree, table, segments, labels) if masked else None
+    return annotated_split(name, table, content.categories, images, report, open_mask=open_mask)
 
 
 def _annotation_files(tree: Tree) -> dict[str, str]:
     """Name of a split → its annotation file."""
-    found = {}
+    found = []
     for folder in find_folders(tree, lambda t: t.paths("", ".json"), depth=1):
         for path in tree.paths(folder, ".json"):
             data = tree.read(path)
-            if all(b'"%s"' % key in data for key in (b"images", b"annotations", b"categories")):
-                found[path.rpartition("/")[2].removesuffix(".json").removeprefix("instances_")] = path
-    return found
+            if all(b'"%s"' % key.encode() in data for key in _KEYS):
+                found.append(path)
+    names = [path.rpartition("/")[2].removesuffix(".json").removeprefix("instances_") for path in found]
+    return {
+        path.rpartition("/")[0] if name in _EVERYWHERE and "/" in path else name: path
+        for name, path in zip(names, found, strict=True)
+    }
 
 
 def _image_folder(tree: Tree, split: str) -> str | None:
@@ -69,6 +113,61 @@ def _image_folder(tree: Tree, split: str) -> str | None:
     return None
 
 
+def _lists_other_folders(tree: Tree, files: Mapping[str, str]) -> bool:
+    """Whether images lie in folders that are not the classes of an annotation file beside them.
+
+    Folders named like a category are classes. So are several folders with objects of one category, which
+    may be called "object"; one folder with any other categories only holds the images.
+    """
+    folders = [name for name in tree.folders() if next(filter(is_image, tree.walk(name)), "")]
+    used: set[str] = set()
+    listed: set[str] = set()
+    for path in files.values():
+        try:
+            content = read_coco_file(tree, path, lambda problem: None)
+        except InputError:
+            return False
+        used |= {name for one in content.table.values() for name in (*one.categories, *one.labels)}
+        listed.update(content.table)
+    if not listed or not used or used & {*folders}:
+        return False
+    if len(used) == 1 and len(folders) > 1:
+        inner = {name.lower() for name in folders}
+        if not inner <= {"train", "training", "val", "valid", "validation", "test", "images"}:
+            return False
+    located = locate_images(tree, listed, [""])
+    return len(located.missing) < len(listed)
+
+
+# ------------------------------------------------------------------------------------------------ the JSON
+
+
+@dataclass(frozen=True, slots=True)
+class _Segment:
+    """Category, outline (None: its box), box, place, and whether it is a crowd."""
+
+    category: str
+    outline: Any
+    box: Any
+    where: str
+    crowd: bool
+
+
+@dataclass
+class CocoFile:
+    """The content of an annotation file.
+
+    Attributes:
+        table: file name as listed → annotation.
+        categories: names of the categories by increasing id.
+        segments: file name as listed → outlines of its objects, in the order of the file.
+    """
+
+    table: dict[str, Annotation] = field(default_factory=dict)
+    categories: list[str] = field(default_factory=list)
+    segments: dict[str, list[_Segment]] = field(default_factory=dict)
+
+
 def read_coco(
     tree: Tree, name: str, report: Report = raise_problem
 ) -> tuple[dict[str, Annotation], list[str]]:
@@ -77,16 +176,32 @@ def read_coco(
     Raises:
         InputError: the file is not such JSON; single invalid entries go to `report`.
     """
+    content = read_coco_file(tree, name, report, safe=True)
+    return content.table, content.categories
+
+
+def read_coco_file(tree: Tree, name: str, report: Report = raise_problem, safe: bool = False) -> CocoFile:
+    """The content of an annotation file.
+
+    Args:
+        tree: has the file.
+        name: of the file.
+        report: receives the problems with single entries.
+        safe: refuse file names that lead out of the folder of the images, which a caller may else do.
+
+    Raises:
+        InputError: the file is not such JSON.
+    """
     where = tree.describe(name)
     try:
         data = json.loads(decode_text(tree.read(name), where))
-        tables = {key: list(data[key]) for key in ("images", "annotations", "categories")}
+        tables = {key: list(data[key]) for key in _KEYS}
         names = {int(c["id"]): str(c["name"]) for c in tables["categories"]}
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         reason = f"no {error}" if isinstance(error, KeyError) else error
         raise InputError(f"{where}: is not COCO's JSON ({reason})") from error
-    by_id: dict[Any, Annotation] = {}
-    found: dict[str, Annotation] = {}
+    content = CocoFile(categories=[names[key] for key in sorted(names)])
+    by_id: dict[Any, tuple[str, Annotation]] = {}
     for index, image in enumerate(tables["images"]):
         at = f"{where}, image {index}"
         with skipping(report):
@@ -94,31 +209,115 @@ def read_coco(
                 key, file = image["id"], str(image["file_name"])
                 annotation = Annotation(at, (int(image.get("width") or 0), int(image.get("height") or 0)))
                 again = key in by_id
-                if max(annotation.size) >= MAX_SIDE:
+                if max(annotation.size) >= MAX_SIDE or min(annotation.size) < 0:
                     raise ValueError
+                annotation.labels = [names[int(number)] for number in image.get("category_ids") or ()]
             except _INVALID as error:
                 raise InputError(f"{at}: expected id, file_name, width and height") from error
-            if not is_safe_id(file):
+            if (safe and not is_safe_id(file)) or not cleaned(file):
                 raise InputError(f"{at}: file_name {file!r} leads out of the image folder")
-            if again or file in found:
+            if again or file in content.table:
                 raise InputError(f"{at}: image {file!r} (id {key}) is listed twice")
-            by_id[key] = found[file] = annotation
+            content.table[file] = annotation
+            by_id[key] = file, annotation
     for index, entry in enumerate(tables["annotations"]):
-        at = f"{where}, annotation {index}"
-        with skipping(report):
+        try:
+            _read_annotation(content, by_id, names, entry, where, index)
+        except InputError as error:
+            report(str(error))
+    return content
+
+
+def _read_annotation(
+    content: CocoFile,
+    by_id: Mapping[Any, tuple[str, Annotation]],
+    names: Mapping[Any, str],
+    entry: Any,
+    where: str,
+    index: int,
+) -> None:
+    """Add an annotation to the image that it belongs to."""
+    try:
+        file, owner = by_id.get(entry["image_id"], ("", None))
+        category_id = entry["category_id"]
+        category = names.get(int(category_id) if isinstance(category_id, str) else category_id)
+        crowd = bool(int(entry.get("iscrowd") or 0))
+        outline, bbox, score = entry.get("segmentation") or None, entry.get("bbox"), entry.get("score")
+        if owner is None or category is None:
+            what = "its image_id or category_id is not in the images and categories"
+            raise InputError(f"{where}, annotation {index}: {what}")
+        if not bbox and outline is None:
+            if not crowd and category not in owner.labels:
+                owner.labels.append(category)
+            return
+        if bbox:
+            x, y, width, height = map(float, bbox)
+            box = [x, y, x + width, y + height]
+        else:
+            box = segment_box(outline, owner.size)
+        confidence = None if score is None else float(score)
+    except _INVALID as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(
+            f"{where}, annotation {index}: expected image_id, category_id and bbox [x, y, width, height]"
+        ) from error
+    at = f"{where}, annotation {index}"
+    if not crowd:
+        owner.objects.append(Object(category, box, at, (), confidence))
+    if outline is not None or not crowd:
+        content.segments.setdefault(file, []).append(_Segment(category, outline, box, at, crowd))
+
+
+# --------------------------------------------------------------------------------------------------- masks
+
+
+class _Masks:
+    """Example → mask: 1 on its objects, 255 on crowds of its classes without an object, 0 elsewhere."""
+
+    def __init__(
+        self,
+        images: Tree,
+        table: Mapping[str, Annotation],
+        segments: Mapping[str, list[_Segment]],
+        labels: Mapping[str, int],
+    ) -> None:
+        self.images, self.table, self.segments, self.labels = images, table, segments, labels
+        self._turns: dict[str, int] | None = None
+
+    def __call__(self, example: Example) -> np.ndarray:
+        annotation = self.table[example.id]
+        if self._turns is None:
+            self._turns = turns_of(self.table, self.images, lambda problem: None, quiet=True)
+        size = annotation.size if min(annotation.size) > 0 else image_size(self.images, example.id)
+        found = np.zeros((0, 0))
+        try:
+            check_area(size)
+            objects, ignored = (np.zeros(size[::-1], dtype=bool) for _ in range(2))
+        except ValueError as error:
+            raise InputError(f"{annotation.where}: has {error}") from error
+        for one in self.segments.get(example.id, ()):
+            if example.labels and self.labels[one.category] not in example.labels:
+                continue
             try:
-                if entry.get("iscrowd"):
-                    continue
-                owner, category = by_id.get(entry["image_id"]), names.get(entry["category_id"])
-                x, y, width, height = map(float, entry["bbox"])
+                found = _box_mask(one.box, size) if one.outline is None else segment_mask(one.outline, size)
             except _INVALID as error:
-                raise InputError(
-                    f"{at}: expected image_id, category_id and bbox [x, y, width, height]"
-                ) from error
-            if owner is None or category is None:
-                raise InputError(f"{at}: its image_id or category_id is not in the images and categories")
-            owner.objects.append((category, (x, y, x + width, y + height), at))
-    return found, [names[key] for key in sorted(names)]
+                raise InputError(f"{one.where}: its segmentation is invalid ({error})") from error
+            if one.crowd:
+                ignored |= found
+            else:
+                objects |= found
+        result = objects.astype(np.uint8)
+        result[ignored & ~objects] = _IGNORE
+        return turned_mask(result, self._turns.get(example.id, 1))
+
+
+def _box_mask(box: Any, size: tuple[int, int]) -> np.ndarray:
+    width, height = size
+    mask = np.zeros((height, width), dtype=bool)
+    x1, y1, x2, y2 = np.clip(np.round(box), 0, [width, height] * 2).astype(int)
+    mask[y1:y2, x1:x2] = True
+    return mask
 
 
 # ------------------------------------------------------------------------------------------------- writing

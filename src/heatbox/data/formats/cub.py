@@ -17,6 +17,7 @@ from heatbox.data.files.trees import Report, Tree, below
 from heatbox.data.formats import wsol
 from heatbox.data.formats.rows import (
     Annotation,
+    Object,
     is_safe_id,
     parse_floats,
     parse_integer,
@@ -84,7 +85,7 @@ def load_split(tree: Tree, name: str, report: Report) -> Split:
                 box_row, text = boxes[number]
                 x, y, width, height = parse_floats(box_row, text.split(), form, 4)
                 corners = x, y, x + width, y + height
-                bird = Annotation(box_row.where, objects=[("bird", corners, box_row.where)])
+                bird = Annotation(box_row.where, objects=[Object("bird", corners, box_row.where)])
                 examples.append(bird.example(path, labels[number] - 1, images.tree, report, _SLACK))
     masked = "segmentations" in tree.folders()
     open_mask = partial(_open_mask, below(tree, "segmentations")) if masked else None

@@ -13,7 +13,7 @@ import io
 
 from heatbox.data.files.images import TreeImages, is_image
 from heatbox.data.files.trees import Report, Tree, below, join, raise_problem
-from heatbox.data.formats.coco import SLACK, read_coco
+from heatbox.data.formats.coco import read_coco
 from heatbox.data.formats.options import WriteOptions
 from heatbox.data.formats.output import (
     Writer,
@@ -22,7 +22,17 @@ from heatbox.data.formats.output import (
     labels_without_boxes,
     number_text,
 )
-from heatbox.data.formats.rows import MAX_SIDE, Annotation, Row, is_safe_id, parse_floats, read_rows, skipping
+from heatbox.data.formats.rows import (
+    MAX_SIDE,
+    SLACK,
+    Annotation,
+    Object,
+    Row,
+    is_safe_id,
+    parse_floats,
+    read_rows,
+    skipping,
+)
 from heatbox.data.types import Split
 from heatbox.errors import InputError
 
@@ -130,7 +140,7 @@ def read_csv(tree: Tree, name: str, report: Report = raise_problem) -> dict[str,
                 raise InputError(f"{row.where}: size {shown} of {name!r} is too large for an image")
             annotation = found.setdefault(name, Annotation(row.where, (int(size[0]), int(size[1]))))
             category = cells.get("label") or cells.get("class") or ""
-            annotation.objects.append((category, (x1, y1, x2, y2), row.where))
+            annotation.objects.append(Object(category, (x1, y1, x2, y2), row.where))
     return found
 
 

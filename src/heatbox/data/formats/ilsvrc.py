@@ -14,11 +14,11 @@ import struct
 import zlib
 from collections.abc import Iterator
 from contextlib import suppress
-from xml.etree import ElementTree
 
 from heatbox.data.files.images import TreeImages, is_image
 from heatbox.data.files.trees import Report, Tree, below, find_folders, join
 from heatbox.data.formats.rows import Annotation, parse_integer, read_class_words, read_rows, skipping
+from heatbox.data.formats.voc import read_voc
 from heatbox.data.types import Split
 from heatbox.errors import InputError
 
@@ -170,40 +170,6 @@ class _GroundTruth:
             words = ", ".join(f"{source} has {wnid!r}" for source, wnid in sources.items())
             raise InputError(f"{self.tree.where}: the class of {image!r} is contradictory: {words}")
         return next(iter(sources.values()))
-
-
-def read_voc(tree: Tree, name: str) -> Annotation:
-    """Size and objects of an annotation in PASCAL VOC's XML.
-
-    Documents with a DTD are refused: none of the data sets has one, and entities can expand without limit.
-
-    Raises:
-        InputError: it is not such an annotation.
-    """
-    where = tree.describe(name)
-    data = tree.read(name)
-    try:
-        if b"<!DOCTYPE" in data or b"<!ENTITY" in data:
-            raise ValueError("it has a document type declaration")
-        root = ElementTree.fromstring(data.lstrip())
-        found = Annotation(where, (int(_number(root, "size/width")), int(_number(root, "size/height"))))
-        for index, element in enumerate(root.findall("object"), 1):
-            box = [_number(element, f"bndbox/{key}") for key in ("xmin", "ymin", "xmax", "ymax")]
-            category = (element.findtext("name") or "").strip()
-            found.objects.append((category, box, f"{where}, object {index}"))
-    except (ElementTree.ParseError, ValueError, LookupError) as error:
-        raise InputError(f"{where}: is not an annotation in PASCAL VOC's XML ({error})") from error
-    return found
-
-
-def _number(element: ElementTree.Element, path: str) -> float:
-    text = element.findtext(path)
-    if text is None:
-        raise ValueError(f"no {path}")
-    value = float(text)
-    if not -1e9 < value < 1e9:
-        raise ValueError(f"{path} is {text.strip()}")
-    return value
 
 
 # ------------------------------------------------------------------------------------------- class order

@@ -8,21 +8,26 @@ from __future__ import annotations
 
 import codecs
 import math
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
+from typing import NamedTuple
 
 import numpy as np
 
 from heatbox.data.files.images import TreeImages, image_size
 from heatbox.data.files.trees import Report, Tree
+from heatbox.data.formats.frames import SIDEWAYS, UPRIGHT, turned, turns_of
+from heatbox.data.problems import MALFORMED, OUTSIDE, BadImage, Problem
 from heatbox.data.types import Example, Split
 from heatbox.errors import InputError
 
 Box = list[float]
 MAX_SIDE = 2**31
 """Pixels; no image has a side of this length."""
+SLACK = 1.0
+"""Pixels by which a box may overshoot its image; it is then clipped."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,12 +48,17 @@ class Row:
 
 
 @contextmanager
-def skipping(report: Report) -> Iterator[None]:
-    """Report an `InputError` raised in the block, and go on after it: a row or an image is skipped."""
+def skipping(report: Report, image: str = "") -> Iterator[None]:
+    """Report an `InputError` raised in the block, and go on after it: a row or an image is skipped.
+
+    Args:
+        report: receives the problem.
+        image: id of the image that the block is about, if it is about one.
+    """
     try:
         yield
     except InputError as error:
-        report(str(error))
+        report(Problem(str(error), image, error.reason if isinstance(error, BadImage) else MALFORMED))
 
 
 def require_files(tree: Tree, files: Sequence[str], layout: str) -> None:
@@ -152,20 +162,40 @@ def validate_box(box: Sequence[float], size: tuple[int, int], where: str, slack:
     """
     x1, y1, x2, y2 = box
     width, height = size
+    reason = MALFORMED
     if not all(map(math.isfinite, box)):
         problem = "is not finite"
     elif x2 < x1 or y2 < y1:
         problem = "has x2 < x1 or y2 < y1"
     elif min(x1, y1) < -slack or x2 > width + slack or y2 > height + slack:
-        problem = f"lies outside its {width} x {height} image"
+        problem, reason = f"lies outside its {width} x {height} image", OUTSIDE
     else:
-        return [max(x1, 0), max(y1, 0), min(x2, width), min(y2, height)]
-    raise InputError(f"{where}: box ({', '.join(f'{value:g}' for value in box)}) {problem}")
+        x1, y1 = min(max(x1, 0), width), min(max(y1, 0), height)
+        return [x1, y1, max(min(x2, width), x1), max(min(y2, height), y1)]
+    raise BadImage(f"{where}: box ({', '.join(f'{value:g}' for value in box)}) {problem}", reason)
 
 
 def box_array(boxes: Sequence[Box]) -> np.ndarray:
     """(K, 4) float64 of a list of boxes, which may be empty."""
     return np.array(boxes, dtype=np.float64).reshape(-1, 4)
+
+
+class Object(NamedTuple):
+    """One object of an image, as its file has it.
+
+    Attributes:
+        category: name of its class; "" if the file has none.
+        box: xyxy in pixels of the listed size; not validated yet.
+        where: file and row, for messages.
+        flags: words of `BOX_FLAGS`.
+        score: confidence in [0, 1], of a prediction.
+    """
+
+    category: str
+    box: Sequence[float]
+    where: str
+    flags: tuple[str, ...] = ()
+    score: float | None = None
 
 
 @dataclass
@@ -175,17 +205,19 @@ class Annotation:
     Attributes:
         where: file and row of the image, for messages.
         size: (width, height), (0, 0) if it is not listed.
-        objects: (category, xyxy box, file and row) of each object; boxes are not validated yet.
+        objects: the objects, with boxes that are not validated yet.
+        labels: classes of the image as a whole, besides those of its objects.
     """
 
     where: str
     size: tuple[int, int] = (0, 0)
-    objects: list[tuple[str, Sequence[float], str]] = field(default_factory=list)
+    objects: list[Object] = field(default_factory=list)
+    labels: list[str] = field(default_factory=list)
 
     @property
     def categories(self) -> list[str]:
         """The categories of the objects, each once, sorted."""
-        return sorted({category for category, _, _ in self.objects})
+        return sorted({one.category for one in self.objects})
 
     def example(
         self,
@@ -195,28 +227,57 @@ class Annotation:
         report: Report,
         slack: float = 0,
         ignored: Collection[str] = (),
+        turn: int = UPRIGHT,
+        classes: Mapping[str, int] | None = None,
     ) -> Example:
         """The example of an image, with its valid boxes.
 
         Args:
             name: of the image, also its id.
-            label: class index.
+            label: class index; used where `classes` is None.
             images: has the image, whose header is read if objects but no size are listed.
             report: receives the problems with boxes.
             slack: see `validate_box`.
             ignored: categories whose boxes are left out.
+            turn: EXIF orientation by which boxes and size are turned; see `heatbox.data.formats.frames`.
+            classes: category → class index, for a layout whose images may be of several classes.
 
         Raises:
             InputError: the size is not listed, and the image cannot be read.
         """
         listed = not self.objects or min(self.size) > 0
         size = self.size if listed else image_size(images, name)
-        boxes = []
-        for category, box, where in self.objects:
-            if category not in ignored:
-                with skipping(report):
-                    boxes.append(validate_box(box, size, where, slack))
-        return Example(name, label, size, box_array(boxes))
+        if not listed and turn in SIDEWAYS:
+            size = size[::-1]
+        boxes: list[Box] = []
+        kept: list[Object] = []
+        for one in self.objects:
+            if one.category not in ignored:
+                with skipping(report, name):
+                    boxes.append(validate_box(one.box, size, one.where, slack))
+                    kept.append(one)
+        array = box_array(boxes)
+        if turn != UPRIGHT:
+            array, size = turned(array, size, turn)
+        flags = tuple(one.flags for one in kept) if any(one.flags for one in kept) else None
+        scores = None
+        if any(one.score is not None for one in kept):
+            scores = np.array([np.nan if one.score is None else one.score for one in kept])
+        if classes is None:
+            return Example(name, label, size, array, box_scores=scores, box_flags=flags)
+        found = {classes[category] for category in (*self.categories, *self.labels)}
+        labels = tuple(sorted(found))
+        of_boxes = np.array([classes[one.category] for one in kept], dtype=np.int64)
+        return Example(
+            name,
+            labels[0] if labels else -1,
+            size,
+            array,
+            labels,
+            of_boxes if len(labels) > 1 else None,
+            scores,
+            flags,
+        )
 
 
 def annotated_split(
@@ -225,20 +286,21 @@ def annotated_split(
     class_names: Sequence[str],
     images: TreeImages,
     report: Report,
-    slack: float = 0,
+    slack: float = SLACK,
+    open_mask: Callable[[Example], np.ndarray] | None = None,
 ) -> Split:
     """A split of a table of image → annotation; labels are positions in `class_names`.
 
-    The label of an image is the category of its objects; an image with no object or with objects of several
-    categories is reported and skipped. `slack` is that of `validate_box`.
+    The labels of an image are the categories of its objects and those of the image as a whole; an image may
+    have several, or none. `slack` is that of `validate_box`.
     """
-    labels = {category: label for label, category in enumerate(class_names)}
+    classes = {category: label for label, category in enumerate(class_names)}
+    turns = turns_of(table, images.tree, report)
     examples = []
     for file, annotation in table.items():
-        with skipping(report):
-            kinds = annotation.categories
-            if len(kinds) != 1:
-                what = f"objects of {len(kinds)} classes, expected one" if kinds else "no box, so no class"
-                raise InputError(f"{annotation.where}: {file!r} has {what}")
-            examples.append(annotation.example(file, labels[kinds[0]], images.tree, report, slack))
-    return Split(name, examples, class_names, images)
+        with skipping(report, file):
+            turn = turns.get(file, UPRIGHT)
+            examples.append(
+                annotation.example(file, -1, images.tree, report, slack, turn=turn, classes=classes)
+            )
+    return Split(name, examples, class_names, images, open_mask)

@@ -1,0 +1,192 @@
+"""Images that EXIF turns: in which frame their boxes are.
+
+A camera stores a picture as its sensor lies and notes in EXIF how to turn it. heatbox opens images upright.
+Annotation tools differ: some draw boxes on the upright picture, others on the stored one. The listed size of
+the image tells which: boxes in the stored frame are turned with the picture.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image
+
+from heatbox.data.files.images import ORIENTATION
+from heatbox.data.files.trees import Report, Tree
+from heatbox.data.problems import MALFORMED, Problem
+
+if TYPE_CHECKING:
+    from heatbox.data.formats.rows import Annotation
+
+_log = logging.getLogger(__name__)
+
+UPRIGHT = 1
+"""EXIF orientation of an image that is stored upright."""
+SIDEWAYS = (5, 6, 7, 8)
+"""EXIF orientations that swap width and height."""
+_HEAD = 2**12  # bytes; EXIF comes first in a file
+_JPEG, _SCAN, _APP1 = b"\xff\xd8\xff", 0xDA, 0xE1
+
+
+def turned(boxes: np.ndarray, size: tuple[int, int], orientation: int) -> tuple[np.ndarray, tuple[int, int]]:
+    """Boxes in the stored frame of an image → boxes in its upright frame, and the upright size.
+
+    Args:
+        boxes: (K, 4) xyxy in pixels of the stored image.
+        size: stored (width, height).
+        orientation: EXIF orientation, 1 to 8 (CIPA DC-008, tag 274).
+
+    Returns:
+        (K, 4) float64 xyxy, and the upright (width, height).
+    """
+    width, height = size
+    x1, y1, x2, y2 = np.asarray(boxes, dtype=np.float64).reshape(-1, 4).T
+    x1, y1, x2, y2 = {
+        1: (x1, y1, x2, y2),
+        2: (width - x2, y1, width - x1, y2),
+        3: (width - x2, height - y2, width - x1, height - y1),
+        4: (x1, height - y2, x2, height - y1),
+        5: (y1, x1, y2, x2),
+        6: (height - y2, x1, height - y1, x2),
+        7: (height - y2, width - x2, height - y1, width - x1),
+        8: (y1, width - x2, y2, width - x1),
+    }[orientation]
+    found = np.stack([x1, y1, x2, y2], axis=1)
+    return found, (height, width) if orientation in SIDEWAYS else (width, height)
+
+
+def turned_mask(mask: np.ndarray, orientation: int) -> np.ndarray:
+    """(H, W) of the stored frame → (H', W') of the upright frame."""
+    if orientation in SIDEWAYS:
+        mask = mask.T
+    if orientation in (2, 3, 6, 7):
+        mask = mask[:, ::-1]
+    if orientation in (3, 4, 7, 8):
+        mask = mask[::-1]
+    return mask
+
+
+def orientation_of(tree: Tree, name: str) -> tuple[int, tuple[int, int]]:
+    """EXIF orientation of an image file and its stored (width, height).
+
+    The size is (0, 0) for an upright image, whose header is not read further, and for a file that is
+    missing or damaged, which is reported when it is opened.
+    """
+    try:
+        source = tree.source(name)
+        if isinstance(source, Path):
+            with source.open("rb") as file:
+                head = file.read(_HEAD)
+        else:
+            head = source[:_HEAD]
+        if _is_plain(head):
+            return UPRIGHT, (0, 0)
+        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
+            found = image.getexif().get(ORIENTATION, UPRIGHT)
+            if isinstance(found, int) and 1 < found <= 8:
+                return found, image.size
+    except Exception:  # a damaged file can make a decoder raise anything
+        pass
+    return UPRIGHT, (0, 0)
+
+
+def _is_plain(head: bytes) -> bool:
+    """Whether the first bytes of a file show that it has no EXIF and no XMP."""
+    if head.startswith(b"\x89PNG\r\n\x1a\n"):
+        return b"eXIf" not in head and b"IDAT" in head and b"iTXt" not in head
+    if not head.startswith(_JPEG):
+        return head.startswith((b"BM", b"GIF8", b"P5", b"P6"))
+    at = 2
+    while head[at : at + 1] == b"\xff" and at + 4 <= len(head):
+        if head[at + 1] == _APP1:
+            return False
+        if head[at + 1] == _SCAN:
+            return True
+        at += 2 + int.from_bytes(head[at + 2 : at + 4])
+    return False
+
+
+def turns_of(
+    table: Mapping[str, Annotation], images: Tree, report: Report, quiet: bool = False
+) -> dict[str, int]:
+    """File → EXIF orientation by which its boxes have to be turned, of the images that need it.
+
+    An image counts as listed in its stored frame if its listed size, or at least its aspect ratio, is that
+    of the stored picture and not that of the upright one. Sizes cannot tell for orientations that keep width
+    and height, and for squares; these follow the other images, or are upright if there are none.
+
+    Args:
+        table: image → annotation.
+        images: has the images.
+        report: receives a problem where some images are listed in the stored and others in the upright frame.
+        quiet: leave out the warnings about what is assumed.
+    """
+    stored: dict[str, int] = {}
+    upright: list[str] = []
+    unclear: dict[str, int] = {}
+    for file, annotation in table.items():
+        if not annotation.objects and min(annotation.size) <= 0:
+            continue
+        orientation, size = orientation_of(images, file)
+        if orientation == UPRIGHT:
+            continue
+        listed = _listed_as(annotation, size, orientation)
+        if listed == "stored":
+            stored[file] = orientation
+        elif listed == "upright":
+            upright.append(file)
+        else:
+            unclear[file] = orientation
+    if stored and upright:
+        other = upright[0]
+        for file in stored:
+            what = f"{file!r} is listed with its stored size, {other!r} with its upright size"
+            report(Problem(f"{table[file].where}: EXIF turns both, but {what}", file, MALFORMED))
+        return {}
+    if stored and not quiet:
+        _log.warning(
+            "%s: EXIF turns %d images, which are listed in the stored frame; their boxes are turned too",
+            next(iter(table.values())).where.partition(",")[0],
+            len(stored) + len(unclear),
+        )
+    if stored:
+        return stored | unclear
+    if unclear and not quiet:
+        first = next(iter(unclear))
+        _log.warning(
+            "EXIF turns %d images, the first is %r, and no size tells whether their boxes are meant for the "
+            "upright or for the stored picture; upright is assumed",
+            len(unclear),
+            first,
+        )
+    return {}
+
+
+def _listed_as(annotation: Annotation, stored: tuple[int, int], orientation: int) -> str:
+    """ "stored" or "upright" where the listed size tells, or where boxes fit one frame only; else ""."""
+    upright = stored[::-1]
+    if orientation not in SIDEWAYS or stored == upright:
+        return ""
+    if min(annotation.size) > 0:
+        if annotation.size in (stored, upright):
+            return "stored" if annotation.size == stored else "upright"
+        width, height = annotation.size
+
+        def fits(size: tuple[int, int]) -> bool:  # a copy of another size: its aspect ratio, to a pixel
+            return abs(width * size[1] - height * size[0]) <= max(size)
+
+    else:
+        right = max((one.box[2] for one in annotation.objects), default=0)
+        bottom = max((one.box[3] for one in annotation.objects), default=0)
+
+        def fits(size: tuple[int, int]) -> bool:
+            return right <= size[0] + 1 and bottom <= size[1] + 1
+
+    if fits(stored) == fits(upright):
+        return ""
+    return "stored" if fits(stored) else "upright"
