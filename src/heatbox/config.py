@@ -29,7 +29,8 @@ class ModelSpec:
     """
 
     model: str
-    """A timm model name, or path/to/file.py:function for your own model."""
+    """A timm model name; hf:FOLDER or hf:OWNER/NAME for a classifier of transformers, with its weights; or
+    path/to/file.py:function for your own model."""
     _: KW_ONLY
     checkpoint: str | None = None
     """A file of weights, or "pretrained" for those included in heatbox or published by timm."""

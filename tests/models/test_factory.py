@@ -1,12 +1,14 @@
 """Models by name, from files and with checkpoints."""
 
 import pickle
+from collections import OrderedDict
 
 import pytest
 import torch
 
 from heatbox.errors import InputError
 from heatbox.models.factory import create_model
+from heatbox.models.introspect import ClassifierView
 from helpers.scenes import write_checkpoint, write_model
 
 
@@ -124,3 +126,113 @@ def test_a_function_that_wants_arguments_nobody_gives(tmp_path):
     (tmp_path / "own.py").write_text(OWN_CLASS)
     with pytest.raises(InputError, match=r"own\.py:wants: cannot be called with no arguments .*'width'"):
         create_model(f"{tmp_path / 'own.py'}:wants")
+
+
+# ------------------------------------------------------------------------------ other forms of models
+
+
+@pytest.fixture(scope="module")
+def programs(tmp_path_factory):
+    """Files of one network in forms that have no modules, and of its weights."""
+    tmp_path = tmp_path_factory.mktemp("programs")
+    model = create_model("test_resnet", num_classes=4)
+    images = torch.randn(2, 3, 64, 64)
+    torch.jit.save(torch.jit.trace(model, images), tmp_path / "script.pt")
+    torch.export.save(torch.export.export(model, (images,)), tmp_path / "program.pt2")
+    torch.save(model, tmp_path / "whole.pth")
+    torch.save(model.state_dict(), tmp_path / "weights.pth")
+    (tmp_path / "graph.onnx").write_bytes(b"\x08\x0a")
+    (tmp_path / "graph.tflite").write_bytes(b"\x1c\0\0\0TFL3")
+    (tmp_path / "model.bin").write_bytes(b"\x89HDF\r\n\x1a\n")
+    (tmp_path / "keras").mkdir()
+    (tmp_path / "keras" / "saved_model.pb").touch()
+    (tmp_path / "hf").mkdir()
+    (tmp_path / "hf" / "config.json").touch()
+    (tmp_path / "mine.py").touch()
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("file", "words"),
+    [
+        ("script.pt", "is a TorchScript program, whose layers cannot be looked into; expected a timm model"),
+        (
+            "program.pt2",
+            r"is a program of torch.export, .*hf:FOLDER, hf:OWNER/NAME or path/to/file.py:function",
+        ),
+        ("graph.onnx", "is an ONNX graph"),
+        ("graph.tflite", "is a TensorFlow Lite graph"),
+        ("model.bin", "is a Keras or HDF5 file"),
+        ("keras", "is a TensorFlow SavedModel"),
+        ("whole.pth", "refused, because reading it would run timm.models.resnet.ResNet"),
+        ("weights.pth", "is a file of weights; it is a checkpoint, expected the network"),
+        ("hf", r"is a folder; hf:/\S+ names the classifier in it"),
+        ("mine.py", r"names no function, expected \S+mine.py:FUNCTION"),
+        ("", "is a folder; expected a timm model name, hf:FOLDER"),
+    ],
+)
+def test_files_that_are_no_model(file, words, programs):
+    with pytest.raises(InputError, match=words):
+        create_model(str(programs / file))
+
+
+@pytest.mark.parametrize(
+    ("file", "words"),
+    [
+        ("script.pt", r"is a TorchScript program, not a checkpoint; .*torch.jit.load\(FILE\).state_dict\(\)"),
+        ("program.pt2", "is a program of torch.export, not a checkpoint; expected the weights"),
+        ("graph.onnx", "is an ONNX graph, not a checkpoint"),
+        ("model.bin", "is a Keras or HDF5 file, not a checkpoint"),
+        ("whole.pth", "refused, because reading it would run timm.models.resnet.ResNet"),
+        ("hf", "is a folder, expected a file of weights"),
+    ],
+)
+def test_files_that_are_no_checkpoint(file, words, programs):
+    with pytest.raises(InputError, match=words):
+        create_model("test_resnet", checkpoint=programs / file)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("timm/resnet50.a1_in1k", "did you mean hf:timm/resnet50.a1_in1k"),
+        ("hf-hub:timm/resnet50.a1_in1k", "did you mean hf:timm/resnet50.a1_in1k"),
+        ("package.module:build", "expected a timm model name, hf:FOLDER, hf:OWNER/NAME or path/to/file.py"),
+        ("resnet50.no_such", "timm has no weights 'no_such' of resnet50, only .*a1_in1k"),
+    ],
+)
+def test_names_of_other_libraries(name, words):
+    with pytest.raises(InputError, match=words):
+        create_model(name)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_models_that_are_no_networks_of_modules():
+    model = create_model("test_resnet", num_classes=4)
+    images = torch.randn(2, 3, 64, 64)
+    traced = torch.jit.trace(model, images)
+    script = "is a TorchScript program, whose layers cannot be looked into"
+    graph = torch.export.export(model, (images,)).module()
+    quantized = torch.nn.Sequential(OrderedDict(body=model, fc=torch.nn.Linear(4, 4)))
+    quantized.fc = torch.ao.nn.quantized.dynamic.Linear(4, 4)
+    for other, words in [
+        (traced, script),
+        (torch.jit.freeze(traced), script),
+        (torch.nn.Sequential(traced), script),
+        (graph, "is a graph as torch.export makes it"),
+        (quantized, r"is quantized \(fc is torch.ao.nn.quantized"),
+    ]:
+        with pytest.raises(InputError, match=words):
+            ClassifierView(other)
+    ClassifierView(torch.fx.symbolic_trace(model))  # calls its modules
+    with pytest.raises(TypeError, match=r"ExportedProgram, expected a torch.nn.Module"):
+        ClassifierView(torch.export.export(model, (images,)))
+
+
+def test_a_function_that_returns_a_program(tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "import torch\ndef build():\n    linear = torch.nn.Linear(2, 2).eval()\n"
+        "    return torch.export.export(linear, (torch.zeros(1, 2),)).module()\n"
+    )
+    with pytest.raises(InputError, match="returned GraphModule, which is a graph as"):
+        create_model(f"{tmp_path}/mine.py:build")

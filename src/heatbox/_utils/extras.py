@@ -12,6 +12,7 @@ EXTRAS = {
     "analysis": ("matplotlib", "sklearn"),
     "onnx": ("onnx", "onnxscript", "onnxruntime"),
     "gradcam": ("pytorch_grad_cam",),
+    "hf": ("transformers",),
     "supervision": ("supervision",),
     "pandas": ("pandas",),
 }

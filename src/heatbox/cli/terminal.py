@@ -105,6 +105,8 @@ def say_written(written: Written) -> int:
 
 def warn_of_random_weights(model: str, checkpoint: str | None) -> None:
     """Print a note where a model by name was given no weights."""
+    if model.startswith("hf:"):  # built with its own weights, or refused
+        return
     if checkpoint is None and ".py:" not in model:
         say(f"note: {model} has random weights; --checkpoint takes a file, or pretrained")
 

@@ -32,6 +32,7 @@ from heatbox._utils.checks import check_module, kind_of
 from heatbox._utils.io import named_when_whole
 from heatbox.errors import InputError
 from heatbox.models._blocks import merge_as_in
+from heatbox.models.forms import program_in
 from heatbox.models.slak import recover_masks
 from heatbox.models.spec import update_data_config
 from heatbox.models.zoo import CUB, ZOO, Weights, ZooModel
@@ -100,7 +101,8 @@ def read_checkpoint(path: str | Path, entry: str | None = None) -> Checkpoint:
         return read_hub(path)
     path = Path(path)
     if not os.path.isfile(path):
-        raise InputError(f"{path}: no such checkpoint file")
+        what = "is a folder" if path.is_dir() else "no such checkpoint file"
+        raise InputError(f"{path}: {what}{', expected a file of weights' if path.is_dir() else ''}")
     metadata: Mapping[str, str] = {}
     if is_safetensors(path):
         content, metadata = read_safetensors(path)
@@ -142,13 +144,25 @@ def read_pickle(path: Path) -> Any:
             warnings.simplefilter("ignore")  # about pickle protocols; errors are raised
             return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError as error:
+        _refuse_program(path)
         culprit = re.search(r"(?:GLOBAL|function|global) ([A-Za-z_][\w.]*\.\w+)", str(error))
         problem = f"refused, because reading it would run {culprit[1]}" if culprit else "not a checkpoint"
         raise InputError(
             f"{path}: {problem}; expected tensors only, as safetensors or a state_dict saved by torch.save"
         ) from error
     except Exception as error:  # a damaged file can make the unpickler raise anything
+        _refuse_program(path)
         raise InputError(f"{path}: not a checkpoint, or damaged ({quoted(error)})") from error
+
+
+def _refuse_program(path: Path) -> None:
+    """Raise where a file is a program or a graph, which are saved with the weights inside."""
+    if program := program_in(path):
+        hint = "; torch.save(torch.jit.load(FILE).state_dict(), NEW) saves its weights"
+        raise InputError(
+            f"{path}: is {program}, not a checkpoint; expected the weights, as safetensors or a state_dict "
+            f"saved by torch.save{hint if 'TorchScript' in program else ''}"
+        )
 
 
 def quoted(error: Exception) -> str:

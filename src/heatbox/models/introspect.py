@@ -30,6 +30,7 @@ from torch import Tensor, nn
 from heatbox._utils.checks import check_choice, check_integer, check_module, check_tensor
 from heatbox.errors import InputError
 from heatbox.models._blocks import BATCH_NORM, batch_norm_affine
+from heatbox.models.forms import refusal
 from heatbox.models.spec import as_input, eval_mode, input_size, model_name
 from heatbox.models.stages import (
     FeatureHook,
@@ -83,8 +84,13 @@ class ClassifierView:
         check_module(model, "model")
         self.model = model
         self._offsets: dict[tuple[int, int], SharpOffset] = {}
-        with eval_mode(model), torch.no_grad():
-            self._hook, self._head = find_head(model)
+        try:
+            with eval_mode(model), torch.no_grad():
+                self._hook, self._head = find_head(model)
+        except (InputError, AttributeError, NotImplementedError) as error:
+            if reason := refusal(model):
+                raise InputError(f"{model_name(model)} {reason}") from error
+            raise
 
     @property
     def classifier(self) -> nn.Module:

@@ -13,7 +13,7 @@ from heatbox._utils.checks import kind_of
 from heatbox.errors import InputError
 
 LOGITS = "logits"
-NOT_LOGITS = {"pooler_output", "last_hidden_state", "image_embeds", "embeddings", "features"}
+NOT_LOGITS = {"pooler_output", "image_embeds", "embeddings", "features"}
 """Names under which models return features; such an output is taken only if it is asked for."""
 DEPTH = 8
 """Levels of containers that are searched."""

@@ -59,8 +59,13 @@ def model_name(model: nn.Module) -> str:
 
 
 def class_names(model: nn.Module, number: int) -> Sequence[str]:
-    """Names of the classes where they are known: those of ImageNet-1k for timm models of 1000 classes."""
-    if number != IMAGENET_CLASSES or not data_config(model):
+    """Names of the classes where they are known: the model's, or those of ImageNet-1k for 1000 classes."""
+    config = data_config(model)
+    own = config.get("label_names") or ()
+    if len(own) == number:
+        described = config.get("label_descriptions") or {}
+        return [str(described.get(name, name)) for name in own]
+    if number != IMAGENET_CLASSES or not config:
         return ()
     from timm.data import ImageNetInfo
 

@@ -1,0 +1,471 @@
+"""Image classifiers of the transformers library, from a folder or by a name on the hub: ``hf:NAME``.
+
+The model is the one that `AutoModelForImageClassification` builds. Its preprocessing and class names are
+noted in `pretrained_cfg`, as timm does for its models. How pixels become input is measured on images of
+constant colour, because image processors differ in which of their fields they use.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import nn
+
+from heatbox._utils.extras import require
+from heatbox.errors import InputError
+from heatbox.models.checkpoints import Checkpoint, load_checkpoint, quoted, read_checkpoint
+
+PREFIX = "hf:"
+CONFIG, ADAPTER = "config.json", "adapter_config.json"
+PROCESSORS = ("preprocessor_config.json", "processor_config.json")
+WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
+OTHER_WEIGHTS = {"*.h5": "Keras", "*.msgpack": "Flax", "*.onnx": "ONNX"}
+_LOCAL: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+LFS_POINTER = b"version https://git-lfs"
+FILTERS = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")
+"""Filters by their number in Pillow, which image processors save as `resample`."""
+SLOW_FILTERS = (FILTERS.index("box"), FILTERS.index("hamming"))
+"""Filters that only Pillow has."""
+FIELDS = (
+    *("size", "resample", "crop_size", "rescale_factor", "image_mean", "image_std"),
+    *("do_resize", "do_center_crop", "do_rescale", "do_normalize"),
+)
+TENSORS = {"return_tensors": "pt"}
+INPUTS = ("pixel_values", "inputs")
+"""Names of the argument that takes images."""
+PROBE_SIDE, UNCROPPED = 512, 0.995
+ALONG = (5**0.5 - 1) / 2
+"""Fraction of a ramp's range that is horizontal; the rest is vertical."""
+
+
+def is_huggingface(name: str) -> bool:
+    """Whether a model's name has the form hf:FOLDER or hf:OWNER/NAME."""
+    return name.startswith(PREFIX)
+
+
+def has_weights(name: str) -> bool:
+    """Whether hf:FOLDER contains weights; True for names on the hub."""
+    folder = _folder(name)
+    return folder is None or bool(_weights_in(folder))
+
+
+def create_huggingface(
+    name: str, num_classes: int | None = None, weights: Checkpoint | None = None, **options: object
+) -> nn.Module:
+    """Build an image classifier of transformers.
+
+    Args:
+        name: "hf:FOLDER", a folder as `save_pretrained` writes it, or "hf:OWNER/NAME" on the hub, which is
+            fetched unless it is cached. A folder is read without the network. Code in it is never run.
+        num_classes: number of classes. It can differ from that of the weights only where none are read from
+            the folder: with `weights`, or for training.
+        weights: of another file, read in place of the folder's.
+        options: fields of the model's configuration.
+
+    Returns:
+        the model in float32, which returns a `ModelOutput`. `pretrained_cfg` has, as far as they are known,
+        the fields input_size, mean, std, interpolation, crop_pct and architecture of timm; label_names;
+        problem_type; and channel_order, "bgr" where the model expects it.
+
+    Raises:
+        InputError: transformers is not installed; no such folder or name; not an image classifier, or one
+            that needs code of its own; weights that are missing, incomplete, damaged or quantized.
+    """
+    require("hf", name)
+    folder = _folder(name) or _fetched(name)
+    _check_folder(name, folder)
+    with _quiet():
+        config = _config(name, folder, options)
+        if weights is not None or not _weights_in(folder):
+            model = _from_config(name, folder, config, num_classes, weights)
+        elif num_classes not in (None, config.num_labels):
+            raise InputError(
+                f"{name}: its weights are those of {config.num_labels} classes, not {num_classes}; "
+                "leave the number of classes out, or train a new head with transformers"
+            )
+        else:
+            model = _with_weights(name, folder, config)
+        if getattr(model, "main_input_name", INPUTS[0]) not in INPUTS:
+            raise InputError(f"{name}: reads {model.main_input_name}, not images")
+        model.pretrained_cfg = {  # type: ignore[assignment]
+            "architecture": getattr(config, "architecture", None) or type(model).__name__,
+            **_known_size(config),
+            **_preprocessing(name, folder, config),
+            **_labels(model.config),
+        }
+    if weights is not None:
+        load_checkpoint(model, weights)
+    return model.float().eval()
+
+
+# ------------------------------------------------------------------------------------------------ the model
+
+
+def _folder(name: str) -> Path | None:
+    """The folder that a name stands for; None for a name on the hub.
+
+    Raises:
+        InputError: a path at which there is no folder.
+    """
+    source = name.removeprefix(PREFIX)
+    if not source:
+        raise InputError(f"{name!r} names no model, expected hf:FOLDER or hf:OWNER/NAME")
+    folder = Path(source).expanduser()
+    if folder.is_dir():
+        return folder
+    if folder.exists():
+        raise InputError(f"{name}: is a file, expected a folder with {CONFIG}, as save_pretrained writes it")
+    if source[0] in "./~\\" or source.count("/") > 1 or "\\" in source or source.endswith("/"):
+        raise InputError(f"{name}: there is no such folder")
+    return None
+
+
+def _fetched(name: str) -> Path:
+    """The folder in the cache with the files of a name on the hub, which are fetched unless they are there.
+
+    Raises:
+        InputError: no such name, or no network.
+    """
+    from huggingface_hub import snapshot_download
+
+    def folder(weights: str, **options: Any) -> Path:
+        with _quiet():
+            patterns = ["*.json", weights]
+            return Path(snapshot_download(name.removeprefix(PREFIX), allow_patterns=patterns, **options))
+
+    try:
+        cached = folder(WEIGHTS[0], local_files_only=True)
+        if _weights_in(cached):
+            return cached
+    except Exception:
+        pass
+    try:
+        found = folder(WEIGHTS[0])
+        return found if _weights_in(found) else folder(WEIGHTS[1])
+    except Exception as error:  # the client raises its own errors and those of its transport
+        raise InputError(
+            f"{name}: is neither a folder here, nor cached, nor could be fetched ({quoted(error)})"
+        ) from error
+
+
+def _weights_in(folder: Path) -> list[Path]:
+    """Files of weights in a folder that transformers reads."""
+    return [path for pattern in WEIGHTS for path in sorted(folder.glob(pattern))]
+
+
+def _check_folder(name: str, folder: Path) -> None:
+    if not (folder / CONFIG).is_file():
+        if (folder / ADAPTER).is_file():
+            raise InputError(
+                f"{name}: contains an adapter only ({ADAPTER}); merge it into its model and save that"
+            )
+        inner = sorted(path.parent.name for path in folder.glob(f"*/{CONFIG}"))
+        hint = f"; the folders {', '.join(inner)} in it have one" if inner else ""
+        raise InputError(f"{name}: has no {CONFIG}, expected a folder as save_pretrained writes it{hint}")
+    try:
+        content = json.loads((folder / CONFIG).read_text())
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{folder / CONFIG}: is not JSON ({quoted(error)})") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{folder / CONFIG}: is a JSON {type(content).__name__}, expected names and values")
+    for path in _weights_in(folder):
+        with path.open("rb") as file:
+            if file.read(len(LFS_POINTER)) == LFS_POINTER:
+                raise InputError(
+                    f"{path}: is a pointer of Git LFS, not the weights; `git lfs pull` fetches them"
+                )
+
+
+def _config(name: str, folder: Path, options: Mapping[str, object]) -> Any:
+    """The configuration of an image classifier.
+
+    Raises:
+        InputError: not one.
+    """
+    from transformers import AutoConfig
+    from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING
+
+    try:
+        config, unknown = AutoConfig.from_pretrained(folder, **_LOCAL, return_unused_kwargs=True, **options)
+    except Exception as error:  # of fields of any kind
+        if "trust_remote_code" in str(error):
+            raise InputError(f"{name}: needs Python code of its own, which heatbox does not run") from error
+        where = folder / CONFIG
+        raise InputError(f"{where}: transformers cannot read this configuration ({quoted(error)})") from error
+    if unknown:
+        raise InputError(f"{name}: its configuration has no {', '.join(map(repr, unknown))}")
+    if type(config) not in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING:
+        raise InputError(f"{name}: is {_kind(config)}, for which transformers has no image classifier")
+    quantization = getattr(config, "quantization_config", None)
+    if quantization:
+        fields = quantization if isinstance(quantization, Mapping) else vars(quantization)
+        method = fields.get("quant_method", "?")
+        raise InputError(
+            f"{name}: its weights are quantized ({getattr(method, 'value', method)}); "
+            "use the model that it was quantized from"
+        )
+    return config
+
+
+def _kind(config: Any) -> str:
+    """The class that wrote a configuration."""
+    return (getattr(config, "architectures", None) or [type(config).__name__])[0]
+
+
+def _with_weights(name: str, folder: Path, config: Any) -> nn.Module:
+    """The model with the weights of its folder; every parameter must be there."""
+    from transformers import AutoModelForImageClassification
+
+    try:
+        model, info = AutoModelForImageClassification.from_pretrained(
+            folder,
+            config=config,
+            **_LOCAL,
+            weights_only=True,
+            ignore_mismatched_sizes=True,  # reported below
+            output_loading_info=True,
+        )
+    except Exception as error:  # damaged or refused files can make the reader raise anything
+        for path in _weights_in(folder):
+            if path.suffix != ".json":
+                read_checkpoint(path)  # raises a sentence about the file
+        raise InputError(f"{name}: its weights cannot be loaded ({quoted(error)})") from error
+    missing, others = sorted(info["missing_keys"]), sorted(info["mismatched_keys"])
+    if missing or others:
+        problem = f"{missing[0]!r} is missing (first of {len(missing)})" if missing else ""
+        for key, found, wanted in others[:1]:
+            problem = f"{key!r} is {list(found)} where {list(wanted)} is expected (first of {len(others)})"
+        raise InputError(
+            f"{name}: its weights, of {_kind(config)}, do not fit {type(model).__name__}: {problem}"
+        )
+    built: nn.Module = model
+    return built
+
+
+def _from_config(
+    name: str, folder: Path, config: Any, num_classes: int | None, weights: Checkpoint | None
+) -> nn.Module:
+    """The model as it is initialized, for weights of another file or for training."""
+    from transformers import AutoModelForImageClassification
+
+    if weights is None and num_classes is None:
+        others = [kind for pattern, kind in OTHER_WEIGHTS.items() if any(folder.glob(pattern))]
+        found = f", only those of {' and '.join(others)}" if others else ""
+        raise InputError(
+            f"{name}: contains no weights for PyTorch{found}; expected model.safetensors or "
+            "pytorch_model.bin, or a file of weights as the checkpoint"
+        )
+    if weights is not None:
+        classes = _classes_in(config, weights)
+        if classes is not None and num_classes not in (None, classes):
+            raise InputError(f"{weights.source}: has a classifier of {classes} classes, not {num_classes}")
+        num_classes = classes
+    if num_classes not in (None, config.num_labels):
+        config.num_labels = num_classes
+    try:
+        model: nn.Module = AutoModelForImageClassification.from_config(config, trust_remote_code=False)
+    except Exception as error:  # of fields that do not fit each other
+        raise InputError(f"{name}: could not be built from its {CONFIG} ({quoted(error)})") from error
+    return model
+
+
+def _classes_in(config: Any, weights: Checkpoint) -> int | None:
+    """Number of classes of weights that fit the model, except perhaps for its classifier; None for others."""
+    from transformers import AutoModelForImageClassification
+
+    with torch.device("meta"):
+        own = AutoModelForImageClassification.from_config(config, trust_remote_code=False).state_dict()
+    if not own.keys() <= weights.state.keys():
+        return None
+    different = [key for key, value in own.items() if weights.state[key].shape != value.shape]
+    rows = {(own[key].shape[:1], weights.state[key].shape[:1]) for key in different}
+    if not rows:
+        return int(config.num_labels)
+    expected, found = rows.pop()
+    return int(found[0]) if not rows and expected == (config.num_labels,) and found else None
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the log lines and progress bars of transformers."""
+    from huggingface_hub.utils import logging as hub_logging
+    from transformers.utils import logging
+
+    level, hub_level, bars = (
+        logging.get_verbosity(),
+        hub_logging.get_verbosity(),
+        logging.is_progress_bar_enabled(),
+    )
+    logging.set_verbosity(logging.CRITICAL)
+    hub_logging.set_verbosity(logging.CRITICAL)
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        hub_logging.set_verbosity(hub_level)
+        if bars:
+            logging.enable_progress_bar()
+
+
+# ---------------------------------------------------------------------------- preprocessing and class names
+
+
+def _known_size(config: Any) -> dict[str, Any]:
+    """The input size in the model's configuration, if there is one."""
+    channels = getattr(config, "num_channels", None) or 3
+    side = getattr(getattr(config, "vision_config", config), "image_size", None)
+    sides = tuple(side) if isinstance(side, list | tuple) else (side, side)
+    if len(sides) != 2 or not all(isinstance(one, int) and one > 0 for one in sides):
+        return {}
+    return {"input_size": (channels, *sides)}
+
+
+def _labels(config: Any) -> dict[str, Any]:
+    """Names of the classes, if they were given, and the kind of labels in training."""
+    names = dict(getattr(config, "id2label", None) or {})
+    found: dict[str, Any] = {}
+    given = names and any(str(name) != f"LABEL_{index}" for index, name in names.items())
+    if given and len(names) == config.num_labels:
+        found["label_names"] = [str(names.get(index, index)) for index in range(config.num_labels)]
+    if getattr(config, "problem_type", None):
+        found["problem_type"] = config.problem_type
+    return found
+
+
+def _preprocessing(name: str, folder: Path, config: Any) -> dict[str, Any]:
+    """Fields of timm's pretrained_cfg that the model's image processor determines; {} without one.
+
+    Raises:
+        InputError: the processor does not make images, or cannot be read.
+    """
+    timm_config = getattr(config, "pretrained_cfg", None)
+    if isinstance(timm_config, Mapping):
+        keys = ("input_size", "test_input_size", "mean", "std", "interpolation", "crop_pct", "test_crop_pct")
+        found = {key: timm_config[key] for key in keys if timm_config.get(key) is not None}
+        return {key: tuple(value) if isinstance(value, list) else value for key, value in found.items()}
+    if not any((folder / file).is_file() for file in PROCESSORS):
+        return {}
+    return processor_config(folder, name, getattr(config, "num_channels", None) or 3)
+
+
+def processor_config(folder: Path, name: str, channels: int = 3) -> dict[str, Any]:
+    """The image processor of a folder as fields of timm's pretrained_cfg; see `create_huggingface`.
+
+    Args:
+        folder: with preprocessor_config.json.
+        name: of the model, for messages.
+        channels: of the model's input.
+
+    Returns:
+        mean and std of pixel values in [0, 1], per channel of the input; interpolation, a filter of Pillow;
+        input_size (C, H, W) and crop_pct, the fraction of a square image that the input shows, where the
+        processor makes inputs of one size; and channel_order, "bgr" where it flips the channels.
+
+    Raises:
+        InputError: the processor makes no images of so many channels, or cannot be read.
+    """
+    processor = _processor(name, folder)
+    try:
+        return _measured(processor, channels)
+    except InputError as error:
+        raise InputError(f"{name}: {error}") from error
+    except Exception as error:  # fields that do not fit each other can make the processor raise anything
+        if channels == 1:  # the processor's fields are often left as they were for RGB
+            return {}
+        raise InputError(f"{name}: its {PROCESSORS[0]} cannot be used ({quoted(error)})") from error
+
+
+def _processor(name: str, folder: Path) -> Any:
+    """The image processor; where it is not of transformers, one that reads the usual fields."""
+    from transformers import AutoImageProcessor, CLIPImageProcessor
+
+    try:
+        processor = AutoImageProcessor.from_pretrained(folder, **_LOCAL)
+        if getattr(processor, "resample", None) in SLOW_FILTERS:
+            processor = AutoImageProcessor.from_pretrained(folder, use_fast=False, **_LOCAL)
+        return processor
+    except Exception as error:  # of fields of any kind
+        failure = error
+    try:
+        fields = json.loads((folder / PROCESSORS[0]).read_text())
+        if not {"image_mean", "image_std"} <= set(fields):
+            raise failure
+        known = {key: fields[key] for key in FIELDS if key in fields}
+        return CLIPImageProcessor(**{"do_center_crop": False, **known})
+    except Exception as error:
+        raise InputError(f"{name}: its {PROCESSORS[0]} cannot be read ({quoted(error)})") from error
+
+
+def _measured(processor: Any, channels: int) -> dict[str, Any]:
+    """What an image processor does, measured on square images of so many channels."""
+
+    def run(pixels: np.ndarray) -> np.ndarray:
+        """(H, W, C) uint8 → (C', H', W') float64."""
+        if channels in (1, 3):
+            found = processor(
+                images=[Image.fromarray(pixels.squeeze(2) if channels == 1 else pixels)], **TENSORS
+            )
+        else:
+            found = processor(images=[pixels], input_data_format="channels_last", **TENSORS)
+        values = next((found[key] for key in INPUTS if key in found), None)
+        if values is None or values.ndim != 4 or values.shape[1] != channels:
+            raise InputError(f"its image processor makes {_shapes(found)}, not images (B, {channels}, H, W)")
+        return np.asarray(values[0], dtype=np.float64)
+
+    def plain(*values: int, side: int = PROBE_SIDE) -> np.ndarray:
+        return run(np.full((side, side, channels), values, dtype=np.uint8))
+
+    black, white = plain(0), plain(255)
+    height, width = black.shape[1:]
+    low, high = (image[:, height // 2, width // 2] for image in (black, white))
+    if not (np.isfinite(low) & np.isfinite(high) & (high > low)).all():
+        raise InputError("its image processor does not make larger numbers of brighter pixels")
+    std = 1 / (high - low)
+    mean = -low * std
+    found: dict[str, Any] = {"mean": _rounded(mean), "std": _rounded(std)}
+    if plain(0, side=PROBE_SIDE // 2).shape == black.shape:
+        found["input_size"] = (channels, height, width)
+        found["crop_pct"] = _crop(run, channels, mean, std)
+    colour = np.linspace(51, 204, channels).round().astype(int)
+    shown = 255 * (plain(*colour)[:, height // 2, width // 2] * std + mean)
+    if channels == 3 and np.allclose(shown, colour[::-1], atol=1):
+        found["channel_order"] = "bgr"
+    elif not np.allclose(shown, colour, atol=1):
+        raise InputError("its image processor changes colours in a way that no mean and std describe")
+    resample = getattr(processor, "resample", None)
+    if isinstance(resample, int) and 0 <= resample < len(FILTERS):
+        found["interpolation"] = FILTERS[resample]
+    return found
+
+
+def _crop(run: Any, channels: int, mean: np.ndarray, std: np.ndarray) -> float:
+    """Side of the central crop over the side of the image, from the slope of a ramp."""
+    steps = np.linspace(0, 255, PROBE_SIDE)
+    # The rows differ by no simple fraction of a level, so that their mean has no error of 8-bit rounding.
+    ramp = (ALONG * steps + (1 - ALONG) * steps[:, None]).round().astype(np.uint8)
+    output = run(np.repeat(ramp[:, :, None], channels, axis=2))
+    shown = (output * std[:, None, None] + mean[:, None, None]).mean((0, 1))  # (W,) in [0, 1]
+    width = len(shown)
+    if width < 8:
+        return 1.0
+    middle = slice(width // 4, width - width // 4)
+    slope = float(np.polyfit(np.arange(width)[middle], shown[middle], 1)[0])
+    fraction = slope * width * (PROBE_SIDE - 1) / (PROBE_SIDE * ALONG)
+    return round(fraction, 3) if 0 < fraction < UNCROPPED else 1.0
+
+
+def _shapes(found: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key} {tuple(getattr(value, 'shape', ()))}" for key, value in found.items())
+
+
+def _rounded(values: np.ndarray) -> tuple[float, ...]:
+    """Without the error of float32."""
+    return tuple(float(f"{value:.6g}") + 0.0 for value in values.tolist())
