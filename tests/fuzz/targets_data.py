@@ -172,6 +172,26 @@ def _coco_outlines(root: Path) -> None:
     trees.write(root / "result.json", json.dumps(content))
 
 
+def _labels(root: Path) -> None:
+    trees.shots(root / "images")
+    lines = ["image;label;x1;y1;x2;y2;score;width;height", "shot 0.jpg;kite surfer;70;10;110;40;.5;120;80"]
+    lines += [
+        "größe 1.jpg;buoy;5;6;25;36;;100;60",
+        "größe 1.jpg;kite surfer;;;;;;100;60",
+        "shot 2.png;;;;;;;64;64",
+    ]
+    trees.write(root / "labels.csv", "\n".join(lines) + "\n")
+
+
+def _several_labels(root: Path) -> None:
+    trees.shots(root)
+    names = [name for name in trees.SHOTS if name.startswith("shot")]
+    trees.write(root / "train.csv", "id,tags,split\n" + "".join(f'{n[:6]},"a, b",train\n' for n in names))
+    trees.write(
+        root / "val.tsv", "\tfile\ta\tb\n" + "".join(f"{i}\t{n}\t0\t1\n" for i, n in enumerate(names))
+    )
+
+
 def _voc_sets(root: Path) -> None:
     trees.voc(root)
     trees.write(root / "ImageSets/Main/train.txt", "shot 0\n")
@@ -214,6 +234,8 @@ LAYOUTS = cases_of(
     _voc_beside,
     trees.yolo,
     _darknet,
+    _labels,
+    _several_labels,
     trees.openimages,
     trees.tiny,
     trees.cue_conflict,
@@ -333,6 +355,7 @@ TARGETS = [
     Target("coco-outlines", cases_of(_coco_outlines), read_all, 80_000, damage_tables),
     Target("voc", cases_of(_voc_sets, _voc_beside), read_all, 80_000, damage_tables),
     Target("yolo", cases_of(trees.yolo, _yolo_lists, _darknet), read_all, 100_000, damage_tables),
+    Target("label-tables", cases_of(_labels, _several_labels), read_all, 80_000, damage_tables),
     Target("cue-conflict", cases_of(trees.cue_conflict), read_all, 20_000, damage_names),
     Target("layouts", LAYOUTS, read_all, 40_000, damage_names),
     Target("voc-xml", _single("a.xml", *_XML), _run_xml, 100_000),

@@ -19,6 +19,7 @@ from heatbox.data.formats import (
     folder,
     ilsvrc,
     openimages,
+    table,
     tiny_imagenet,
     voc,
     wsol,
@@ -62,7 +63,7 @@ class Format(Protocol):
 
 
 FORMATS: tuple[Format, ...] = (
-    tiny_imagenet, cub, openimages, wsol, cue_conflict, ilsvrc, coco, voc, yolo, folder
+    tiny_imagenet, cub, openimages, wsol, cue_conflict, ilsvrc, coco, voc, yolo, table, folder
 )  # fmt: skip
 """In order of detection: a folder of classes is the least specific layout and comes last."""
 TEST_SPLITS = ("test", "val", "valid", "validation", "fullsup", "all")

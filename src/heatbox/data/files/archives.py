@@ -67,7 +67,8 @@ class _ArchiveTree(Tree, Generic[Member]):
         return sorted(self._files.get(folder, ()))
 
     def folders(self, folder: str = "") -> list[str]:
-        return sorted(self._folders.get(folder, ()))
+        """Names of the folders directly in a folder; hidden ones and macOS's are left out."""
+        return sorted(n for n in self._folders.get(folder, ()) if n[0] != "." and n != "__MACOSX")
 
     def has(self, name: str) -> bool:
         return name in self._members

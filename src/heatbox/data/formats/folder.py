@@ -1,19 +1,20 @@
-"""A folder of classes: CLASS/image or SPLIT/CLASS/image, with boxes in COCO's JSON, in CSV, or without boxes.
+"""A folder of classes: CLASS/image or SPLIT/CLASS/image, with boxes in COCO's JSON or in a table, or without.
 
-Labels are positions among the sorted names of the class folders. A CSV file needs a header that names its
-columns: an image (``image``, ``file``, ``filename``, ``file_name``, ``path`` or ``id``), then either
-``x1,y1,x2,y2`` (also ``xmin,ymin,xmax,ymax``) or ``x,y,width,height`` (also ``w,h``), in pixels from 0, and
-optionally the size of the image as ``image_width,image_height``. Several rows of an image are several boxes.
+Labels are positions among the sorted names of the class folders. Tables have the columns that
+`heatbox.data.formats.table` describes; they may add boxes, and labels of an image besides that of its folder.
 """
 
 from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from heatbox.data.files.images import TreeImages, is_image
 from heatbox.data.files.trees import Report, Tree, below, join, raise_problem
 from heatbox.data.formats.coco import read_coco
+from heatbox.data.formats.frames import UPRIGHT, turns_of
 from heatbox.data.formats.options import WriteOptions
 from heatbox.data.formats.output import (
     Writer,
@@ -22,25 +23,13 @@ from heatbox.data.formats.output import (
     labels_without_boxes,
     number_text,
 )
-from heatbox.data.formats.rows import (
-    MAX_SIDE,
-    SLACK,
-    Annotation,
-    Object,
-    Row,
-    is_safe_id,
-    parse_floats,
-    read_rows,
-    skipping,
-)
-from heatbox.data.types import Split
+from heatbox.data.formats.rows import SLACK, Annotation, skipping
+from heatbox.data.formats.table import CORNERS, SUFFIXES, merge, read_table
+from heatbox.data.types import Example, Split
 from heatbox.errors import InputError
 
 LAYOUT, DEPTH = "folder of classes", 1
 SPLITS = ("train", "training", "fullsup", "val", "valid", "validation", "test")
-_IMAGE_COLUMNS = ("image", "file", "filename", "file_name", "path", "id", "image_id")
-_CORNERS = (("x1", "y1", "x2", "y2"), ("xmin", "ymin", "xmax", "ymax"))
-_EXTENTS = (("x", "y", "width", "height"), ("x", "y", "w", "h"))
 
 
 def split_names(tree: Tree) -> tuple[str, ...]:
@@ -68,22 +57,24 @@ def load_split(tree: Tree, name: str, report: Report) -> Split:
     inside = below(tree, root)
     names = _class_folders(inside)
     table = _read_tables(tree, root, report)
-    used = set()
-    examples = []
+    used: dict[str, str] = {}
+    found: dict[str, tuple[int, Annotation]] = {}
     for label, class_name in enumerate(names):
         for file in filter(is_image, inside.walk(class_name)):
             # A table may name an image by its path in the data set, in the split, or by its file name.
             keys = (join(root, file), file, file.rpartition("/")[2])
             key = next((key for key in keys if key in table), "")
-            used.add(key)
-            annotation = table.get(key, Annotation(""))
-            # Boxes of other classes do not count; a category that is not a class, like "object", always does.
-            others = {*names} - {class_name}
-            with skipping(report):
-                examples.append(annotation.example(file, label, inside, report, SLACK, others))
-                if annotation.objects and others.issuperset(annotation.categories):
-                    what = f"class {class_name!r}, its boxes are of {', '.join(annotation.categories)}"
-                    raise InputError(f"{annotation.where}: {file!r} lies in {what}")
+            with skipping(report, file):
+                if key and key in used:
+                    what = f"image {key!r} may be {used[key]!r} or {file!r}, name it with its folder"
+                    raise InputError(f"{table[key].where}: {what}")
+                used[key] = file
+                found[file] = label, table.get(key, Annotation(""))
+    turns = turns_of({file: annotation for file, (_, annotation) in found.items()}, inside, report)
+    examples = []
+    for file, (label, annotation) in found.items():
+        with skipping(report, file):
+            examples.append(_example(file, label, annotation, names, inside, report, turns))
     for key, annotation in table.items():
         here = not root or key.startswith(f"{root}/") or inside.where in annotation.where
         if key not in used and here:
@@ -91,13 +82,50 @@ def load_split(tree: Tree, name: str, report: Report) -> Split:
     return Split(name, examples, names, TreeImages(tree, root))
 
 
+def _example(
+    file: str,
+    label: int,
+    annotation: Annotation,
+    names: Sequence[str],
+    images: Tree,
+    report: Report,
+    turns: Mapping[str, int],
+) -> Example:
+    """The example of an image in the folder of its class.
+
+    Boxes of other classes do not count, unless the table labels the image with these, too. A category that is
+    not a class, like "object", always counts.
+    """
+    class_name, turn = names[label], turns.get(file, UPRIGHT)
+    more = [kind for kind in annotation.labels if kind in names]
+    if more and class_name not in (*more, *annotation.categories):
+        what = f"class {class_name!r}, its labels are {', '.join(more)}"
+        raise InputError(f"{annotation.where}: {file!r} lies in {what}")
+    others = {*names} - {class_name, *more}
+    if annotation.objects and others.issuperset(annotation.categories):
+        what = f"class {class_name!r}, its boxes are of {', '.join(annotation.categories)}"
+        raise InputError(f"{annotation.where}: {file!r} lies in {what}")
+    if not {*more} - {class_name}:
+        return annotation.example(file, label, images, report, SLACK, others, turn)
+    numbers = {kind: number for number, kind in enumerate(names)}
+    kept = [one for one in annotation.objects if one.category not in others]
+    own = [one if one.category in numbers else one._replace(category=class_name) for one in kept]
+    whole = replace(annotation, objects=own, labels=[class_name, *more])
+    found = whole.example(file, label, images, report, SLACK, turn=turn, classes=numbers)
+    return replace(found, label=label)
+
+
 def _read_tables(tree: Tree, root: str, report: Report) -> dict[str, Annotation]:
     """Image → annotation, from every table in the root and in the folder of the split."""
     found: dict[str, Annotation] = {}
     for place in dict.fromkeys(("", root)):
-        for path in tree.paths(place, (".json", ".csv")):
-            is_coco = path.endswith(".json")
-            found |= read_coco(tree, path, report)[0] if is_coco else read_csv(tree, path, report)
+        for path in tree.paths(place, (".json", *SUFFIXES)):
+            if path.endswith(".json"):
+                table = read_coco(tree, path, report)[0]
+            else:
+                table = read_table(tree, path, report).annotations
+            for listed, annotation in table.items():
+                merge(found, listed, annotation)
     return found
 
 
@@ -107,49 +135,7 @@ def read_csv(tree: Tree, name: str, report: Report = raise_problem) -> dict[str,
     Raises:
         InputError: the header does not name an image and a box; invalid rows go to `report`.
     """
-    found: dict[str, Annotation] = {}
-    rows = read_rows(tree, name)
-    header = next(rows, None)
-    if header is None:
-        return found
-    separator = max(",;\t", key=header.text.count)
-    columns = [column.lower() for column in _fields(header, separator)]
-    image = next((c for c in _IMAGE_COLUMNS if c in columns), None)
-    box = next((form for form in (*_CORNERS, *_EXTENTS) if set(form) <= set(columns)), None)
-    if image is None or box is None:
-        wanted = "an image column and x1,y1,x2,y2 or x,y,width,height"
-        raise InputError(f"{header.where}: {header.text!r} does not name {wanted}")
-    for row in rows:
-        with skipping(report):
-            fields = _fields(row, separator)
-            if len(fields) != len(columns):
-                what = f"has {len(fields)} fields, the header {len(columns)}"
-                raise InputError(f"{row.where}: {row.text!r} {what}")
-            cells = dict(zip(columns, fields, strict=True))
-            name = cells[image].replace("\\", "/").removeprefix("./")
-            if not is_safe_id(name):
-                raise InputError(f"{row.where}: image {name!r} leads out of the data set")
-            x1, y1, x2, y2 = parse_floats(row, [cells[column] for column in box], f"{image},{','.join(box)}")
-            if box in _EXTENTS:
-                x2, y2 = x1 + x2, y1 + y2
-            size = [0.0, 0.0]
-            if cells.get("image_width") and cells.get("image_height"):
-                size = parse_floats(row, [cells["image_width"], cells["image_height"]], "sizes")
-            if max(size) >= MAX_SIDE:
-                shown = f"{size[0]:g} x {size[1]:g}"
-                raise InputError(f"{row.where}: size {shown} of {name!r} is too large for an image")
-            annotation = found.setdefault(name, Annotation(row.where, (int(size[0]), int(size[1]))))
-            category = cells.get("label") or cells.get("class") or ""
-            annotation.objects.append(Object(category, (x1, y1, x2, y2), row.where))
-    return found
-
-
-def _fields(row: Row, separator: str) -> list[str]:
-    try:
-        fields = next(csv.reader([row.text.replace("\0", "�")], delimiter=separator), [])
-    except csv.Error as error:
-        raise InputError(f"{row.where}: is not CSV ({error})") from error
-    return [field.strip() for field in fields]
+    return read_table(tree, name, report, needs_box=True).annotations
 
 
 # ------------------------------------------------------------------------------------------------- writing
@@ -168,7 +154,7 @@ def to_csv(split: Split) -> str:
     sizes = ("image_width", "image_height")
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
-    table.writerow(["image", "label", *_CORNERS[0], *(["score"] if scored else []), *sizes])
+    table.writerow(["image", "label", *CORNERS[0], *(["score"] if scored else []), *sizes])
     for example in split:
         rows = [
             [split.class_names[label], *map(number_text, box), "" if score is None else number_text(score)]

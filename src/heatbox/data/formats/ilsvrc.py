@@ -18,6 +18,7 @@ from contextlib import suppress
 from heatbox.data.files.images import TreeImages, is_image
 from heatbox.data.files.trees import Report, Tree, below, find_folders, join
 from heatbox.data.formats.rows import Annotation, parse_integer, read_class_words, read_rows, skipping
+from heatbox.data.formats.table import SUFFIXES, is_table
 from heatbox.data.formats.voc import read_voc
 from heatbox.data.types import Split
 from heatbox.errors import InputError
@@ -61,10 +62,17 @@ def load_split(tree: Tree, name: str, report: Report) -> Split:
 
 
 def _split_folders(tree: Tree) -> dict[str, str]:
-    """Split → folder of its images or of its class folders."""
+    """Split → folder of its images or of its class folders; none if a table has labels or boxes of them."""
     found: dict[str, str] = {}
     for folder in find_folders(tree, _split_of, depth=4):
-        found.setdefault(_split_of(below(tree, folder)), folder)
+        name, last = _split_of(below(tree, folder)), folder.rpartition("/")[2].lower()
+        # Images for validation that someone took from the training images.
+        name = last if name == "train" and last in ("val", "valid", "validation", "test") else name
+        found.setdefault(name, folder)
+    if found and any(
+        is_table(tree, path) for place in ("", *found.values()) for path in tree.paths(place, SUFFIXES)
+    ):
+        return {}
     return found
 
 

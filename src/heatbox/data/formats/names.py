@@ -159,6 +159,7 @@ class _Files:
     def __init__(self, tree: Tree) -> None:
         self.tree = tree
         self._listed: dict[str, dict[str, str]] = {}
+        self._stems: dict[str, dict[str, str]] = {}
         self._images: list[str] | None = None
 
     def find(self, path: str) -> str:
@@ -167,6 +168,11 @@ class _Files:
         if folder not in self._listed:
             self._listed[folder] = {_normal(file): file for file in self.tree.files(folder)}
         file = self._listed[folder].get(_normal(name))
+        if file is None and name and not is_image(name):  # listed without its ending
+            if folder not in self._stems:
+                stems = ((_normal(file.rpartition(".")[0]), file) for file in self._listed[folder].values())
+                self._stems[folder] = {stem: file for stem, file in stems if is_image(file)}
+            file = self._stems[folder].get(_normal(name))
         return "" if file is None else join(folder, file)
 
     def images(self) -> list[str]:
