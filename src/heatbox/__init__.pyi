@@ -34,7 +34,7 @@ from .metrics.max_box_acc import MaxBoxAcc, MaxBoxAccV2
 from .metrics.pxap import PxAP
 from .models.checkpoints import convert_checkpoint, load_checkpoint
 from .models.factory import create_model
-from .models.introspect import ClassifierView
+from .models.introspect import ClassifierView, ClassMaps, class_maps
 from .models.zoo import list_models, model_info
 from .ops.accelerate import accelerate
 
@@ -42,6 +42,7 @@ __version__: str
 __all__ = [
     "V2_IOU",
     "BoxMetrics",
+    "ClassMaps",
     "ClassifierView",
     "InputError",
     "LocalizationAccuracy",
@@ -57,6 +58,7 @@ __all__ = [
     "boxes",
     "cam",
     "centre_gaussian",
+    "class_maps",
     "convert_checkpoint",
     "create_model",
     "data",

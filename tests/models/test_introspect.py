@@ -9,7 +9,8 @@ from torch import nn
 
 from heatbox.errors import InputError
 from heatbox.maps.cam import cam
-from heatbox.models.introspect import ClassifierView
+from heatbox.models.introspect import ClassifierView, class_maps
+from heatbox.models.spec import input_size
 
 
 def scramble(model: nn.Module) -> nn.Module:
@@ -140,28 +141,62 @@ def test_hooks_are_removed():
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
 
 
+class LogSumExp(nn.Module):
+    """Pooling that is no sum over positions."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.out = nn.Conv2d(3, 9, 3, 4, 1), nn.Linear(9, 5)
+
+    def forward(self, x):
+        return self.out(self.conv(x).flatten(2).logsumexp(2))
+
+
 @pytest.mark.parametrize(
     ("make", "reason"),
     [
-        (lambda: timm.create_model("test_vit"), "tokens"),
-        (lambda: timm.create_model("resnet18", global_pool="max"), "not by the mean"),
-        (lambda: timm.create_model("resnet18", num_classes=0), "linear layer"),
+        (lambda: timm.create_model("resnet18", num_classes=0), "num_classes=0"),
+        (LogSumExp, "logsumexp in its head is no affine function"),
+    ],
+)
+def test_no_class_map_and_the_reason(make, reason):
+    view = ClassifierView(make())
+    features, _ = view(torch.randn(2, 3, 64, 64))
+    assert not view.exact
+    with pytest.raises(InputError, match=reason):
+        view.contributions(features, torch.tensor([0, 1]))
+
+
+def test_no_logits():
+    with pytest.raises(InputError, match="of shape"):
+        ClassifierView(nn.Sequential(nn.Conv2d(3, 4, 3)))
+
+
+@pytest.mark.parametrize(
+    ("make", "kind"),
+    [
+        (lambda: timm.create_model("test_vit"), "patch tokens"),
+        (lambda: timm.create_model("resnet18", global_pool="max"), "positional weights"),
         (
             lambda: nn.Sequential(
                 nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(16, 3)
             ),
-            "AdaptiveAvgPool2d in its head",
+            "positional weights",
         ),
-        (
-            HiddenActivation,
-            "no global average pooling",
-        ),
-        (lambda: nn.Sequential(nn.Conv2d(3, 4, 3)), "of shape"),
+        (HiddenActivation, "class weights"),
+        (lambda: timm.create_model("test_resnet").bfloat16(), "class weights"),
     ],
 )
-def test_refuses_with_the_reason(make, reason):
-    with pytest.raises(InputError, match=reason):
-        ClassifierView(make())
+def test_heads_that_are_no_chain_of_modules_on_the_mean(make, kind):
+    model = make().eval()
+    images = torch.randn(2, 3, *input_size(model)[1:]).to(next(model.parameters()).dtype)
+    found = class_maps(model, images, [1, 0])
+    assert found.kind == kind
+    assert found.exact == (kind != "patch tokens")
+    wanted = model(images).float()
+    torch.testing.assert_close(found.logits, wanted, rtol=0.05, atol=0.02 * float(wanted.abs().max()))
+    logit = found.logits[[0, 1], [1, 0]]
+    torch.testing.assert_close(found.maps.mean((1, 2)) + found.bias, logit, rtol=1e-4, atol=1e-4)
 
 
 def test_ignoring_the_norm_gives_the_raw_row():

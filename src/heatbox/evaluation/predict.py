@@ -82,7 +82,7 @@ def evaluate(
     _check_numbers(config)
     view = ClassifierView(config.build() if model is None else config.to_device(model))
     config.preprocess(view.model)  # a size or mean that no input can have is reported here
-    check_requirements(view, requirements_of(methods))
+    check_requirements(view, requirements_of(methods, view))
     inner = dataclasses.replace(
         config, data=config.fullsup or "", metadata=config.fullsup_metadata, fullsup=None
     )
@@ -177,7 +177,7 @@ def predict(
     view: ClassifierView, split: Split, config: EvaluateConfig, run: Run, track: Track = silent
 ) -> None:
     """Write a record for every image of the split that the run does not contain yet."""
-    requirements = requirements_of(config.method)
+    requirements = requirements_of(config.method, view)
     preprocess = config.preprocess(view.model)
     sizes = [preprocess, preprocess.enlarged(ENLARGED)] if requirements.larger else [preprocess]
 
@@ -256,7 +256,10 @@ def _strongest(inputs: MapInputs, count: int) -> dict[str, np.ndarray]:
     """
     if count < 1:
         return {}
-    weights, _ = inputs.view.class_weights(inputs.features, inputs.targets, inputs.norm)
+    weights = inputs.view.contributions(inputs.features, inputs.targets, inputs.norm).weights
+    if weights is None:
+        return {}
+    weights = weights.mean((2, 3)) if weights.ndim == 4 else weights
     best = weights.topk(min(count, weights.shape[1]), dim=1)
     maps = inputs.features[torch.arange(len(weights))[:, None], best.indices.cpu()].float()
     low, high = maps.amin((2, 3), keepdim=True), maps.amax((2, 3), keepdim=True)

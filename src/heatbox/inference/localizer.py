@@ -114,7 +114,7 @@ class Localizer:
             )
         self.view = ClassifierView(model)
         self.method = find_method(method)
-        self.requirements = requirements_of([method])
+        self.requirements = requirements_of([method], self.view)
         check_requirements(self.view, self.requirements)
         self.threshold = threshold
         self.contours = contours

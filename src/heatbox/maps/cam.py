@@ -8,6 +8,7 @@ from torch import Tensor
 
 from heatbox._utils.checks import check_choice, check_tensor
 from heatbox.errors import InputError
+from heatbox.models.heads import weighted_sum
 
 Signs = Literal["all", "positive", "negative"]
 
@@ -20,7 +21,8 @@ def cam(features: Tensor, class_weights: Tensor, signs: Signs = "all") -> Tensor
 
     Args:
         features: (B, C, H, W) feature maps.
-        class_weights: (B, C), one row per image, or (C,) for all images.
+        class_weights: (B, C), one row per image, (C,) for all images, or (B, C, H, W) for weights that
+            depend on the position.
         signs: the channels that are summed: all, those of positive weight (F_pos) or those of negative
             weight (F_neg; supplement 12).
 
@@ -39,20 +41,17 @@ def cam(features: Tensor, class_weights: Tensor, signs: Signs = "all") -> Tensor
         tensor([[[2., 4.]]])
     """
     check_tensor(features, "features", "(B, C, H, W)")
-    check_tensor(class_weights, "class_weights", "(B, C) or (C,)")
+    check_tensor(class_weights, "class_weights", "(B, C), (C,) or (B, C, H, W)")
     check_choice(signs, "signs", ("all", "positive", "negative"))
     if features.ndim != 4:
         raise InputError(f"features have shape {tuple(features.shape)}, expected (B, C, H, W)")
-    if class_weights.shape not in (features.shape[:2], (features.shape[1],)):
+    if class_weights.shape not in (features.shape, features.shape[:2], (features.shape[1],)):
         raise InputError(
-            f"class_weights have shape {tuple(class_weights.shape)}, expected "
+            f"class_weights have shape {tuple(class_weights.shape)}, expected {tuple(features.shape)}, "
             f"{tuple(features.shape[:2])} or ({features.shape[1]},) to match the features"
         )
-    weights = class_weights.float()
     if signs == "positive":
-        weights = weights.clamp(min=0)
+        class_weights = class_weights.clamp(min=0)
     elif signs == "negative":
-        weights = weights.clamp(max=0)
-    weights = weights.expand(features.shape[:2])
-    batch, channels, height, width = features.shape
-    return (weights[:, None] @ features.float().reshape(batch, channels, -1)).view(batch, height, width)
+        class_weights = class_weights.clamp(max=0)
+    return weighted_sum(features, class_weights)

@@ -1,8 +1,8 @@
 """Methods of pytorch-grad-cam by name, under the same protocol as all maps.
 
-Each method uses the last feature map, as `ClassifierView` finds it. The feature map is made a leaf of the
-graph, so that gradients pass through the head only: the values equal those from the whole network, without
-its backward pass. Maps have the resolution of the feature map.
+Each method uses the last feature map, as `ClassifierView` finds it; for a model that reads a class token it
+is the map that the last attention reads. The feature map is a leaf of the graph, and only the head is run and
+differentiated: the values equal those from the whole network. Maps have the resolution of the feature map.
 
 Requires the extra `gradcam`. Sources: Grad-CAM (Selvaraju et al., ICCV 2017), Grad-CAM++ (Chattopadhyay et
 al., WACV 2018), HiResCAM (Draelos and Carin, 2020), LayerCAM (Jiang et al., TIP 2021), XGrad-CAM (Fu et
@@ -11,7 +11,7 @@ al., BMVC 2020), Eigen-CAM (Muhammad and Yeasin, IJCNN 2020), KPCA-CAM (Karmani 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from operator import itemgetter
@@ -42,14 +42,17 @@ GRADIENT_METHODS = {
 """Name of a method → its class in pytorch-grad-cam."""
 
 
-def gradient_map(name: str, view: ClassifierView, images: Tensor, targets: Tensor) -> Tensor:
+def gradient_map(
+    name: str, view: ClassifierView, images: Tensor, targets: Tensor, features: Tensor | None = None
+) -> Tensor:
     """Maps of a method of pytorch-grad-cam for a batch of images.
 
     Args:
         name: one of `GRADIENT_METHODS`.
-        view: the classifier; its mode and the gradients of its parameters are restored.
-        images: (B, 3, H, W) preprocessed images.
+        view: the classifier; the gradients of its parameters are not computed.
+        images: (B, C, H, W) preprocessed images.
         targets: (B,) class that each map is for.
+        features: (B, C, h, w) that the view returned for these images; None computes it.
 
     Returns:
         (B, h, w) float32 in [0, 1], at the resolution of the feature map, on the device of the images.
@@ -58,20 +61,17 @@ def gradient_map(name: str, view: ClassifierView, images: Tensor, targets: Tenso
         InputError: pytorch-grad-cam is not installed, or there is no such method.
     """
     tool = tool_class(name)
-    leaf = _Leaf()
-    with (
-        torch.inference_mode(False),
-        torch.enable_grad(),
-        eval_mode(view.model),
-        _frozen(view.model),
-        view.replace_features(leaf),
-    ):
-        method = tool(model=view.model, target_layers=[leaf])
+    with torch.inference_mode(False), torch.enable_grad(), eval_mode(view.model), _frozen(view.model):
+        if features is None:
+            features = view.features(images)
+        value, function = view.gradient_features(features)
+        head = _Head(value.detach().float().clone(), function)
+        method = tool(model=head, target_layers=[head.leaf])
         try:
             # The tool would resize maps to the images; runs store small maps, which scoring resizes.
-            method.get_target_width_height = lambda _: leaf.width_and_height
+            method.get_target_width_height = lambda _: (value.shape[-1], value.shape[-2])
             # The tool differentiates what a function of an image's logits (K,) returns: here one of them.
-            maps = method(images.clone(), [itemgetter(target) for target in targets.tolist()])
+            maps = method(head.features, [itemgetter(target) for target in targets.tolist()])
         finally:
             method.activations_and_grads.release()
     return torch.from_numpy(np.ascontiguousarray(maps, dtype=np.float32)).to(images.device)
@@ -89,14 +89,16 @@ def tool_class(name: str) -> Any:
     return getattr(import_module("pytorch_grad_cam"), GRADIENT_METHODS[name])
 
 
-class _Leaf(nn.Module):
-    """Returns the feature map as a leaf of the graph."""
+class _Head(nn.Module):
+    """The head of a classifier as a model, whose one layer returns the feature map as a leaf of the graph."""
 
-    width_and_height = (0, 0)
+    def __init__(self, features: Tensor, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.features, self.function, self.leaf = features, function, nn.Identity()
+        self.register_parameter("unused", nn.Parameter(features.new_zeros(())))  # by it the device is found
 
-    def forward(self, features: Tensor) -> Tensor:
-        self.width_and_height = (features.shape[-1], features.shape[-2])
-        return features.detach().clone().requires_grad_()
+    def forward(self, _: Tensor) -> Tensor:
+        return self.function(self.leaf(self.features.requires_grad_()))
 
 
 @contextmanager

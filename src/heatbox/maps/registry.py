@@ -8,7 +8,7 @@ function of `MapInputs`, registered in `METHODS`.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Literal
 
@@ -38,6 +38,7 @@ class Requirements:
     """Inputs that methods need beside the last feature map.
 
     Attributes:
+        class_map: a class map of the model, see `heatbox.class_maps`.
         middle: feature maps of middle layers.
         sharp: the last feature map at twice the resolution.
         larger: the images at `ENLARGED` times the side.
@@ -46,6 +47,7 @@ class Requirements:
     middle: bool = False
     sharp: bool = False
     larger: bool = False
+    class_map: bool = field(default=False, compare=False)
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,12 @@ class MapInputs:
 
     @cached_property
     def enlarged(self) -> MapInputs:
-        """The inputs of a second forward pass, on the larger images."""
+        """The inputs of a second forward pass, on the larger images.
+
+        They are these inputs where the last feature map is as fine as the middle ones.
+        """
+        if self.view.is_isotropic:
+            return self
         images = self.larger
         if images is None:
             images = F.interpolate(self.images, scale_factor=ENLARGED, mode="bicubic", align_corners=False)
@@ -109,27 +116,38 @@ class MapInputs:
 Method = Callable[[MapInputs], Tensor]
 
 
-def _cam(signs: Signs) -> Method:
-    """CAM of all channels, or of those whose class weight has one sign (F_pos or F_neg, supplement 12).
+def _class_map(inputs: MapInputs) -> Tensor:
+    return inputs.view.contributions(inputs.features, inputs.targets, inputs.norm).maps
+
+
+def _signed(signs: Signs) -> Method:
+    """CAM of the channels whose class weight has one sign (F_pos or F_neg, supplement 12).
 
     The negative map is negated: it is high where its channels are active, and subtracted from the logit.
     """
 
     def method(inputs: MapInputs) -> Tensor:
-        weights, _ = inputs.view.class_weights(inputs.features, inputs.targets, inputs.norm)
-        maps = cam(inputs.features, weights, signs)
+        found = inputs.view.contributions(inputs.features, inputs.targets, inputs.norm)
+        if found.weights is None:
+            raise InputError(f"{model_name(inputs.view.model)}: its {inputs.view.kind} have no class weights")
+        maps = cam(inputs.features, found.weights, signs)
         return -maps if signs == "negative" else maps
 
     return method
 
 
 METHODS: dict[str, Method] = {
-    "cam": _cam("all"),
-    "cam-positive": _cam("positive"),
-    "cam-negative": _cam("negative"),
+    "cam": _class_map,
+    "cam-positive": _signed("positive"),
+    "cam-negative": _signed("negative"),
     "pc1": lambda inputs: pc1(inputs.features),
 }
-"""Name of a method → its function; any of them can be the seed of a walk."""
+"""Name of a method → its function."""
+
+TOKEN_METHODS: dict[str, Method] = {
+    "attention": lambda inputs: inputs.view.attention(inputs.features, inputs.targets),
+}
+"""Methods for models that read their logits from a class token."""
 
 WALKS: dict[str, tuple[Requirements, Callable[[MapInputs], MapInputs]]] = {
     "walk": (Requirements(middle=True, larger=True), lambda inputs: inputs.enlarged),
@@ -154,18 +172,18 @@ def find_method(method: str | MapFunction) -> Method:
         return _from_function(method)
     name = method.removesuffix(CENTRE_PRIOR)
     base, colon, seed = name.partition(":")
-    if base in WALKS and (seed in METHODS or not colon):
-        found = _walk(base, seed or SEED)
-    elif name in METHODS:
-        found = METHODS[name]
-    elif name in GRADIENT_METHODS:
-        found = _gradient_method(name)
+    sources = [*METHODS, *TOKEN_METHODS, *GRADIENT_METHODS]
+    if base in WALKS and (seed in sources or not colon):
+        found = _walk(base, _source(seed or SEED))
+    elif name in sources:
+        found = _source(name)
     elif base in WALKS:
-        raise InputError(f"{method!r}: {seed!r} cannot seed a walk, expected one of {', '.join(METHODS)}")
+        names = ", ".join(sources)
+        raise InputError(f"{method!r}: {seed!r} cannot seed a walk, expected one of {names}")
     elif is_plugin(name):
         found = _from_function(load_function(name))
     else:
-        names = ", ".join([*METHODS, *WALKS, *GRADIENT_METHODS])
+        names = ", ".join([*METHODS, *WALKS, *TOKEN_METHODS, *GRADIENT_METHODS])
         raise InputError(
             f"there is no map method {method!r}, expected one of {names}, a walk from another seed "
             f"(walk:pc1), one with the centre prior (cam{CENTRE_PRIOR}), or path/to/file.py:function"
@@ -183,24 +201,46 @@ def with_seed(method: str, seed: str) -> str:
     return name + f":{seed}" + method[len(name) :] if name in WALKS and seed != SEED else method
 
 
-def requirements_of(methods: Iterable[str | MapFunction]) -> Requirements:
-    """The requirements of several methods together."""
-    names = [m.removesuffix(CENTRE_PRIOR).partition(":")[0] for m in methods if isinstance(m, str)]
-    walks = [WALKS[name][0] for name in names if name in WALKS]
-    return Requirements(
-        *(any(getattr(walk, field) for walk in walks) for field in ("middle", "sharp", "larger"))
+def requirements_of(methods: Iterable[str | MapFunction], view: ClassifierView | None = None) -> Requirements:
+    """The requirements of several methods together.
+
+    Args:
+        methods: names or callables.
+        view: the model. Where its middle maps are as coarse as the last one, as in a ViT, no method needs
+            larger images.
+    """
+    names = [m.removesuffix(CENTRE_PRIOR).partition(":") for m in methods if isinstance(m, str)]
+    walks = [WALKS[name][0] for name, _, _ in names if name in WALKS]
+    sources = {seed or (SEED if name in WALKS else name) for name, _, seed in names}
+    found = Requirements(
+        middle=any(walk.middle for walk in walks),
+        sharp=any(walk.sharp for walk in walks),
+        larger=any(walk.larger for walk in walks),
+        class_map=any(name.startswith(SEED) for name in sources),
     )
+    return replace(found, larger=False) if found.larger and view is not None and view.is_isotropic else found
 
 
 def check_requirements(view: ClassifierView, requirements: Requirements) -> None:
     """Raise before any image is processed if a model cannot meet the requirements.
 
     Raises:
-        InputError: the model has no feature maps before the last one, or no sharp one.
+        InputError: the model has no class map, no feature maps before the last one, or no sharp one, or does
+            not run on larger images.
     """
+    name = model_name(view.model)
+    if requirements.class_map and view.reason:
+        raise InputError(
+            f"{name} has no class map: {view.reason}. pc1, walk:pc1, gradient methods and your own functions "
+            "need none"
+        )
     if requirements.middle and not view.stages:
-        name = model_name(view.model)
         raise InputError(f"{name}: no feature map before the last one was found, so there is no walk on it")
+    if requirements.larger and not view.accepts(ENLARGED):
+        raise InputError(
+            f"{name} only runs on images of its own size, so there is no walk, whose seed is the map of an "
+            f"image of {ENLARGED} times the side; walk-one-pass needs none"
+        )
     if requirements.sharp:
         _ = view.last_stage_input  # raises
 
@@ -210,14 +250,17 @@ def run_model(view: ClassifierView, images: Tensor, requirements: Requirements) 
     return view.extract(images, 2 if requirements.middle else 0, requirements.sharp)
 
 
-def _gradient_method(name: str) -> Method:
-    tool_class(name)  # raises for a missing package before anything is computed
-    return lambda inputs: gradient_map(name, inputs.view, inputs.images, inputs.targets)
+def _source(name: str) -> Method:
+    """A method that computes a map from the last feature map."""
+    if name in GRADIENT_METHODS:
+        tool_class(name)  # raises for a missing package before anything is computed
+        return lambda inputs: gradient_map(name, inputs.view, inputs.images, inputs.targets, inputs.features)
+    return METHODS[name] if name in METHODS else TOKEN_METHODS[name]
 
 
-def _walk(kind: str, seed: str) -> Method:
+def _walk(kind: str, seed: Method) -> Method:
     _, seed_inputs = WALKS[kind]
-    return lambda inputs: random_walk(METHODS[seed](seed_inputs(inputs)), inputs.middle_maps)
+    return lambda inputs: random_walk(seed(seed_inputs(inputs)), inputs.middle_maps)
 
 
 def _from_function(function: MapFunction) -> Method:

@@ -11,33 +11,47 @@ are *affine for a given image*, so they can be folded exactly into the weights o
 - An activation a(z): z times the gate (a(z) - a(0)) / z, plus a(0).
 
 The head is not looked up in a list of architectures. It is found by tracing the forward pass of a small
-random image: the chain of modules is followed back from the logits to the global average pooling, and every
-step is checked by value. A head that cannot be folded is refused with the reason.
+random image. Where it is a chain of modules from a global average pooling to the logits (`FoldedHead`), its
+weights are folded in closed form; every step is checked by value. Every other head is read from the recorded
+operations (`heatbox.models.heads`).
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property, reduce
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.utils.weak import WeakIdKeyDictionary
 
 from heatbox._utils.checks import check_choice, check_integer, check_module, check_tensor
 from heatbox.errors import InputError
 from heatbox.models._blocks import BATCH_NORM, batch_norm_affine
 from heatbox.models.forms import refusal
-from heatbox.models.spec import as_input, eval_mode, input_size, model_name
+from heatbox.models.heads import (
+    Contributions,
+    NoFeatureMap,
+    RecordedHead,
+    Recording,
+    Select,
+    record_graph,
+    weighted_sum,
+)
+from heatbox.models.outputs import select_output
+from heatbox.models.recording import Recorder
+from heatbox.models.spec import as_input, eval_mode, input_size, model_name, unchanged, unwrap
 from heatbox.models.stages import (
     FeatureHook,
     SharpOffset,
     StageOutput,
     capture_stages,
     find_last_stage_input,
+    find_outputs,
     find_sharp_offset,
     find_stages,
     stitched,
@@ -65,48 +79,92 @@ class ModelOutput:
     sharp: Tensor | None
 
 
-class ClassifierView:
-    """The feature map and the class weights of a convolutional classifier.
+@dataclass(frozen=True)
+class _Source:
+    """The forward pass that a feature map is from.
 
-    Works on any network whose logits are computed from a global average pooling of a (B, C, H, W) map by
-    linear layers, BatchNorm, LayerNorm and elementwise activations: timm's CNNs and most custom ones.
+    Attributes:
+        recording: of the pass.
+        batch: number of images B; the pass is of 4 B where its last stage was run on shifted inputs.
+        stitched: the offset and (height, width) of a sharp map; None for an ordinary one.
+    """
+
+    recording: Recording
+    batch: int
+    stitched: tuple[SharpOffset, tuple[int, int]] | None = None
+
+
+class ClassifierView:
+    """The feature map of a classifier, and what its positions contribute to the logits.
+
+    Works on any network that computes logits from images by way of a feature map: (B, C, h, w), (B, h, w, C)
+    or tokens (B, N, C). What the map of a class is depends on what follows, see `kind` and `class_maps`.
 
     Args:
-        model: the classifier; images (B, 3, H, W) → logits (B, K). It is not changed, and its training
-            mode is restored after every use.
+        model: the classifier; images (B, C, H, W) → logits (B, K), alone or in a container. It is not
+            changed, and its training mode is restored after every use.
+        output: which of several outputs are the logits, see `heatbox.models.outputs.select_output`.
+
+    Attributes:
+        activation: "softmax" or "sigmoid" if the model ends in one, else None. Logits are those before it.
+        kind: what the class map is, see `class_maps`.
+        reason: why there is no exact class map; "" if there is one.
 
     Raises:
-        InputError: the model has no such head; the message gives the reason.
+        InputError: the model returns no logits, or does not compute them from a feature map.
         TypeError: not an `nn.Module`.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, output: str | int | None = None) -> None:
         check_module(model, "model")
-        self.model = model
+        self.model = unwrap(model)
+        self._output = output
         self._offsets: dict[tuple[int, int], SharpOffset] = {}
+        self._accepted: dict[int, bool] = {}
+        self._sources: Any = WeakIdKeyDictionary()
         try:
-            with eval_mode(model), torch.no_grad():
-                self._hook, self._head = find_head(model)
+            with eager(), eval_mode(self.model), unchanged(self.model), torch.no_grad():
+                self._head = _find_head(self.model, self._select)
         except (InputError, AttributeError, NotImplementedError) as error:
-            if reason := refusal(model):
-                raise InputError(f"{model_name(model)} {reason}") from error
+            if form := refusal(self.model):
+                raise InputError(f"{model_name(self.model)} {form}") from error
             raise
+        self.activation: str | None = self._head.activation
+        self.kind: str = self._head.kind
+        self.reason: str = self._head.reason and (refusal(self.model) or self._head.reason)
+
+    def _select(self, output: Any) -> Tensor:
+        return select_output(output, self._output)
+
+    @property
+    def exact(self) -> bool:
+        """Whether the mean of a class map and its bias are the logit, both from the image's positions."""
+        return not self.reason and self.kind not in APPROXIMATE
 
     @property
     def classifier(self) -> nn.Module:
-        """The last linear layer, whose rows are the raw class weights."""
-        return self._head[-1]
+        """The last linear layer, whose rows are the raw class weights.
+
+        Raises:
+            InputError: the logits are not the output of such a layer.
+        """
+        layer = self._head.classifier
+        if layer is None:
+            raise InputError(
+                f"{model_name(self.model)} does not end in a linear layer with a row for each class"
+            )
+        return layer
 
     @property
     def num_classes(self) -> int:
         """Number of logits K."""
-        return linear_of(self.classifier)[0].shape[0]
+        return self._head.num_classes
 
     def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Run the classifier once, in eval mode.
 
         Args:
-            images: (B, 3, H, W), preprocessed as the model expects.
+            images: (B, C, H, W), preprocessed as the model expects.
 
         Returns:
             features (B, C, h, w), the feature map that the head reads, and logits (B, K).
@@ -119,9 +177,14 @@ class ClassifierView:
         return output.features, output.logits
 
     @cached_property
+    def _outputs(self) -> list[StageOutput]:
+        with eager():
+            return find_outputs(self.model, self._head)
+
+    @cached_property
     def stages(self) -> list[StageOutput]:
         """Where the stages before the last one end, finest first."""
-        return find_stages(self.model, self._hook)
+        return find_stages(self.model, self._outputs)
 
     @cached_property
     def last_stage_input(self) -> StageOutput:
@@ -130,7 +193,26 @@ class ClassifierView:
         Raises:
             InputError: the last stage does not double the stride, or cannot be run alone.
         """
-        return find_last_stage_input(self.model, self._hook, self.stages)
+        with eager():
+            return find_last_stage_input(self.model, self._head, self._outputs)
+
+    @cached_property
+    def is_isotropic(self) -> bool:
+        """Whether the middle maps are as coarse as the last feature map, as in a ViT."""
+        return bool(self.stages) and all(stage.size == (1, 1) for stage in self.stages[-2:])
+
+    def accepts(self, factor: int) -> bool:
+        """Whether the model runs on images of its own size times a factor."""
+        if factor not in self._accepted:
+            channels, height, width = input_size(self.model)
+            images = as_input(self.model, torch.zeros(1, channels, factor * height, factor * width))
+            try:
+                with eager(), eval_mode(self.model), unchanged(self.model), torch.no_grad():
+                    self._head(images)
+                self._accepted[factor] = True
+            except Exception:  # a model of one size can raise anything
+                self._accepted[factor] = False
+        return self._accepted[factor]
 
     def sharp_offset(self, size: Sequence[int]) -> SharpOffset:
         """Which positions of the sharp map are those of the last feature map.
@@ -152,7 +234,7 @@ class ClassifierView:
         """Run the classifier once, in eval mode, and keep the outputs of its middle layers.
 
         Args:
-            images: (B, 3, H, W), preprocessed as the model expects.
+            images: (B, C, H, W), preprocessed as the model expects.
             layers: number of stages before the last whose outputs are kept, at most as many as there are: 2
                 are those at strides 8 and 16 of a network of stride 32.
             sharp: also run the last stage on shifted inputs for a feature map of twice the resolution, see
@@ -163,27 +245,31 @@ class ClassifierView:
                 number of dimensions, or negative `layers`.
             TypeError: not a tensor, or not an integer.
         """
-        check_tensor(images, "images", "(B, 3, H, W)")
+        check_tensor(images, "images", "(B, C, H, W)")
         if images.ndim != 4:
-            raise InputError(f"images have shape {tuple(images.shape)}, expected (B, 3, H, W)")
+            raise InputError(f"images have shape {tuple(images.shape)}, expected (B, C, H, W)")
         check_integer(layers, "layers", 0)
         stages = self.stages[-layers:] if layers else []
         shifted = self.last_stage_input if sharp else None
         offset = self.sharp_offset(images.shape[2:]) if sharp else (False, False)
         with (
+            eager(),
             eval_mode(self.model),
-            capture_stages(stages, shifted, offset) as outputs,
-            self._hook.capture() as captured,
+            capture_stages(stages, images.shape[2:], shifted, offset) as outputs,
         ):
-            logits = self.model(images)
-        features, batch = captured[-1], images.shape[0]
+            features, logits, recording = self._head(images)
+        batch = images.shape[0]
         middle = tuple(outputs[stage][:batch] for stage in stages)  # after the shift there are four batches
-        if shifted is None:
-            return ModelOutput(features, logits, middle, None)
-        height, width = outputs[shifted].shape[2:]
-        return ModelOutput(
-            features[:batch], logits[:batch], middle, stitched(features, offset)[:, :, :height, :width]
-        )
+        sharpened = None
+        if shifted is not None:
+            height, width = outputs[shifted].shape[2:]
+            sharpened = stitched(features, offset)[:, :, :height, :width]
+            features, logits = features[:batch], logits[:batch]
+        if recording is not None:
+            self._sources[features] = _Source(recording, batch)
+            if sharpened is not None:
+                self._sources[sharpened] = _Source(recording, batch, (offset, (height, width)))
+        return ModelOutput(features, logits, middle, sharpened)
 
     def look(self, images: Tensor, layers: int = 2, sharp: bool = False) -> ModelOutput:
         """Deprecated: use `extract`."""
@@ -195,13 +281,79 @@ class ClassifierView:
         """The last feature map alone, (B, C, h, w)."""
         return self(images)[0]
 
-    def replace_features(self, function: Callable[[Tensor], Tensor]) -> AbstractContextManager[None]:
-        """A context in which the model's forward passes continue with `function` of the feature map."""
-        return self._hook.apply(function)
-
     def head(self, features: Tensor) -> Tensor:
-        """Logits (B, K) of a feature map (B, C, h, w), computed step by step from its spatial mean."""
-        return _run_steps(self._head, features)
+        """Logits (B, K) of a feature map (B, C, h, w).
+
+        Args:
+            features: from this view; any map, where the head is a chain of modules on its spatial mean.
+        """
+        if isinstance(self._head, FoldedHead):
+            return self._head.logits(features)
+        return self._head.run(self._source(features).recording, features)
+
+    def gradient_features(self, features: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+        """The last map with a gradient at every position, and the function of it that returns the logits.
+
+        It is the feature map itself but for models that read a class token: after the last attention only
+        the token has a gradient, so it is the map that this attention reads.
+
+        Args:
+            features: (B, C, h, w) from this view.
+        """
+        if isinstance(self._head, FoldedHead):
+            return features, self._head.logits
+        source = self._source(features)
+        if source.stitched is not None:
+            raise InputError(
+                f"{model_name(self.model)}: its sharp map has no gradient, expected its last map"
+            )
+        head, recording = self._head, self._head.gradient_start(source.recording)
+        return head.features(recording), lambda value: head.run(recording, value)
+
+    def attention(self, features: Tensor, targets: Tensor) -> Tensor:
+        """Gradient-weighted attention of a class token, (B, h, w); see `RecordedHead.attention`.
+
+        Raises:
+            InputError: the model has no class token.
+        """
+        if isinstance(self._head, FoldedHead):
+            raise InputError(f"{model_name(self.model)} has no class token whose attention could be used")
+        return self._head.attention(self._source(features).recording, targets)
+
+    def contributions(
+        self, features: Tensor, targets: Tensor, norm: Literal["fold", "ignore"] = "fold"
+    ) -> Contributions:
+        """What the positions of a feature map contribute to the logits of a class, see `class_maps`.
+
+        Args:
+            features: (B, C, h, w) from this view.
+            targets: (B,) int64, one class per image.
+            norm: see `class_weights`.
+
+        Raises:
+            InputError: the model has no class map (`reason`); a target outside 0..K-1.
+        """
+        self._check_targets(targets)
+        if isinstance(self._head, FoldedHead):
+            weights, bias = self._head.class_weights(features, targets, norm)
+            logits = self._head.logits(features)
+            return Contributions(weighted_sum(features, weights), bias, logits, weights)
+        if norm == "ignore":
+            raise InputError(
+                f"norm='ignore' needs a head of modules on the mean of the map: {self._described}"
+            )
+        source = self._source(features)
+        runs = len(source.recording.logits) // source.batch
+        found = self._head.contributions(source.recording, targets.repeat(runs))
+        first = slice(source.batch)
+        maps, row_weights = found.maps[first], found.weights
+        if source.stitched is not None:
+            offset, (height, width) = source.stitched
+            maps = stitched(found.maps[:, None], offset)[:, 0, :height, :width]
+            row_weights = row_weights if row_weights is not None and row_weights.ndim == 2 else None
+        if row_weights is not None:
+            row_weights = row_weights[first]
+        return Contributions(maps, found.bias[first], found.logits[first], row_weights)
 
     def class_weights(
         self, features: Tensor, targets: Tensor, norm: Literal["fold", "ignore"] = "fold"
@@ -222,26 +374,32 @@ class ClassifierView:
 
         Raises:
             InputError: a target outside 0..K-1; or "ignore" on a head with a hidden layer, whose rows
-                do not match the channels of the feature map; or an unknown `norm`.
+                do not match the channels of the feature map; or an unknown `norm`; or a model whose class
+                map has other weights at every position, or none.
             TypeError: not tensors, or targets that are not integers.
         """
         check_tensor(features, "features", "(B, C, h, w)")
         check_choice(norm, "norm", ("fold", "ignore"))
-        self._check_targets(targets)
-        weights, bias = (values[targets] for values in linear_of(self.classifier))  # (B, C_last), (B,)
-        if norm == "ignore":
-            if weights.shape[1] != features.shape[1]:
-                raise InputError(
-                    f"norm='ignore' needs a classifier that reads the {features.shape[1]} channels of the "
-                    f"feature map; this one reads {weights.shape[1]} of a hidden layer"
-                )
-            return weights, bias
-        steps, inputs = self._head[:-1], [_mean(features)]
-        for step in steps[:-1]:
-            inputs.append(apply_step(step, inputs[-1]))
-        for step, value in zip(reversed(steps), reversed(inputs[: len(steps)]), strict=True):
-            weights, bias = fold_step(step, value, weights, bias)
-        return weights, bias
+        if isinstance(self._head, FoldedHead):
+            self._check_targets(targets)
+            return self._head.class_weights(features, targets, norm)
+        found = self.contributions(features, targets, norm)
+        if found.weights is None or found.weights.ndim != 2:
+            raise InputError(f"the channels of the last feature map have no class weights: {self._described}")
+        return found.weights, found.bias
+
+    @property
+    def _described(self) -> str:
+        return f"{model_name(self.model)} has {self.kind or self.reason}"
+
+    def _source(self, features: Tensor) -> _Source:
+        source: _Source | None = self._sources.get(features)
+        if source is None:
+            raise InputError(
+                f"{model_name(self.model)}: its head is known only for feature maps that this view returned, "
+                "not for a copy of one"
+            )
+        return source
 
     def _check_targets(self, targets: Tensor) -> None:
         check_tensor(targets, "targets", "(B,) of class indices")
@@ -254,6 +412,155 @@ class ClassifierView:
             raise InputError(
                 f"class {bad} is out of range: the model has classes 0 to {self.num_classes - 1}"
             )
+
+
+APPROXIMATE = ("patch tokens", "patch tokens beside a class token")
+"""Kinds of class maps that leave out what the logits read from a class token."""
+
+
+@dataclass(frozen=True)
+class ClassMaps:
+    """Class maps of a batch of images.
+
+    Attributes:
+        maps: (B, h, w) float32 in logit units.
+        bias: (B,) float32: the part of the logit that no position contributes to.
+        logits: (B, K) float32.
+        targets: (B,) int64, the class of each map.
+        exact: whether ``maps.mean((1, 2)) + bias == logits[targets]`` with a bias that does not depend on the
+            positions of the image otherwise.
+        kind: what the map is: "class weights" (one weight a channel, after Zhou et al., CVPR 2016), "class
+            map" (the network pools one map a class), "positional weights" (linear layers on the flattened
+            map), "attention pooling", "sum of N maps"; or, not exact, "patch tokens" (the logit of each patch
+            token in place of the class token) and "patch tokens beside a class token".
+    """
+
+    maps: Tensor
+    bias: Tensor
+    logits: Tensor
+    targets: Tensor
+    exact: bool
+    kind: str
+
+
+_latest: tuple[Any, ClassifierView] | None = None
+"""The view of the model that `class_maps` was last called with, and what it was made for."""
+
+
+def class_maps(
+    model: nn.Module,
+    images: Tensor,
+    targets: Tensor | Sequence[int] | None = None,
+    output: str | int | None = None,
+) -> ClassMaps:
+    """Maps of what each position of the images contributes to the logit of a class.
+
+    The contributions of all positions, times their number, so that ``maps.mean((1, 2)) + bias`` is the
+    logit wherever `ClassMaps.exact`. For a network that ends in global average pooling and a linear layer
+    this is the class activation map (Zhou et al., CVPR 2016); `heatbox.models.heads` describes the others.
+
+    Args:
+        model: the classifier, in any mode; it is not changed. Its head is found at the first call, and again
+            after another model or after a module was replaced; a `ClassifierView` keeps it.
+        images: (B, C, H, W), preprocessed as the model expects, on any device.
+        targets: (B,) a class for each image; by default the predicted one.
+        output: which of several outputs of the model are the logits.
+
+    Raises:
+        InputError: a model without class maps, with the reason; images or targets of a wrong shape.
+        TypeError: not a model, images or class indices.
+
+    Examples:
+        >>> model = heatbox.create_model("test_resnet", num_classes=3)
+        >>> found = heatbox.class_maps(model, torch.randn(2, 3, 64, 64))
+        >>> found.exact, found.kind
+        (True, 'class weights')
+        >>> logits = found.logits.gather(1, found.targets[:, None])[:, 0]
+        >>> torch.allclose(found.maps.mean((1, 2)) + found.bias, logits, rtol=1e-4)
+        True
+    """
+    check_module(model, "model")
+    global _latest
+    signature = (output, *map(id, model.modules()))
+    if _latest is None or _latest[0] != signature:
+        _latest = None  # frees the model before
+        _latest = (signature, ClassifierView(model, output))
+    view = _latest[1]
+    check_tensor(images, "images", "(B, C, H, W)")
+    with torch.no_grad():
+        features, logits = view(as_input(view.model, images))
+        wanted = logits.argmax(1) if targets is None else torch.as_tensor(targets, device=logits.device)
+        if wanted.shape != (len(logits),):
+            raise InputError(f"targets have shape {tuple(wanted.shape)}, expected ({len(logits)},)")
+        found = view.contributions(features, wanted)
+    exact_logits = found.logits if features.dtype != torch.float32 else logits
+    return ClassMaps(found.maps, found.bias, exact_logits, wanted.long(), view.exact, view.kind)
+
+
+@contextmanager
+def eager() -> Iterator[None]:
+    """Compiled parts of a model run as they were written, so that hooks see what they compute."""
+    with torch.compiler.set_stance("force_eager"):
+        yield
+
+
+# ------------------------------------------------------------------------------- heads that are chains
+
+
+class FoldedHead:
+    """A chain of modules from the spatial mean of a feature map (B, C, h, w) to the logits.
+
+    Attributes:
+        hook: where the feature map appears.
+        steps: the modules; the last one is the classifier.
+        activation, kind, reason: see `ClassifierView`.
+    """
+
+    activation = None
+    kind = "class weights"
+    reason = ""
+
+    def __init__(self, model: nn.Module, select: Select, hook: FeatureHook, steps: list[nn.Module]) -> None:
+        self.model, self.select, self.hook, self.steps = model, select, hook, steps
+
+    @property
+    def classifier(self) -> nn.Module:
+        """The last linear layer."""
+        return self.steps[-1]
+
+    @property
+    def num_classes(self) -> int:
+        """Number of logits K."""
+        return linear_of(self.classifier)[0].shape[0]
+
+    def __call__(self, images: Tensor) -> tuple[Tensor, Tensor, None]:
+        """Features (B, C, h, w) and logits (B, K) of images."""
+        with self.hook.capture() as captured:
+            logits = self.select(self.model(images))
+        return captured[-1], logits, None
+
+    def logits(self, features: Tensor) -> Tensor:
+        """Logits (B, K) of a feature map (B, C, h, w), computed step by step from its spatial mean."""
+        return _run_steps(self.steps, features)
+
+    def class_weights(
+        self, features: Tensor, targets: Tensor, norm: Literal["fold", "ignore"]
+    ) -> tuple[Tensor, Tensor]:
+        """See `ClassifierView.class_weights`."""
+        weights, bias = (values[targets] for values in linear_of(self.classifier))  # (B, C_last), (B,)
+        if norm == "ignore":
+            if weights.shape[1] != features.shape[1]:
+                raise InputError(
+                    f"norm='ignore' needs a classifier that reads the {features.shape[1]} channels of the "
+                    f"feature map; this one reads {weights.shape[1]} of a hidden layer"
+                )
+            return weights, bias
+        steps, inputs = self.steps[:-1], [_mean(features)]
+        for step in steps[:-1]:
+            inputs.append(apply_step(step, inputs[-1]))
+        for step, value in zip(reversed(steps), reversed(inputs[: len(steps)]), strict=True):
+            weights, bias = fold_step(step, value, weights, bias)
+        return weights, bias
 
 
 @dataclass(frozen=True)
@@ -270,8 +577,9 @@ def _is_unit(module: nn.Module) -> bool:
     return (known or not any(module.children())) and not isinstance(module, _PASS_THROUGH)
 
 
-def _trace(model: nn.Module, images: Tensor) -> tuple[list[Call], Tensor]:
-    """All calls of leaf modules in order, and the logits.
+@contextmanager
+def _traced(model: nn.Module, recorder: Recorder) -> Iterator[list[Call]]:
+    """A list of all calls of leaf modules in a forward pass inside, in order.
 
     The output of a BatchNorm is recorded without an activation that it may include; that activation is a
     module of its own and is recorded as the next call.
@@ -280,48 +588,69 @@ def _trace(model: nn.Module, images: Tensor) -> tuple[list[Call], Tensor]:
     entered: list[tuple[Tensor, int]] = []
 
     def enter(module: nn.Module, args: tuple[object, ...]) -> None:
-        value = args[0].clone() if args and isinstance(args[0], Tensor) else torch.empty(0)
+        with recorder.pause():
+            value = args[0].clone() if args and isinstance(args[0], Tensor) else torch.empty(0)
         entered.append((value, len(calls)))
 
     def leave(module: nn.Module, args: tuple[object, ...], output: object) -> None:
         value, position = entered.pop()
         if isinstance(output, Tensor) and value.numel():
-            plain = plain_batch_norm(module, value) if isinstance(module, BATCH_NORM) else output.clone()
+            with recorder.pause():
+                plain = plain_batch_norm(module, value) if isinstance(module, BATCH_NORM) else output.clone()
             calls.insert(position, Call(module, value, plain))
 
     with ExitStack() as stack:
         for module in filter(_is_unit, model.modules()):
             stack.callback(module.register_forward_pre_hook(enter).remove)
             stack.callback(module.register_forward_hook(leave).remove)
-        return calls, model(images)
+        yield calls
 
 
-def _probe(model: nn.Module) -> tuple[list[Call], Tensor, Tensor]:
-    """Trace a small random image, of the model's own input size where it does not accept 64 pixels."""
-    own_size = input_size(model)
-    generator = torch.Generator().manual_seed(0)
+def _find_head(model: nn.Module, select: Select) -> FoldedHead | RecordedHead:
+    """Look for a head with small random images, then with images of the model's own size.
+
+    A small image takes less time, but many networks of one size do not accept it, and a network of large
+    stride leaves one position of it.
+
+    Raises:
+        InputError: see `ClassifierView`.
+    """
+    own = input_size(model)
+    sizes = [(own[0], 64, 64), own, *([(own[0], 224, 224)] if own[1:] != (224, 224) else [])]
     failure = ""
-    for size in ((own_size[0], 64, 64), own_size, (3, 224, 224)):
-        images = as_input(model, torch.randn(2, *size, generator=generator))
+    for last, size in enumerate(sizes, 1 - len(sizes)):
+        recorder = Recorder(keep=False)
+        images = _noise(model, size, 0)
         try:
-            calls, logits = _trace(model, images)
-        except Exception as error:
-            failure = f"of {size}: {error}"
+            with _traced(model, recorder) as calls:
+                graph, target, output = record_graph(model, select, images, recorder)
+        except InputError:
+            raise
+        except Exception as error:  # on images that it is not made for, a model can raise anything
+            failure = f"{model_name(model)} could not be run on a random image of {size}: {error}"
             continue
-        if not isinstance(logits, Tensor) or logits.ndim != 2:
-            raise InputError(
-                f"{model_name(model)} does not return logits of shape (B, K), so it has no class weights"
-            )
-        if any(_is_pooling(call) for call in calls) or size[1] >= 224:
-            return calls, logits, images
-    raise InputError(f"{model_name(model)} could not be run on a random image {failure}")
+        folded = _find_chain(model, select, calls, output, images)
+        if folded is not None:
+            return folded
+        try:
+            return RecordedHead(model, select, graph, target, _noise(model, size, 1), small=last < 0)
+        except NoFeatureMap:
+            if last == 0:
+                raise
+    raise InputError(failure)
+
+
+def _noise(model: nn.Module, size: tuple[int, int, int], seed: int) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return as_input(model, torch.randn(2, *size, generator=generator))
 
 
 def _close(a: Tensor, b: Tensor) -> bool:
-    if a.numel() != b.numel():
+    if a.numel() != b.numel() or len(a) != len(b) or not a.is_floating_point():
         return False
+    tolerance = max(_RELATIVE_TOLERANCE, *(8 * torch.finfo(one.dtype).eps for one in (a, b)))
     a, b = a.float().flatten(1), b.float().flatten(1)
-    return bool(((a - b).norm() <= _RELATIVE_TOLERANCE * b.norm().clamp_min(1e-12)).all())
+    return bool(((a - b).norm() <= tolerance * b.norm().clamp_min(1e-12)).all())
 
 
 def _is_map(value: Tensor) -> bool:
@@ -336,54 +665,37 @@ def _is_pooling(call: Call) -> bool:
     return _is_map(call.input) and call.output.numel() == call.input.shape[0] * call.input.shape[1]
 
 
-def find_head(model: nn.Module) -> tuple[FeatureHook, list[nn.Module]]:
-    """Follow the calls back from the logits to the pooled feature map.
-
-    Returns:
-        where the feature map appears, and the steps from its spatial mean to the logits.
-
-    Raises:
-        InputError: there is no global average pooling followed by steps that can be folded.
-    """
-    calls, logits, images = _probe(model)
-    name = model_name(model)
-    if (
-        not calls
-        or not isinstance(calls[-1].module, nn.Linear | nn.Conv2d)
-        or not _close(calls[-1].output, logits)
-    ):
-        raise InputError(f"{name} does not end in a linear layer, so it has no class weights")
+def _find_chain(
+    model: nn.Module, select: Select, calls: list[Call], logits: Tensor, images: Tensor
+) -> FoldedHead | None:
+    """Follow the calls of modules back from the logits to the pooled feature map; None if that fails."""
+    ends = [i for i, one in enumerate(calls) if _is_linear(one.module) and _close(one.output, logits)]
     steps: list[nn.Module] = []
     wanted = logits  # the value whose producer is searched next
-    for index in range(len(calls) - 1, -1, -1):
+    for index in range(max(ends, default=-1), -1, -1):
         call = calls[index]
         if _is_map(call.output) and _close(_mean(call.output), wanted):
             hook, features = FeatureHook(call.module, "output"), call.output  # pooled by a function call
         elif not _close(call.output, wanted):
-            continue  # a side branch; if it was the link after all, nothing earlier fits and an error follows
+            continue  # a side branch; if it was the link after all, nothing earlier fits
         elif not _is_pooling(call):
             if not _is_foldable(call):
-                raise InputError(
-                    f"{name} has {type(call.module).__name__} in its head, which cannot be folded"
-                )
+                return None
             steps.insert(0, call.module)
             wanted = call.input
             continue
         elif _close(_mean(call.input), wanted):
             hook, features = FeatureHook(call.module, "input"), call.input
         else:
-            raise InputError(f"{name} pools its feature map by {type(call.module).__name__}, not by the mean")
+            return None
         hook, steps = _include_batch_norm(model, images, calls[:index], features, hook, steps)
-        _check(model, hook, steps)
-        return hook, steps
-    if any(call.output.ndim == 3 for call in calls):
-        raise InputError(
-            f"{name} reads its logits from tokens (B, N, C), not from the mean of a feature map "
-            "(B, C, H, W): class activation maps need a convolutional classifier"
-        )
-    raise InputError(
-        f"{name}: no global average pooling of a (B, C, H, W) feature map was found before its class weights"
-    )
+        head = FoldedHead(model, select, hook, steps)
+        return head if steps and _reproduces_logits(head, images.shape[1:]) else None
+    return None
+
+
+def _is_linear(module: nn.Module) -> bool:
+    return isinstance(module, nn.Linear | nn.Conv2d)
 
 
 def _is_foldable(call: Call) -> bool:
@@ -424,21 +736,16 @@ def _include_batch_norm(
     return hook, steps
 
 
-def _check(model: nn.Module, hook: FeatureHook, steps: list[nn.Module]) -> None:
-    """Raise unless the steps reproduce the logits of images other than those they were found with."""
-    for size in ((3, 96, 96), input_size(model)):
-        images = torch.randn(2, *size, generator=torch.Generator().manual_seed(1))
+def _reproduces_logits(head: FoldedHead, size: Sequence[int]) -> bool:
+    """Whether the steps give the logits of images other than those they were found with."""
+    channels, *own = size
+    for side in ((96, 96), own):
         try:
-            with hook.capture() as features:
-                logits = model(as_input(model, images))
+            features, logits, _ = head(_noise(head.model, (channels, *side), 1))
         except Exception:  # a model of fixed input size
             continue
-        if not _close(_run_steps(steps, features[-1]), logits):
-            raise InputError(
-                f"{model_name(model)}: its logits do not follow from the mean of its last feature map"
-            )
-        return
-    raise InputError(f"{model_name(model)}: the head that was found could not be checked on a second image")
+        return _close(head.logits(features), logits)
+    return False
 
 
 def linear_of(module: nn.Module) -> tuple[Tensor, Tensor]:

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import copy
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -99,3 +101,34 @@ def eval_mode(model: nn.Module) -> Iterator[None]:
     finally:
         for module in training:
             module.training = True
+
+
+@contextmanager
+def unchanged(model: nn.Module) -> Iterator[None]:
+    """A context after which every attribute of every module is what it was before.
+
+    Some models change themselves for images of another size, such as their windows of attention. Parameters
+    and buffers are put back as objects; their values are not copied.
+    """
+    before = [(module, dict(vars(module)), _contents(module)) for module in model.modules()]
+    try:
+        yield
+    finally:
+        for module, attributes, contents in before:
+            vars(module).clear()
+            vars(module).update(attributes)
+            for container, content in contents:
+                if isinstance(container, list):
+                    container[:] = content
+                else:
+                    container.clear()
+                    container.update(content)
+
+
+def _contents(module: nn.Module) -> list[tuple[Any, Any]]:
+    """The lists, dictionaries and sets among a module's attributes, and copies of them."""
+    return [
+        (value, copy.copy(value))
+        for value in vars(module).values()
+        if type(value) in (list, dict, set, OrderedDict)
+    ]

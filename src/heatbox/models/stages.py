@@ -1,6 +1,7 @@
-"""Middle layers of any CNN, and its last feature map at twice the resolution (docs/walk.md).
+"""Middle layers of any network, and its last feature map at twice the resolution (docs/walk.md).
 
 timm's models name their stages (`feature_info`); in any other model the last map of each resolution is taken.
+A network of one resolution, such as a ViT, has no stages: there, the maps are those of two inner blocks.
 
 The last stage halves the resolution by reading every second position of its input. It is run on that input
 and on the input shifted by one row, one column, and both; the four results, interleaved, are a map of twice
@@ -12,11 +13,12 @@ the result is the network's own feature map, because the unshifted run computes 
 
 from __future__ import annotations
 
+import copy
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -24,7 +26,16 @@ from timm.layers import Conv2dSame
 from torch import Tensor, nn
 
 from heatbox.errors import InputError
-from heatbox.models.spec import as_input, eval_mode, input_size, model_name
+from heatbox.models.recording import Layout, find_layout
+from heatbox.models.spec import as_input, eval_mode, input_size, model_name, unchanged
+
+Head = Callable[[Tensor], tuple[Tensor, Tensor, Any]]
+"""Images → features (B, C, h, w), logits (B, K), and a recording."""
+
+BLOCKS = (1 / 2, 3 / 4)
+"""Depths at which a network of one resolution has its middle maps, as fractions of its blocks."""
+
+_MOST_TRIES = 16
 
 SHIFTS = ((0, 0), (0, 1), (1, 0), (1, 1))
 """Whether rows and columns are shifted in the runs of the last stage, the unshifted one first."""
@@ -73,11 +84,13 @@ class StageOutput:
         module: the module.
         call: which of its calls, from 0.
         size: (height, width) of its output over those of the last feature map.
+        layout: how the output is read as (B, C, h, w).
     """
 
     module: nn.Module
     call: int
     size: tuple[float, float]
+    layout: Layout = field(default_factory=lambda: Layout("maps"))
 
     @property
     def is_double(self) -> bool:
@@ -85,55 +98,132 @@ class StageOutput:
         return all(1.5 < ratio <= 2 for ratio in self.size)
 
 
-def find_stages(model: nn.Module, hook: FeatureHook) -> list[StageOutput]:
-    """The ends of the stages before the last one, finest first, found by one forward pass."""
+def find_outputs(model: nn.Module, head: Head) -> list[StageOutput]:
+    """All outputs of modules that are maps of the whole image, in order, found by one forward pass.
+
+    Tokens are taken for a map only if they are in the order of the image: a change of its upper left quarter
+    has to change the upper left quarter of the tokens most.
+    """
     images = _probe_images(model)
-    named = _named_stages(model)
-    maps: list[tuple[nn.Module, int, torch.Size]] = []  # the maps (B, C, h, w) that modules return
+    height, width = images.shape[2:]
+    images[1] = images[0]
+    images[1, :, : height // 2, : width // 2] *= -1
+    found: list[tuple[nn.Module, int, Layout, tuple[int, int]]] = []
     calls: Counter[nn.Module] = Counter()
+    grids: list[tuple[int, int]] = []
 
     def record(module: nn.Module, args: tuple, output: object) -> None:
-        if isinstance(output, Tensor) and output.ndim == 4 and min(output.shape[2:]) > 1:
-            maps.append((module, calls[module], output.shape[2:]))
+        value, call = first_tensor(output), calls[module]
         calls[module] += 1
+        if value is None or value.ndim not in (3, 4) or len(value) != 2:
+            return
+        layout = find_layout(value.shape, (height, width), grids)
+        if layout is None and value.ndim == 3:
+            layout = Layout("tokens")
+        grid = layout.grid(value.shape, (height, width)) if layout is not None else None
+        if layout is None or grid is None or min(grid) < 2 or grid == (height, width):
+            return
+        if layout.has_tokens and not _in_order(layout.to_map(value, (height, width))):
+            return
+        if grid not in grids:
+            grids.append(grid)
+        found.append((module, call, layout, grid))
 
-    with ExitStack() as stack, eval_mode(model), torch.no_grad(), hook.capture() as features:
-        for module in named or model.modules():
+    with ExitStack() as stack, eval_mode(model), unchanged(model), torch.no_grad():
+        for module in model.modules():
             stack.callback(module.register_forward_hook(record).remove)
-        model(images)
-    height, width = features[-1].shape[-2:]
-    stages = [StageOutput(module, call, (h / height, w / width)) for module, call, (h, w) in maps]
-    if named:
+        last = head(images)[0].shape[-2:]
+    return [
+        StageOutput(module, call, (grid[0] / last[0], grid[1] / last[1]), layout)
+        for module, call, layout, grid in found
+    ]
+
+
+def _in_order(maps: Tensor) -> bool:
+    """Whether two maps (2, C, h, w) differ most in their upper left quarter."""
+    difference = (maps[0] - maps[1]).float().square().sum(0)
+    height, width = difference.shape
+    quarters = [
+        difference[rows, columns].mean()
+        for rows in (slice(height // 2), slice(-(-height // 2), None))
+        for columns in (slice(width // 2), slice(-(-width // 2), None))
+    ]
+    return bool(quarters[0] > max(quarters[1:]))
+
+
+def first_tensor(output: object) -> Tensor | None:
+    """The tensor that a module returns, or the first one in the tuple or mapping that it returns."""
+    if isinstance(output, Mapping):
+        output = tuple(output.values())
+    while isinstance(output, tuple | list) and output:
+        output = output[0]
+    return output if isinstance(output, Tensor) else None
+
+
+def find_stages(model: nn.Module, outputs: Sequence[StageOutput]) -> list[StageOutput]:
+    """The ends of the stages before the last one, finest first; two inner blocks where all are of one size.
+
+    Args:
+        model: the classifier.
+        outputs: of `find_outputs`.
+    """
+    named = _named_stages(model)
+    ends = [one for module in named for one in outputs if one.module is module]
+    if not named or len(ends) < len(named):
+        last_of_size = {one.size: one for one in outputs if min(one.size) > 1}
+        ends = sorted(last_of_size.values(), key=lambda one: one.size, reverse=True)
+    elif ends[-1].size == (1, 1):
         # The last named stage is the last stage itself, unless the head's map is coarser still.
-        return stages[:-1] if stages and stages[-1].size == (1, 1) else stages
-    coarsest = images.shape[2] / height
-    last_of_size = {stage.size: stage for stage in stages if 1 < stage.size[0] < coarsest}
-    return sorted(last_of_size.values(), key=lambda stage: stage.size, reverse=True)
+        ends = ends[:-1]
+    if any(min(one.size) > 1 for one in ends):
+        return [one for one in ends if min(one.size) >= 1]
+    blocks = ends or _blocks(model, outputs)
+    return [blocks[round(depth * (len(blocks) - 1))] for depth in BLOCKS] if len(blocks) > 2 else []
 
 
-def find_last_stage_input(model: nn.Module, hook: FeatureHook, stages: Sequence[StageOutput]) -> StageOutput:
+def _blocks(model: nn.Module, outputs: Sequence[StageOutput]) -> list[StageOutput]:
+    """The outputs of the longest sequence of modules that all return maps of the last size."""
+    of_last_size = {one.module: one for one in outputs if one.size == (1, 1)}
+    sequences = [
+        [of_last_size[child] for child in module.children() if child in of_last_size]
+        for module in model.modules()
+        if isinstance(module, nn.ModuleList | nn.Sequential)
+    ]
+    return max(sequences, key=len, default=[])
+
+
+def find_last_stage_input(model: nn.Module, head: Head, outputs: Sequence[StageOutput]) -> StageOutput:
     """The input of the last stage, which has to be shifted; checked on a random image.
+
+    The outputs of twice the last map's resolution are tried from the last one backwards: one inside a block
+    is read together with an earlier one, which has no shifted copies.
 
     Raises:
         InputError: no map of twice the last one's resolution is known, or the layers after it do not accept a
             larger batch than the layers before it, because they also read from those.
     """
-    last = next((stage for stage in reversed(stages) if stage.is_double), None)
-    if last is None:
+    double = [one for one in reversed(outputs) if one.is_double]
+    if not double:
         raise InputError(
             f"{model_name(model)}: no feature map of twice the last one's resolution was found, so its last "
             "stage cannot be run on shifted inputs"
         )
     images = _probe_images(model)
-    try:
-        with eval_mode(model), torch.no_grad(), capture_stages([], last), hook.capture() as features:
-            model(images)
-        runs = len(features[-1]) // len(images)
-    except RuntimeError as error:
-        raise InputError(f"{model_name(model)}: {_NOT_ALONE} ({error})") from error
-    if runs != len(SHIFTS):
-        raise InputError(f"{model_name(model)}: {_NOT_ALONE}")
-    return last
+    reason = ""
+    with eval_mode(model), unchanged(model), torch.no_grad():
+        plain = head(images)[0]
+        for one in double[:_MOST_TRIES]:
+            try:
+                with capture_stages([], images.shape[2:], one):
+                    features = head(images)[0]
+            except (RuntimeError, ValueError, AssertionError) as error:
+                reason = reason or f" ({error})"
+                continue
+            if len(features) == len(SHIFTS) * len(images) and torch.allclose(
+                features[: len(images)], plain, rtol=1e-3, atol=1e-4 * float(plain.abs().max())
+            ):
+                return one
+    raise InputError(f"{model_name(model)}: {_NOT_ALONE}{reason}")
 
 
 @torch.no_grad()
@@ -192,7 +282,10 @@ def _named_stages(model: nn.Module) -> list[nn.Module]:
 
 @contextmanager
 def capture_stages(
-    stages: Sequence[StageOutput], shifted: StageOutput | None = None, offset: SharpOffset = (False, False)
+    stages: Sequence[StageOutput],
+    image: Sequence[int],
+    shifted: StageOutput | None = None,
+    offset: SharpOffset = (False, False),
 ) -> Iterator[dict[StageOutput, Tensor]]:
     """Keep the outputs of some stages in a dictionary: stage → (B, C, h, w), before any shifts.
 
@@ -203,13 +296,19 @@ def capture_stages(
     def register(stage: StageOutput) -> torch.utils.hooks.RemovableHandle:
         calls = -1
 
-        def record(module: nn.Module, args: tuple, output: Tensor) -> Tensor | None:
+        def record(module: nn.Module, args: tuple, output: Any) -> Any:
             nonlocal calls
             calls += 1
             if calls != stage.call:
                 return None
-            captured[stage] = output
-            return shifted_copies(output, offset) if stage == shifted else None
+            value = first_tensor(output)
+            assert value is not None
+            captured[stage] = stage.layout.to_map(value, image)
+            if stage != shifted:
+                return None
+            copies = shifted_copies(captured[stage], offset)
+            original = value.repeat(len(SHIFTS), *[1] * (value.ndim - 1))
+            return _replaced(output, stage.layout.from_map(copies, original, image))
 
         return stage.module.register_forward_hook(record)
 
@@ -217,6 +316,18 @@ def capture_stages(
         for stage in dict.fromkeys([*stages, *([shifted] if shifted else [])]):
             stack.callback(register(stage).remove)
         yield captured
+
+
+def _replaced(output: Any, value: Tensor) -> Any:
+    """What a module returned, with another first tensor."""
+    if isinstance(output, Tensor):
+        return value
+    if isinstance(output, Mapping):
+        name = next(iter(output))
+        other = copy.copy(output)
+        other[name] = _replaced(output[name], value)  # type: ignore[index]
+        return other
+    return type(output)([_replaced(output[0], value), *output[1:]])
 
 
 def shifted_copies(maps: Tensor, offset: SharpOffset = (False, False)) -> Tensor:
