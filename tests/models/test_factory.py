@@ -8,7 +8,7 @@ import torch
 
 from heatbox.errors import InputError
 from heatbox.models.factory import create_model
-from heatbox.models.introspect import ClassifierView
+from heatbox.models.introspect import ClassifierView, class_maps
 from helpers.scenes import write_checkpoint, write_model
 
 
@@ -216,15 +216,14 @@ def test_models_that_are_no_networks_of_modules():
     quantized = torch.nn.Sequential(OrderedDict(body=model, fc=torch.nn.Linear(4, 4)))
     quantized.fc = torch.ao.nn.quantized.dynamic.Linear(4, 4)
     for other, words in [
-        (traced, script),
         (torch.jit.freeze(traced), script),
-        (torch.nn.Sequential(traced), script),
         (graph, "is a graph as torch.export makes it"),
         (quantized, r"is quantized \(fc is torch.ao.nn.quantized"),
     ]:
         with pytest.raises(InputError, match=words):
             ClassifierView(other)
-    ClassifierView(torch.fx.symbolic_trace(model))  # calls its modules
+    for same in (torch.fx.symbolic_trace(model), traced, torch.nn.Sequential(traced)):  # these call operators
+        torch.testing.assert_close(class_maps(same, images).maps, class_maps(model, images).maps)
     with pytest.raises(TypeError, match=r"ExportedProgram, expected a torch.nn.Module"):
         ClassifierView(torch.export.export(model, (images,)))
 
