@@ -7,8 +7,10 @@ called.
 from __future__ import annotations
 
 import hashlib
+import inspect
+import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import KW_ONLY, dataclass, field
+from dataclasses import KW_ONLY, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -18,22 +20,16 @@ if TYPE_CHECKING:
     from heatbox.data.transforms import Preprocess
 
 Target = Literal["label", "predicted"]
-Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
+Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"]
 
 
-@dataclass(frozen=True)
-class ModelSpec:
-    """A classifier, its weights, and how images become its input.
+@dataclass(frozen=True, kw_only=True)
+class ModelOptions:
+    """How a classifier is built and how images become its input, whichever classifier it is.
 
     Every command that runs a model has these options, and only this class interprets them.
     """
 
-    model: str
-    """A timm model name; hf:FOLDER or hf:OWNER/NAME for a classifier of transformers, with its weights; or
-    path/to/file.py:function for your own model."""
-    _: KW_ONLY
-    checkpoint: str | None = None
-    """A file of weights, or "pretrained" for those included in heatbox or published by timm."""
     num_classes: int | None = None
     """Number of classes; by default the checkpoint's or the model's."""
     model_options: Mapping[str, Any] = field(default_factory=dict)
@@ -42,12 +38,149 @@ class ModelSpec:
     """Side of the square input in pixels; by default the model's."""
     interpolation: Interpolation | None = None
     """Filter that resizes images to the input size; by default the model's."""
-    mean: tuple[float, float, float] | None = None
-    """Mean of RGB in [0, 1]; by default the model's."""
-    std: tuple[float, float, float] | None = None
-    """Standard deviation of RGB in [0, 1]; by default the model's."""
+    crop_pct: float | None = None
+    """Resize the image's shorter side to size / crop_pct and crop its centre, as classifiers are tested; maps
+    then cover the crop, and boxes lie in it. By default the whole image is resized to the input size."""
+    mean: tuple[float, ...] | None = None
+    """Mean in [0, 1] of each channel (RGB), or one for all; by default the model's."""
+    std: tuple[float, ...] | None = None
+    """Standard deviation in [0, 1] of each channel (RGB), or one for all; by default the model's."""
     device: str = "auto"
     """cpu, cuda, mps, or auto for the first available of cuda, mps and cpu."""
+
+    def to_device(self, model: nn.Module) -> nn.Module:
+        """A model on the device of this specification; one that accelerate dispatched stays where it is.
+
+        Raises:
+            InputError: the device is not available, or the model has no weights that could be moved.
+        """
+        from heatbox._utils.devices import pick_device
+        from heatbox.errors import InputError
+        from heatbox.models.spec import execution_device, placement
+
+        device = pick_device(self.device)
+        if execution_device(model) is not None:
+            return model
+        placement(model)  # raises for parameters without values
+        try:
+            return model.to(device)
+        except (
+            NotImplementedError,
+            RuntimeError,
+            ValueError,
+        ) as error:  # quantized, or partly without values
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise InputError(f"the model could not be moved to {device} ({reason})") from error
+
+    def preprocess(
+        self, model: nn.Module, size: int | None = None, interpolation: str | None = None
+    ) -> Preprocess:
+        """How images become the input of a model: as in its training, except for the fields that are set.
+
+        What is neither set nor known of the model is assumed, with an `AssumptionWarning` that says so:
+        ImageNet's mean and std, 224 x 224 pixels, bilinear.
+
+        Args:
+            model: the built classifier.
+            size: side of the square input in pixels; takes precedence over the field.
+            interpolation: filter that resizes images; takes precedence over the field.
+
+        Raises:
+            InputError: a size, mean or standard deviation that no input can have.
+        """
+        from heatbox.data.transforms import Preprocess, is_filter, per_channel
+        from heatbox.errors import InputError
+        from heatbox.models.spec import find_preprocessing, input_size
+
+        found = find_preprocessing(model)
+        channels, *_ = known_size = input_size(model, found.config)
+        own = {**found.config, "input_size": known_size}
+        for name in ("mean", "std"):
+            if (values := getattr(self, name)) is not None:
+                if len(values) not in (1, channels):
+                    raise InputError(
+                        f"{name} has {len(values)} values, but the model reads {channels} channels"
+                    )
+                own[name] = per_channel(values, channels)
+        size, interpolation = size or self.size, interpolation or self.interpolation
+        preprocess = Preprocess.from_config(own, size, interpolation)
+        height, width = preprocess.size
+        assumed = {
+            "mean": "" if "mean" in own else "ImageNet's mean",
+            "std": "" if "std" in own else "ImageNet's std",
+            "size": "" if size or "input_size" in found.config else f"{width} x {height} pixels",
+            "interpolation": ""
+            if interpolation or is_filter(found.config.get("interpolation"))
+            else f"{preprocess.interpolation} interpolation",
+        }
+        if self.mean is None or self.std is None:
+            notes = list(found.notes)
+            if channels != 3 and any(len(own.get(name, (0, 0, 0))) != channels for name in ("mean", "std")):
+                notes.append(
+                    f"reads {channels} channel{'s' * (channels > 1)}, normalized by the mean over RGB"
+                )
+        else:
+            notes = []
+        inside = bool(notes) and bool(found.notes)
+        _warn_of_assumptions(model, {name: words for name, words in assumed.items() if words}, notes, inside)
+        return replace(preprocess, crop_pct=self.crop_pct)
+
+
+def _warn_of_assumptions(
+    model: nn.Module, assumed: Mapping[str, str], notes: Sequence[str], inside: bool
+) -> None:
+    """Warn in one sentence of what is assumed about the preprocessing of a model, if anything is.
+
+    Args:
+        model: the classifier.
+        assumed: option → words on the value that is used.
+        notes: further clauses about mean and std.
+        inside: whether the notes tell the model from a network inside it.
+    """
+    if not assumed and not notes:
+        return
+    from heatbox.errors import AssumptionWarning
+    from heatbox.models.spec import is_torchvision, model_name, unwrap
+
+    clauses, options = list(notes), list(assumed)
+    if assumed:
+        found = (
+            "no preprocessing was found" if len(assumed) == 4 else "not all of its preprocessing was found"
+        )
+        whose = ", as most weights of torchvision use" if is_torchvision(model) else ""
+        values = ", ".join(assumed.values()).replace(
+            "ImageNet's mean, ImageNet's std", "ImageNet's mean and std"
+        )
+        clauses.append(f"{found}, so it is assumed ({values}{whose})")
+    if notes:
+        options = ["mean", "std", *(one for one in options if one not in ("mean", "std"))]
+    name = type(unwrap(model)).__name__ if inside else model_name(model)
+    ways = ", ".join(f"--{option}" for option in options)
+    warnings.warn(
+        f"{name}: {'; '.join(clauses)}; {ways} or preprocess=Preprocess(...) in Python set others",
+        AssumptionWarning,
+        stacklevel=_levels_to_caller(),
+    )
+
+
+def _levels_to_caller() -> int:
+    """The stack level of the first caller outside heatbox, for a warning of the calling function."""
+    package, frame, level = str(Path(__file__).parent), inspect.currentframe(), 0
+    while frame is not None and frame.f_code.co_filename.startswith(package):
+        frame, level = frame.f_back, level + 1
+    return max(level, 1)
+
+
+@dataclass(frozen=True)
+class ModelSpec(ModelOptions):
+    """A classifier, its weights, and how images become its input."""
+
+    model: str
+    """A timm model name; hf:FOLDER or hf:OWNER/NAME for a classifier of transformers, with its weights; or
+    path/to/file.py:function for your own model."""
+    _: KW_ONLY
+    checkpoint: str | None = None
+    """A file of weights, or "pretrained" for those included in heatbox or published by timm."""
 
     @property
     def spec(self) -> ModelSpec:
@@ -64,36 +197,6 @@ class ModelSpec:
 
         model = create_model(self.model, self.num_classes, self.checkpoint, **self.model_options)
         return self.to_device(model)
-
-    def to_device(self, model: nn.Module) -> nn.Module:
-        """A model on the device of this specification.
-
-        Raises:
-            InputError: the device is not available.
-        """
-        from heatbox._utils.devices import pick_device
-
-        return model.to(pick_device(self.device))
-
-    def preprocess(
-        self, model: nn.Module, size: int | None = None, interpolation: str | None = None
-    ) -> Preprocess:
-        """How images become the input of a model: as in its training, except for the fields that are set.
-
-        Args:
-            model: the built classifier.
-            size: side of the square input in pixels; takes precedence over the field.
-            interpolation: filter that resizes images; takes precedence over the field.
-
-        Raises:
-            InputError: a size, mean or standard deviation that no input can have.
-        """
-        from heatbox.data.transforms import Preprocess
-        from heatbox.models.spec import data_config
-
-        own = data_config(model)
-        own |= {name: value for name in ("mean", "std") if (value := getattr(self, name)) is not None}
-        return Preprocess.from_config(own, size or self.size, interpolation or self.interpolation)
 
     def class_names(self, model: nn.Module, number: int) -> Sequence[str]:
         """Names of the classes where they are known; empty where they are not.

@@ -1,4 +1,4 @@
-"""The error for invalid input."""
+"""The error for invalid input, and the warning for what is assumed."""
 
 from collections.abc import Iterable
 
@@ -13,6 +13,13 @@ class InputError(ValueError):
 
     def __init__(self, message: object) -> None:
         super().__init__(str(message).replace("\r", "\\r").replace("\n", "\\n"))
+
+
+class AssumptionWarning(UserWarning):
+    """Something that could not be known is assumed, described in one sentence.
+
+    The command line prints it as a note on standard error, each sentence once.
+    """
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

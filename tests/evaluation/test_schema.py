@@ -96,7 +96,7 @@ def test_settings_have_the_defaults_of_the_command():
 
 def test_a_network_has_a_name_and_usable_settings():
     assert checked_network({"model": "m", "mean": [0, 0.5, 1], "size": None}, "c")["size"] is None
-    for content in ({}, {"model": 1}, {"model": "m", "size": -1}, {"model": "m", "std": [1, 2]}):
+    for content in ({}, {"model": 1}, {"model": "m", "size": -1}, {"model": "m", "std": []}):
         with pytest.raises(InputError, match=r"c: "):
             checked_network(content, "c")
 

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from heatbox.config import Interpolation, Target
+from heatbox.config import ModelOptions, Target
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelsConfig:
+class ModelsConfig(ModelOptions):
     """The models to compare, and how images become their input."""
 
     model: tuple[str, ...]
@@ -22,20 +22,8 @@ class ModelsConfig:
     """A file of weights for each model, in the same order; or "pretrained", or "none"."""
     label: tuple[str, ...] = ()
     """Label of each model in the figures; by default its name."""
-    num_classes: int | None = None
-    """Number of classes; by default the models' own."""
-    size: int | None = None
-    """Side of the square input in pixels; by default each model's own."""
-    interpolation: Interpolation | None = None
-    """Filter that resizes images to the input size; by default each model's own."""
-    mean: tuple[float, float, float] | None = None
-    """Mean of RGB in [0, 1]; by default each model's own."""
-    std: tuple[float, float, float] | None = None
-    """Standard deviation of RGB in [0, 1]; by default each model's own."""
     batch_size: int = 32
     """Images per forward pass."""
-    device: str = "auto"
-    """cpu, cuda, mps, or auto for the best available."""
     seed: int = 0
     """Random seed."""
 

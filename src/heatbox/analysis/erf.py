@@ -26,14 +26,14 @@ from heatbox._utils.checks import as_numbers, check_integer, check_length, check
 from heatbox._utils.io import write_atomically
 from heatbox._utils.progress import Track, silent
 from heatbox.analysis.config import ErfConfig, FieldConfig
+from heatbox.config import ModelOptions
 from heatbox.data.loader import preprocessed
-from heatbox.data.transforms import Preprocess
 from heatbox.data.types import Example, Split
 from heatbox.errors import InputError
 from heatbox.evaluation.predict import run_inference
 from heatbox.evaluation.run import METRICS, Record
 from heatbox.models.introspect import ClassifierView
-from heatbox.models.spec import as_input, data_config, eval_mode
+from heatbox.models.spec import as_input, eval_mode
 from heatbox.visualization.figures import erf as figures
 from heatbox.visualization.figures.style import save_figure
 from heatbox.visualization.overlay import evenly_spaced
@@ -258,12 +258,12 @@ def _batches(
             raise InputError(f"images have shape {tuple(images.shape)}, expected (B, 3, H, W)")
         yield from images.split(batch_size)  # type: ignore[no-untyped-call]
         return
-    preprocess = Preprocess.from_config(data_config(network), size or PUBLISHED_SIZE, "bicubic")
+    preprocess = ModelOptions().preprocess(network, size or PUBLISHED_SIZE, "bicubic")
     for start in range(0, len(images), batch_size):
         chosen = images[start : start + batch_size]
         if not all(isinstance(image, Image.Image) for image in chosen):
             raise TypeError("images are neither a tensor (B, 3, H, W) nor a sequence of PIL images")
-        yield torch.stack([preprocess(image.convert("RGB")) for image in chosen])
+        yield torch.stack([preprocess(image) for image in chosen])
 
 
 # ------------------------------------------------------------------------------- gradients of the input

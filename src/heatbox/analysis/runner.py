@@ -23,7 +23,7 @@ from heatbox.analysis.config import (
     ModelsConfig,
     ShapeBiasConfig,
 )
-from heatbox.config import ModelSpec
+from heatbox.config import ModelOptions, ModelSpec
 from heatbox.data.open import open_split
 from heatbox.data.types import Split
 from heatbox.errors import InputError
@@ -38,7 +38,7 @@ from heatbox.visualization.figures.style import save_figure
 ANALYSIS, COMPARISON = "analysis.json", "comparison.json"
 NO_CHECKPOINT = "none"
 Numbers = dict[str, Any]
-_RECORDED = ("num_classes", "size", "interpolation", "mean", "std", "model_options")
+_RECORDED = ("num_classes", "size", "interpolation", "crop_pct", "mean", "std", "model_options")
 
 
 # -------------------------------------------------------------------------------------------- the models
@@ -112,15 +112,9 @@ def compared_models(config: ModelsConfig, out: Path) -> list[ComparedModel]:
 
 
 def _spec(model: str, checkpoint: str | None, config: ModelsConfig) -> ModelSpec:
-    fields: dict[str, Any] = {
-        "checkpoint": checkpoint,
-        "num_classes": config.num_classes,
-        "size": config.size,
-        "interpolation": config.interpolation,
-        "mean": config.mean,
-        "std": config.std,
-        "device": config.device,
-    }
+    given = {name: getattr(config, name) for name in ModelOptions.__dataclass_fields__}
+    fields: dict[str, Any] = {name: value for name, value in given.items() if value not in (None, {})}
+    fields["checkpoint"] = checkpoint
     return spec_of_run(model, **fields) if Path(model).is_dir() else ModelSpec(model, **fields)
 
 

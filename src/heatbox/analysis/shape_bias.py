@@ -26,6 +26,8 @@ from heatbox._utils.progress import Track, silent
 from heatbox.analysis.config import ShapeBiasConfig
 from heatbox.analysis.erf import erf_of_examples
 from heatbox.analysis.erf import numbers_of as numbers_of_erf
+from heatbox.config import ModelOptions
+from heatbox.data.files.images import open_for_network
 from heatbox.data.formats.cue_conflict import shape_and_texture
 from heatbox.data.glyphs import glyphs_cue_conflict
 from heatbox.data.open import open_split
@@ -34,7 +36,7 @@ from heatbox.data.types import Example, Split
 from heatbox.errors import InputError
 from heatbox.evaluation.run import METRICS, Record, Run
 from heatbox.models.introspect import ClassifierView
-from heatbox.models.spec import as_input, data_config, eval_mode
+from heatbox.models.spec import as_input, eval_mode
 from heatbox.visualization.figures import erf as erf_figures
 from heatbox.visualization.figures import shape_bias as figures
 from heatbox.visualization.figures.style import save_figure
@@ -419,12 +421,13 @@ def shape_bias(
     if not isinstance(cue_conflict, Split | str | Path):
         raise TypeError(f"cue_conflict: {kind_of(cue_conflict)}, expected a split or a path")
     split = cue_conflict if isinstance(cue_conflict, Split) else open_split(str(cue_conflict))
-    prepare = preprocess or Preprocess.from_config(data_config(network))
+    prepare = preprocess or ModelOptions().preprocess(network)
+    opened = open_for_network(split.open_image, prepare.channels)
     responses: list[Response] = []
     starts = range(0, len(split), batch_size)
     for start in track(starts, "shape bias", len(starts)):
         examples = split.examples[start : start + batch_size]
-        images = torch.stack([prepare(split.open_image(example)) for example in examples])
+        images = torch.stack([prepare(opened(example)) for example in examples])
         responses += respond(network, images, [example.id for example in examples], split, categories)
     return from_responses(responses)
 

@@ -23,10 +23,12 @@ from heatbox.analysis.runner import check_labels
 from heatbox.analysis.thresholds import threshold_curve
 from heatbox.boxes.ops import REFERENCE_SIDE
 from heatbox.config import EvaluateConfig
+from heatbox.data.files.images import open_for_network
 from heatbox.data.types import Example, Split
 from heatbox.errors import InputError
 from heatbox.evaluation.predict import evaluate
 from heatbox.evaluation.run import METRICS, Record, Run
+from heatbox.inference.boxes import place_map
 from heatbox.maps.cam import Signs, cam
 from heatbox.maps.normalize import normalize_heatmap
 from heatbox.models.introspect import ClassifierView
@@ -268,13 +270,17 @@ def draw_signed_cam(
 
 def _row(model: ComparedModel, split: Split, example: Example, side: int) -> list[Cell]:
     image, network = split.open_image(example), model.view.model
-    inputs = as_input(network, model.spec.preprocess(network)(image))
+    preprocess = model.spec.preprocess(network)
+    opened = open_for_network(split.open_image, preprocess.channels)(example)
+    extent = preprocess.extent(image.size)
+    inputs = as_input(network, preprocess(opened))
     found = signed_cam(model.view, inputs, example.label)
     small = image.resize((side, side), Image.Resampling.BILINEAR)
     truth = example.boxes * side / np.tile(example.size, 2)
 
     def shown(raw: np.ndarray, words: str) -> Cell:
-        return Cell(draw_boxes(overlay(small, normalize_heatmap(raw, side)), truth, TRUTH_COLOUR), words)
+        whole = raw if preprocess.crop_pct is None else place_map(raw, extent, (side, side))
+        return Cell(draw_boxes(overlay(small, normalize_heatmap(whole, side)), truth, TRUTH_COLOUR), words)
 
     cells = [Cell(draw_boxes(small, truth, TRUTH_COLOUR), model.label)]
     cells += [

@@ -163,10 +163,10 @@ def _dispatch(name: str, args: Sequence[str], verbose: bool) -> int:
     elif COMMANDS[name].select:
         target, prog, args = load(name, COMMANDS[name].select)(args)
     from heatbox.cli.parsing import parse
-    from heatbox.cli.terminal import logged
+    from heatbox.cli.terminal import logged, notes_of_warnings
 
     call, more = parse(target, args, prog)
-    with logged(verbose or more, f"{prog} {' '.join(args)}"):
+    with logged(verbose or more, f"{prog} {' '.join(args)}"), notes_of_warnings():
         return call() or 0
 
 

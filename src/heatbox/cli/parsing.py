@@ -25,6 +25,9 @@ FIELDS = {
 }
 """Short options and hidden fields of the configurations, which do not depend on the parser."""
 
+FIRST = ("model", "checkpoint")
+"""Fields that are listed before the others, whichever class they are inherited from."""
+
 
 def parse(
     function: Callable[..., int | None], args: Sequence[str], prog: str
@@ -58,7 +61,8 @@ def _registry() -> ConstructorRegistry:
             active.remove(info.type)
         if not isinstance(spec, StructConstructorSpec):
             return None
-        return dataclasses.replace(spec, fields=tuple(map(_marked, spec.fields)))
+        fields = sorted(map(_marked, spec.fields), key=lambda field: field.name not in FIRST)
+        return dataclasses.replace(spec, fields=tuple(fields))
 
     return registry
 

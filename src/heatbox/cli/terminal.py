@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import StringIO
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from heatbox._utils.progress import printable
+from heatbox.errors import AssumptionWarning
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -109,6 +111,25 @@ def warn_of_random_weights(model: str, checkpoint: str | None) -> None:
         return
     if checkpoint is None and ".py:" not in model:
         say(f"note: {model} has random weights; --checkpoint takes a file, or pretrained")
+
+
+@contextmanager
+def notes_of_warnings() -> Iterator[None]:
+    """Print each `AssumptionWarning` as one note, however often it is issued."""
+    said: set[str] = set()
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", AssumptionWarning)
+        show_others = warnings.showwarning
+
+        def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+            if not issubclass(category, AssumptionWarning):
+                show_others(message, category, *where, **more)
+            elif str(message) not in said:
+                said.add(str(message))
+                say(f"note: {message}")
+
+        warnings.showwarning = show
+        yield
 
 
 # ------------------------------------------------------------------------------------------- the log of -v

@@ -30,6 +30,7 @@ from heatbox.data.files.images import (
     decode_image,
     decode_plain_jpeg,
     is_upright,
+    open_for_network,
     plain_jpeg_size,
     to_rgb,
 )
@@ -197,25 +198,34 @@ class TrainImages(Dataset):
 
 
 def preprocessed(
-    split: Split, examples: Sequence[Example], preprocess: Callable[[Image.Image], Any], size: int
+    split: Split,
+    examples: Sequence[Example],
+    preprocess: Callable[[Any], Any],
+    size: int,
+    channels: int | None = None,
 ) -> Iterator[tuple[list[Example], Any]]:
     """Batches of whole, preprocessed images in order, decoded in threads one batch ahead.
 
     Args:
         split: opens the images.
         examples: examples of the split.
-        preprocess: image → (3, H, W), or a list of such tensors.
+        preprocess: image → (C, H, W), or a list of such tensors.
         size: images per batch; the last may be smaller.
+        channels: of the network's input, see `heatbox.data.files.images.network_image`; by default those of
+            the preprocessing, or 3.
 
     Yields:
-        the examples and their (B, 3, H, W) float32, or a list of such batches.
+        the examples and their (B, C, H, W) float32, or a list of such batches.
 
     Raises:
         InputError: naming the image that cannot be read.
     """
 
+    channels = getattr(preprocess, "channels", 3) if channels is None else channels
+    opened = open_for_network(split.open_image, channels)
+
     def load(example: Example) -> Any:
-        return preprocess(split.open_image(example))
+        return preprocess(opened(example))
 
     with ThreadPoolExecutor(available_cores()) as pool:
         coming = pool.map(load, examples[:size])

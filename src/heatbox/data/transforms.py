@@ -7,13 +7,14 @@ boxes at its edges; a box of which nothing is left keeps its row, with no area.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
+from heatbox.data.files.images import network_image
 from heatbox.errors import InputError
 
 _MAX_SIDE = 65_535  # pixels; more is a mistake, and overflows the libraries used
@@ -23,25 +24,40 @@ _FILTERS = {
     "bilinear": Image.Resampling.BILINEAR,
     "bicubic": Image.Resampling.BICUBIC,
     "lanczos": Image.Resampling.LANCZOS,
+    "box": Image.Resampling.BOX,
+    "hamming": Image.Resampling.HAMMING,
 }
+
+Region = tuple[float, float, float, float]
+"""(x1, y1, x2, y2) in pixels of an image."""
 
 
 @dataclass(frozen=True)
 class Preprocess:
-    """Resize the whole image to the input size, scale it to [0, 1] and normalize it.
+    """Resize an image to the input size, scale it to [0, 1] and normalize it.
 
-    Localization needs the whole image: it is resized without crop or padding, so that a heatmap covers it.
+    Localization needs the whole image: by default it is resized without crop or padding, so that a heatmap
+    covers it.
 
     Attributes:
         size: (height, width) of the input.
-        mean, std: per RGB channel, of pixel values in [0, 1].
-        interpolation: Pillow filter: "nearest", "bilinear", "bicubic" or "lanczos".
+        mean, std: per channel, of pixel values in [0, 1]. Their number is that of the input's channels: with
+            one the image is converted to grey, with three to RGB; with any other number the image has to have
+            as many bands.
+        interpolation: Pillow filter: "nearest", "bilinear", "bicubic", "lanczos", "box" or "hamming".
+        crop_pct: fraction of the resized image that classifiers are usually tested on: the shorter side is
+            resized to size / crop_pct and the centre of the given size is cropped, as timm does. A heatmap
+            then covers `region` of the image alone. None resizes the whole image.
+        bgr: whether the channels are blue, green and red, in which order mean and std are then given.
     """
 
     size: tuple[int, int] = (224, 224)
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
     interpolation: str = "bilinear"
+    crop_pct: float | None = None
+    bgr: bool = False
+    _enlarged: int = field(default=1, repr=False)
 
     def __post_init__(self) -> None:
         if self.interpolation not in _FILTERS:
@@ -52,8 +68,12 @@ class Preprocess:
             raise InputError(f"input size {self.size} is not positive")
         if max(self.size) > _MAX_SIDE:
             raise InputError(f"input size {self.size} is over {_MAX_SIDE} pixels")
-        if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
-            raise InputError(f"mean {self.mean} and std {self.std} need three values each, std above 0")
+        if not self.mean or len(self.mean) != len(self.std):
+            raise InputError(f"mean {self.mean} and std {self.std} need as many values each")
+        if not np.isfinite([*self.mean, *self.std]).all() or min(self.std) <= 0:
+            raise InputError(f"mean {self.mean} and std {self.std} need finite values, std above 0")
+        if self.crop_pct is not None and not 0 < self.crop_pct <= 1:
+            raise InputError(f"crop_pct is {self.crop_pct}, expected more than 0 and at most 1")
 
     @classmethod
     def from_config(
@@ -61,32 +81,100 @@ class Preprocess:
     ) -> Preprocess:
         """From a timm data or pretrained config: its input size, mean, std and interpolation.
 
+        Where the input size has another number of channels than there are means, every channel gets the mean
+        of the means and of the stds. The config's crop_pct is not used.
+
         Args:
-            config: with keys input_size (3, H, W), mean, std, interpolation; defaults replace missing ones.
+            config: with keys input_size (C, H, W), mean, std, interpolation; defaults replace missing ones.
             size: side of a square input instead of the size in the config.
             interpolation: instead of that in the config.
         """
         default = cls()
-        height, width = tuple(config.get("input_size", (3, *default.size)))[-2:]
+        channels, height, width = tuple(config.get("input_size", (3, *default.size)))
         named = interpolation or config.get("interpolation", default.interpolation)
         return cls(
             size=(size, size) if size is not None else (height, width),
-            mean=tuple(config.get("mean", default.mean)),
-            std=tuple(config.get("std", default.std)),
+            mean=per_channel(config.get("mean", default.mean), channels),
+            std=per_channel(config.get("std", default.std), channels),
             interpolation=named if named in _FILTERS or interpolation else default.interpolation,
+            bgr=config.get("channel_order") == "bgr",
         )
 
-    def enlarged(self, factor: int) -> Preprocess:
-        """The same preprocessing at `factor` times the size."""
-        return replace(self, size=(factor * self.size[0], factor * self.size[1]))
+    @property
+    def channels(self) -> int:
+        """Number of channels of the input."""
+        return len(self.mean)
 
-    def __call__(self, image: Image.Image) -> Tensor:
-        """RGB image → (3, H, W) float32."""
+    def enlarged(self, factor: int) -> Preprocess:
+        """The same preprocessing, of the same region, at `factor` times the size."""
         height, width = self.size
-        resized = image.resize((width, height), _FILTERS[self.interpolation])
-        pixels = torch.from_numpy(np.array(resized, dtype=np.uint8)).permute(2, 0, 1)
+        return replace(self, size=(factor * height, factor * width), _enlarged=factor * self._enlarged)
+
+    def region(self, image_size: Sequence[int]) -> Region:
+        """The part (x1, y1, x2, y2) of an image of (width, height) pixels that the input shows.
+
+        It is the whole image without `crop_pct`; otherwise the centre, rounded as timm and torchvision do.
+        """
+        width, height = image_size
+        if self.crop_pct is None:
+            return 0.0, 0.0, float(width), float(height)
+        rows, columns = (side // self._enlarged for side in self.size)
+        tall, wide = int(rows / self.crop_pct), int(columns / self.crop_pct)
+        if rows == columns:  # the longer side is rounded down
+            resized = [int(wide * side / min(width, height)) for side in (width, height)]
+        else:
+            ratio = min(height / tall, width / wide)
+            resized = [max(round(width / ratio), columns), max(round(height / ratio), rows)]
+        left, top = (round((have - want) / 2) for have, want in zip(resized, (columns, rows), strict=True))
+        x, y = width / resized[0], height / resized[1]
+        return left * x, top * y, min((left + columns) * x, width), min((top + rows) * y, height)
+
+    def extent(self, image_size: Sequence[int]) -> Region:
+        """`region` as fractions of the image's width and height."""
+        width, height = image_size
+        x1, y1, x2, y2 = self.region(image_size)
+        return x1 / width, y1 / height, x2 / width, y2 / height
+
+    def __call__(self, image: Image.Image | np.ndarray) -> Tensor:
+        """Image → (C, H, W) float32.
+
+        Args:
+            image: in any mode of Pillow, turned as its EXIF says; or an array (H, W), (H, W, C) or (C, H, W),
+                see `heatbox.data.files.images.network_image`.
+
+        Raises:
+            InputError: an image with another number of bands than the input has channels.
+        """
+        image = network_image(image, self.channels)
+        height, width = self.size
+        if isinstance(image, np.ndarray):
+            bands = [Image.fromarray(np.ascontiguousarray(image[..., band])) for band in range(self.channels)]
+            levels = [np.array(self._resized(band, width, height), dtype=np.float32) for band in bands]
+            pixels = torch.from_numpy(np.stack(levels))
+        else:
+            resized = self._resized(image.convert("L") if self.channels == 1 else image, width, height)
+            array = np.array(resized, dtype=np.uint8).reshape(height, width, self.channels)
+            pixels = torch.from_numpy(array).permute(2, 0, 1).float() / 255
+        if self.bgr:
+            pixels = pixels.flip(0)
         mean, std = torch.tensor(self.mean), torch.tensor(self.std)
-        return (pixels.float() / 255 - mean[:, None, None]) / std[:, None, None]
+        return (pixels - mean[:, None, None]) / std[:, None, None]
+
+    def _resized(self, image: Image.Image, width: int, height: int) -> Image.Image:
+        """The region of an image at the size of the input; pixels around it count as in a resized whole."""
+        box = None if self.crop_pct is None else self.region(image.size)
+        return image.resize((width, height), _FILTERS[self.interpolation], box)
+
+
+def is_filter(name: object) -> bool:
+    """Whether an interpolation has one of the names that `Preprocess` knows."""
+    return isinstance(name, str) and name in _FILTERS
+
+
+def per_channel(values: float | Sequence[float], channels: int) -> tuple[float, ...]:
+    """A mean or std for a number of channels: the values, or the mean of them for every channel."""
+    given = tuple(values) if isinstance(values, Sequence) else (values,)
+    return given if len(given) == channels else (sum(given) / len(given),) * channels
 
 
 # ---------------------------------------------------------------------- images with boxes

@@ -25,6 +25,7 @@ from heatbox._utils.progress import Track, silent
 from heatbox.boxes.contours import Protocol, threshold_grid, to_convention
 from heatbox.boxes.ops import REFERENCE_FRAME, box_iou, scale_boxes
 from heatbox.config import EvaluateConfig
+from heatbox.data.files.images import picture_size
 from heatbox.data.loader import preprocessed
 from heatbox.data.open import open_split
 from heatbox.data.types import Example, Split
@@ -32,7 +33,7 @@ from heatbox.errors import InputError
 from heatbox.evaluation.run import MASK, METRICS, Record, Run, require_older
 from heatbox.evaluation.score import masks_of, require_comparable, score_run
 from heatbox.evaluation.summary import own_maps
-from heatbox.inference.boxes import frame_boxes
+from heatbox.inference.boxes import frame_boxes, place_map
 from heatbox.maps.registry import (
     ENLARGED,
     MapInputs,
@@ -134,13 +135,14 @@ class RecordStore(typing.Protocol):
 
 def run_inference(
     split: Split,
-    preprocess: Callable[[Image.Image], Any],
+    preprocess: Callable[[Any], Any],
     batch_size: int,
     store: RecordStore,
     records: Callable[[Sequence[Example], Any], list[Record]],
     what: str,
     track: Track = silent,
     shard_size: int = RECORDS_A_SHARD,
+    channels: int | None = None,
 ) -> None:
     """Append a record for every image of the split that the store does not contain yet.
 
@@ -150,11 +152,12 @@ def run_inference(
         batch_size: images per call of `records`.
         store: for example a run folder; a shard is written every `shard_size` images, and when an error ends
             the loop.
-        records: (examples, (B, 3, H, W) inputs, or a list of them) → a record for each, with its id under
+        records: (examples, (B, C, H, W) inputs, or a list of them) → a record for each, with its id under
             "id".
         what: label of the progress bar.
         track: how to show progress.
         shard_size: least number of images in a shard.
+        channels: of the network's input; by default those of the preprocessing, or 3.
 
     Raises:
         InputError: an image that cannot be read; the records before it are saved.
@@ -163,7 +166,7 @@ def run_inference(
     todo = [example for example in split if example.id not in done]
     waiting: list[Record] = []
     try:
-        coming = preprocessed(split, todo, preprocess, batch_size)
+        coming = preprocessed(split, todo, preprocess, batch_size, channels)
         for examples, images in track(coming, what, -(-len(todo) // batch_size)):
             waiting += records(examples, images)
             if len(waiting) >= shard_size:
@@ -181,8 +184,10 @@ def predict(
     preprocess = config.preprocess(view.model)
     sizes = [preprocess, preprocess.enlarged(ENLARGED)] if requirements.larger else [preprocess]
 
-    def prepared(image: Image.Image) -> list[Tensor]:
-        return [one(image) for one in sizes]
+    def prepared(image: Image.Image | np.ndarray) -> list[Tensor]:
+        """The input of each size, and the part of the image that it shows unless that is all of it."""
+        extent = [] if config.crop_pct is None else [torch.tensor(preprocess.extent(picture_size(image)))]
+        return [one(image) for one in sizes] + extent
 
     def records(examples: Sequence[Example], images: Sequence[Tensor]) -> list[Record]:
         found = _records(view, examples, images, config, requirements)
@@ -191,7 +196,8 @@ def predict(
                 record[MASK] = mask
         return found
 
-    run_inference(split, prepared, config.batch_size, run, records, f"maps of {split.name}", track)
+    what, channels = f"maps of {split.name}", preprocess.channels
+    run_inference(split, prepared, config.batch_size, run, records, what, track, channels=channels)
 
 
 def _records(
@@ -203,7 +209,9 @@ def _records(
 ) -> list[Record]:
     """Run the classifier and every map method on one batch."""
     with torch.inference_mode():
-        batch, *more = (as_input(view.model, one) for one in images)
+        extents = images[-1] if config.crop_pct is not None else None
+        inputs_of_sizes = images if extents is None else images[:-1]
+        batch, *more = (as_input(view.model, one) for one in inputs_of_sizes)
         output, forward_ms = _timed(lambda: run_model(view, batch, requirements), batch)
         logits = output.logits
         labels = torch.tensor([example.label for example in examples], device=batch.device)
@@ -214,6 +222,10 @@ def _records(
             found, spent[f"ms_{name}"] = _timed(partial(find_method(name), inputs), batch)
             maps[name] = found.float().cpu().numpy()
         strongest = _strongest(inputs, config.channels) if "cam" in config.method else {}
+        if extents is not None:  # maps of a crop become maps of the whole image
+            maps = {name: _placed(found, extents) for name, found in maps.items()}
+            if strongest:
+                strongest["channel_maps"] = _placed(strongest["channel_maps"], extents)
         top5 = logits.topk(min(5, logits.shape[1])).indices.cpu().numpy().astype(np.int32)
         scores = logits.float().cpu().numpy()
     return [
@@ -232,6 +244,17 @@ def _records(
         }
         for index, example in enumerate(examples)
     ]
+
+
+def _placed(maps: np.ndarray, extents: Tensor) -> np.ndarray:
+    """(B, ..., h, w) maps of parts (B, 4) of images → (B, ..., 224, 224), of whole images; same dtype."""
+    whole = []
+    for one, extent in zip(maps, extents.tolist(), strict=True):
+        placed = np.stack([place_map(each, extent) for each in one.reshape(-1, *one.shape[-2:])])
+        if maps.dtype == np.uint8:
+            placed = placed.round().clip(0, 255)
+        whole.append(placed.reshape(*one.shape[:-2], *placed.shape[-2:]).astype(maps.dtype))
+    return np.stack(whole)
 
 
 def _timed(work: Callable[[], Any], batch: Tensor) -> tuple[Any, float]:

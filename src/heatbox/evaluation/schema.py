@@ -88,9 +88,9 @@ _SETTINGS = {
     "metadata?": _or_null(TEXT),
     "checkpoint?": _or_null(TEXT),
 }
-_TRIPLE = Kind(
-    "three numbers",
-    lambda value: value is None or (_is(value, list) and len(value) == 3 and all(map(FINITE.holds, value))),
+_PER_CHANNEL = Kind(
+    "numbers",
+    lambda value: value is None or (_is(value, list) and len(value) > 0 and all(map(FINITE.holds, value))),
 )
 _NETWORK = {
     "model": TEXT,
@@ -98,8 +98,9 @@ _NETWORK = {
     "num_classes?": _or_null(COUNT),
     "size?": _or_null(COUNT),
     "interpolation?": _or_null(TEXT),
-    "mean?": _TRIPLE,
-    "std?": _TRIPLE,
+    "crop_pct?": _or_null(NUMBER),
+    "mean?": _PER_CHANNEL,
+    "std?": _PER_CHANNEL,
     "model_options?": Kind("names and their values", lambda value: value is None or _is(value, dict)),
 }
 

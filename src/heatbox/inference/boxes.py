@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from heatbox._utils.checks import as_array
 from heatbox.boxes.contours import (
     Contours,
     Protocol,
@@ -20,6 +21,54 @@ from heatbox.boxes.contours import (
 )
 from heatbox.boxes.ops import REFERENCE_FRAME, REFERENCE_SIDE, scale_boxes
 from heatbox.maps.normalize import normalize_heatmap
+
+_CUBIC = -0.75  # OpenCV's
+
+
+def place_map(
+    raw_map: Any, extent: Sequence[float], size: tuple[int, int] = (REFERENCE_SIDE, REFERENCE_SIDE)
+) -> np.ndarray:
+    """A map of a part of an image → a map of the whole image, as low as its minimum outside the part.
+
+    A pixel of the result has the value that the map, resized by OpenCV's cubic interpolation, has at the
+    centre of that pixel; no edge is rounded.
+
+    Args:
+        raw_map: (h, w) array or tensor.
+        extent: (x1, y1, x2, y2) of the part as fractions of the image.
+        size: (height, width) of the result.
+
+    Returns:
+        (height, width) float32. A map that is not finite everywhere is not finite in the part.
+    """
+    values = as_array(raw_map).astype(np.float32)
+    (rows, inside_y), (columns, inside_x) = (
+        _resampling(length, start, end, side)
+        for length, start, end, side in zip(values.shape, extent[1::-1], extent[:1:-1], size, strict=True)
+    )
+    inside = np.outer(inside_y, inside_x)
+    if not np.isfinite(values).all():
+        return np.where(inside, np.float32(np.nan), np.float32(0))
+    placed = rows @ values @ columns.T
+    if not inside.any():
+        return np.zeros(size, np.float32)
+    return np.where(inside, placed, placed[inside].min()).astype(np.float32)
+
+
+def _resampling(length: int, start: float, end: float, side: int) -> tuple[np.ndarray, np.ndarray]:
+    """Cubic weights (side, length) for values that cover [start, end] of an axis; which pixels lie in it."""
+    centres = (np.arange(side) + 0.5) / side
+    at = (centres - start) / (end - start) * length - 0.5  # position among the values
+    first = np.floor(at)
+    weights = np.zeros((side, length))
+    for step in (-1, 0, 1, 2):
+        distance = np.abs(at - first - step)
+        a = _CUBIC
+        near = ((a + 2) * distance - (a + 3)) * distance**2 + 1
+        far = ((a * distance - 5 * a) * distance + 8 * a) * distance - 4 * a
+        index = np.clip(first + step, 0, length - 1).astype(int)
+        np.add.at(weights, (np.arange(side), index), np.where(distance <= 1, near, far))
+    return weights, (centres >= start) & (centres < end)
 
 
 def frame_boxes(

@@ -14,10 +14,12 @@ from torch import Tensor, nn
 from heatbox._utils.checks import check_choice, check_length, kind_of
 from heatbox._utils.extras import require as require_extra
 from heatbox.boxes.contours import Contours, Protocol, check_options, check_threshold
+from heatbox.config import ModelOptions
+from heatbox.data.files.images import network_image, picture_size
 from heatbox.data.objects import detections_of
-from heatbox.data.transforms import Preprocess
+from heatbox.data.transforms import Preprocess, Region
 from heatbox.errors import InputError
-from heatbox.inference.boxes import map_to_boxes
+from heatbox.inference.boxes import map_to_boxes, place_map
 from heatbox.maps.normalize import normalize_heatmap
 from heatbox.maps.registry import (
     ENLARGED,
@@ -29,7 +31,7 @@ from heatbox.maps.registry import (
     run_model,
 )
 from heatbox.models.introspect import ClassifierView
-from heatbox.models.spec import as_input, data_config
+from heatbox.models.spec import as_input, input_channels
 
 if TYPE_CHECKING:
     import supervision
@@ -74,6 +76,10 @@ class Prediction:
         ]
 
 
+_Batch = tuple[list[Tensor], list[tuple[int, int]], list[Region] | None]
+"""Inputs of one or two sizes, (width, height) of each image, and what its input shows, None for all of it."""
+
+
 class Localizer:
     """A classifier that returns boxes.
 
@@ -86,13 +92,18 @@ class Localizer:
             prints the best one).
         contours: "largest" returns one box per image, "all" one per contour.
         norm: "fold" or "ignore", see `ClassifierView.class_weights`.
-        preprocess: how PIL images become input; by default from the model's own timm config.
+        preprocess: how images become input; by default what is known of the model, see
+            `heatbox.models.spec.find_preprocessing`. With its `crop_pct`, maps cover the crop; heatmaps and
+            boxes are still those of the whole image.
         protocol: how maps are binarized, "reference" or "exact"; see `map_to_boxes`.
 
     Raises:
         InputError: an unknown method, contours, norm or protocol, a threshold outside [0, 1), or a model
             whose head cannot be found.
         TypeError: an argument of a wrong type.
+
+    Warns:
+        AssumptionWarning: the model's preprocessing is not known and none is given.
     """
 
     def __init__(
@@ -120,23 +131,33 @@ class Localizer:
         self.contours = contours
         self.norm = norm
         self.protocol = protocol
-        self.preprocess = preprocess or Preprocess.from_config(data_config(model))
+        self.preprocess = preprocess or ModelOptions().preprocess(model)
+        channels = input_channels(model) if preprocess else self.preprocess.channels
+        if self.preprocess.channels != channels:
+            raise InputError(
+                f"preprocess has {self.preprocess.channels} channels, but the model reads {channels}"
+            )
 
     def __call__(
-        self, images: Tensor | Sequence[Image.Image], targets: Tensor | Sequence[int] | None = None
+        self,
+        images: Tensor | Sequence[Image.Image | np.ndarray],
+        targets: Tensor | Sequence[int] | None = None,
     ) -> Prediction:
         """Localize the objects of some images.
 
         Args:
-            images: (B, 3, H, W) already preprocessed, or PIL images of any sizes.
+            images: (B, C, H, W) already preprocessed; or PIL images of any sizes and modes, turned as their
+                EXIF says; or arrays (H, W), (H, W, C) or (C, H, W). They are read as `heatbox locate` reads
+                files, see `heatbox.data.files.images.network_image`.
             targets: class to localize in each image; by default the predicted one.
 
         Raises:
-            InputError: images or targets of a wrong shape, a class that the model does not have, no image, or
-                something else among the PIL images.
+            InputError: images or targets of a wrong shape, images of another number of channels or bands than
+                the model reads, a class that the model does not have, no image, or something else among the
+                images.
             TypeError: images that are not a sequence, or targets that are not integers.
         """
-        (batch, *more), sizes = self._batch(images)
+        (batch, *more), sizes, extents = self._batch(images)
         # Not in inference mode: custom methods may need gradients, which its tensors do not support.
         with torch.no_grad():
             output = run_model(self.view, batch, self.requirements)
@@ -145,31 +166,41 @@ class Localizer:
             wanted = labels if targets is None else self._targets(targets, labels)
             inputs = MapInputs.from_output(output, self.view, batch, wanted, self.norm, *more)
             maps = self.method(inputs).float().cpu()
-        heatmaps = [normalize_heatmap(one, (size[1], size[0])) for one, size in zip(maps, sizes, strict=True)]
+        whole = maps if extents is None else [place_map(*pair) for pair in zip(maps, extents, strict=True)]
+        heatmaps = [
+            normalize_heatmap(one, (size[1], size[0])) for one, size in zip(whole, sizes, strict=True)
+        ]
         boxes = [
             map_to_boxes(one, size, self.threshold, self.contours, self.protocol)
-            for one, size in zip(maps, sizes, strict=True)
+            for one, size in zip(whole, sizes, strict=True)
         ]
         return Prediction(labels.cpu(), wanted.cpu(), logits.float().cpu(), maps, heatmaps, boxes)
 
-    def _batch(self, images: Tensor | Sequence[Image.Image]) -> tuple[list[Tensor], list[tuple[int, int]]]:
-        """Input on the device of the model, enlarged too if a method needs it, and sizes (width, height)."""
-        check_length(images, "images", "a tensor (B, 3, H, W) or a sequence of PIL images")
+    def _batch(self, images: Tensor | Sequence[Image.Image | np.ndarray]) -> _Batch:
+        """The input on the device of the model, enlarged too if a method needs it."""
+        expected = "a tensor (B, C, H, W) of preprocessed images, or a list of PIL images or arrays"
+        check_length(images, "images", expected)
+        if isinstance(images, np.ndarray):
+            raise TypeError(f"images: {kind_of(images)}, expected {expected}")
         if len(images) == 0:
             raise InputError("there is no image to localize in")
+        extents = None
         if isinstance(images, Tensor):
-            if images.ndim != 4:
-                raise InputError(f"images have shape {tuple(images.shape)}, expected (B, 3, H, W)")
+            if images.ndim != 4 or images.shape[1] != self.preprocess.channels:
+                shape = f"(B, {self.preprocess.channels}, H, W)"
+                raise InputError(f"images have shape {tuple(images.shape)}, expected {shape}")
             batches, sizes = [images], [(images.shape[3], images.shape[2])] * len(images)
         else:
-            if not all(isinstance(image, Image.Image) for image in images):
-                raise InputError("images are neither a tensor (B, 3, H, W) nor a sequence of PIL images")
-            rgb = [image.convert("RGB") for image in images]
+            if not all(isinstance(image, Image.Image | np.ndarray) for image in images):
+                raise InputError(f"images contain something else; expected {expected}")
+            read = [network_image(image, self.preprocess.channels) for image in images]
             wanted = [self.preprocess]
             wanted += [self.preprocess.enlarged(ENLARGED)] if self.requirements.larger else []
-            batches = [torch.stack([preprocess(one) for one in rgb]) for preprocess in wanted]
-            sizes = [image.size for image in images]
-        return [as_input(self.view.model, batch) for batch in batches], sizes
+            batches = [torch.stack([preprocess(one) for one in read]) for preprocess in wanted]
+            sizes = [picture_size(image) for image in read]
+            if self.preprocess.crop_pct is not None:
+                extents = [self.preprocess.extent(size) for size in sizes]
+        return [as_input(self.view.model, batch) for batch in batches], sizes, extents
 
     def _targets(self, targets: Tensor | Sequence[int], labels: Tensor) -> Tensor:
         """(B,) int64 classes, on the device of the labels."""

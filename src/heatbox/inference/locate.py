@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from heatbox.config import LocateConfig
-from heatbox.data.files.images import decode_image
+from heatbox.data.files.images import decode_for_network, picture_size, shown_image
 from heatbox.errors import InputError
 from heatbox.inference.localizer import Localizer
 from heatbox.maps.registry import with_seed
@@ -56,16 +56,16 @@ def locate_files(
     inputs = {file.resolve() for file in files}
     for file in files:
         try:
-            image = decode_image(file, str(file))
+            image = decode_for_network(file, str(file), localizer.preprocess.channels)
         except InputError as error:
             yield error
             continue
         found = localizer([image], None if target is None else [target])
-        label = int(found.targets[0])
+        label, (width, height) = int(found.targets[0]), picture_size(image)
         line = {
             "file": str(file),
-            "width": image.width,
-            "height": image.height,
+            "width": width,
+            "height": height,
             "label": label,
             "name": names[label] if label < len(names) else None,
             "score": round(float(found.scores()[0]), 6),
@@ -73,7 +73,7 @@ def locate_files(
             **settings,
         }
         if out is not None:
-            heat = draw_boxes(overlay(image, found.heatmaps[0]), found.boxes[0], FOUND_COLOUR)
+            heat = draw_boxes(overlay(shown_image(image), found.heatmaps[0]), found.boxes[0], FOUND_COLOUR)
             path = _free_name(out, file, used, inputs)
             try:
                 out.mkdir(parents=True, exist_ok=True)

@@ -25,7 +25,7 @@ from heatbox.training.recipes import PRETRAINED_ON
 PUBLISHED, SCRATCH = "published", "scratch"
 CHECKPOINTS = "checkpoints"
 TRAINING = "training.json"
-_SETTINGS = ("num_classes", "size", "interpolation", "mean", "std", "model_options")
+_SETTINGS = ("num_classes", "size", "interpolation", "crop_pct", "mean", "std", "model_options")
 
 
 def built(config: TrainConfig, num_classes: int, checkpoint: str | None = None) -> nn.Module:

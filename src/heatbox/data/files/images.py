@@ -1,4 +1,7 @@
-"""Images of a tree of files: recognized by name, sized from their headers, decoded to upright RGB.
+"""Images of a tree of files: recognized by name, sized from their headers, decoded to upright RGB or bands.
+
+`network_image` is the one way from an image or an array to the pixels that a network gets, `decode_image` the
+way to what a person looks at. Both turn an image as its EXIF says.
 
 Most images of the data sets are upright 8-bit colour JPEGs. For those, libjpeg-turbo's own interface
 (simplejpeg) returns the pixels that Pillow returns, faster, at full size or at 1/2, 1/4 or 1/8 of it. Every
@@ -9,9 +12,10 @@ it or reports what is wrong.
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import simplejpeg
@@ -21,6 +25,7 @@ from heatbox.data.files.trees import Tree, below
 from heatbox.data.types import Example
 from heatbox.errors import InputError
 
+ARRAY_SUFFIX = ".npy"
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
 ORIENTATION = 0x0112  # EXIF tag
 _TURNED = (5, 6, 7, 8)  # EXIF orientations that swap width and height
@@ -30,6 +35,19 @@ _START, _SCAN, _APP1 = b"\xff\xd8\xff", 0xDA, 0xE1  # JPEG markers
 def is_image(name: str) -> bool:
     """Whether a file name is that of an image."""
     return name.lower().endswith(IMAGE_SUFFIXES) and not name.rpartition("/")[2].startswith("._")
+
+
+def images_among(names: Iterable[str]) -> Iterator[str]:
+    """The image files among some; where there are none, the arrays (.npy), images of any number of bands."""
+    arrays, found = [], False
+    for name in names:
+        if is_image(name):
+            found = True
+            yield name
+        elif name.lower().endswith(ARRAY_SUFFIX) and not found:
+            arrays.append(name)
+    if not found:
+        yield from arrays
 
 
 class TreeImages:
@@ -52,7 +70,7 @@ class TreeImages:
 
 
 def image_size(tree: Tree, name: str) -> tuple[int, int]:
-    """Upright (width, height) from an image's header, without decoding pixels.
+    """Upright (width, height) from an image's or an array's header, without decoding pixels.
 
     Raises:
         InputError: it cannot be read, with the reason.
@@ -61,11 +79,14 @@ def image_size(tree: Tree, name: str) -> tuple[int, int]:
 
 
 def header_size(data: bytes | Path, name: str) -> tuple[int, int]:
-    """Upright (width, height) from the header of an image's path or content, without decoding pixels.
+    """Upright (width, height) from the header of an image's or array's path or content, without pixels.
 
     Raises:
         InputError: it cannot be read, with the reason.
     """
+    if name.lower().endswith(ARRAY_SUFFIX):
+        height, width = _bands_last(_load_array(data, name), name).shape[:2]
+        return width, height
     with _opened(data, name) as image:
         turned = image.getexif().get(ORIENTATION, 1) in _TURNED
         return (image.height, image.width) if turned else image.size
@@ -77,23 +98,53 @@ def header_suffix(data: bytes | Path, name: str) -> str:
     Raises:
         InputError: it cannot be read, with the reason.
     """
+    if name.lower().endswith(ARRAY_SUFFIX):
+        return ARRAY_SUFFIX
     with _opened(data, name) as image:
         kind = (image.format or "").lower()
         return {"jpeg": ".jpg", "tiff": ".tif", "ppm": ".ppm"}.get(kind, f".{kind}")
 
 
 def decode_image(data: bytes | Path, name: str) -> Image.Image:
-    """Any image that Pillow reads → upright 8-bit RGB.
+    """Any image that Pillow reads, or an array (.npy) → upright 8-bit RGB, to look at.
 
     EXIF orientation is applied, transparent pixels become white, 16-bit and float greyscale is scaled to
-    8 bits by its full scale (65535 for 16-bit integers, the maximum for floats) and CMYK is converted.
+    8 bits by its full scale (65535 for 16-bit integers, the maximum for floats) and CMYK is converted. Of an
+    array of several bands the first three are shown, or the first one where there are two.
 
     Raises:
         InputError: the image cannot be decoded, with the reason.
     """
+    if name.lower().endswith(ARRAY_SUFFIX):
+        return displayed(_bands_last(_load_array(data, name), name))
     with _opened(data, name) as image:
         image.load()
         return to_rgb(ImageOps.exif_transpose(image))
+
+
+def decode_for_network(data: bytes | Path, name: str, channels: int = 3) -> Image.Image | np.ndarray:
+    """An image file or an array (.npy) → what a network of so many input channels reads; see `network_image`.
+
+    Raises:
+        InputError: naming the file that cannot be decoded, or that has another number of bands.
+    """
+    if name.lower().endswith(ARRAY_SUFFIX):
+        return network_image(_load_array(data, name), channels, name)
+    if channels in (1, 3):
+        return decode_image(data, name)
+    with _opened(data, name) as image:
+        image.load()
+        return network_image(image, channels, name)
+
+
+def open_for_network(
+    open_image: Callable[[Example], Image.Image], channels: int
+) -> Callable[[Example], Image.Image | np.ndarray]:
+    """How the images of a split are opened for a network; see `network_image`."""
+    if not isinstance(open_image, TreeImages):
+        return lambda example: network_image(open_image(example), channels, example.id)
+    tree = open_image.tree
+    return lambda example: decode_for_network(tree.source(example.id), tree.describe(example.id), channels)
 
 
 @contextmanager
@@ -106,7 +157,13 @@ def _opened(data: bytes | Path, name: str) -> Iterator[Image.Image]:
         raise InputError(f"{name}: the image is too large to decode safely ({error})") from error
     except FileNotFoundError as error:
         raise InputError(f"{name}: no such image file") from error
+    except InputError:
+        raise
     except UnidentifiedImageError as error:
+        if _is_tiff(data):
+            raise InputError(
+                f"{name}: Pillow does not read the bands of this TIFF; save them as .npy, (C, H, W)"
+            ) from error
         raise InputError(f"{name}: not an image in a supported format") from error
     except Exception as error:  # a damaged file can make a decoder raise anything
         raise InputError(f"{name}: the image is damaged ({error})") from error
@@ -117,19 +174,183 @@ def is_upright(image: Image.Image) -> bool:
     return image.getexif().get(ORIENTATION, 1) in (0, 1)
 
 
+def _is_tiff(data: bytes | Path) -> bool:
+    if isinstance(data, Path):
+        with data.open("rb") as file:
+            data = file.read(4)
+    return data[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+
+
 def to_rgb(image: Image.Image) -> Image.Image:
     """8-bit RGB of an image in any Pillow mode; transparent pixels become white."""
-    if image.mode == "RGB":
+    if image.mode == "RGB" and "transparency" not in image.info:
         return image
     if image.mode.startswith("I") or image.mode == "F":
         levels = np.asarray(image, dtype=np.float64)
-        full_scale = max(np.nanmax(levels, initial=0), 1e-12) if image.mode == "F" else 65535
-        scaled = np.nan_to_num(np.clip(levels / full_scale, 0, 1)) * 255
+        full_scale = np.nanmax(levels, initial=0) if image.mode == "F" else 65535
+        if image.mode == "I":
+            full_scale = max(levels.max(initial=0), full_scale)
+        scaled = np.nan_to_num(np.clip(levels / max(full_scale, 1e-12), 0, 1)) * 255
         return Image.fromarray(scaled.round().astype(np.uint8)).convert("RGB")
-    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
+    if image.mode == "La":  # premultiplied, which Pillow converts step by step
+        image = image.convert("LA")
+    if image.mode in ("RGBA", "LA", "PA", "RGBa") or "transparency" in image.info:
         image = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    if image.mode == "LAB":
+        from PIL import ImageCms
+
+        profiles = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
+        return ImageCms.profileToProfile(image, *profiles, outputMode="RGB") or image
     return image.convert("RGB")
+
+
+# ------------------------------------------------------------------------- what networks read, and arrays
+
+
+def network_image(
+    image: Image.Image | np.ndarray, channels: int = 3, name: str = "the image"
+) -> Image.Image | np.ndarray:
+    """What a network of so many input channels reads of an image.
+
+    Args:
+        image: in any mode of Pillow; or an array (H, W), (H, W, C) or (C, H, W), of which the bands are the
+            shorter of the first and the last axis. uint8, uint16 and bool are scaled to [0, 1] by their full
+            scale (255, 65535, 1); floating-point values are used as they are.
+        channels: of the network's input. For 1 and 3, images become upright 8-bit RGB (see `to_rgb`), from
+            which `Preprocess` makes grey; for any other number the image has to have as many bands, or as
+            many pages of one band (TIFF), which are used as stored: the fourth of an RGBA image is its alpha.
+        name: of the image in messages.
+
+    Returns:
+        an RGB image, or (H, W, channels) float32. One band is repeated for three channels.
+
+    Raises:
+        InputError: another number of bands, an array that is no image, or integers of unknown full scale.
+    """
+    if isinstance(image, np.ndarray):
+        return _network_array(_bands_last(image, name), channels, name)
+    image = image if is_upright(image) else ImageOps.exif_transpose(image)
+    if channels in (1, 3):
+        return to_rgb(image)
+    stored = _stored_bands(image, channels)
+    if stored.shape[2] == channels:
+        return _scaled(stored, name)
+    found = f"{stored.shape[2]} band{'s' * (stored.shape[2] > 1)} ({image.mode})"
+    more = getattr(image, "tag_v2", {}).get(_SAMPLES, 0)
+    if more > stored.shape[2]:
+        raise InputError(
+            f"{name}: has {more} bands, of which Pillow reads {stored.shape[2]}; save them as .npy, (C, H, W)"
+        )
+    raise InputError(
+        f"{name}: has {found}, but the network reads {channels} channels; expected {channels} bands, for "
+        f"example a .npy file of shape ({channels}, H, W)"
+    )
+
+
+def displayed(bands: np.ndarray) -> Image.Image:
+    """8-bit RGB of (H, W, C) bands to look at: the first three, or the first where there are fewer.
+
+    Integers are scaled by their full scale; floats by the range of the bands shown, unless that is in [0, 1].
+    """
+    shown = bands[..., :3] if bands.shape[2] >= 3 else bands[..., :1]
+    levels = shown.astype(np.float64)
+    if shown.dtype.kind in "ub":
+        levels /= 1 if shown.dtype == bool else np.iinfo(shown.dtype).max
+    elif (finite := levels[np.isfinite(levels)]).size and (finite.min() < 0 or finite.max() > 1):
+        levels = (levels - finite.min()) / max(finite.max() - finite.min(), 1e-12)
+    pixels = (np.nan_to_num(np.clip(levels, 0, 1)) * 255).round().astype(np.uint8)
+    return Image.fromarray(np.repeat(pixels, 3 // pixels.shape[2], axis=2))
+
+
+def picture_size(image: Image.Image | np.ndarray) -> tuple[int, int]:
+    """(width, height) of the result of `network_image`."""
+    return image.size if isinstance(image, Image.Image) else (image.shape[1], image.shape[0])
+
+
+def shown_image(image: Image.Image | np.ndarray) -> Image.Image:
+    """Upright 8-bit RGB of an image or an array, to look at; see `decode_image`."""
+    if isinstance(image, np.ndarray):
+        return displayed(_bands_last(image, "the image"))
+    return to_rgb(image if is_upright(image) else ImageOps.exif_transpose(image))
+
+
+_SAMPLES = 277  # SamplesPerPixel of TIFF
+
+
+def _stored_bands(image: Image.Image, channels: int) -> np.ndarray:
+    """(H, W, C) values as they are stored: the bands of an image, or its pages if there are so many."""
+    bands = np.atleast_3d(np.asarray(image))
+    frames = getattr(image, "n_frames", 1)
+    if bands.shape[2] == 1 and frames == channels:
+        page = image.tell()
+        pages = []
+        for index in range(frames):
+            image.seek(index)
+            pages.append(np.asarray(image))
+        image.seek(page)
+        if all(one.shape == pages[0].shape and one.ndim == 2 for one in pages):
+            bands = np.stack(pages, axis=2)
+    if bands.dtype == np.int32 and bands.min(initial=0) >= 0 and bands.max(initial=0) <= 65535:
+        bands = bands.astype(np.uint16)  # how Pillow opens some 16-bit files
+    return bands
+
+
+def _network_array(bands: np.ndarray, channels: int, name: str) -> Image.Image | np.ndarray:
+    count = bands.shape[2]
+    if count == 1 and channels == 3:
+        bands = np.repeat(bands, 3, axis=2)
+    elif count != channels and not (count == 3 and channels == 1):
+        raise InputError(
+            f"{name}: has {count} band{'s' * (count > 1)}, but the network reads {channels} "
+            f"channel{'s' * (channels > 1)}"
+        )
+    if bands.dtype == np.uint8 and channels in (1, 3):  # as a picture of the same pixels
+        return Image.fromarray(np.ascontiguousarray(np.broadcast_to(bands, (*bands.shape[:2], 3))))
+    values = _scaled(bands, name)
+    if values.shape[2] != channels:  # RGB to grey, with Pillow's weights
+        values = values @ np.array([[0.299], [0.587], [0.114]], np.float32)
+    return values
+
+
+def _scaled(bands: np.ndarray, name: str) -> np.ndarray:
+    """(H, W, C) float32: unsigned integers of 8 or 16 bits in [0, 1], floats as they are."""
+    if bands.dtype.kind == "f":
+        return bands.astype(np.float32)
+    if bands.dtype in (np.uint8, np.uint16, np.bool_):
+        return bands.astype(np.float32) / (1 if bands.dtype == np.bool_ else np.iinfo(bands.dtype).max)
+    raise InputError(
+        f"{name}: values of {bands.dtype} have no known full scale; expected uint8, uint16, or floats in the "
+        "scale that mean and std refer to"
+    )
+
+
+def _load_array(data: bytes | Path, name: str) -> np.ndarray:
+    """The array of a .npy file, of a path not read before its values are needed."""
+    try:
+        if isinstance(data, bytes):
+            found: Any = np.load(io.BytesIO(data), allow_pickle=False)
+        else:
+            found = np.load(data, mmap_mode="r", allow_pickle=False)
+    except FileNotFoundError as error:
+        raise InputError(f"{name}: no such image file") from error
+    except Exception as error:  # a damaged file can make NumPy raise anything
+        raise InputError(f"{name}: is not a NumPy array ({error})") from error
+    if not isinstance(found, np.ndarray):
+        raise InputError(f"{name}: is not a NumPy array")
+    return found
+
+
+def _bands_last(array: np.ndarray, name: str) -> np.ndarray:
+    """(H, W), (H, W, C) or (C, H, W) → (H, W, C): the bands are the shorter of the first and last axis."""
+    if array.ndim == 2:
+        array = array[..., None]
+    if array.ndim != 3 or 0 in array.shape or array.dtype.kind not in "fiub":
+        raise InputError(
+            f"{name}: is an array of {array.dtype} and shape {array.shape}, expected numbers of shape "
+            "(H, W), (H, W, C) or (C, H, W)"
+        )
+    return np.moveaxis(array, 0, 2) if array.shape[0] < array.shape[2] else array
 
 
 def read_grayscale(tree: Tree, name: str) -> np.ndarray:

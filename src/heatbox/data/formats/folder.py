@@ -11,7 +11,7 @@ import io
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from heatbox.data.files.images import TreeImages, is_image
+from heatbox.data.files.images import TreeImages, images_among
 from heatbox.data.files.trees import Report, Tree, below, join, raise_problem
 from heatbox.data.formats.coco import read_coco
 from heatbox.data.formats.frames import UPRIGHT, turns_of
@@ -43,8 +43,8 @@ def split_names(tree: Tree) -> tuple[str, ...]:
 
 
 def _class_folders(tree: Tree) -> list[str]:
-    """Folders that contain an image, at any depth."""
-    return [name for name in tree.folders() if next(filter(is_image, tree.walk(name)), "")]
+    """Folders that contain an image, or arrays alone, at any depth."""
+    return [name for name in tree.folders() if next(images_among(tree.walk(name)), "")]
 
 
 def load_split(tree: Tree, name: str, report: Report) -> Split:
@@ -60,7 +60,7 @@ def load_split(tree: Tree, name: str, report: Report) -> Split:
     used: dict[str, str] = {}
     found: dict[str, tuple[int, Annotation]] = {}
     for label, class_name in enumerate(names):
-        for file in filter(is_image, inside.walk(class_name)):
+        for file in images_among(inside.walk(class_name)):
             # A table may name an image by its path in the data set, in the split, or by its file name.
             keys = (join(root, file), file, file.rpartition("/")[2])
             key = next((key for key in keys if key in table), "")
