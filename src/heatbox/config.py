@@ -98,8 +98,9 @@ class ModelOptions:
         for name in ("mean", "std"):
             if (values := getattr(self, name)) is not None:
                 if len(values) not in (1, channels):
+                    plural = "s" * (channels > 1)
                     raise InputError(
-                        f"{name} has {len(values)} values, but the model reads {channels} channels"
+                        f"{name} has {len(values)} values, but the model reads {channels} channel{plural}"
                     )
                 own[name] = per_channel(values, channels)
         size, interpolation = size or self.size, interpolation or self.interpolation
@@ -117,7 +118,7 @@ class ModelOptions:
             notes = list(found.notes)
             if channels != 3 and any(len(own.get(name, (0, 0, 0))) != channels for name in ("mean", "std")):
                 notes.append(
-                    f"reads {channels} channel{'s' * (channels > 1)}, normalized by the mean over RGB"
+                    f"reads {channels} channel{'s' * (channels > 1)}, with the averages of mean and std over RGB"
                 )
         else:
             notes = []
