@@ -117,9 +117,8 @@ class ModelOptions:
         if self.mean is None or self.std is None:
             notes = list(found.notes)
             if channels != 3 and any(len(own.get(name, (0, 0, 0))) != channels for name in ("mean", "std")):
-                notes.append(
-                    f"reads {channels} channel{'s' * (channels > 1)}, with the averages of mean and std over RGB"
-                )
+                plural = "s" * (channels > 1)
+                notes.append(f"reads {channels} channel{plural}, with the averages of mean and std over RGB")
         else:
             notes = []
         inside = bool(notes) and bool(found.notes)

@@ -345,7 +345,7 @@ def test_one_mean_for_other_channels():
     told.pretrained_cfg = {**told.pretrained_cfg, "mean": (0.1,), "std": (0.2,)}
     assert quietly(told).mean == (0.1,)
     assert quietly(small(in_chans=4), mean=(0.1, 0.2, 0.3, 0.4), std=(0.5,)).std == (0.5,) * 4
-    with pytest.raises(InputError, match="mean has 3 values, but the model reads 1 channel$"):
+    with pytest.raises(InputError, match=r"mean has 3 values, but the model reads 1 channel$"):
         ModelOptions(mean=(0.1, 0.2, 0.3)).preprocess(small(in_chans=1))
 
 
@@ -449,7 +449,7 @@ def test_image_processors(content, expected):
 
 @pytest.mark.parametrize("content", [{"image_std": [0, 1, 1]}, {"image_mean": ["a"]}, {"image_mean": []}])
 def test_image_processors_that_are_none(content):
-    with pytest.raises(InputError, match="p.json: "):
+    with pytest.raises(InputError, match=r"p\.json: "):
         processor_fields(content, "p.json")
 
 
