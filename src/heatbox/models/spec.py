@@ -11,12 +11,12 @@ preprocessing of both together follows from that of the inner one.
 from __future__ import annotations
 
 import copy
-import json
 import sys
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,6 @@ _TORCHVISION = (
 )
 """Classifiers of torchvision, which do not keep the preprocessing of their weights."""
 
-_PILLOW_FILTERS = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")
 _TOLERANCE = 0.01  # of the spread: an outer module may round to 8 bits, a gamma curve is further from a line
 
 
@@ -130,87 +129,43 @@ def is_torchvision(model: nn.Module) -> bool:
 def _hugging_face_config(config: Any) -> dict[str, Any]:
     """Preprocessing of a model of transformers: its processor's where that is at hand, and its image size."""
     size, channels = getattr(config, "image_size", None), getattr(config, "num_channels", None)
+    channels = channels if isinstance(channels, int) else 3
     sides = tuple(size) if isinstance(size, list | tuple) else (size, size)
     known: dict[str, Any] = {}
     if len(sides) == 2 and all(isinstance(side, int) for side in sides):
-        known["input_size"] = (channels if isinstance(channels, int) else 3, *sides)
-    if (path := _processor_file(str(getattr(config, "_name_or_path", "") or ""))) is None:
-        return known
+        known["input_size"] = (channels, *sides)
+    path = _processor_file(str(getattr(config, "_name_or_path", "") or ""))
+    return known if path is None else known | _processor_config(path, path.stat().st_mtime_ns, channels)
+
+
+@lru_cache(maxsize=32)
+def _processor_config(path: Path, changed: int, channels: int) -> dict[str, Any]:
+    """What the image processor of a folder does; empty where it cannot be used."""
+    from heatbox.models.huggingface import processor_config
+
     try:
-        content = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: could not be read as JSON ({error})") from error
-    content = content.get("image_processor", content) if isinstance(content, dict) else {}
-    return known | processor_fields(content, path, known.get("input_size", (3,))[0])
+        return processor_config(path.parent, path.parent.name, channels)
+    except InputError:  # as if there were none, which is said
+        return {}
 
 
 def _processor_file(name: str) -> Path | None:
     """The file that describes the image processor of a local folder, or of a repository in the cache."""
-    files = ("preprocessor_config.json", "processor_config.json")
+    from heatbox.models.huggingface import PROCESSORS
+
     if not name:
         return None
     if Path(name).is_dir():
-        return next((path for file in files if (path := Path(name, file)).is_file()), None)
-    if name.count("/") > 1 or "huggingface_hub" not in sys.modules:
+        return next((path for file in PROCESSORS if (path := Path(name, file)).is_file()), None)
+    if name.count("/") > 1:
         return None
     from huggingface_hub import try_to_load_from_cache
 
     try:
-        found = (try_to_load_from_cache(name, file) for file in files)
+        found = (try_to_load_from_cache(name, file) for file in PROCESSORS)
         return next((Path(path) for path in found if isinstance(path, str)), None)
     except ValueError:  # no name of a repository
         return None
-
-
-def processor_fields(content: Mapping[str, Any], where: object, channels: int = 3) -> dict[str, Any]:
-    """An image processor of transformers as fields of timm's `pretrained_cfg`.
-
-    Args:
-        content: of preprocessor_config.json.
-        where: the file, for messages.
-        channels: of the input.
-
-    Raises:
-        InputError: a mean, a standard deviation or a size that is none.
-    """
-    found: dict[str, Any] = {}
-    for key in ("crop_size", "size") if content.get("do_center_crop") else ("size", "crop_size"):
-        size = content.get(key)
-        if isinstance(size, Mapping):
-            size = (size.get("height"), size.get("width")) if "height" in size else size.get("shortest_edge")
-        sides = tuple(size) if isinstance(size, list | tuple) else (size, size)
-        if len(sides) == 2 and all(isinstance(side, int) and side > 0 for side in sides):
-            found["input_size"] = (channels, *sides)
-            break
-    if isinstance(resample := content.get("resample"), int) and 0 <= resample < len(_PILLOW_FILTERS):
-        found["interpolation"] = _PILLOW_FILTERS[resample]
-    scale = (
-        255 * _number(content.get("rescale_factor", 1 / 255), where)
-        if content.get("do_rescale", True)
-        else 255
-    )
-    normalizes = content.get("do_normalize", True)
-    for name, neutral in (("mean", 0.0), ("std", 1.0)):
-        values = content.get(f"image_{name}") if normalizes else neutral
-        if values is None:
-            continue
-        numbers = [
-            _number(v, where) for v in (values if isinstance(values, list | tuple) else [values] * channels)
-        ]
-        if name == "mean" and content.get("rescale_offset"):
-            numbers = [one + 1 for one in numbers]
-        if not numbers or (name == "std" and min(numbers) <= 0):
-            raise InputError(f"{where}: image_{name} is {values!r}, expected a number per channel")
-        found[name] = tuple(one / scale for one in numbers)
-    if content.get("do_flip_channel_order"):
-        found["channel_order"] = "bgr"
-    return found
-
-
-def _number(value: Any, where: object) -> float:
-    if not isinstance(value, int | float) or isinstance(value, bool):
-        raise InputError(f"{where}: {value!r} is not a number")
-    return float(value)
 
 
 # ---- what reaches a network inside another module
