@@ -28,3 +28,8 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
     near = difflib.get_close_matches(name, list(known), 3)
     return f"; did you mean {' or '.join(near)}?" if near else ""
+
+
+def quoted(error: Exception) -> str:
+    """Type and first sentence of another library's error, to quote in a message."""
+    return f"{type(error).__name__}: {str(error).strip().partition('. ')[0]}".partition("\n")[0]

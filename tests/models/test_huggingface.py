@@ -14,8 +14,8 @@ from heatbox.config import ModelSpec
 from heatbox.data.transforms import Preprocess
 from heatbox.errors import InputError
 from heatbox.models.factory import create_model
-from heatbox.models.huggingface import processor_config
 from heatbox.models.outputs import select_output
+from heatbox.models.processors import processor_config
 
 transformers = pytest.importorskip("transformers")
 

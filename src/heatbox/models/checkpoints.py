@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from heatbox._utils import deprecated
 from heatbox._utils.checks import check_module, kind_of
 from heatbox._utils.io import named_when_whole
-from heatbox.errors import InputError
+from heatbox.errors import InputError, quoted
 from heatbox.models._blocks import merge_as_in
 from heatbox.models.forms import program_in
 from heatbox.models.slak import recover_masks
@@ -163,11 +163,6 @@ def _refuse_program(path: Path) -> None:
             f"{path}: is {program}, not a checkpoint; expected the weights, as safetensors or a state_dict "
             f"saved by torch.save{hint if 'TorchScript' in program else ''}"
         )
-
-
-def quoted(error: Exception) -> str:
-    """Type and first sentence of another library's error, to quote in a message."""
-    return f"{type(error).__name__}: {str(error).strip().partition('. ')[0]}".partition("\n")[0]
 
 
 def read_hub(name: str) -> Checkpoint:

@@ -141,7 +141,7 @@ def _hugging_face_config(config: Any) -> dict[str, Any]:
 @lru_cache(maxsize=32)
 def _processor_config(path: Path, changed: int, channels: int) -> dict[str, Any]:
     """What the image processor of a folder does; empty where it cannot be used."""
-    from heatbox.models.huggingface import processor_config
+    from heatbox.models.processors import processor_config
 
     try:
         return processor_config(path.parent, path.parent.name, channels)
@@ -151,7 +151,7 @@ def _processor_config(path: Path, changed: int, channels: int) -> dict[str, Any]
 
 def _processor_file(name: str) -> Path | None:
     """The file that describes the image processor of a local folder, or of a repository in the cache."""
-    from heatbox.models.huggingface import PROCESSORS
+    from heatbox.models.processors import PROCESSORS
 
     if not name:
         return None
