@@ -49,6 +49,9 @@ _FINAL = {
 _RESHAPING = ("view", "unsafe_view", "squeeze", "unsqueeze", "clone", "alias", "detach", "to_copy", "expand")
 _SQUASHING = ("sigmoid", "hardsigmoid", "tanh", "erf")
 _ATTENTION = ("softmax", "safe_softmax", "native_multi_head_attention", "transformer_encoder_layer_fwd")
+_MOST_ATTENTION = 2
+"""Most layers of attention that pool a feature map; more of them are a network of their own."""
+
 _MOST_BRANCHES = 64
 """Most values whose origin is followed in the search for feature maps."""
 
@@ -377,11 +380,11 @@ class _Trial:
 
 
 def _equal(first: Sequence[Tensor], second: Sequence[Tensor]) -> bool:
-    """Whether values agree up to rounding, wherever both are finite."""
+    """Whether values agree up to rounding wherever both are finite, which some have to be."""
     for a, b in zip(first, second, strict=True):
         finite = a.isfinite() & b.isfinite()
         a, b = a[finite].double(), b[finite].double()
-        if bool((a - b).norm() > 1e-4 * b.norm() + 1e-9):
+        if not len(a) or bool((a - b).norm() > 1e-4 * b.norm() + 1e-9):
             return False
     return True
 
@@ -723,6 +726,12 @@ class RecordedHead:
         targets = torch.arange(len(images), device=images.device) % self.num_classes
         weights, logits = self._affine.contributions(recording, targets)
         _check_logits(self.model, logits, recording.logits)
+        if any(part.layout.has_tokens for part in self._parts):
+            self._parts = [
+                replace(part, layout=_oriented(part.layout, weight, recording.image))
+                for part, weight in zip(self._parts, weights, strict=True)
+            ]
+            recording = recording.starting_at(self._parts)
         prefixes = [self._split(part, weight) for part, weight in zip(self._parts, weights, strict=True)]
         if any(token and not patch for token, patch in prefixes):
             self._read_class_token(graph, target, found)
@@ -791,6 +800,26 @@ class RecordedHead:
         grid = part.layout.grid(tokens.shape, recording.image)
         assert grid is not None
         return torch.stack(logits, 1).view(len(tokens), *grid)
+
+
+def _oriented(layout: Layout, weights: Tensor, image: Sequence[int]) -> Layout:
+    """The layout of tokens by their weights: where tokens are averaged, a channel has one weight.
+
+    The shape alone leaves open which axis has the positions where both could.
+    """
+    axes = {"tokens": 1, "token channels": 2}
+    if layout.kind not in axes:
+        return layout
+    constant = {
+        kind: bool((weights - weights.narrow(axis, 0, 1)).abs().max() <= 1e-5 * weights.abs().max())
+        for kind, axis in axes.items()
+    }
+    if constant[layout.kind]:
+        return layout
+    for other in (Layout("tokens"), Layout("token channels")):
+        if constant[other.kind] and other.grid(weights.shape, image) is not None:
+            return other
+    return layout
 
 
 def _check_logits(model: nn.Module, found: Tensor, expected: Tensor) -> None:
@@ -879,9 +908,11 @@ def find_feature_maps(graph: Graph, target: int, seen: set[int] | None = None) -
             break
         if graph.layout(number) is None:
             continue
-        if any(_is_trunk(operation, graph) for operation in graph.between(number, target)):
+        after = graph.between(number, target)
+        layers = sum(operation.name in _ATTENTION for operation in after)
+        if layers > _MOST_ATTENTION or any(_is_trunk(operation, graph) for operation in after):
             break
-        return [_before_pooling(graph, number)]
+        return [_before_pooling(graph, _before_token(graph, target, number))]
     seen = set() if seen is None else seen
     position = graph.producer.get(target)
     if position is None or graph.layout(target) is not None or len(seen) > _MOST_BRANCHES:
@@ -904,9 +935,35 @@ def _is_trunk(operation: Operation, graph: Graph) -> bool:
     return math.prod(graph.shapes[operation.outputs[0]][2:]) > 1
 
 
-def _before_pooling(graph: Graph, number: int) -> int:
-    """The map before it is pooled to a fixed grid, which may be finer."""
-    operation = graph.operations[graph.producer[number]]
-    if operation.name == "adaptive_avg_pool2d" and graph.layout(operation.inputs[0]) is not None:
-        return operation.inputs[0]
+def _before_token(graph: Graph, target: int, number: int) -> int:
+    """The tokens before a further one was computed from them without attention, such as their mean."""
+    layout = graph.layout(number)
+    if layout is None or not layout.prefix:
+        return number
+    for earlier in graph.dominators(target):
+        between = graph.between(earlier, number) if earlier < number else []
+        if earlier == 0 or any(one.name in _ATTENTION or _is_trunk(one, graph) for one in between):
+            break
+        layout = graph.layout(earlier)
+        if earlier < number and layout is not None and layout.prefix == 0:
+            return earlier
     return number
+
+
+def _before_pooling(graph: Graph, number: int) -> int:
+    """The map from which a map was only reshaped, so that its rows and columns are certain, or pooled.
+
+    A map that is pooled to a fixed grid may be finer before.
+    """
+    found = at = number
+    while True:
+        operation = graph.operations[graph.producer[at]]
+        if operation.name not in (*_RESHAPING, "permute", "transpose", "adaptive_avg_pool2d"):
+            return found
+        sources = [source for source in operation.inputs if graph.depends(source)]
+        if len(sources) != 1 or sources[0] == 0:
+            return found
+        (at,) = sources
+        layout = graph.layout(at)
+        if layout is not None and (operation.name == "adaptive_avg_pool2d" or not layout.has_tokens):
+            found = at

@@ -104,6 +104,7 @@ class ClassifierView:
         model: the classifier; images (B, C, H, W) → logits (B, K), alone or in a container. It is not
             changed, and its training mode is restored after every use.
         output: which of several outputs are the logits, see `heatbox.models.outputs.select_output`.
+        size: (height, width) of images that the model accepts; by default its own input size.
 
     Attributes:
         activation: "softmax" or "sigmoid" if the model ends in one, else None. Logits are those before it.
@@ -115,8 +116,11 @@ class ClassifierView:
         TypeError: not an `nn.Module`.
     """
 
-    def __init__(self, model: nn.Module, output: str | int | None = None) -> None:
+    def __init__(
+        self, model: nn.Module, output: str | int | None = None, size: Sequence[int] | None = None
+    ) -> None:
         check_module(model, "model")
+        check_weights(model)
         self.model = unwrap(model)
         self._output = output
         self._offsets: dict[tuple[int, int], SharpOffset] = {}
@@ -124,7 +128,7 @@ class ClassifierView:
         self._sources: Any = WeakIdKeyDictionary()
         try:
             with eager(), eval_mode(self.model), unchanged(self.model), torch.no_grad():
-                self._head = _find_head(self.model, self._select)
+                self._head = _find_head(self.model, self._select, size)
         except (InputError, AttributeError, NotImplementedError) as error:
             if form := refusal(self.model):
                 raise InputError(f"{model_name(self.model)} {form}") from error
@@ -334,6 +338,11 @@ class ClassifierView:
             InputError: the model has no class map (`reason`); a target outside 0..K-1.
         """
         self._check_targets(targets)
+        if features.shape[2:] == (1, 1):
+            raise InputError(
+                f"{model_name(self.model)}: these images leave one position of its last feature map, so "
+                "there is no map; use larger images"
+            )
         if isinstance(self._head, FoldedHead):
             weights, bias = self._head.class_weights(features, targets, norm)
             logits = self._head.logits(features)
@@ -481,12 +490,14 @@ def class_maps(
     """
     check_module(model, "model")
     global _latest
+    check_tensor(images, "images", "(B, C, H, W)")
+    if images.ndim != 4:
+        raise InputError(f"images have shape {tuple(images.shape)}, expected (B, C, H, W)")
     signature = (output, *map(id, model.modules()))
     if _latest is None or _latest[0] != signature:
         _latest = None  # frees the model before
-        _latest = (signature, ClassifierView(model, output))
+        _latest = (signature, ClassifierView(model, output, images.shape[2:]))
     view = _latest[1]
-    check_tensor(images, "images", "(B, C, H, W)")
     with torch.no_grad():
         features, logits = view(as_input(view.model, images))
         wanted = logits.argmax(1) if targets is None else torch.as_tensor(targets, device=logits.device)
@@ -606,7 +617,30 @@ def _traced(model: nn.Module, recorder: Recorder) -> Iterator[list[Call]]:
         yield calls
 
 
-def _find_head(model: nn.Module, select: Select) -> FoldedHead | RecordedHead:
+_USUAL_SIDES = (224, 256, 384, 32, 28, 128, 512)
+"""Sides of images that are tried, in order, with a model whose own size is unknown and not 224."""
+
+
+def check_weights(model: nn.Module) -> None:
+    """Raise unless every parameter has values.
+
+    Raises:
+        InputError: layers that take their sizes from the first images, or a model on the device "meta".
+    """
+    for name, value in model.named_parameters():
+        if torch.nn.parameter.is_lazy(value):
+            raise InputError(
+                f"{model_name(model)}: {name} has no values yet, because a lazy layer takes its size from "
+                "the first images; run the model once, or load its weights"
+            )
+        if value.is_meta and not any(hasattr(module, "_hf_hook") for module in model.modules()):
+            raise InputError(
+                f"{model_name(model)}: {name} has no values, because it is on the device meta; load its "
+                "weights"
+            )
+
+
+def _find_head(model: nn.Module, select: Select, size: Sequence[int] | None) -> FoldedHead | RecordedHead:
     """Look for a head with small random images, then with images of the model's own size.
 
     A small image takes less time, but many networks of one size do not accept it, and a network of large
@@ -615,27 +649,33 @@ def _find_head(model: nn.Module, select: Select) -> FoldedHead | RecordedHead:
     Raises:
         InputError: see `ClassifierView`.
     """
-    own = input_size(model)
-    sizes = [(own[0], 64, 64), own, *([(own[0], 224, 224)] if own[1:] != (224, 224) else [])]
+    channels, *own = input_size(model)
+    wanted = own if size is None else size
+    sides = [(wanted[0], wanted[1]), (own[0], own[1]), *((side, side) for side in _USUAL_SIDES)]
     failure = ""
-    for last, size in enumerate(sizes, 1 - len(sizes)):
+    for side in dict.fromkeys([(64, 64), *sides]):
         recorder = Recorder(keep=False)
-        images = _noise(model, size, 0)
+        shape = (channels, side[0], side[1])
+        images = _noise(model, shape, 0)
         try:
             with _traced(model, recorder) as calls:
                 graph, target, output = record_graph(model, select, images, recorder)
         except InputError:
             raise
         except Exception as error:  # on images that it is not made for, a model can raise anything
-            failure = f"{model_name(model)} could not be run on a random image of {size}: {error}"
+            if side != (64, 64):
+                failure = failure or (
+                    f"{model_name(model)} could not be run on a random image of {side[0]} x {side[1]} "
+                    f"pixels: {error}"
+                )
             continue
         folded = _find_chain(model, select, calls, output, images)
         if folded is not None:
             return folded
         try:
-            return RecordedHead(model, select, graph, target, _noise(model, size, 1), small=last < 0)
+            return RecordedHead(model, select, graph, target, _noise(model, shape, 1), small=side == (64, 64))
         except NoFeatureMap:
-            if last == 0:
+            if side != (64, 64):
                 raise
     raise InputError(failure)
 

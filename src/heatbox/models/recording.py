@@ -97,11 +97,14 @@ def find_layout(
             grid = layout.grid(shape, image)
             if grid is not None and min(grid) > 1 and _fits(grid, image):
                 return layout
-    elif len(shape) == 3:
-        for layout, tokens in ((Layout("tokens"), shape[1]), (Layout("token channels"), shape[2])):
-            prefixes = [tokens - h * w for h, w in grids if 0 <= tokens - h * w <= _MOST_PREFIX]
-            if prefixes:
-                return replace(layout, prefix=min(prefixes))
+    elif len(shape) == 3 and min(shape[1:]) > 1:
+        found = [
+            replace(layout, prefix=tokens - h * w)
+            for layout, tokens in ((Layout("tokens"), shape[1]), (Layout("token channels"), shape[2]))
+            for h, w in grids
+            if 0 <= tokens - h * w <= _MOST_PREFIX
+        ]
+        return min(found, key=lambda layout: layout.prefix, default=None)
     return None
 
 
