@@ -269,8 +269,9 @@ class LocateConfig(ModelSpec):
     """One box per image, or one for every contour."""
     protocol: Literal["reference", "exact"] = "reference"
     """How maps are binarized: at 8-bit levels, as heatbox evaluate scores them, or without rounding."""
-    target: int | None = None
-    """Class to localize; by default the predicted one."""
+    target: int | Literal["folder"] | None = None
+    """Class to localize: a number, or folder for the class that the folder of each image names; by default
+    the predicted one."""
 
 
 @dataclass(frozen=True)

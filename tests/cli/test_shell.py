@@ -129,7 +129,7 @@ def test_commands_with_subcommands_list_them(args, capsys):
     ("args", "says"),
     [
         (["evalate"], "there is no command 'evalate'; did you mean evaluate"),
-        (["data", "chek"], "heatbox data has no command 'chek', expected check, prepare, list"),
+        (["data", "chek"], "heatbox data has no command 'chek', expected check, convert, prepare, list"),
         (["train"], "no recipe was named"),
         (["train", "--data", "CUB"], "no recipe was named"),
         (["train", "glyphs_resne"], "there is no recipe 'glyphs_resne'; did you mean glyphs_resnet"),

@@ -19,9 +19,10 @@ from heatbox.data import Example, Split, glyphs, to_detections, to_fiftyone, wri
 from heatbox.data.files.images import TreeImages
 from heatbox.data.files.trees import FolderTree
 from heatbox.data.formats.options import AnnotationFiles, CvatFormat, WriteOptions, WrittenFormat
+from heatbox.data.open import open_splits
 from heatbox.data.write import WRITERS
 from heatbox.errors import InputError
-from helpers.written import CONTENT, HEIGHT, NAMES, WIDTH, expected, plain_split
+from helpers.written import CONTENT, HEIGHT, NAMES, WIDTH, expected, plain, plain_split
 
 SCALE = np.array([WIDTH, HEIGHT, WIDTH, HEIGHT])
 TREES = ("coco", "huggingface", "labelstudio", "voc", "yolo")
@@ -721,3 +722,55 @@ def test_fiftyone_is_named_where_it_is_missing(split, monkeypatch):
     monkeypatch.setitem(sys.modules, "fiftyone", None)
     with pytest.raises(InputError, match=r"to_fiftyone\(\) needs fiftyone: pip install fiftyone"):
         to_fiftyone(split)
+
+
+# --------------------------------------------------------------------------------- read again by heatbox
+
+
+@pytest.mark.parametrize("scored", [True, False])
+@pytest.mark.parametrize(
+    ("to", "options", "holds_scores"),
+    [
+        ("coco", {}, True),
+        ("yolo", {"confidence": True}, True),
+        ("yolo", {}, False),
+        ("voc", {}, True),
+        ("cvat", {"images": "copy", "cvat_format": "COCO 1.0"}, True),
+        ("cvat", {"images": "copy", "cvat_format": "YOLO 1.1"}, False),
+    ],
+)
+def test_what_is_written_is_read_again(tmp_path, to, options, holds_scores, scored):
+    split = plain_split(tmp_path / "in", scored=scored)
+    out = tmp_path / ("out.zip" if to == "cvat" else "out")
+    written(split, out, to, **options)
+    (again,) = open_splits(str(out))
+    assert plain(again) == expected(scored and holds_scores)
+    assert again.name == "val"
+    if to == "coco":
+        assert {e.id: list(e.labels) for e in again} == {
+            name: labels for name, (_, labels) in CONTENT.items()
+        }
+    for example in split:
+        ours, theirs = split.open_image(example), again.open_image(example)
+        assert np.array_equal(np.asarray(ours), np.asarray(theirs))
+
+
+def test_a_chain_of_formats_changes_nothing(tmp_path):
+    write_splits([plain_split(tmp_path / "in")], tmp_path / "0", "voc")
+    for step, to in enumerate(("yolo", "coco", "voc", "coco", "yolo"), 1):
+        options = ["--confidence"] if to == "yolo" else []
+        arguments = ["data", "convert", str(tmp_path / str(step - 1)), str(tmp_path / str(step)), "--to", to]
+        assert main([*arguments, *options]) == 0
+    (last,) = open_splits(str(tmp_path / "5"))
+    assert rounded(plain(last), 5) == rounded(expected(), 5)
+
+
+def test_an_image_with_a_bad_box_is_left_out_as_a_whole(split, tmp_path, capsys):
+    written(split, tmp_path / "a", "coco")
+    table = tmp_path / "a/annotations/instances_val.json"
+    content = json.loads(table.read_text())
+    content["annotations"][1]["bbox"][2] = 400  # of two boxes of an image
+    table.write_text(json.dumps(content))
+    assert main(["data", "convert", str(tmp_path / "a"), str(tmp_path / "b.csv"), "--to", "csv"]) == 1
+    assert "left out: " in capsys.readouterr().err
+    assert "two" not in (tmp_path / "b.csv").read_text()

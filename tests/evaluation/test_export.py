@@ -1,6 +1,9 @@
 """Exports, read by the tools they are for."""
 
+import csv
 import json
+import shutil
+import zipfile
 
 import numpy as np
 import pytest
@@ -9,6 +12,7 @@ from PIL import Image
 from heatbox.boxes.contours import heatmap_to_boxes
 from heatbox.cli.main import main
 from heatbox.config import EvaluateConfig
+from heatbox.data.open import open_splits
 from heatbox.errors import InputError
 from heatbox.evaluation.export import RunMaps, write_heatmaps
 from heatbox.evaluation.predict import evaluate
@@ -51,6 +55,37 @@ def test_coco_detections_are_read_by_pycocotools(run, tmp_path):
     ious = np.array([record["iou_cam"] for record in records(run)])
     clear = abs(ious - 0.5) > 0.05
     assert np.array(hits)[clear].tolist() == (ious >= 0.5)[clear].astype(int).tolist()
+
+
+def test_annotation_files_have_the_boxes_of_the_run(run, tmp_path):
+    arguments = ["--csv", str(tmp_path / "b.csv"), "--yolo", str(tmp_path / "y"), "--confidence"]
+    assert main(["export", str(run.folder), *arguments, "--threshold", "0.4"]) == 0
+    maps = RunMaps(run.folder, threshold=0.4)
+    with (tmp_path / "b.csv").open(newline="") as file:
+        rows = {row["image"]: row for row in csv.DictReader(file)}
+    assert list(rows) == [record["id"] for record in records(run)]
+    for record in records(run):
+        row = rows[record["id"]]
+        assert [float(row[key]) for key in ("x1", "y1", "x2", "y2")] == pytest.approx(maps.boxes(record)[0])
+        logits = np.exp(record["logits"].astype(float))
+        assert float(row["score"]) == pytest.approx(logits[record["target"]] / logits.sum(), rel=1e-5)
+        assert row["label"] == str(record["target"])
+    (split,) = open_splits(str(tmp_path / "y"))
+    assert [len(example.boxes) for example in split] == [1] * COUNT
+    assert main(["export", str(run.folder), *arguments]) == 2
+
+
+def test_annotation_files_without_the_data_set(run, tmp_path, capsys):
+    config = json.loads((run.folder / "config.json").read_text())
+    moved = tmp_path / "run"
+    shutil.copytree(run.folder, moved)
+    (moved / "config.json").write_text(json.dumps({**config, "data": str(tmp_path / "gone")}))
+    assert main(["export", str(moved), "--cvat", str(tmp_path / "c.zip")]) == 0
+    assert "the data set was not found" in capsys.readouterr().err
+    with zipfile.ZipFile(tmp_path / "c.zip") as archive:
+        assert archive.read("annotations.xml").count(b"<box ") == COUNT
+    assert main(["export", str(moved), "--yolo", str(tmp_path / "y")]) == 2
+    assert not (tmp_path / "y").exists()
 
 
 def test_boxes_in_pixels_are_the_scored_ones(run):

@@ -55,6 +55,10 @@ def lay_out(folder: Path) -> None:
     for number in range(2):
         pixels = np.random.default_rng(number).integers(0, 256, (48, 64, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(folder / "photos" / f"{number}.jpg")
+    for name in ("ant", "bee"):
+        (folder / "sorted" / name).mkdir(parents=True)
+        shutil.copyfile(folder / "photos/0.jpg", folder / "sorted" / name / "1.jpg")
+    (folder / "names.txt").write_text("bee\nant\n" + "".join(f"class {number}\n" for number in range(8)))
     evaluate = ["evaluate", "--model", "mine.py:build", "--checkpoint", "mine.pth", "--data", "birds.tar"]
     assert main([*evaluate, "--size", "64", "--out", "runs/a", "--json"]) == 0
     for name in ("runs/b", "runs/resnet50-test", "runs/mobilenet-ilsvrc-900"):

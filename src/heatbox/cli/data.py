@@ -120,7 +120,7 @@ def data_convert(
     from heatbox.data.write import write_splits
 
     problems: list[str] = []
-    written = write_splits(open_splits(source, problems.append), out, to, options, on_terminal, jobs)
+    written = write_splits(open_splits(source, problems), out, to, options, on_terminal, jobs)
     written.problems[:0] = problems
     return say_written(written)
 

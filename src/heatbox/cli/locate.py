@@ -3,47 +3,95 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
-from heatbox.cli.terminal import SOME_FAILED, say, warn_of_random_weights
+from heatbox.cli.terminal import SOME_FAILED, say, say_written, warn_of_random_weights
 from heatbox.config import LocateConfig
+from heatbox.data.formats.options import AnnotationFiles, WriteOptions, WrittenFormat
 from heatbox.errors import InputError
 
 
 def locate(
     photos: tyro.conf.Positional[tuple[Path, ...]],
     config: Annotated[LocateConfig, tyro.conf.arg(name="")],
+    files: Annotated[AnnotationFiles, tyro.conf.arg(name="")],
+    options: Annotated[WriteOptions, tyro.conf.arg(name="")],
     out: Path = Path("heatbox-boxes"),
     overlays: bool = True,
+    class_names: tuple[str, ...] = (),
+    coco: Path | None = None,
 ) -> int:
     """Localize the object in image files.
 
-    Prints one JSON object per image (file, label, score, boxes in its pixels) and writes overlay PNGs. A
-    file that cannot be read is reported and skipped; the exit code is then 1.
+    Prints one JSON object per image (file, label, score, boxes in its pixels) and writes overlay PNGs, and
+    annotation files of all images where they are requested. A file that cannot be read is reported and
+    skipped; the exit code is then 1.
 
     Args:
-        photos: Image files of any size and format.
+        photos: Image files of any size and format, and folders of them.
         config: The model, the map and the threshold.
+        files: Annotation files.
+        options: How annotations and images are written.
         out: Folder of the overlays.
         overlays: Draw overlays; --no-overlays disables them.
+        class_names: Names of the model's classes in the order of its outputs, or a file with one per line; by
+            default those that are known of the model.
+        coco: FILE.json in COCO's format with images, annotations (each with its score) and categories, or a
+            folder with the images too.
 
     Examples:
         heatbox locate photos/*.jpg --model convnext_tiny.fb_in1k --checkpoint pretrained
         heatbox locate cat.jpg --model resnet50 --checkpoint pretrained --method walk --contours all
+        heatbox locate photos/ --model mine.py:build --target folder --coco boxes.json --no-overlays
     """
-    from heatbox.inference.locate import locate_files
+    from heatbox.data.write import check_output, write_splits
+    from heatbox.inference.locate import find_images, locate_files, located_split
 
     warn_of_random_weights(config.model, config.checkpoint)
-    failures = 0
-    for line in locate_files(photos, config, out if overlays else None):
+    outputs: dict[WrittenFormat, Path] = {**({"coco": coco} if coco else {}), **files.chosen()}
+    if options.model_version is None:
+        options = replace(options, model_version=f"{config.model} {config.method}")
+    for name, path in outputs.items():
+        check_output(path, name, options, photos)
+    names = _class_names(class_names)
+    found = list(find_images(photos))
+    images = [one for one in found if isinstance(one, Path)]
+    skipped = [one for one in found if isinstance(one, InputError)]
+    lines = []
+    for error in skipped:
+        say(f"skipped: {error}")
+    for line in locate_files(images, config, out if overlays else None, names) if images or not found else ():
         if isinstance(line, InputError):
-            failures += 1
+            skipped.append(line)
             say(f"skipped: {line}")
         else:
             print(json.dumps(line), flush=True)
-    if failures:
-        say(f"{failures} of {len(photos)} images could not be used")
-    return SOME_FAILED if failures else 0
+            lines.append(line)
+    if skipped:
+        say(f"{len(skipped)} of {len(found)} images could not be used")
+    code = SOME_FAILED if skipped else 0
+    if not outputs or not lines:
+        return code
+    if any(line["name"] is None for line in lines):
+        say("note: the model's classes have no names, their numbers are written; --class-names names them")
+    split = located_split(lines, names)
+    say(f"note: names of images are relative to {split.open_image.tree.where}")  # type: ignore[attr-defined]
+    for name, path in outputs.items():
+        code = max(code, say_written(write_splits([split], path, name, options)))
+    return code
+
+
+def _class_names(given: Sequence[str]) -> list[str]:
+    """Names, or the lines of the one file that is given."""
+    if len(given) == 1 and Path(given[0]).is_file():
+        from heatbox.data.files.trees import FolderTree
+        from heatbox.data.formats.rows import read_rows
+
+        path = Path(given[0])
+        return [row.text for row in read_rows(FolderTree(path.parent), path.name)]
+    return list(given)

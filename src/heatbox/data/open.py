@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -27,6 +28,7 @@ from heatbox.data.formats import (
 )
 from heatbox.data.formats.rows import require_files
 from heatbox.data.glyphs import glyphs
+from heatbox.data.problems import LeftOut
 from heatbox.data.types import Split
 from heatbox.errors import InputError
 
@@ -165,21 +167,31 @@ def open_split(
     return found
 
 
-def open_splits(data: str, report: Report = raise_problem) -> list[Split]:
+def open_splits(data: str, problems: list[str] | None = None) -> list[Split]:
     """Open every split of a data set, or the one that is named.
 
     Args:
         data: as for `open_split`; without a name, all splits are opened.
-        report: receives each problem with a row, which is then skipped; by default the first one is raised.
+        problems: receives the problems with rows and images, which are then left out; by default the first
+            one is raised.
 
     Raises:
-        InputError: as for `open_split`.
+        InputError: as for `open_split`; or no image of a split is left.
     """
     path, name = _path_and_split(data)
     if name or _glyphs(data, "test") is not None:
-        return [open_split(data, report=report)]
+        return [_without_bad(lambda report: open_split(data, report=report), problems)]
     data_set = open_data_set(path)
-    return [data_set.load(split, report) for split in data_set.splits]
+    return [_without_bad(partial(data_set.load, split), problems) for split in data_set.splits]
+
+
+def _without_bad(load: Callable[[Report], Split], problems: list[str] | None) -> Split:
+    if problems is None:
+        return load(raise_problem)
+    left_out = LeftOut()
+    split = left_out.filter(load(left_out), boxes=False)
+    problems += left_out.problems
+    return split
 
 
 def _open_split(data: str, metadata: str | Path | None, num_classes: int | None, report: Report) -> Split:

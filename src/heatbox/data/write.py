@@ -97,15 +97,12 @@ def write_splits(
         >>> write_splits([glyphs("test", 5)], "shapes", "yolo").images  # doctest: +SKIP
         5
     """
-    if to not in WRITERS:
-        raise InputError(f"format is {to!r}, expected one of {', '.join(WRITERS)}")
-    writer, out, options, written = WRITERS[to], Path(out), options or WriteOptions(), Written(Path(out))
-    single = writer.files is not None and out.suffix.lower() == writer.suffix
-    options = _with_images(options, to, single)
+    out, places = Path(out), [_place(split) for split in splits]
+    options, single = check_output(out, to, options or WriteOptions(), places)
+    writer, written = WRITERS[to], Written(out)
     if single and len(splits) != 1:
         names = ", ".join(split.name for split in splits)
         raise InputError(f"{out}: a file holds one split, not {names}; name one as PATH:SPLIT")
-    _check_output(splits, out, to, options, single)
     if not any(map(len, splits)):
         raise InputError(f"{', '.join(split.name for split in splits)}: has no image that could be written")
     splits = _with_folder_names(_with_shared_classes(splits, written.notes))
@@ -126,27 +123,40 @@ def write_splits(
 # ------------------------------------------------------------------------------------------- the output
 
 
-def _with_images(options: WriteOptions, to: str, single: bool) -> WriteOptions:
-    """The options with the choice of images made, if it can be met."""
-    writer = WRITERS[to]  # type: ignore[index]
-    images = options.images or ("none" if single or writer.is_archive else "link")
+def check_output(
+    out: Path, to: WrittenFormat, options: WriteOptions, places: Sequence[str | Path] = ()
+) -> tuple[WriteOptions, bool]:
+    """Validate an output, before a computation whose result could not be written.
+
+    Args:
+        out: the output, as for `write_splits`.
+        to: the format.
+        options: of the writer.
+        places: folders of the images; "" for images that are in no folder.
+
+    Returns:
+        the options with the choice of images made, and whether the output is a single file without images.
+
+    Raises:
+        InputError: an unknown format, an output of the wrong kind, one that exists or contains the images,
+            or a choice of images that the format does not have.
+    """
+    if to not in WRITERS:
+        raise InputError(f"format is {to!r}, expected one of {', '.join(WRITERS)}")
+    writer = WRITERS[to]
+    single = writer.files is not None and out.suffix.lower() == writer.suffix
+    is_file = single or writer.is_archive
+    if not single and (writer.write is None or writer.is_archive):
+        suffix = ".zip" if writer.is_archive else writer.suffix
+        if out.suffix.lower() != suffix:
+            raise InputError(f"{out}: {to} is written to a file, expected a name that ends in {suffix}")
+    images = options.images or ("none" if is_file else "link")
     if single and images != "none":
         raise InputError(f"--images {images}: a {writer.suffix} file holds no images, expected none")
     if writer.is_archive and images == "link":
         raise InputError("--images link: an archive cannot link images, expected copy or none")
     if to == "yolo" and images == "none":
         raise InputError("--images none: YOLO finds labels by the place of the images, expected link or copy")
-    return dataclasses.replace(options, images=images)
-
-
-def _check_output(splits: Sequence[Split], out: Path, to: str, options: WriteOptions, single: bool) -> None:
-    """Raise an `InputError` if the output is of the wrong kind, exists, or is the data set itself."""
-    writer = WRITERS[to]  # type: ignore[index]
-    if not single and (writer.write is None or writer.is_archive):
-        suffix = ".zip" if writer.is_archive else writer.suffix
-        if out.suffix.lower() != suffix:
-            raise InputError(f"{out}: {to} is written to a file, expected a name that ends in {suffix}")
-    is_file = single or writer.is_archive
     if out.exists() and out.is_dir() == is_file:
         found, wanted = ("folder", "file") if is_file else ("file", "folder")
         raise InputError(f"{out}: is a {found}, expected a {wanted}")
@@ -154,10 +164,10 @@ def _check_output(splits: Sequence[Split], out: Path, to: str, options: WriteOpt
     taken = [path for path in (out, *more) if path.exists() and (is_file or any(path.iterdir()))]
     if taken and not options.overwrite:
         raise InputError(f"{taken[0]}: exists; choose another output or pass --overwrite")
-    for split in splits:
-        place = Path(_place(split) or "/dev/null").resolve()
+    for place in [Path(place).resolve() for place in places if str(place)]:
         if not is_file and place.exists() and place.is_relative_to(out.resolve()):
             raise InputError(f"{out}: contains the data set that is to be written, choose another output")
+    return dataclasses.replace(options, images=images), single
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Results of a run in the formats of other tools: COCO detections, .npy heatmaps, overlay images."""
+"""Results of a run in the formats of other tools: boxes, COCO detections, .npy heatmaps, overlay images."""
 
 from __future__ import annotations
 
@@ -9,12 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
-from heatbox._utils.io import made_folder, to_json, write_atomically
+from heatbox._utils.io import made_folder, write_atomically
 from heatbox._utils.progress import Track, silent
 from heatbox.boxes.contours import Protocol, check_threshold
 from heatbox.boxes.ops import REFERENCE_SIDE
-from heatbox.data.types import Split
+from heatbox.data.formats.coco import to_coco, to_coco_results
+from heatbox.data.formats.output import json_text
+from heatbox.data.types import Example, Split
 from heatbox.errors import InputError
 from heatbox.evaluation.run import MASK, Record, Run
 from heatbox.evaluation.summary import own_maps
@@ -68,12 +71,57 @@ class RunMaps:
         return map_to_boxes(record[f"map_{self.method}"], size, self.threshold, protocol=self.protocol)
 
 
+def predicted_split(
+    maps: RunMaps, split: Split | None = None, class_names: Sequence[str] = (), track: Track = silent
+) -> Split:
+    """The boxes of a run as a split of predictions, which `heatbox.data.write_splits` writes.
+
+    A box has the class that its map was made for, and as score the probability of that class.
+
+    Args:
+        maps: the maps.
+        split: the images of the run; without it, the result has none to open.
+        class_names: names of the categories; those that are missing are numbers.
+        track: how to show progress.
+
+    Raises:
+        InputError: the run does not have the sizes of its images, and there is no split to open them.
+    """
+    examples, classes = [], 0
+    images = {example.id: example for example in split or ()}
+    for record in track(maps.records(), "boxes", len(maps.run)):
+        classes = max(classes, len(record["logits"]))
+        size = (record["width"], record["height"])
+        if 0 in size and (split is None or record["id"] not in images):
+            raise InputError(f"{maps.run.folder}: does not have the size of {record['id']!r}, nor its image")
+        if 0 in size and split is not None:  # data sets with masks do not list sizes
+            size = split.open_image(images[record["id"]]).size
+        boxes = maps.boxes(record, size).astype(np.float64)
+        scores = np.full(len(boxes), _probability(record["logits"], record["target"]))
+        examples.append(Example(record["id"], record["target"], size, boxes, box_scores=scores))
+    names = [*map(str, class_names), *map(str, range(len(class_names), classes))]
+    return Split("predictions", examples, names, split.open_image if split else _no_image)
+
+
+def _true_split(maps: RunMaps, class_names: Sequence[str]) -> Split:
+    """The ground truth in the records of a run."""
+    examples = [
+        Example(record["id"], record["label"], (record["width"], record["height"]), record["boxes"])
+        for record in maps.records()
+    ]
+    return Split("truth", examples, class_names, _no_image)
+
+
+def _no_image(example: Example) -> Image.Image:
+    raise InputError(f"image {example.id!r} was not found")
+
+
 def write_coco(maps: RunMaps, path: Path, class_names: Sequence[str] = (), track: Track = silent) -> Path:
     """Write boxes as COCO detections, and the images and ground truth as a second file.
 
     A detection has image_id (the index of the image in the run, from 1), category_id (the class its map was
-    made for), bbox [x, y, width, height] in pixels of the image, and as score the probability of that class.
-    An image whose map has no pixel above the threshold has no detection.
+    made for, from 0), bbox [x, y, width, height] in pixels of the image, and as score the probability of that
+    class. An image whose map has no pixel above the threshold has no detection.
 
     Args:
         maps: the maps.
@@ -92,31 +140,11 @@ def write_coco(maps: RunMaps, path: Path, class_names: Sequence[str] = (), track
             f"{maps.run.folder}: was scored against masks, and COCO's ground truth would have no box; "
             "--npy and --overlays work"
         )
-    detections: list[dict[str, Any]] = []
-    images: list[dict[str, Any]] = []
-    truth: list[dict[str, Any]] = []
-    classes = 0
-    for number, record in enumerate(track(maps.records(), "boxes", len(maps.run)), 1):
-        classes = len(record["logits"])
-        size = {"width": record["width"], "height": record["height"]}
-        images.append({"id": number, "file_name": record["id"], **size})
-        place = {"image_id": number, "category_id": record["target"]}
-        score = _probability(record["logits"], record["target"])
-        for box in maps.boxes(record):
-            detections.append({**place, "bbox": _corner_and_size(box), "score": score})
-        for one in record["boxes"]:
-            corners = _corner_and_size(one)
-            extra = {"area": corners[2] * corners[3], "iscrowd": 0, "category_id": record["label"]}
-            truth.append({"id": len(truth) + 1, **place, "bbox": corners, **extra})
-    categories = [
-        {"id": index, "name": str(class_names[index]) if index < len(class_names) else str(index)}
-        for index in range(max(classes, len(class_names)))
-    ]
-    annotations = path.parent / f"{path.stem}-truth.json"
+    found = predicted_split(maps, None, class_names, track)
+    truth = to_coco(_true_split(maps, found.class_names), first_category=0)
     made_folder(path.parent)
-    write_atomically(path, to_json(detections).encode())
-    content = {"info": {}, "images": images, "annotations": truth, "categories": categories}
-    return write_atomically(annotations, to_json(content).encode())
+    write_atomically(path, json_text(to_coco_results(found, first_category=0)).encode())
+    return write_atomically(path.parent / f"{path.stem}-truth.json", json_text(truth).encode())
 
 
 def write_heatmaps(maps: RunMaps, folder: Path, track: Track = silent) -> None:
@@ -169,11 +197,6 @@ def write_overlays(
 def _probability(logits: np.ndarray, target: int) -> float:
     shifted = np.exp(logits.astype(np.float64) - logits.max())
     return float(shifted[target] / shifted.sum())
-
-
-def _corner_and_size(box: np.ndarray) -> list[float]:
-    x1, y1, x2, y2 = (float(value) for value in box)
-    return [x1, y1, x2 - x1, y2 - y1]
 
 
 def _inside(folder: Path, name: str) -> Path:

@@ -1,39 +1,53 @@
-"""Boxes and overlays of image files: the lines that `heatbox locate` prints."""
+"""Boxes and overlays of image files: the lines that `heatbox locate` prints, and the split that it writes."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+import os
+import warnings
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from heatbox.config import LocateConfig
-from heatbox.data.files.images import decode_for_network, picture_size, shown_image
-from heatbox.errors import InputError
+from heatbox.data.files.images import (
+    TreeImages,
+    decode_for_network,
+    header_size,
+    images_among,
+    picture_size,
+    shown_image,
+)
+from heatbox.data.files.trees import FolderTree
+from heatbox.data.types import Example, Split
+from heatbox.errors import AssumptionWarning, InputError
 from heatbox.inference.localizer import Localizer
 from heatbox.maps.registry import with_seed
+from heatbox.models.classes import match_classes
 from heatbox.visualization.overlay import FOUND_COLOUR, draw_boxes, overlay, save_png
 
 Line = dict[str, Any]
 
 
 def locate_files(
-    files: Sequence[Path], config: LocateConfig, out: Path | None = None
+    files: Sequence[Path], config: LocateConfig, out: Path | None = None, class_names: Sequence[str] = ()
 ) -> Iterator[Line | InputError]:
     """Localize the object of each image file.
 
     Args:
-        files: image files of any size and format.
+        files: image files of any size and format; see `find_images` for folders.
         config: the model, the map and the threshold; see also `heatbox.create_model` and `heatbox.Localizer`.
         out: folder for overlays; None draws none.
+        class_names: names of the model's classes, in the order of its outputs; by default those that are
+            known of the model.
 
     Yields:
         for each file a dictionary for JSON, or the error because of which it was skipped.
 
     Raises:
-        InputError: no file, an unknown model or method, a class that the model does not have, or an overlay
-            that cannot be written.
+        InputError: no file, an unknown model or method, a class that the model does not have, class names of
+            another number, folders whose names are none of its classes, or an overlay that cannot be written.
     """
     if not files:
         raise InputError("no image was named, expected one or more image files")
@@ -47,10 +61,13 @@ def locate_files(
         preprocess=config.preprocess(model),
         protocol=config.protocol,
     )
-    if target is not None and not 0 <= target < localizer.view.num_classes:
-        last = localizer.view.num_classes - 1
-        raise InputError(f"class {target} is out of range: the model has classes 0 to {last}")
-    names = config.class_names(model, localizer.view.num_classes)
+    number = localizer.view.num_classes
+    if isinstance(target, int) and not 0 <= target < number:
+        raise InputError(f"class {target} is out of range: the model has classes 0 to {number - 1}")
+    if class_names and len(class_names) != number:
+        raise InputError(f"there are {len(class_names)} class names, but the model has {number} classes")
+    names = class_names or config.class_names(model, number)
+    targets = _folder_targets(files, names, number) if target == "folder" else {}
     settings = {"model": config.model, "method": method, "threshold": config.threshold}
     used: set[str] = set()
     inputs = {file.resolve() for file in files}
@@ -60,14 +77,15 @@ def locate_files(
         except InputError as error:
             yield error
             continue
-        found = localizer([image], None if target is None else [target])
+        wanted = targets[_folder_name(file)] if target == "folder" else target
+        found = localizer([image], None if wanted is None else [wanted])
         label, (width, height) = int(found.targets[0]), picture_size(image)
         line = {
             "file": str(file),
             "width": width,
             "height": height,
             "label": label,
-            "name": names[label] if label < len(names) else None,
+            "name": _folder_name(file) if targets else names[label] if label < len(names) else None,
             "score": round(float(found.scores()[0]), 6),
             "boxes": np.round(found.boxes[0], 2).tolist(),
             **settings,
@@ -83,6 +101,26 @@ def locate_files(
         yield line
 
 
+def _folder_name(file: Path) -> str:
+    """The name of the folder that contains a file."""
+    return file.absolute().parent.name
+
+
+def _folder_targets(files: Iterable[Path], names: Sequence[str], number: int) -> Mapping[str, int]:
+    """Name of a folder → class of the network."""
+    folders = sorted({_folder_name(file) for file in files})
+    match = match_classes(folders, names, number)
+    if match.by == "order":
+        pairs = zip(folders, match.positions, strict=True)
+        order = ", ".join(f"{position} is {name}" for name, position in pairs)
+        warnings.warn(
+            f"the names of the network's classes are unknown; assumed: {order}",
+            AssumptionWarning,
+            stacklevel=3,
+        )
+    return dict(zip(folders, match.positions, strict=True))
+
+
 def _free_name(out: Path, file: Path, used: set[str], inputs: Collection[Path]) -> Path:
     """OUT/STEM.png, with a number where two images share a name, or where it is one of the inputs."""
     name, again = f"{file.stem}.png", 1
@@ -91,3 +129,72 @@ def _free_name(out: Path, file: Path, used: set[str], inputs: Collection[Path]) 
         name = f"{file.stem}-{again}.png"
     used.add(name)
     return out / name
+
+
+# ------------------------------------------------------------------------------------- files and annotations
+
+
+def find_images(paths: Iterable[Path]) -> Iterator[Path | InputError]:
+    """The image files that some paths name: files themselves, and the images in folders, at any depth.
+
+    In a folder, hidden files and what macOS leaves in archives do not count. A file without an ending counts
+    if it is an image.
+
+    Yields:
+        in the order of the paths, sorted within a folder; an error for a folder without images.
+    """
+    for path in paths:
+        if not path.is_dir():
+            yield path
+            continue
+        visible = [name for name in FolderTree(path).walk() if not _is_hidden(name)]
+        named = set(images_among(visible))
+        found = [name for name in visible if name in named or _is_unnamed_image(path, name)]
+        yield from (path / name for name in found)
+        if not found:
+            yield InputError(f"{path}: is a folder without images")
+
+
+def _is_hidden(name: str) -> bool:
+    return any(part.startswith(".") or part == "__MACOSX" for part in name.split("/"))
+
+
+def _is_unnamed_image(folder: Path, name: str) -> bool:
+    """Whether a file without ending is an image."""
+    try:
+        return "." not in name.rpartition("/")[2] and min(header_size(folder / name, name)) > 0
+    except InputError:
+        return False
+
+
+class _NamedFiles(FolderTree):
+    """Files that the user named, so that links among them may lead anywhere."""
+
+    def source(self, name: str) -> Path:
+        """The path of a file."""
+        return self.root / name
+
+
+def located_split(lines: Sequence[Line], class_names: Sequence[str] = ()) -> Split:
+    """What `locate_files` found, as a split of predictions, for `heatbox.data.write_splits`.
+
+    Ids are paths below the innermost folder that contains all images. Without class names, the classes are
+    those that were localized, in the order of the network's outputs, by their names in the lines or by their
+    numbers.
+
+    Args:
+        lines: the lines of images; not empty.
+        class_names: names of all classes of the model.
+    """
+    by_file = {Path(os.path.abspath(line["file"])): line for line in lines}
+    root = Path(os.path.commonpath([file.parent for file in by_file]))
+    found = sorted({(line["label"], line["name"] or str(line["label"])) for line in lines})
+    examples = []
+    for file, line in by_file.items():
+        name = line["name"] or str(line["label"])
+        label = line["label"] if class_names else found.index((line["label"], name))
+        boxes = np.array(line["boxes"], dtype=np.float64).reshape(-1, 4)
+        scores = np.full(len(boxes), line["score"], dtype=np.float64)
+        size = (line["width"], line["height"])
+        examples.append(Example(file.relative_to(root).as_posix(), label, size, boxes, box_scores=scores))
+    return Split("all", examples, class_names or [name for _, name in found], TreeImages(_NamedFiles(root)))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -174,6 +174,12 @@ class UnionTree(Tree):
 def join(folder: str, name: str) -> str:
     """The path of a file or folder in a folder, "" being the root."""
     return f"{folder}/{name}" if folder and name else folder or name
+
+
+def common_folder(names: Iterable[str]) -> str:
+    """The innermost folder that contains all of some files, "" for the root."""
+    folders = {name.rpartition("/")[0] for name in names}
+    return os.path.commonpath(folders).replace("\\", "/") if folders and "" not in folders else ""
 
 
 def below(tree: Tree, folder: str) -> Tree:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from heatbox.data.files.images import TreeImages, image_size, is_image
-from heatbox.data.files.trees import Report, Tree, join
+from heatbox.data.files.trees import Report, Tree, common_folder, join
 from heatbox.data.formats.names import cleaned, locate_images
 from heatbox.data.formats.options import WriteOptions
 from heatbox.data.formats.output import (
@@ -81,7 +81,7 @@ def split_names(tree: Tree) -> tuple[str, ...]:
 
 
 def load_split(tree: Tree, name: str, report: Report) -> Split:
-    """Read a split; labels are the class numbers.
+    """Read a split; labels are the class numbers, ids are paths below the folder of the split's images.
 
     Raises:
         InputError: naming file and row: a folder that is missing, a row of another form, a class without
@@ -97,17 +97,19 @@ def load_split(tree: Tree, name: str, report: Report) -> Split:
     if not labels:
         expected = tree.describe(_label_candidates(next(iter(images)))[0])
         raise InputError(f"{content.where}: no image of split {name!r} has a text file, expected {expected}")
+    folder = common_folder(images)
     table: dict[str, Annotation] = {}
     largest = -1
     for image in images:
-        with skipping(report, image):
-            annotation = table[image] = Annotation(tree.describe(labels.get(image, image)))
+        key = image.removeprefix(f"{folder}/")
+        with skipping(report, key):
+            annotation = table[key] = Annotation(tree.describe(labels.get(image, image)))
             if image in labels:
                 annotation.size = image_size(tree, image)
-                largest = max(largest, _read_labels(tree, labels[image], annotation, content, report, image))
+                largest = max(largest, _read_labels(tree, labels[image], annotation, content, report, key))
     names = content.names
     numbers = [str(label) for label in range(largest + 1)] if names is None else names
-    split = annotated_split(name, table, numbers, TreeImages(tree), report)
+    split = annotated_split(name, table, numbers, TreeImages(tree, folder), report)
     return split if names is not None else _unnamed(split)
 
 
