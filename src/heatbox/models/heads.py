@@ -49,7 +49,7 @@ _FINAL = {
 _RESHAPING = ("view", "unsafe_view", "squeeze", "unsqueeze", "clone", "alias", "detach", "to_copy", "expand")
 _SQUASHING = ("sigmoid", "hardsigmoid", "tanh", "erf")
 _ATTENTION = ("softmax", "safe_softmax", "native_multi_head_attention", "transformer_encoder_layer_fwd")
-_MOST_ATTENTION = 2
+_MOST_ATTENTION = 1
 """Most layers of attention that pool a feature map; more of them are a network of their own."""
 
 _MOST_BRANCHES = 64
@@ -567,8 +567,13 @@ class RecordedHead:
         self._parts: list[Part] = []
         found = find_feature_maps(graph, target)
         if not found and not small:
-            self.reason = "its logits are computed from more than its last feature map"
             found = [one for one in graph.dominators(target) if one and graph.layout(one) is not None][:1]
+            layers = sum(one.name in _ATTENTION for one in graph.between(found[0], target)) if found else 0
+            self.reason = (
+                f"its logits are read from its last feature map through {layers} layers of attention"
+                if layers > _MOST_ATTENTION
+                else "its logits are computed from feature maps of several depths, not all of them by a head"
+            )
         if not found:
             raise NoFeatureMap(f"{model_name(model)} computes its logits from no feature map")
         self.classifier = graph.layer_of(target)

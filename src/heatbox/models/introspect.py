@@ -652,7 +652,7 @@ def _find_head(model: nn.Module, select: Select, size: Sequence[int] | None) -> 
     channels, *own = input_size(model)
     wanted = own if size is None else size
     sides = [(wanted[0], wanted[1]), (own[0], own[1]), *((side, side) for side in _USUAL_SIDES)]
-    failure = ""
+    failure, only = "", None
     for side in dict.fromkeys([(64, 64), *sides]):
         recorder = Recorder(keep=False)
         shape = (channels, side[0], side[1])
@@ -672,11 +672,15 @@ def _find_head(model: nn.Module, select: Select, size: Sequence[int] | None) -> 
         folded = _find_chain(model, select, calls, output, images)
         if folded is not None:
             return folded
+        more = _noise(model, shape, 1)
         try:
-            return RecordedHead(model, select, graph, target, _noise(model, shape, 1), small=side == (64, 64))
+            return RecordedHead(model, select, graph, target, more, small=side == (64, 64))
         except NoFeatureMap:
             if side != (64, 64):
                 raise
+            only = (graph, target, more)  # perhaps the one size that the model accepts
+    if only is not None:
+        return RecordedHead(model, select, *only, small=False)
     raise InputError(failure)
 
 
