@@ -2,12 +2,16 @@
 
 import pytest
 import torch
+import torchvision
 from torch import nn
+from torchvision.models.resnet import Bottleneck
 
 from heatbox.errors import InputError
+from heatbox.inference.localizer import Localizer
+from heatbox.maps.registry import MapInputs, check_requirements, find_method, requirements_of
 from heatbox.models.factory import create_model
 from heatbox.models.introspect import ClassifierView
-from heatbox.models.stages import SHIFTS, shifted_copies, stitched
+from heatbox.models.stages import BLOCKS, SHIFTS, shifted_copies, stitched
 
 NETWORKS = [
     "mobilenetv1_100",
@@ -144,3 +148,135 @@ def test_networks_whose_last_stage_cannot_be_run_alone():
     one_stage = nn.Sequential(nn.Conv2d(3, 4, 8, 8), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))
     with pytest.raises(InputError, match="no feature map of twice"):
         ClassifierView(one_stage).extract(images, sharp=True)
+
+
+# ------------------------------------------------------------------------------------- other layouts
+
+
+def disturbed(model):
+    """A network in eval mode whose constant weights, such as norms and layer scales, are random."""
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for values in model.parameters():
+            if values.ndim < 2:
+                values.add_(0.2 * torch.randn(values.shape, generator=generator))
+    return model.eval()
+
+
+def small_swin():
+    return torchvision.models.SwinTransformer(
+        patch_size=[4, 4], embed_dim=16, depths=[1, 1, 2, 1], num_heads=[1, 2, 2, 4], window_size=[4, 4],
+        num_classes=5,
+    )  # fmt: skip
+
+
+def walked_by_hand(seed, middle):
+    """Two steps of the walk from the definition in docs/walk.md, for one image at a time."""
+    maps = []
+    for index in range(len(seed)):
+        affinity = 0
+        for features in middle:
+            x = torch.nn.functional.adaptive_avg_pool2d(features[index], seed.shape[1:]).flatten(1).double()
+            x = x - x.mean(1, keepdim=True)
+            deviation = x.std(1, correction=0, keepdim=True)
+            x = x / (deviation + 0.1 * deviation.mean())
+            x = x / x.norm(dim=0, keepdim=True)
+            affinity = affinity + (x.T @ x).clamp_min(0)
+        value = seed[index].flatten().double()
+        for _ in range(2):
+            value = affinity @ value / affinity.sum(1)
+        maps.append(value.view(seed.shape[1:]).float())
+    return torch.stack(maps)
+
+
+def test_the_walk_of_a_network_with_channels_last():
+    model, images = disturbed(small_swin()), torch.randn(2, 3, 224, 224)
+    with torch.no_grad():
+        stages = [model.features[:depth](images).permute(0, 3, 1, 2) for depth in (4, 6)]
+        large = torch.nn.functional.interpolate(images, scale_factor=2, mode="bicubic", align_corners=False)
+        last = model.norm(model.features(large))  # (B, h, w, C)
+        seed = torch.stack([last[index] @ model.head.weight[target] for index, target in enumerate([3, 1])])
+    view = ClassifierView(model)
+    output = view.extract(images)
+    for found, wanted in zip(output.middle, stages, strict=True):
+        torch.testing.assert_close(found, wanted)
+    inputs = MapInputs.from_output(output, view, images, torch.tensor([3, 1]))
+    with torch.no_grad():
+        maps = find_method("walk")(inputs)
+    torch.testing.assert_close(maps, walked_by_hand(seed, stages), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["test_vit", "test_vit2", "test_vit3", "eva02_tiny_patch14_224"])
+def test_middle_maps_of_token_models_are_the_patch_tokens_of_inner_blocks(name):
+    model = disturbed(create_model(name))
+    images = torch.randn(2, *model.pretrained_cfg["input_size"])
+    blocks = len(model.blocks)
+    chosen = [round(depth * (blocks - 1)) for depth in BLOCKS]
+    with torch.no_grad():
+        wanted = model.forward_intermediates(images, indices=chosen, norm=False, intermediates_only=True)
+        found = ClassifierView(model).extract(images).middle
+    assert len(found) == 2
+    for one, other in zip(found, wanted, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_tokens_of_a_grid_that_is_not_square():
+    model = disturbed(create_model("test_vit", img_size=(96, 160), dynamic_img_size=True))
+    model.pretrained_cfg = dict(model.pretrained_cfg, input_size=(3, 96, 160))
+    view = ClassifierView(model)
+    for size, grid in [((96, 160), (6, 10)), ((128, 64), (8, 4))]:
+        images = torch.randn(2, 3, *size)
+        with torch.no_grad():
+            tokens = model.forward_features(images)[:, model.num_prefix_tokens :]
+            features, _ = view(images)
+        torch.testing.assert_close(features, tokens.transpose(1, 2).unflatten(2, grid))
+
+
+def test_the_walk_of_a_token_model_starts_at_its_own_resolution():
+    view = ClassifierView(disturbed(create_model("test_vit")))
+    assert view.is_isotropic
+    requirements = requirements_of(["walk:pc1"], view)
+    assert not requirements.larger
+    check_requirements(view, requirements)
+    images = torch.randn(2, 3, 160, 160)
+    output = view.extract(images)
+    inputs = MapInputs.from_output(output, view, images, torch.tensor([0, 1]))
+    with torch.no_grad():
+        maps = find_method("walk:pc1")(inputs)
+        wanted = walked_by_hand(find_method("pc1")(inputs), output.middle)
+    torch.testing.assert_close(maps, wanted, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("make", "boundary"),
+    [
+        (lambda: torchvision.models.ResNet(Bottleneck, [1, 1, 1, 1], num_classes=3), "layer3"),
+        (lambda: torchvision.models.regnet_x_400mf(num_classes=3), "trunk_output.block3"),
+        (lambda: torchvision.models.shufflenet_v2_x0_5(num_classes=3), "stage3"),
+    ],
+)
+def test_the_last_stage_of_torchvisions_networks(make, boundary):
+    torch.manual_seed(0)
+    model = disturbed(make())
+    view = ClassifierView(model)
+    names = {module: name for name, module in model.named_modules()}
+    assert names[view.last_stage_input.module] == boundary
+    images = torch.randn(2, 3, 224, 224)
+    with torch.no_grad():
+        output = view.extract(images, sharp=True)
+    row, column = view.sharp_offset((224, 224))
+    torch.testing.assert_close(output.sharp[:, :, row::2, column::2], output.features, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: create_model("visformer_tiny"),
+        lambda: nn.Sequential(
+            nn.Conv2d(3, 8, 16, 16), nn.ReLU(), nn.AvgPool2d(14), nn.Flatten(), nn.Linear(8, 3)
+        ),
+    ],
+)
+def test_networks_of_one_size_are_refused_before_anything_is_computed(make):
+    with pytest.raises(InputError, match=r"only runs on images of its own size|no feature map before"):
+        Localizer(make(), "walk")

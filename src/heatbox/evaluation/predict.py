@@ -40,6 +40,7 @@ from heatbox.maps.registry import (
     Requirements,
     check_requirements,
     find_method,
+    named_for,
     requirements_of,
     run_model,
     with_seed,
@@ -83,6 +84,8 @@ def evaluate(
     _check_numbers(config)
     view = ClassifierView(config.build() if model is None else config.to_device(model))
     config.preprocess(view.model)  # a size or mean that no input can have is reported here
+    methods = tuple(named_for(view, name) for name in methods)
+    config = dataclasses.replace(config, method=methods)
     check_requirements(view, requirements_of(methods, view))
     inner = dataclasses.replace(
         config, data=config.fullsup or "", metadata=config.fullsup_metadata, fullsup=None

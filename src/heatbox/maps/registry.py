@@ -7,6 +7,7 @@ function of `MapInputs`, registered in `METHODS`.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -17,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from heatbox._utils.plugins import is_plugin, load_function
-from heatbox.errors import InputError
+from heatbox.errors import AssumptionWarning, InputError
 from heatbox.maps.baselines import with_centre_prior
 from heatbox.maps.cam import Signs, cam
 from heatbox.maps.gradcam import GRADIENT_METHODS, gradient_map, tool_class
@@ -144,7 +145,16 @@ METHODS: dict[str, Method] = {
 }
 """Name of a method → its function."""
 
+
+def _patch_tokens(inputs: MapInputs) -> Tensor:
+    if inputs.view.exact:
+        raise InputError(f"{model_name(inputs.view.model)} reads no class token: its class map is cam")
+    return _class_map(inputs)
+
+
+PATCH_TOKENS = "patch-tokens"
 TOKEN_METHODS: dict[str, Method] = {
+    PATCH_TOKENS: _patch_tokens,
     "attention": lambda inputs: inputs.view.attention(inputs.features, inputs.targets),
 }
 """Methods for models that read their logits from a class token."""
@@ -201,6 +211,29 @@ def with_seed(method: str, seed: str) -> str:
     return name + f":{seed}" + method[len(name) :] if name in WALKS and seed != SEED else method
 
 
+def named_for(view: ClassifierView, method: str) -> str:
+    """The name of a method for a model: what is not exact is not called a class activation map.
+
+    For a model that reads its logits from a class token "cam" becomes "patch-tokens", and a walk from it
+    "walk:patch-tokens".
+
+    Warns:
+        AssumptionWarning: the name was changed.
+    """
+    name = method.removesuffix(CENTRE_PRIOR)
+    base, _, seed = name.partition(":")
+    if view.exact or view.reason or SEED not in (name, seed or (SEED if base in WALKS else None)):
+        return method
+    other = (f"{base}:{PATCH_TOKENS}" if base in WALKS else PATCH_TOKENS) + method[len(name) :]
+    warnings.warn(
+        f"{model_name(view.model)} reads its logits from a class token, so there is no exact class map: "
+        f"{method} is the approximation {other}",
+        AssumptionWarning,
+        stacklevel=2,
+    )
+    return other
+
+
 def requirements_of(methods: Iterable[str | MapFunction], view: ClassifierView | None = None) -> Requirements:
     """The requirements of several methods together.
 
@@ -216,7 +249,7 @@ def requirements_of(methods: Iterable[str | MapFunction], view: ClassifierView |
         middle=any(walk.middle for walk in walks),
         sharp=any(walk.sharp for walk in walks),
         larger=any(walk.larger for walk in walks),
-        class_map=any(name.startswith(SEED) for name in sources),
+        class_map=any(name.startswith(SEED) or name == PATCH_TOKENS for name in sources),
     )
     return replace(found, larger=False) if found.larger and view is not None and view.is_isotropic else found
 
@@ -239,7 +272,7 @@ def check_requirements(view: ClassifierView, requirements: Requirements) -> None
     if requirements.larger and not view.accepts(ENLARGED):
         raise InputError(
             f"{name} only runs on images of its own size, so there is no walk, whose seed is the map of an "
-            f"image of {ENLARGED} times the side; walk-one-pass needs none"
+            f"image of {ENLARGED} times the side"
         )
     if requirements.sharp:
         _ = view.last_stage_input  # raises

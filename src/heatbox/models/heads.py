@@ -766,7 +766,9 @@ class RecordedHead:
             self.kind = "attention pooling"
         elif not self.uniform:
             self.kind = "positional weights"
-        elif bool(((slopes[0][:, :, 0, 0] != 0).sum(1) <= 1).all()) and slopes[0].shape[1] > 1:
+        elif slopes[0].shape[1] == self.num_classes > 1 and bool(
+            ((slopes[0][:, :, 0, 0] != 0).sum(1) == 1).all()
+        ):
             self.kind = "class map"
         else:
             self.kind = "class weights"

@@ -43,7 +43,7 @@ from heatbox.models.heads import (
     weighted_sum,
 )
 from heatbox.models.outputs import select_output
-from heatbox.models.recording import Recorder
+from heatbox.models.recording import Recorder, unrecorded
 from heatbox.models.spec import as_input, eval_mode, input_size, model_name, unchanged, unwrap
 from heatbox.models.stages import (
     FeatureHook,
@@ -589,7 +589,7 @@ def _is_unit(module: nn.Module) -> bool:
 
 
 @contextmanager
-def _traced(model: nn.Module, recorder: Recorder) -> Iterator[list[Call]]:
+def _traced(model: nn.Module) -> Iterator[list[Call]]:
     """A list of all calls of leaf modules in a forward pass inside, in order.
 
     The output of a BatchNorm is recorded without an activation that it may include; that activation is a
@@ -599,14 +599,14 @@ def _traced(model: nn.Module, recorder: Recorder) -> Iterator[list[Call]]:
     entered: list[tuple[Tensor, int]] = []
 
     def enter(module: nn.Module, args: tuple[object, ...]) -> None:
-        with recorder.pause():
+        with unrecorded():
             value = args[0].clone() if args and isinstance(args[0], Tensor) else torch.empty(0)
         entered.append((value, len(calls)))
 
     def leave(module: nn.Module, args: tuple[object, ...], output: object) -> None:
         value, position = entered.pop()
         if isinstance(output, Tensor) and value.numel():
-            with recorder.pause():
+            with unrecorded():
                 plain = plain_batch_norm(module, value) if isinstance(module, BATCH_NORM) else output.clone()
             calls.insert(position, Call(module, value, plain))
 
@@ -658,7 +658,7 @@ def _find_head(model: nn.Module, select: Select, size: Sequence[int] | None) -> 
         shape = (channels, side[0], side[1])
         images = _noise(model, shape, 0)
         try:
-            with _traced(model, recorder) as calls:
+            with _traced(model) as calls:
                 graph, target, output = record_graph(model, select, images, recorder)
         except InputError:
             raise

@@ -159,6 +159,19 @@ class Operation:
         return str(self.function.overloadpacket.__name__).strip("_")
 
 
+_paused: list[None] = []
+
+
+@contextmanager
+def unrecorded() -> Iterator[None]:
+    """A context in which no recorder records; for what hooks compute."""
+    _paused.append(None)
+    try:
+        yield
+    finally:
+        _paused.pop()
+
+
 class Recorder(TorchDispatchMode):
     """Records the operations that are dispatched while it is active.
 
@@ -169,22 +182,12 @@ class Recorder(TorchDispatchMode):
     def __init__(self, keep: bool) -> None:
         super().__init__()
         self.keep = keep
-        self.paused = False
         self.operations: list[Operation] = []
         self.shapes: list[torch.Size] = []
         self.values: list[Tensor] = []
         self.bases: list[int] = []  # the number of the tensor of which one is a view, its own if of none
         self._writers: dict[int, int] = {}  # base → the number that the last write in place gave
         self._numbers: Any = WeakIdKeyDictionary()
-
-    @contextmanager
-    def pause(self) -> Iterator[None]:
-        """A context in which nothing is recorded."""
-        before, self.paused = self.paused, True
-        try:
-            yield
-        finally:
-            self.paused = before
 
     def add(self, value: Tensor, base: int | None = None) -> int:
         """Number a tensor."""
@@ -203,7 +206,7 @@ class Recorder(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if self.paused:
+        if _paused:
             return func(*args, **kwargs)
         if func is torch.ops.aten.detach.default:  # autograd detaches values where it is enabled
             detached = func(*args, **kwargs)

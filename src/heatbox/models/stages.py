@@ -26,7 +26,7 @@ from timm.layers import Conv2dSame
 from torch import Tensor, nn
 
 from heatbox.errors import InputError
-from heatbox.models.recording import Layout, find_layout
+from heatbox.models.recording import Layout, find_layout, unrecorded
 from heatbox.models.spec import as_input, eval_mode, input_size, model_name, unchanged
 
 Head = Callable[[Tensor], tuple[Tensor, Tensor, Any]]
@@ -123,8 +123,9 @@ def find_outputs(model: nn.Module, head: Head) -> list[StageOutput]:
         grid = layout.grid(value.shape, (height, width)) if layout is not None else None
         if layout is None or grid is None or min(grid) < 2 or grid == (height, width):
             return
-        if layout.has_tokens and not _in_order(layout.to_map(value, (height, width))):
-            return
+        with unrecorded():
+            if layout.has_tokens and not _in_order(layout.to_map(value, (height, width))):
+                return
         if grid not in grids:
             grids.append(grid)
         found.append((module, call, layout, grid))
@@ -172,10 +173,11 @@ def find_stages(model: nn.Module, outputs: Sequence[StageOutput]) -> list[StageO
     if not named or len(ends) < len(named):
         last_of_size = {one.size: one for one in outputs if min(one.size) > 1}
         ends = sorted(last_of_size.values(), key=lambda one: one.size, reverse=True)
-    elif ends[-1].size == (1, 1):
+    finer = any(min(one.size) > 1 for one in ends)
+    if finer and ends[-1].size == (1, 1):
         # The last named stage is the last stage itself, unless the head's map is coarser still.
         ends = ends[:-1]
-    if any(min(one.size) > 1 for one in ends):
+    if finer:
         return [one for one in ends if min(one.size) >= 1]
     blocks = ends or _blocks(model, outputs)
     return [blocks[round(depth * (len(blocks) - 1))] for depth in BLOCKS] if len(blocks) > 2 else []
@@ -303,12 +305,13 @@ def capture_stages(
                 return None
             value = first_tensor(output)
             assert value is not None
-            captured[stage] = stage.layout.to_map(value, image)
-            if stage != shifted:
-                return None
-            copies = shifted_copies(captured[stage], offset)
-            original = value.repeat(len(SHIFTS), *[1] * (value.ndim - 1))
-            return _replaced(output, stage.layout.from_map(copies, original, image))
+            with unrecorded():
+                captured[stage] = stage.layout.to_map(value, image)
+                if stage != shifted:
+                    return None
+                copies = shifted_copies(captured[stage], offset)
+                original = value.repeat(len(SHIFTS), *[1] * (value.ndim - 1))
+                return _replaced(output, stage.layout.from_map(copies, original, image))
 
         return stage.module.register_forward_hook(record)
 
