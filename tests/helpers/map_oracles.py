@@ -29,7 +29,8 @@ _ACTIVATIONS = {
     F.gelu, F.silu, F.hardswish, F.hardsigmoid, F.hardtanh, F.relu6, F.elu, F.selu, F.celu, F.leaky_relu,
     F.mish,
     F.softplus, F.softsign, F.tanhshrink, F.logsigmoid, F.softshrink, F.hardshrink, F.threshold,
-    torch.square, Tensor.square, torch.prelu, torch.tanh, Tensor.tanh, F.tanh, torch.sigmoid, Tensor.sigmoid, F.sigmoid,
+    torch.square, Tensor.square, torch.prelu,
+    torch.tanh, Tensor.tanh, F.tanh, torch.sigmoid, Tensor.sigmoid, F.sigmoid,
 }  # fmt: skip
 _DIVISORS = {
     torch.rsqrt, Tensor.rsqrt, torch.sqrt, Tensor.sqrt, torch.var, Tensor.var, torch.std, Tensor.std,
