@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Protocol
 
 from heatbox._utils.checks import kind_of
+from heatbox.data.classes import match_classes
 from heatbox.data.files.archives import open_tree, with_archives
 from heatbox.data.files.trees import FolderTree, Report, Tree, below, find_folders, raise_problem
 from heatbox.data.formats import (
@@ -145,6 +146,7 @@ def open_split(
     metadata: str | Path | None = None,
     num_classes: int | None = None,
     report: Report = raise_problem,
+    class_names: Sequence[str] = (),
 ) -> Split:
     """Open a split.
 
@@ -153,16 +155,21 @@ def open_split(
             test), else a path, optionally followed by ":train" or the like. Without a name, the split to
             evaluate is opened: test, val, or the only one.
         metadata: folder of the four files of the metadata layout, if they are not with the images.
-        num_classes: if given, labels have to be below it.
+        num_classes: number of classes of a network; if given, labels become those of the network, as
+            `heatbox.data.classes.match_classes` describes.
         report: receives each problem with a row, which is then skipped; by default the first one is raised.
+        class_names: names of the network's classes, where they are known.
 
     Raises:
-        InputError: the path is not recognized, has no such split, or a table of it is invalid.
+        InputError: the path is not recognized, has no such split, a table of it is invalid, or its classes
+            cannot be matched with those of the network.
         TypeError: `data` is neither text nor a path.
     """
     if not isinstance(data, str | os.PathLike):
         raise TypeError(f"data: {kind_of(data)}, expected a path or glyphs:SPLIT")
     found = _open_split(os.fspath(data), metadata, num_classes, report)
+    if num_classes is not None:
+        found = match_classes(found, num_classes, class_names, os.fspath(data))
     _log.info("read %s: %s, %d images of %d classes", data, found.name, len(found), found.num_classes)
     return found
 
@@ -203,11 +210,7 @@ def _open_split(data: str, metadata: str | Path | None, num_classes: int | None,
     data_set = open_data_set(path)
     if data_set.format is wsol and len(data_set.splits) == 1 and not split:
         return wsol.load_wsol(path, None, num_classes, report)
-    found = data_set.load(split or _first(TEST_SPLITS, data_set.splits) or data_set.splits[0], report)
-    largest = max((example.label for example in found), default=0)
-    if num_classes is not None and largest >= num_classes:
-        raise InputError(f"{path}: label {largest} is out of range, expected 0 to {num_classes - 1}")
-    return found
+    return data_set.load(split or _first(TEST_SPLITS, data_set.splits) or data_set.splits[0], report)
 
 
 def _glyphs(data: str, default: str) -> Split | None:
@@ -274,6 +277,9 @@ def open_training(data: str, test: str | None = None, limit: int | None = None) 
         validation = _first(TEST_SPLITS, [name for name in splits if name != chosen])
         own = f"{path}:{validation}" if validation else ""
     found = open_split(test or own) if test or own else None
+    if found is not None and train.class_names and found.class_names:
+        # Folders of the two splits may be of different classes, and their numbers then of no use.
+        found = match_classes(found, train.num_classes, train.class_names, test or own, "the training data")
     if found is not None and found.num_classes > train.num_classes:
         raise InputError(
             f"{test or own}: has labels up to {found.num_classes - 1}, but {data} has only "

@@ -85,6 +85,7 @@ class Split:
         open_image: example → RGB image. Raises `InputError` naming the file.
         open_mask: example → (height, width) uint8 mask, 1 on the object, 0 off it, 255 to ignore; None if
             the data set has no masks.
+        class_ids: class index → WordNet id, where the names are words; empty otherwise.
     """
 
     name: str
@@ -92,6 +93,7 @@ class Split:
     class_names: Sequence[str]
     open_image: Callable[[Example], Image.Image]
     open_mask: Callable[[Example], np.ndarray] | None = None
+    class_ids: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         """Refuse names that are not text, which no written file could contain.

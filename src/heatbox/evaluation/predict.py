@@ -120,7 +120,9 @@ def _check_numbers(config: EvaluateConfig) -> None:
 
 
 def _open(config: EvaluateConfig, view: ClassifierView) -> Split:
-    return open_split(config.data, config.metadata, view.num_classes).take(config.limit).with_truth()
+    names = config.class_names(view.model, view.num_classes)
+    split = open_split(config.data, config.metadata, view.num_classes, class_names=names)
+    return split.take(config.limit).with_truth()
 
 
 # -------------------------------------------------------------------------------------------- prediction

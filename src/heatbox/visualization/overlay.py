@@ -171,7 +171,7 @@ def evenly_spaced(total: int, count: int) -> list[int]:
 
 
 def _class_name(split: Split, label: int) -> str:
-    return split.class_names[label] if label < len(split.class_names) else f"class {label}"
+    return split.class_names[label] if 0 <= label < len(split.class_names) else f"class {label}"
 
 
 def _map_cell(record: Record, image: Image.Image, method: str) -> Cell:

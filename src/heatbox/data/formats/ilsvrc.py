@@ -58,7 +58,7 @@ def load_split(tree: Tree, name: str, report: Report) -> Split:
                 raise InputError(f"{where}: class {wnid!r} is not one of the data set")
             examples.append(annotation.example(image, labels[wnid], images.tree, report, _SLACK))
     words = [file for name in ("LOC_synset_mapping.txt", "words.txt") if (file := _find(tree, name))]
-    return Split(name, examples, read_class_words(tree, words, wnids), images)
+    return Split(name, examples, read_class_words(tree, words, wnids), images, class_ids=wnids)
 
 
 def _split_folders(tree: Tree) -> dict[str, str]:

@@ -49,7 +49,8 @@ def load_split(tree: Tree, name: str, report: Report) -> Split:
             examples += _read_folder(tree, f"train/{wnid}/images", table, wnid, labels, report)
         else:
             report(f"{tree.describe(f'train/{wnid}')}: class {wnid!r} is not in wnids.txt")
-    return Split(name, examples, read_class_words(tree, ["words.txt"], wnids), TreeImages(tree))
+    class_names = read_class_words(tree, ["words.txt"], wnids)
+    return Split(name, examples, class_names, TreeImages(tree), class_ids=wnids)
 
 
 def _read_folder(
