@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from heatbox.data.transforms import Preprocess
 
 Target = Literal["label", "predicted"]
+OnBad = Literal["stop", "skip"]
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"]
 
 
@@ -239,7 +240,11 @@ class EvaluateConfig(ModelSpec):
     walk_seed: str = "cam"
     """Map from which random walks without a named seed start: cam or pc1 (--seed is always a random seed)."""
     target: Target = "label"
-    """Class that the map is for: the ground-truth label (GT-known), or the predicted class."""
+    """Class that the map is for: the ground-truth label (GT-known), or the predicted class. With label, an
+    image of several classes is evaluated once for each."""
+    on_bad: OnBad = "stop"
+    """What to do with an image that is unreadable, has no box, or has one outside it: stop, or skip it, count
+    it by reason and exit with code 1."""
     norm: Literal["fold", "ignore"] = "fold"
     """Norm layers of the head: folded into the class weights (exact), or ignored (released code)."""
     protocol: Literal["reference", "exact"] = "reference"
@@ -290,5 +295,8 @@ class ScoreConfig:
     """How boxes are compared: as in the reference evaluator, or without its rounding."""
     thresholds: int = 1000
     """Number of thresholds."""
+    on_bad: OnBad = "stop"
+    """What to do with an image that has no box or one outside it: stop, or skip it, count it by reason and
+    exit with code 1."""
     resize: bool = False
     """Resize maps of any size to 224 x 224 and scale them to [0, 1] first."""

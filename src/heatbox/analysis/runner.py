@@ -25,6 +25,7 @@ from heatbox.analysis.config import (
 )
 from heatbox.config import ModelOptions, ModelSpec
 from heatbox.data.open import open_split
+from heatbox.data.problems import require_fit
 from heatbox.data.types import Split
 from heatbox.errors import InputError
 from heatbox.evaluation.predict import run_inference
@@ -149,7 +150,8 @@ def images_of(config: DataConfig) -> Split:
         raise InputError(f"limit is {config.limit}, expected 1 or more")
     if not len(split):
         raise InputError(f"{config.data}: contains no image")
-    return evenly_spaced(split, config.limit or len(split))
+    split = evenly_spaced(split, config.limit or len(split))
+    return require_fit(split, boxes=False, single=config.target == "label")
 
 
 def evenly_spaced(split: Split, count: int) -> Split:

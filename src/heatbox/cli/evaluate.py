@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 import tyro
 
 from heatbox._utils.io import folder_name
-from heatbox.cli.terminal import AsJson, say, show_scores, warn_of_random_weights
+from heatbox.cli.terminal import SOME_FAILED, AsJson, say, show_scores, warn_of_random_weights
 from heatbox.config import EvaluateConfig
 from heatbox.errors import InputError
 
@@ -20,11 +20,12 @@ def evaluate(
     out: Path | None = None,
     overwrite: bool = False,
     as_json: AsJson = False,
-) -> None:
+) -> int:
     """Make maps of a data set and score them against its boxes or masks.
 
     Masks are used where there are no boxes. Writes a run folder and prints a table. After an interruption,
-    rerun the command to resume. With --from-run RUN instead of --model and --data, the maps saved in a run
+    rerun the command to resume. With --on-bad skip, images that cannot be used are left out and counted; the
+    exit code is then 1. With --from-run RUN instead of --model and --data, the maps saved in a run
     are scored again.
 
     Args:
@@ -49,9 +50,10 @@ def evaluate(
     metrics = run_evaluation(config, run, on_terminal, overwrite)
     show_scores(metrics, f"{config.model} on {config.data}", as_json)
     say(f"run: {run.folder}")
+    return SOME_FAILED if metrics.get("left_out") else 0
 
 
-def evaluate_or_rescore(args: Sequence[str]) -> tuple[Callable[..., None], str, Sequence[str]]:
+def evaluate_or_rescore(args: Sequence[str]) -> tuple[Callable[..., int | None], str, Sequence[str]]:
     """Function, prog and arguments of `heatbox evaluate`; --from-run selects `rescore`."""
     again = any(re.match(r"--from[-_]run\b", arg) for arg in args)
     return rescore if again else evaluate, "heatbox evaluate", args
@@ -62,7 +64,7 @@ def rescore(
     protocol: Literal["reference", "exact"] = "reference",
     thresholds: int = 1000,
     as_json: AsJson = False,
-) -> None:
+) -> int:
     """Score the maps saved in a run again.
 
     Args:
@@ -91,3 +93,4 @@ def rescore(
         run, methods, thresholds, protocol, fullsup if fullsup.finished else None, on_terminal
     )
     show_scores(metrics, f"{from_run}, scored again", as_json)
+    return SOME_FAILED if metrics.get("left_out") else 0

@@ -50,9 +50,9 @@ def export(
         heatbox export runs/resnet50-test --yolo proposals/ --confidence --cvat proposals.zip
     """
     from heatbox._utils.progress import on_terminal
-    from heatbox.data.open import open_split
     from heatbox.data.write import check_output, write_splits
     from heatbox.evaluation.export import RunMaps, predicted_split, write_coco, write_heatmaps, write_overlays
+    from heatbox.evaluation.images import reopen_images
 
     outputs, code = files.chosen(), 0
     if coco is None and npy is None and overlays is None and not outputs:
@@ -60,7 +60,6 @@ def export(
         raise InputError(f"nothing to export was named; expected {named}")
     maps = RunMaps(run, method, threshold)
     config = maps.run.config()
-    metadata = Path(config["metadata"]) if config.get("metadata") else None
     if options.model_version is None:
         options = replace(options, model_version=f"{config.get('model') or run.name} {maps.method}")
     needs_images = any(
@@ -72,7 +71,7 @@ def export(
     split: Split | None = None
     if coco is not None or outputs:
         try:
-            split = open_split(config["data"], metadata)
+            split = reopen_images(maps.run, config)
         except InputError as error:
             if needs_images:
                 raise
@@ -86,6 +85,6 @@ def export(
         for name, path in outputs.items():
             code = max(code, say_written(write_splits([found], path, name, options, on_terminal)))
     if overlays is not None:
-        write_overlays(maps, overlays, split or open_split(config["data"], metadata), on_terminal, limit)
+        write_overlays(maps, overlays, split or reopen_images(maps.run, config), on_terminal, limit)
         say(f"overlays: {overlays}")
     return code

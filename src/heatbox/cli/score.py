@@ -45,4 +45,4 @@ def score(
     for problem in problems:
         say(f"left out: {problem}")
     say(f"run: {run.folder}")
-    return SOME_FAILED if problems else 0
+    return SOME_FAILED if problems or metrics.get("left_out") else 0

@@ -203,6 +203,7 @@ def preprocessed(
     preprocess: Callable[[Any], Any],
     size: int,
     channels: int | None = None,
+    unreadable: Callable[[Example, InputError], None] | None = None,
 ) -> Iterator[tuple[list[Example], Any]]:
     """Batches of whole, preprocessed images in order, decoded in threads one batch ahead.
 
@@ -213,6 +214,8 @@ def preprocessed(
         size: images per batch; the last may be smaller.
         channels: of the network's input, see `heatbox.data.files.images.network_image`; by default those of
             the preprocessing, or 3.
+        unreadable: receives the images that cannot be read, which are left out of the batches; by default the
+            first is raised.
 
     Yields:
         the examples and their (B, C, H, W) float32, or a list of such batches.
@@ -225,11 +228,21 @@ def preprocessed(
     opened = open_for_network(split.open_image, channels)
 
     def load(example: Example) -> Any:
-        return preprocess(opened(example))
+        try:
+            return preprocess(opened(example))
+        except InputError as error:
+            if unreadable is None:
+                raise
+            return error
 
     with ThreadPoolExecutor(available_cores()) as pool:
         coming = pool.map(load, examples[:size])
         for start in range(0, len(examples), size):
             end = start + size
             loaded, coming = coming, pool.map(load, examples[end : end + size])
-            yield list(examples[start:end]), default_collate(list(loaded))
+            pairs = list(zip(examples[start:end], loaded, strict=True))
+            for example, one in pairs:
+                if isinstance(one, InputError) and unreadable is not None:
+                    unreadable(example, one)
+            if good := [pair for pair in pairs if not isinstance(pair[1], InputError)]:
+                yield [example for example, _ in good], default_collate([one for _, one in good])

@@ -29,7 +29,7 @@ from heatbox.data.formats import (
 )
 from heatbox.data.formats.rows import require_files
 from heatbox.data.glyphs import glyphs
-from heatbox.data.problems import LeftOut
+from heatbox.data.problems import LeftOut, require_fit
 from heatbox.data.types import Split
 from heatbox.errors import InputError
 
@@ -285,5 +285,7 @@ def open_training(data: str, test: str | None = None, limit: int | None = None) 
             f"{test or own}: has labels up to {found.num_classes - 1}, but {data} has only "
             f"{train.num_classes} classes to train on"
         )
+    train = require_fit(train, boxes=False, single=True)
+    found = None if found is None else require_fit(found, boxes=False, single=True)
     _log.info("training on %s: %s, %d images of %d classes", data, train.name, len(train), train.num_classes)
     return TrainingSplits(train.take(limit), found)

@@ -9,13 +9,10 @@ from __future__ import annotations
 import dataclasses
 from collections import Counter
 from collections.abc import Iterable
-from typing import Any, Literal
+from typing import Any
 
 from heatbox.data.types import Example, Split
 from heatbox.errors import InputError
-
-OnBad = Literal["stop", "skip"]
-"""What to do with an image that cannot be used: stop with its problem, or leave it out and count it."""
 
 EMPTY, NO_BOX, SEVERAL, OUTSIDE, UNREADABLE, MALFORMED = (
     "no object",

@@ -29,6 +29,7 @@ class Example:
         box_labels: (K,) int64, class index of each box; None if all boxes are of the class in `label`.
         box_scores: (K,) float64, confidence of each box in [0, 1]; None for ground truth, which has none.
         box_flags: for each box the words of `BOX_FLAGS` that its file has for it; None if there are none.
+        image: id of the image, where the example is one class of it (`Split.by_class`); otherwise "".
 
     Raises:
         ValueError: `label` is not among `labels`, or a field with one entry per box has another length.
@@ -42,6 +43,7 @@ class Example:
     box_labels: np.ndarray | None = None
     box_scores: np.ndarray | None = None
     box_flags: tuple[tuple[str, ...], ...] | None = None
+    image: str = ""
 
     def __post_init__(self) -> None:
         """Complete `labels`, and refuse fields that contradict each other."""
@@ -57,11 +59,55 @@ class Example:
             if given is not None and len(given) != len(self.boxes):
                 raise ValueError(f"{self.id}: {name} has {len(given)} entries, boxes has {len(self.boxes)}")
 
+    @property
+    def file(self) -> str:
+        """The id of the image, also where the example is one class of it."""
+        return self.image or self.id
+
     def is_of(self, label: int) -> np.ndarray:
         """(K,) bool: the boxes that are of a class."""
         if self.box_labels is None:
             return np.full(len(self.boxes), label == self.label)
         return self.box_labels == label
+
+
+def _of_classes(file: str, group: Sequence[Example]) -> Example:
+    """The example of an image of all the classes of some examples."""
+    first = group[0]
+    if len(group) == 1:
+        return dataclasses.replace(first, id=file, image="")
+    scores = [one.box_scores for one in group if one.box_scores is not None]
+    flags = [flag for one in group for flag in one.box_flags or ((),) * len(one.boxes)]
+    return Example(
+        file,
+        first.label,
+        first.size,
+        np.concatenate([one.boxes for one in group]),
+        tuple(label for one in group for label in one.labels),
+        np.concatenate([np.full(len(one.boxes), one.label, np.int64) for one in group]),
+        np.concatenate(scores) if len(scores) == len(group) else None,
+        tuple(flags) if any(flags) else None,
+    )
+
+
+def _of_image(example: Example) -> Example:
+    """An example of one class of an image, under the id of the image."""
+    return dataclasses.replace(example, id=example.file)
+
+
+def _of_class(example: Example, label: int, name: str) -> Example:
+    """The example of one class of an image, with its boxes."""
+    kept = example.is_of(label)
+    scores, flags = example.box_scores, example.box_flags
+    return Example(
+        name,
+        label,
+        example.size,
+        example.boxes[kept],
+        box_scores=None if scores is None else scores[kept],
+        box_flags=None if flags is None else tuple(f for f, keep in zip(flags, kept, strict=True) if keep),
+        image=example.id,
+    )
 
 
 BOX_FLAGS = ("difficult", "occluded", "truncated")
@@ -144,6 +190,52 @@ class Split:
             InputError: as for `with_boxes`.
         """
         return self if self.has_only_masks else self.with_boxes()
+
+    def by_class(self) -> Split:
+        """One example for each pair of an image and a class of it, with the boxes of that class.
+
+        Examples of one class, or of none, stay as they are. The id of a pair is that of the image, "#" and
+        the class index.
+
+        Returns:
+            the split itself if no image is of several classes.
+        """
+        if all(len(example.labels) <= 1 for example in self.examples):
+            return self
+        known = {example.id for example in self.examples}
+        pairs: list[Example] = []
+        for example in self.examples:
+            if len(example.labels) <= 1:
+                pairs.append(example)
+                continue
+            for label in example.labels:
+                name = f"{example.id}#{label}"
+                while name in known:
+                    name += "#"
+                known.add(name)
+                pairs.append(_of_class(example, label, name))
+
+        def opened(example: Example) -> Image.Image:
+            return self.open_image(_of_image(example))
+
+        def masked(example: Example) -> np.ndarray:
+            assert self.open_mask is not None
+            return self.open_mask(_of_image(example))
+
+        open_image = self.open_image if getattr(self.open_image, "opens_by_file", False) else opened
+        open_mask = None if self.open_mask is None else masked
+        return dataclasses.replace(self, examples=pairs, open_image=open_image, open_mask=open_mask)
+
+    def by_image(self) -> Split:
+        """The inverse of `by_class`: one example for each image, of all the classes of its examples."""
+        if not any(example.image for example in self.examples):
+            return self
+        groups: dict[str, list[Example]] = {}
+        for example in self.examples:
+            groups.setdefault(example.file, []).append(example)
+        return dataclasses.replace(
+            self, examples=[_of_classes(file, group) for file, group in groups.items()]
+        )
 
     def take(self, limit: int | None) -> Split:
         """The first `limit` examples, all for None."""

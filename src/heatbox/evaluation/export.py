@@ -19,7 +19,7 @@ from heatbox.data.formats.coco import to_coco, to_coco_results
 from heatbox.data.formats.output import json_text
 from heatbox.data.types import Example, Split
 from heatbox.errors import InputError
-from heatbox.evaluation.run import MASK, Record, Run
+from heatbox.evaluation.run import IMAGE, MASK, Record, Run
 from heatbox.evaluation.summary import own_maps
 from heatbox.inference.boxes import map_to_boxes
 from heatbox.maps.normalize import normalize_heatmap
@@ -98,18 +98,19 @@ def predicted_split(
             size = split.open_image(images[record["id"]]).size
         boxes = maps.boxes(record, size).astype(np.float64)
         scores = np.full(len(boxes), _probability(record["logits"], record["target"]))
-        examples.append(Example(record["id"], record["target"], size, boxes, box_scores=scores))
+        image = record.get(IMAGE) or ""
+        examples.append(Example(record["id"], record["target"], size, boxes, box_scores=scores, image=image))
     names = [*map(str, class_names), *map(str, range(len(class_names), classes))]
-    return Split("predictions", examples, names, split.open_image if split else _no_image)
+    return Split("predictions", examples, names, split.open_image if split else _no_image).by_image()
 
 
 def _true_split(maps: RunMaps, class_names: Sequence[str]) -> Split:
     """The ground truth in the records of a run."""
-    examples = [
-        Example(record["id"], record["label"], (record["width"], record["height"]), record["boxes"])
-        for record in maps.records()
-    ]
-    return Split("truth", examples, class_names, _no_image)
+    examples = []
+    for record in maps.records():
+        size, image = (record["width"], record["height"]), record.get(IMAGE) or ""
+        examples.append(Example(record["id"], record["label"], size, record["boxes"], image=image))
+    return Split("truth", examples, class_names, _no_image).by_image()
 
 
 def _no_image(example: Example) -> Image.Image:

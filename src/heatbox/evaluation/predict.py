@@ -27,10 +27,11 @@ from heatbox.boxes.ops import REFERENCE_FRAME, box_iou, scale_boxes
 from heatbox.config import EvaluateConfig
 from heatbox.data.files.images import picture_size
 from heatbox.data.loader import preprocessed
-from heatbox.data.open import open_split
+from heatbox.data.problems import UNREADABLE, LeftOut, Problem
 from heatbox.data.types import Example, Split
 from heatbox.errors import InputError
-from heatbox.evaluation.run import MASK, METRICS, Record, Run, require_older
+from heatbox.evaluation.images import open_images, save_images
+from heatbox.evaluation.run import IMAGE, MASK, METRICS, Record, Run, require_older
 from heatbox.evaluation.score import masks_of, require_comparable, score_run
 from heatbox.evaluation.summary import own_maps
 from heatbox.inference.boxes import frame_boxes, place_map
@@ -90,19 +91,21 @@ def evaluate(
     inner = dataclasses.replace(
         config, data=config.fullsup or "", metadata=config.fullsup_metadata, fullsup=None
     )
-    split = _open(config, view) if split is None else split.with_truth()
-    chosen_on = _open(inner, view) if config.fullsup is not None else None
+    split, left_out = _open(config, view, split)
+    chosen_on, left_out_of_chosen = _open(inner, view) if config.fullsup is not None else (None, LeftOut())
     require_comparable(config.protocol, split, chosen_on)
     run.start(config, resume=not overwrite)
     require_older(Path(config.checkpoint or ""), run.made(), f"maps were made with it in {run.folder}")
     if not run.finished:
-        predict(view, split, config, run, track)
+        predict(view, split, config, run, track, left_out)
+        save_images(run, split, left_out)
     fullsup = None
     if chosen_on is not None:  # the split on which thresholds are chosen has a run of its own inside
         fullsup = Run(run.folder / "fullsup")
         fullsup.start(inner)
         if not fullsup.finished:
-            predict(view, chosen_on, inner, fullsup, track)
+            predict(view, chosen_on, inner, fullsup, track, left_out_of_chosen)
+            save_images(fullsup, chosen_on, left_out_of_chosen)
             fullsup.finish()
     metrics = score_run(run, config.method, config.thresholds, config.protocol, fullsup, track)
     if not run.finished:
@@ -119,10 +122,13 @@ def _check_numbers(config: EvaluateConfig) -> None:
             check_integer(number, name.replace("_", " "))
 
 
-def _open(config: EvaluateConfig, view: ClassifierView) -> Split:
+def _open(config: EvaluateConfig, view: ClassifierView, split: Split | None = None) -> tuple[Split, LeftOut]:
+    if split is not None:
+        return open_images(split, target=config.target, on_bad=config.on_bad)
     names = config.class_names(view.model, view.num_classes)
-    split = open_split(config.data, config.metadata, view.num_classes, class_names=names)
-    return split.take(config.limit).with_truth()
+    return open_images(
+        config.data, config.metadata, view.num_classes, names, config.target, config.on_bad, config.limit
+    )
 
 
 # -------------------------------------------------------------------------------------------- prediction
@@ -148,6 +154,7 @@ def run_inference(
     track: Track = silent,
     shard_size: int = RECORDS_A_SHARD,
     channels: int | None = None,
+    unreadable: Callable[[Example, InputError], None] | None = None,
 ) -> None:
     """Append a record for every image of the split that the store does not contain yet.
 
@@ -163,6 +170,8 @@ def run_inference(
         track: how to show progress.
         shard_size: least number of images in a shard.
         channels: of the network's input; by default those of the preprocessing, or 3.
+        unreadable: receives the images that cannot be read, which get no record; by default the first is
+            raised.
 
     Raises:
         InputError: an image that cannot be read; the records before it are saved.
@@ -171,7 +180,7 @@ def run_inference(
     todo = [example for example in split if example.id not in done]
     waiting: list[Record] = []
     try:
-        coming = preprocessed(split, todo, preprocess, batch_size, channels)
+        coming = preprocessed(split, todo, preprocess, batch_size, channels, unreadable)
         for examples, images in track(coming, what, -(-len(todo) // batch_size)):
             waiting += records(examples, images)
             if len(waiting) >= shard_size:
@@ -182,11 +191,20 @@ def run_inference(
 
 
 def predict(
-    view: ClassifierView, split: Split, config: EvaluateConfig, run: Run, track: Track = silent
+    view: ClassifierView,
+    split: Split,
+    config: EvaluateConfig,
+    run: Run,
+    track: Track = silent,
+    left_out: LeftOut | None = None,
 ) -> None:
-    """Write a record for every image of the split that the run does not contain yet."""
+    """Write a record for every image of the split that the run does not contain yet.
+
+    With `on_bad` "skip", an image that cannot be read has no record and is added to `left_out`.
+    """
     requirements = requirements_of(config.method, view)
     preprocess = config.preprocess(view.model)
+    in_pairs = any(example.image for example in split)
     sizes = [preprocess, preprocess.enlarged(ENLARGED)] if requirements.larger else [preprocess]
 
     def prepared(image: Image.Image | np.ndarray) -> list[Tensor]:
@@ -196,13 +214,23 @@ def predict(
 
     def records(examples: Sequence[Example], images: Sequence[Tensor]) -> list[Record]:
         found = _records(view, examples, images, config, requirements)
+        if in_pairs:
+            for record, example in zip(found, examples, strict=True):
+                record[IMAGE] = example.file
         if split.has_only_masks:
             for record, mask in zip(found, masks_of(split, examples), strict=True):
                 record[MASK] = mask
         return found
 
+    def unreadable(example: Example, error: InputError) -> None:
+        if left_out is not None:
+            left_out(Problem(str(error), example.id, UNREADABLE))
+
+    skipped = unreadable if config.on_bad == "skip" else None
     what, channels = f"maps of {split.name}", preprocess.channels
-    run_inference(split, prepared, config.batch_size, run, records, what, track, channels=channels)
+    run_inference(
+        split, prepared, config.batch_size, run, records, what, track, channels=channels, unreadable=skipped
+    )
 
 
 def _records(

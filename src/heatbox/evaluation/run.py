@@ -4,6 +4,8 @@
 ``environment.json``    versions, platform, git commit, seed
 ``predictions.parquet`` one row per image: labels, logits, low-resolution maps, boxes, IoU
 ``metrics.json``        the scores
+``left-out.json``       which images were left out, and why, if any were
+``classes.json``        names of the classes of the labels, if they are known
 
 Until a run is finished its rows are in ``parts/``, a `ShardStore`: an interrupted run loses at most the last
 few hundred images. Every file is written under a temporary name, flushed to disk and then renamed, so a file
@@ -57,11 +59,15 @@ CONFIG, ENVIRONMENT, METRICS, PREDICTIONS = (
     "metrics.json",
     "predictions.parquet",
 )
+LEFT_OUT, CLASSES = "left-out.json", "classes.json"
+"""Which images were left out and why; the names of the classes of the labels. Written where there are any."""
 SETTINGS = "settings.json"
 BOX = "box_"
 """Prefix of the columns with each map's box in pixels of the image, (K, 4) xyxy, half-open."""
 MASK = "mask"
 """Column of records: the mask in the 224 x 224 frame, 0 background, 1 object, 255 ignored."""
+IMAGE = "image"
+"""Column of records whose ids are pairs of an image and a class of it: the id of the image."""
 LATER_KEYS: dict[str, Any] = {"model_options": {}}
 """Keys of config.json that version 0.1.0 did not write → their values in its runs."""
 FOLDERS = ("parts", "records", "records-fullsup", "fullsup")
@@ -205,7 +211,7 @@ class Run:
             # A run that was killed early may lack its config.
             if not there and self.folder.is_dir() and not holds_only(self.folder, ENVIRONMENT):
                 raise InputError(f"{self.folder}: is not empty and contains no run; choose another --out")
-            for name in (CONFIG, ENVIRONMENT, METRICS, PREDICTIONS):
+            for name in (CONFIG, ENVIRONMENT, METRICS, PREDICTIONS, LEFT_OUT, CLASSES):
                 (self.folder / name).unlink(missing_ok=True)
             for name in FOLDERS:
                 shutil.rmtree(self.folder / name, ignore_errors=True)

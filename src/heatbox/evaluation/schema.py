@@ -117,6 +117,7 @@ def checked_scores(content: Mapping[str, Any], where: object) -> dict[str, Any]:
         "images": COUNT,
         "top1?": NUMBER,
         "top5?": NUMBER,
+        "left_out?": {...: COUNT},
         "methods": {...: _MASKS if masks else _BOXES},
         "baselines": [TEXT],
         "differences": [{"first": TEXT, "second": TEXT, **{f"{name}?": _ESTIMATE for name in names}}],

@@ -25,9 +25,9 @@ from heatbox._utils.progress import Track, as_callback, silent
 from heatbox.boxes.contours import Protocol, check_heatmap
 from heatbox.boxes.ops import REFERENCE_SIDE, check_boxes
 from heatbox.config import ScoreConfig
-from heatbox.data.open import open_split
 from heatbox.data.types import Example, Split
 from heatbox.errors import InputError
+from heatbox.evaluation.images import left_out_counts, open_images, save_images
 from heatbox.evaluation.run import MASK, METRICS, Run, ShardStore, ids_of, require_older
 from heatbox.evaluation.summary import EVERY, LARGEST, Records, SplitScore, table_of
 from heatbox.maps.baselines import BASELINES
@@ -233,7 +233,12 @@ def score_run(
         raise InputError(f"{run.folder}: contains no maps of {unknown[0]!r}, only of {', '.join(held)}")
     found, ranks = score_maps(run, methods, thresholds, protocol, track)
     chosen = score_maps(fullsup, methods, thresholds, protocol, track)[0] if fullsup else {}
-    return table_of(found, chosen, ranks)
+    return {**table_of(found, chosen, ranks), **_counted(left_out_counts(run))}
+
+
+def _counted(counts: Mapping[str, int]) -> dict[str, Any]:
+    """The entry of metrics.json about images that were left out, if any were."""
+    return {"left_out": dict(counts)} if counts else {}
 
 
 def score_maps(
@@ -595,8 +600,10 @@ def score_heatmaps(
     for folder in (config.heatmaps, config.fullsup_heatmaps):
         if folder is not None and not folder.is_dir():
             raise InputError(f"{folder}: is not a folder, expected one of <image id>.npy heatmaps")
-    split = open_split(config.data).with_truth()
-    chosen_on = open_split(config.fullsup).with_truth() if config.fullsup is not None else None
+    split, left_out = open_images(config.data, on_bad=config.on_bad)
+    chosen_on = None
+    if config.fullsup is not None:
+        chosen_on, _ = open_images(config.fullsup, on_bad=config.on_bad)
     require_comparable(config.protocol, split, chosen_on)
     run.start(config, resume=not overwrite)  # only now: a folder is not to be bound to bad input
     found, problems = _score_split(config, config.heatmaps, split, run.folder / "records", track)
@@ -606,7 +613,8 @@ def score_heatmaps(
         other, more = _score_split(config, config.fullsup_heatmaps, chosen_on, records, track)
         problems += [f"fullsup: {problem}" for problem in more]
         fullsup = dict(zip(found, other.values(), strict=True))  # the first is the folder's own
-    metrics = {**table_of(found, fullsup, None), "problems": problems}
+    save_images(run, split, left_out)
+    metrics = {**table_of(found, fullsup, None), **_counted(left_out.counts()), "problems": problems}
     run.write_json(METRICS, metrics)
     return metrics, problems
 

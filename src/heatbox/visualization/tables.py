@@ -128,6 +128,9 @@ def _caption(metrics: Mapping[str, Any], masks: bool, times: Mapping[str, float]
     text = f"Percent of {metrics['images']} images, with 95% bootstrap intervals."
     if "top1" in metrics:
         text += f" Classification: top-1 {metrics['top1']:.1f}%, top-5 {metrics['top5']:.1f}%."
+    if left_out := metrics.get("left_out"):
+        reasons = ", ".join(f"{count} ({reason})" for reason, count in left_out.items())
+        text += f" Left out of {sum(left_out.values()) + metrics['images']}: {reasons}."
     text += " Pixel IoU is computed over all pixels." if masks else ""
     text += " Oracle: threshold best on these images"
     transferred = any("transferred" in entry for entry in metrics["methods"].values())

@@ -53,20 +53,22 @@ def images_among(names: Iterable[str]) -> Iterator[str]:
 class TreeImages:
     """Opens the images of examples; ids are relative to a folder of a tree."""
 
+    opens_by_file = True  # also the examples of `Split.by_class`
+
     def __init__(self, tree: Tree, folder: str = "") -> None:
         self.tree = below(tree, folder)
 
     def __call__(self, example: Example) -> Image.Image:
         """Open the image of an example as upright RGB."""
-        return decode_image(self.tree.source(example.id), self.tree.describe(example.id))
+        return decode_image(self.tree.source(example.file), self.tree.describe(example.file))
 
     def read(self, example: Example) -> bytes:
         """The bytes of the image file."""
-        return self.tree.read(example.id)
+        return self.tree.read(example.file)
 
     def source(self, example: Example) -> bytes | Path:
         """Path or bytes of the image file."""
-        return self.tree.source(example.id)
+        return self.tree.source(example.file)
 
 
 def image_size(tree: Tree, name: str) -> tuple[int, int]:
@@ -144,7 +146,9 @@ def open_for_network(
     if not isinstance(open_image, TreeImages):
         return lambda example: network_image(open_image(example), channels, example.id)
     tree = open_image.tree
-    return lambda example: decode_for_network(tree.source(example.id), tree.describe(example.id), channels)
+    return lambda example: decode_for_network(
+        tree.source(example.file), tree.describe(example.file), channels
+    )
 
 
 @contextmanager

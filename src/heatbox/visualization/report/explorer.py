@@ -12,7 +12,6 @@ import itertools
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import cv2
@@ -30,9 +29,9 @@ from heatbox.boxes.contours import (
     to_levels,
 )
 from heatbox.boxes.ops import REFERENCE_SIDE, scaled_truth
-from heatbox.data.open import open_split
 from heatbox.data.types import Split
 from heatbox.errors import InputError
+from heatbox.evaluation.images import reopen_images
 from heatbox.evaluation.run import PREDICTIONS, Record
 from heatbox.maps.normalize import normalize_heatmap
 from heatbox.visualization.overlay import evenly_spaced
@@ -145,8 +144,7 @@ def open_source(folder: Folder, notes: list[str]) -> Source | None:
         return None
     config, split = folder.run.settings(), None
     try:
-        metadata = config.get("metadata")
-        split = open_split(config["data"], Path(metadata) if metadata else None)
+        split = reopen_images(folder.run, config)
     except (InputError, KeyError) as error:
         notes.append(f"{folder.name}: its images were not found, so maps are shown without them ({error})")
     return Source(folder, split, config["protocol"], config["thresholds"])
