@@ -1,14 +1,12 @@
 """Classes of a data set and of a network: matched by WordNet ids or names, or refused."""
 
-import logging
-
 import numpy as np
 import pytest
 
 from heatbox.data import Example, Split
 from heatbox.data.classes import match_classes
 from heatbox.data.open import open_split, open_training
-from heatbox.errors import InputError
+from heatbox.errors import AssumptionWarning, InputError
 from helpers import data_trees as trees
 
 # Places in the list of ImageNet-1k of the tench, the gas pump and the parachute.
@@ -110,10 +108,9 @@ def test_what_cannot_be_matched_is_refused_with_both_numbers(names, known, messa
         match_classes(split_of(names), len(known) or 5, known)
 
 
-def test_as_many_classes_without_a_common_name_keep_their_order_and_it_is_said(caplog):
-    with caplog.at_level(logging.WARNING, "heatbox"):
+def test_as_many_classes_without_a_common_name_keep_their_order_and_it_is_said():
+    with pytest.warns(AssumptionWarning, match="their order is assumed"):
         assert places(split_of(list("abcde")), 5, NETWORK) == [0, 1, 2, 3, 4]
-    assert "their order is assumed" in caplog.text
     assert places(split_of(list("abcde")), 5) == [0, 1, 2, 3, 4]
 
 

@@ -11,7 +11,7 @@ from heatbox.config import EvaluateConfig
 from heatbox.data import Example, Split
 from heatbox.data.formats.frames import turned, turned_mask
 from heatbox.data.open import open_split
-from heatbox.errors import InputError
+from heatbox.errors import AssumptionWarning, InputError
 from heatbox.evaluation.predict import evaluate
 from heatbox.evaluation.run import Run
 
@@ -162,10 +162,10 @@ def test_all_bad_is_refused(model, tmp_path, capsys):
 TWO = [("red", (70, 10, 110, 40)), ("blue", (5, 50, 45, 75))]
 
 
-def test_each_class_of_an_image_is_evaluated_with_its_own_boxes(model, tmp_path, caplog):
+def test_each_class_of_an_image_is_evaluated_with_its_own_boxes(model, tmp_path, capsys):
     root = build(tmp_path / "set", [("two.png", TWO, False)])
     assert run_of(model, root, tmp_path / "run") == 0
-    assert "once for each class: 5 pairs of 4 images" in caplog.text
+    assert "once for each class: 5 pairs of 4 images" in capsys.readouterr().err
     run = Run(tmp_path / "run")
     records = {record["id"]: record for batch in run.records() for record in batch}
     assert sorted(records)[-2:] == ["two.png#0", "two.png#1"]
@@ -284,12 +284,12 @@ def test_a_mixture_is_refused_by_name(tmp_path):
     assert [problem.image for problem in problems] == ["1.jpg", "2.jpg"]
 
 
-def test_what_sizes_cannot_tell_follows_the_others_or_is_said(tmp_path, caplog):
+def test_what_sizes_cannot_tell_follows_the_others_or_is_said(tmp_path):
     square = [("square.jpg", (100, 100), [("red", (10, 20, 30, 60))])]
     draw(tmp_path / "a/images/square.jpg", [("red", (10, 20, 30, 60))], (100, 100), 6)
     coco(tmp_path / "a", square)
-    assert open_split(str(tmp_path / "a")).examples[0].boxes.tolist() == [[10, 20, 30, 60]]
-    assert "upright is assumed" in caplog.text
+    with pytest.warns(AssumptionWarning, match="upright is assumed"):
+        assert open_split(str(tmp_path / "a")).examples[0].boxes.tolist() == [[10, 20, 30, 60]]
     draw(tmp_path / "b/images/square.jpg", [("red", (40, 10, 80, 30))], (100, 100), 6)
     draw(tmp_path / "b/images/tall.jpg", [("red", (8, 70, 38, 110))], (80, 120), 6)
     coco(tmp_path / "b", [*square, ("tall.jpg", (120, 80), [("red", (70, 42, 110, 72))])])

@@ -11,12 +11,13 @@ from __future__ import annotations
 import dataclasses
 import logging
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from heatbox.data.types import Example, Split
-from heatbox.errors import InputError
+from heatbox.errors import AssumptionWarning, InputError
 
 IMAGENET_CLASSES = 1000
 _WNID = re.compile(r"n\d{8}")
@@ -71,9 +72,8 @@ def match_classes(
             )
         if len(names) == num_classes and all(place in (None, index) for index, place in enumerate(found)):
             if not any(place is not None for place in found):
-                _log.warning(
-                    "%s: no class has the name of one of the network's; their order is assumed", where
-                )
+                what = "no class has the name of one of the network's, so their order is assumed"
+                warnings.warn(f"{where}: {what}", AssumptionWarning, 2)
             return split
         of = f"{where}: has {len(names)} classes, {owner} {num_classes}"
         raise InputError(f"{of}, and {problem}")

@@ -6,7 +6,7 @@ several classes are evaluated once for each class, against the boxes of that cla
 
 from __future__ import annotations
 
-import logging
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,10 +18,8 @@ from heatbox.data.files.trees import raise_problem
 from heatbox.data.open import open_split
 from heatbox.data.problems import BadImage, LeftOut, require_fit
 from heatbox.data.types import Split
-from heatbox.errors import InputError
+from heatbox.errors import AssumptionWarning, InputError
 from heatbox.evaluation.run import CLASSES, LEFT_OUT, Run
-
-_log = logging.getLogger(__name__)
 
 
 def open_images(
@@ -68,11 +66,11 @@ def open_images(
 def _by_class(split: Split, target: Target) -> Split:
     found = split.by_class() if target == "label" else split
     if found is not split:
-        _log.warning(
-            "%s: images of several classes are evaluated once for each class: %d pairs of %d images",
-            split.name,
-            len(found),
-            len(split),
+        what = f"{len(found)} pairs of {len(split)} images"
+        warnings.warn(
+            f"{split.name}: images of several classes are evaluated once for each class: {what}",
+            AssumptionWarning,
+            2,
         )
     return found
 

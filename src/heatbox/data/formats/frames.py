@@ -8,7 +8,7 @@ the image tells which: boxes in the stored frame are turned with the picture.
 from __future__ import annotations
 
 import io
-import logging
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,11 +19,10 @@ from PIL import Image
 from heatbox.data.files.images import ORIENTATION
 from heatbox.data.files.trees import Report, Tree
 from heatbox.data.problems import MALFORMED, Problem
+from heatbox.errors import AssumptionWarning
 
 if TYPE_CHECKING:
     from heatbox.data.formats.rows import Annotation
-
-_log = logging.getLogger(__name__)
 
 UPRIGHT = 1
 """EXIF orientation of an image that is stored upright."""
@@ -149,20 +148,20 @@ def turns_of(
             report(Problem(f"{table[file].where}: EXIF turns both, but {what}", file, MALFORMED))
         return {}
     if stored and not quiet:
-        _log.warning(
-            "%s: EXIF turns %d images, which are listed in the stored frame; their boxes are turned too",
-            next(iter(table.values())).where.partition(",")[0],
-            len(stored) + len(unclear),
+        where = next(iter(table.values())).where.partition(",")[0]
+        what = "are listed in the stored frame, so their boxes are turned too"
+        warnings.warn(
+            f"{where}: EXIF turns {len(stored) + len(unclear)} images, which {what}", AssumptionWarning, 2
         )
     if stored:
         return stored | unclear
     if unclear and not quiet:
         first = next(iter(unclear))
-        _log.warning(
-            "EXIF turns %d images, the first is %r, and no size tells whether their boxes are meant for the "
-            "upright or for the stored picture; upright is assumed",
-            len(unclear),
-            first,
+        what = "and no size tells whether their boxes are those of the upright or of the stored picture"
+        warnings.warn(
+            f"EXIF turns {len(unclear)} images, such as {first!r}, {what}; upright is assumed",
+            AssumptionWarning,
+            2,
         )
     return {}
 

@@ -11,7 +11,7 @@ used as they are written. The reader says which is assumed.
 
 from __future__ import annotations
 
-import logging
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 
@@ -33,7 +33,7 @@ from heatbox.data.formats.output import (
 from heatbox.data.formats.rows import Annotation, Object, annotated_split, is_safe_id, read_rows, skipping
 from heatbox.data.formats.xml import Element, number, parse_xml
 from heatbox.data.types import BOX_FLAGS, Example, Split
-from heatbox.errors import InputError
+from heatbox.errors import AssumptionWarning, InputError
 
 LAYOUT, DEPTH = "Pascal VOC", 2
 LABELMAP = "labelmap.txt"
@@ -41,8 +41,6 @@ _SPLITS = ("train", "training", "val", "valid", "validation", "test")
 _XML_FOLDERS = ("annotations", "annotation", "xmls", "xml", "labels")
 _IMAGE_FOLDERS = ("JPEGImages", "images", "Images", "imgs", "img", "")
 _FORM = "an annotation in PASCAL VOC's XML"
-
-_log = logging.getLogger(__name__)
 
 
 def split_names(tree: Tree) -> tuple[str, ...]:
@@ -273,12 +271,11 @@ def _count_from_zero(tree: Tree, read: dict[str, Annotation]) -> None:
     boxes = [one.box for annotation in read.values() for one in annotation.objects]
     if not boxes:
         return
-    if any(min(box[0], box[1]) < 1 for box in boxes):
-        _log.warning("%s: corners are counted from 0, because some are below 1", tree.where)
+    zero = any(min(box[0], box[1]) < 1 for box in boxes)
+    why = "0, because some are below 1" if zero else "1, as in the VOC devkit: xmin and ymin become one less"
+    warnings.warn(f"{tree.where}: corners are counted from {why}", AssumptionWarning, 2)
+    if zero:
         return
-    _log.warning(
-        "%s: corners are counted from 1, as in the VOC devkit: xmin and ymin become one less", tree.where
-    )
     for annotation in read.values():
         annotation.objects[:] = [
             one._replace(box=[one.box[0] - 1, one.box[1] - 1, *one.box[2:]]) for one in annotation.objects
