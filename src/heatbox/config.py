@@ -122,46 +122,46 @@ class ModelOptions:
                 notes.append(f"reads {channels} channel{plural}, with the averages of mean and std over RGB")
         else:
             notes = []
-        inside = bool(notes) and bool(found.notes)
-        _warn_of_assumptions(model, {name: words for name, words in assumed.items() if words}, notes, inside)
+        options = ["mean", "std"] if notes else []
+        options += [name for name, words in assumed.items() if words and name not in options]
+        if found.framing:
+            notes.append(found.framing)
+        values = [words for words in assumed.values() if words]
+        inside = bool(found.framing or (notes and found.notes))
+        _warn_of_assumptions(model, values, notes, options, inside)
         return replace(preprocess, crop_pct=self.crop_pct)
 
 
 def _warn_of_assumptions(
-    model: nn.Module, assumed: Mapping[str, str], notes: Sequence[str], inside: bool
+    model: nn.Module, values: Sequence[str], notes: Sequence[str], options: Sequence[str], inside: bool
 ) -> None:
     """Warn in one sentence of what is assumed about the preprocessing of a model, if anything is.
 
     Args:
         model: the classifier.
-        assumed: option → words on the value that is used.
-        notes: further clauses about mean and std.
+        values: words on the values that are assumed.
+        notes: further clauses about the model.
+        options: those that set other values.
         inside: whether the notes tell the model from a network inside it.
     """
-    if not assumed and not notes:
+    if not values and not notes:
         return
     from heatbox.errors import AssumptionWarning
     from heatbox.models.spec import is_torchvision, model_name, unwrap
 
-    clauses, options = list(notes), list(assumed)
-    if assumed:
+    clauses = list(notes)
+    if values:
         found = (
-            "no preprocessing was found" if len(assumed) == 4 else "not all of its preprocessing was found"
+            "no preprocessing was found" if len(values) == 4 else "its preprocessing was not found in full"
         )
         whose = ", as most weights of torchvision use" if is_torchvision(model) else ""
-        values = ", ".join(assumed.values()).replace(
-            "ImageNet's mean, ImageNet's std", "ImageNet's mean and std"
-        )
-        clauses.append(f"{found}, so it is assumed ({values}{whose})")
-    if notes:
-        options = ["mean", "std", *(one for one in options if one not in ("mean", "std"))]
+        words = ", ".join(values).replace("ImageNet's mean, ImageNet's std", "ImageNet's mean and std")
+        clauses.append(f"{found}, so it is assumed ({words}{whose})")
+    if options:
+        ways = ", ".join(f"--{option}" for option in options)
+        clauses.append(f"{ways} or preprocess=Preprocess(...) in Python set others")
     name = type(unwrap(model)).__name__ if inside else model_name(model)
-    ways = ", ".join(f"--{option}" for option in options)
-    warnings.warn(
-        f"{name}: {'; '.join(clauses)}; {ways} or preprocess=Preprocess(...) in Python set others",
-        AssumptionWarning,
-        stacklevel=_levels_to_caller(),
-    )
+    warnings.warn(f"{name}: {'; '.join(clauses)}", AssumptionWarning, stacklevel=_levels_to_caller())
 
 
 def _levels_to_caller() -> int:

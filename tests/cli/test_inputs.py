@@ -172,8 +172,8 @@ def test_what_is_assumed_is_said_once_a_command(place, capsys):
 
 def test_the_options_replace_what_the_model_has(place, capsys):
     picture().save("p.png")
-    told = ["--mean", "0.1", "0.2", "0.3", "--std", "0.6", "--size", "64", "--interpolation", "bicubic"]
-    _, (line,), notes = located(capsys, "p.png", "--model", "nets.py:bent", "--no-overlays", *told)
+    told = ["--size", "64", "--interpolation", "bicubic", "--std", "0.6", "--mean", "0.1", "0.2", "0.3"]
+    _, (line,), notes = located(capsys, "--model", "nets.py:bent", "--no-overlays", *told, "p.png")
     assert notes == []
     prepare = Preprocess((64, 64), (0.1, 0.2, 0.3), (0.6,) * 3, "bicubic")
     found = Localizer(create_model("nets.py:bent"), preprocess=prepare)([picture()])

@@ -16,6 +16,7 @@ from torchvision.transforms import v2
 
 from heatbox.config import ModelOptions
 from heatbox.errors import AssumptionWarning, InputError
+from heatbox.models.introspect import ClassifierView
 from heatbox.models.spec import (
     data_config,
     eval_mode,
@@ -29,6 +30,8 @@ from heatbox.models.spec import (
     unwrap,
     update_data_config,
 )
+from heatbox.training.config import TrainConfig
+from heatbox.training.weights import start_model
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.25, 0.2, 0.3)
 
@@ -213,6 +216,37 @@ def test_what_is_no_scale_and_shift_is_said(function):
     found = assumed(Before(function, small()), "not by a scale and a shift")
     assert (found.mean, found.std) == (MEAN, STD)
     assert quietly(Before(function, small()), mean=(0.0,), std=(1.0,)).std == (1, 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("function", "words"),
+    [
+        (lambda x: crop(x, 1 / 8, 1 / 4), "25 to 75% of the width and 12 to 88% of the height"),
+        (lambda x: crop(2 * x, -1 / 4, 0), "0 to 100% of the width and -25 to 125% of the height"),
+        (
+            v2.Compose([v2.Resize(120), v2.CenterCrop(96)]),
+            "10 to 90% of the width and 10 to 90% of the height",
+        ),
+    ],
+)
+@pytest.mark.parametrize("net", [small, plain])
+def test_a_crop_inside_the_model_is_said(function, words, net):
+    with pytest.warns(AssumptionWarning, match=f"crops or pads its images before .*{words}") as caught:
+        ModelOptions(size=96).preprocess(Before(function, net()))
+    assert len(caught) == 1
+
+
+def crop(images, rows, columns):
+    """A fraction of the height and the width less at each edge; more where it is negative."""
+    height, width = images.shape[2:]
+    top, left = -round(rows * height), -round(columns * width)
+    return nn.functional.pad(images, (left, left, top, top))
+
+
+def test_a_resize_inside_the_model_is_none():
+    for side in (40, 96, 128, 301):
+        assert quietly(Before(v2.Resize((side, side)), small())) == quietly(small())
+    assert quietly(Before(lambda x: nn.functional.pad(x, (1, 1, 1, 1), "reflect"), small())).mean == MEAN
 
 
 def test_another_normalization_than_the_networks_is_said():
@@ -446,6 +480,14 @@ def test_placement_reads_weights_not_scalars():
         placement(small().to("meta"))
 
 
+def test_training_reads_rgb():
+    config = TrainConfig("own", "test_resnet", model_options={"in_chans": 4})
+    with pytest.raises(
+        InputError, match="test_resnet: reads images of 4 channels, but heatbox trains on RGB"
+    ):
+        start_model(config, 3)
+
+
 def test_models_that_accelerate_dispatched():
     accelerate = pytest.importorskip("accelerate")
     model = accelerate.cpu_offload(small(), execution_device="cpu")
@@ -454,6 +496,11 @@ def test_models_that_accelerate_dispatched():
     assert ModelOptions(device="cpu").to_device(model) is model
     assert quietly(model).mean == MEAN
     assert input_size(model) == (3, 96, 96)
+    with pytest.raises(InputError, match="is offloaded by accelerate, but class maps need all weights"):
+        ClassifierView(model)
+    dispatched = accelerate.dispatch_model(small(), {"": "cpu"})
+    images = torch.rand(2, 3, 96, 96)
+    assert torch.allclose(ClassifierView(dispatched)(images)[1], small()(images), atol=1e-4)
     wrapped = Before(lambda x: (x - MEAN[0]) / 4, accelerate.cpu_offload(small(), execution_device="cpu"))
     assert quietly(wrapped).std == pytest.approx([s / 4 for s in STD], 1e-4)
     assert all(parameter.is_meta for parameter in wrapped.parameters())

@@ -25,6 +25,9 @@ FIELDS = {
 }
 """Short options and hidden fields of the configurations, which do not depend on the parser."""
 
+NUMBERS = ("--mean", "--std")
+"""Options that take any number of numbers."""
+
 FIRST = ("model", "checkpoint")
 """Fields that are listed before the others, whichever class they are inherited from."""
 
@@ -37,7 +40,36 @@ def parse(
     Raises:
         SystemExit: help was requested (0), or the arguments are invalid (2); tyro has printed why.
     """
+    args = files_first(args)
     return run_parser(with_verbose(function), args=args, prog=prog, description=description(function))
+
+
+def files_first(args: Sequence[str]) -> list[str]:
+    """Arguments in which no file follows the numbers of an option that takes several of them.
+
+    >>> files_first(["--mean", "0.5", "0.4", "0.3", "cat.jpg", "--size", "64"])
+    ['cat.jpg', '--mean', '0.5', '0.4', '0.3', '--size', '64']
+    """
+    files: list[str] = []
+    others: list[str] = []
+    state = ""
+    for arg in args:
+        if arg in NUMBERS:
+            state = "numbers"
+        elif arg.startswith("-") and not _is_number(arg):
+            state = ""
+        elif state and not _is_number(arg):
+            state = "files"
+        (files if state == "files" else others).append(arg)
+    return files + others
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def run_parser(target: Any, **options: Any) -> Any:

@@ -44,7 +44,15 @@ from heatbox.models.heads import (
 )
 from heatbox.models.outputs import select_output
 from heatbox.models.recording import Recorder, unrecorded
-from heatbox.models.spec import as_input, eval_mode, input_size, model_name, unchanged, unwrap
+from heatbox.models.spec import (
+    as_input,
+    eval_mode,
+    execution_device,
+    input_size,
+    model_name,
+    unchanged,
+    unwrap,
+)
 from heatbox.models.stages import (
     FeatureHook,
     SharpOffset,
@@ -625,7 +633,8 @@ def check_weights(model: nn.Module) -> None:
     """Raise unless every parameter has values.
 
     Raises:
-        InputError: layers that take their sizes from the first images, or a model on the device "meta".
+        InputError: layers that take their sizes from the first images, a model on the device "meta", or one
+            that accelerate offloads.
     """
     for name, value in model.named_parameters():
         if torch.nn.parameter.is_lazy(value):
@@ -633,10 +642,16 @@ def check_weights(model: nn.Module) -> None:
                 f"{model_name(model)}: {name} has no values yet, because a lazy layer takes its size from "
                 "the first images; run the model once, or load its weights"
             )
-        if value.is_meta and not any(hasattr(module, "_hf_hook") for module in model.modules()):
+        if value.is_meta:
+            offloaded = execution_device(model) is not None
             raise InputError(
-                f"{model_name(model)}: {name} has no values, because it is on the device meta; load its "
-                "weights"
+                f"{model_name(model)}: {name} "
+                + (
+                    "is offloaded by accelerate, but class maps need all weights in memory; load the model "
+                    "without offloading"
+                    if offloaded
+                    else "has no values, because it is on the device meta; load its weights"
+                )
             )
 
 

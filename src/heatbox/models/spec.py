@@ -15,7 +15,7 @@ import sys
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,9 @@ _TORCHVISION = (
 """Classifiers of torchvision, which do not keep the preprocessing of their weights."""
 
 _TOLERANCE = 0.01  # of the spread: an outer module may round to 8 bits, a gamma curve is further from a line
+
+_FRAMING = 0.03
+"""Fraction of an image that a model may crop or pad inside without it being said."""
 
 
 def unwrap(model: nn.Module) -> nn.Module:
@@ -66,10 +69,12 @@ class Preprocessing:
         config: the known fields of timm's `pretrained_cfg`: input_size (C, H, W), mean, std, interpolation;
             and channel_order, "bgr" where the network reads blue first.
         notes: clauses about the model: what was concluded or could not be known about mean and std.
+        framing: a clause about a crop or padding inside the model; "" without.
     """
 
     config: dict[str, Any]
     notes: tuple[str, ...] = ()
+    framing: str = ""
 
 
 def data_config(model: nn.Module) -> dict[str, Any]:
@@ -230,12 +235,15 @@ class _Affine:
         source: the channel of the input that each inner channel reads; None where a single inner channel
             is a weighted sum of all, with `scale` the sum of the weights.
         channels: of the input.
+        pixelwise: whether each pixel follows from that at the same place; otherwise images are also resized,
+            cropped or padded.
     """
 
     scale: np.ndarray
     shift: np.ndarray
     source: tuple[int, ...] | None
     channels: int
+    pixelwise: bool = True
 
     @property
     def is_identity(self) -> bool:
@@ -336,10 +344,43 @@ def _relations(
         for module, value in reached.items():
             if found.get(module) is None:
                 pixels = _pixels(images, value, make is _colours)
-                found[module] = None if pixels is None else fit_affine(*pixels)
+                relation = None if pixels is None else fit_affine(*pixels)
+                found[module] = relation and replace(relation, pixelwise=make is _noise)
         if found and None not in found.values():
             break
     return found
+
+
+def _framing(
+    model: nn.Module, module: nn.Module, relation: _Affine, size: tuple[int, int, int]
+) -> str | None:
+    """Words on how a model crops or pads its images before a module; None where that sees them whole.
+
+    The part is measured on two images whose values are the horizontal and the vertical position.
+    """
+    if relation.pixelwise:
+        return None
+    channels, height, width = size
+    across = ((torch.arange(width) + 0.5) / width).expand(height, width)
+    down = ((torch.arange(height) + 0.5) / height)[:, None].expand(height, width)
+    images = torch.stack([across, down])[:, None].expand(2, channels, height, width).contiguous()
+    try:
+        inner = _inputs_of(model, [module], images, every=False)[module]
+    except Exception:  # as in `_relations`
+        return None
+    positions = (inner[:, 0].double().numpy() - relation.shift[0]) / relation.scale[0]  # (2, h, w)
+    ends = []
+    for line in (positions[0][positions.shape[1] // 2], positions[1][:, positions.shape[2] // 2]):
+        middle = np.arange(len(line) // 4, len(line) - len(line) // 4)
+        slope, start = np.polyfit(middle, line[middle], 1) if len(middle) > 1 else (1.0, 0.5)
+        ends.append((start - slope / 2, start + slope * (len(line) - 0.5)))
+    if all(abs(low) < _FRAMING and abs(high - 1) < _FRAMING for low, high in ends):
+        return None
+    (left, right), (top, bottom) = ((round(100 * low), round(100 * high)) for low, high in ends)
+    return (
+        f"crops or pads its images before {_short(module)} reads them (from {left} to {right}% of the width "
+        f"and {top} to {bottom}% of the height), but its maps are taken as maps of the whole image"
+    )
 
 
 def _seen_from_outside(model: nn.Module, inner: Sequence[nn.Module]) -> Preprocessing:
@@ -349,6 +390,7 @@ def _seen_from_outside(model: nn.Module, inner: Sequence[nn.Module]) -> Preproce
     relations = _relations(model, inner, size, every=True) or dict.fromkeys(inner)
     config = {**_config_of(next(iter(relations))), "input_size": size}
     notes: list[str] = []
+    framing: list[str | None] = []
     found: list[tuple[list[float], list[float]]] = []
     for network, relation in relations.items():
         own = _config_of(network)
@@ -360,6 +402,7 @@ def _seen_from_outside(model: nn.Module, inner: Sequence[nn.Module]) -> Preproce
             )
             found.append((mean, std))
             continue
+        framing.append(_framing(model, network, relation, size))
         if relation.is_identity and len(mean) == len(std) == size[0]:
             found.append((mean, std))
             continue
@@ -375,7 +418,7 @@ def _seen_from_outside(model: nn.Module, inner: Sequence[nn.Module]) -> Preproce
     if any(not np.allclose(other, found[0], rtol=1e-3, atol=1e-3) for other in found[1:]):
         notes.append("contains networks of different mean and std, of which those of the first are used")
     config |= {"mean": tuple(map(_rounded, found[0][0])), "std": tuple(map(_rounded, found[0][1]))}
-    return Preprocessing(config, tuple(dict.fromkeys(notes)))
+    return Preprocessing(config, tuple(dict.fromkeys(notes)), next(filter(None, framing), ""))
 
 
 def _own_normalization(relation: _Affine, mean: Sequence[float], std: Sequence[float]) -> str | None:
@@ -400,8 +443,11 @@ def _of_first_layer(model: nn.Module, config: dict[str, Any]) -> Preprocessing:
     known = {**config, **({"input_size": (channels, height, width)} if "input_size" in config else {})}
     measured = _relations(model, _first_layers(model), (channels, height, width), every=False)
     relation = next(iter(measured.values()), None)
-    if relation is None or np.allclose([relation.scale, relation.shift + 1], 1, atol=1e-3):
+    if relation is None:
         return Preprocessing(known)
+    framing = _framing(model, next(iter(measured)), relation, (channels, height, width)) or ""
+    if np.allclose([relation.scale, relation.shift + 1], 1, atol=1e-3):
+        return Preprocessing(known, framing=framing)
     own_mean, own_std = -relation.shift / relation.scale, 1 / relation.scale
     largest = 255.0 if max(np.abs(own_mean).max(), own_std.max()) > 2 else 1.0
     known |= {"mean": (0.0,) * channels, "std": (1 / largest,) * channels}
@@ -409,7 +455,7 @@ def _of_first_layer(model: nn.Module, config: dict[str, Any]) -> Preprocessing:
         f"normalizes images itself (mean {_listed(own_mean)}, std {_listed(own_std)}), so it is given images "
         f"in [0, {largest:g}]"
     )
-    return Preprocessing(known, (note,))
+    return Preprocessing(known, (note,), framing)
 
 
 def _first_layers(model: nn.Module) -> list[nn.Module]:
@@ -436,7 +482,7 @@ def _rounded(value: float) -> float:
 
 
 def _listed(values: np.ndarray) -> str:
-    return ", ".join(f"{value:.3g}" for value in values)
+    return ", ".join(f"{_rounded(value):.3g}" for value in values)
 
 
 def update_data_config(model: nn.Module, fields: Mapping[str, Any]) -> None:

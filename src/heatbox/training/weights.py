@@ -17,7 +17,7 @@ from heatbox.evaluation.run import CONFIG, Run
 from heatbox.evaluation.schema import COUNT, checked, checked_network, one_of
 from heatbox.models.checkpoints import gap_fc_head, load_checkpoint, read_checkpoint, write_safetensors
 from heatbox.models.factory import PRETRAINED, create_model, shipped
-from heatbox.models.spec import update_data_config
+from heatbox.models.spec import input_channels, update_data_config
 from heatbox.ops import accelerate
 from heatbox.training.config import TrainConfig
 from heatbox.training.recipes import PRETRAINED_ON
@@ -59,8 +59,8 @@ def start_model(config: TrainConfig, num_classes: int, recompute: bool = False) 
         recompute: recompute activations in the backward pass instead of keeping them.
 
     Raises:
-        InputError: the file of weights does not exist (the message names where it is published), or the model
-            does not support activation checkpointing.
+        InputError: the file of weights does not exist (the message names where it is published), the model
+            does not read RGB images, or it does not support activation checkpointing.
     """
     file = None if config.pretrained in (PUBLISHED, SCRATCH) else Path(config.pretrained)
     if file is not None and not file.is_file():
@@ -71,6 +71,8 @@ def start_model(config: TrainConfig, num_classes: int, recompute: bool = False) 
         )
     torch.manual_seed(config.seed)
     model = built(config, num_classes, PRETRAINED if config.pretrained == PUBLISHED else None)
+    if (channels := input_channels(model)) != 3:
+        raise InputError(f"{config.model}: reads images of {channels} channels, but heatbox trains on RGB")
     if file is not None:
         load_checkpoint(model, file, head=False)
     accelerate(model, verbose=False)
