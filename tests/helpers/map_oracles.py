@@ -230,6 +230,18 @@ def find_mean(model: nn.Module, images: Tensor, positions: int, most: int = 24) 
     return None
 
 
+def positions(model: nn.Module, images: Tensor, point: Point) -> int:
+    """Number of positions of the map at a point."""
+    shapes: list[torch.Size] = []
+
+    def note(value: Tensor) -> Tensor:
+        shapes.append(value.shape)
+        return value
+
+    _run(model, images, point, note)
+    return math.prod(shapes[-1][dim] for dim in point.dims)
+
+
 def frozen_map(model: nn.Module, images: Tensor, targets: Tensor, point: Point, positions: int) -> Tensor:
     """(B, positions): what each position contributes to the logit times their number, without the bias.
 

@@ -266,6 +266,12 @@ def _compare(case: Case, model: nn.Module, batch: Tensor, found: Any, result: Me
     if point is None:
         result.problems.append(f"no tensor of {positions} positions whose mean the logits read, and no point")
         return
+    if case.model in POINTS:
+        with torch.no_grad():
+            own = map_oracles.positions(model, batch, point)
+        if own != positions:
+            result.problems.append(f"maps of {result.map} where the last map has {own} positions")
+            return
     oracle = map_oracles.frozen_map(model, batch, found.targets, point, positions)
     apart = map_oracles.difference(found.maps, oracle)
     result.notes.append(f"oracle at {point.at}: {apart:.1e}")
