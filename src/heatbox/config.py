@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 Target = Literal["label", "predicted"]
 OnBad = Literal["stop", "skip"]
+ScoreFunction = Literal["softmax", "sigmoid"]
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"]
 
 
@@ -46,6 +47,12 @@ class ModelOptions:
     """Mean in [0, 1] of each channel (RGB), or one for all; by default the model's."""
     std: tuple[float, ...] | None = None
     """Standard deviation in [0, 1] of each channel (RGB), or one for all; by default the model's."""
+    output: str | None = None
+    """Name or position of the logits among several outputs of the model; by default the one named logits, or
+    the only one that can be."""
+    scores: ScoreFunction | None = None
+    """Scores of classes: softmax, one class per image; or sigmoid, each class alone. By default as the model
+    was trained, where that is known; otherwise sigmoid for one output and softmax for several."""
     device: str = "auto"
     """cpu, cuda, mps, or auto for the first available of cuda, mps and cpu."""
 

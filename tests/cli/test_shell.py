@@ -177,7 +177,7 @@ SAME_EVERYWHERE = {
     "analyze class-weights, analyze complexity, analyze signed-cam, analyze thresholds, analyze all",
 }
 OTHER_WORDS = {
-    "dataset", "dataset_path", "data_dir", "data_root", "root", "arch", "backbone", "network", "output",
+    "dataset", "dataset_path", "data_dir", "data_root", "root", "arch", "backbone", "network",
     "output_dir", "out_dir", "outdir", "save_dir", "dest", "as_json", "format", "gpu", "cuda", "accelerator",
     "bs", "batch", "batchsize", "random_state", "rng", "manual_seed", "weights", "ckpt", "max_images",
     "num_images", "n_classes", "classes", "quiet", "force", "epoch", "learning_rate", "image_size",

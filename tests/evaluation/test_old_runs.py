@@ -134,6 +134,7 @@ def test_located(old, capsys):
     arguments = ["--model", "mine.py:blobs", "--size", "64", "--device", "cpu", "--no-overlays"]
     assert main(["locate", *files, *arguments, "--protocol", "exact"]) == 0
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert {line.pop("scores") for line in lines} == {"softmax"}  # which 0.1.0 did not print
     same_numbers(lines, [json.loads(line) for line in Path("json/locate.jsonl").read_text().splitlines()])
 
 

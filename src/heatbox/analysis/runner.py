@@ -39,7 +39,17 @@ from heatbox.visualization.figures.style import save_figure
 ANALYSIS, COMPARISON = "analysis.json", "comparison.json"
 NO_CHECKPOINT = "none"
 Numbers = dict[str, Any]
-_RECORDED = ("num_classes", "size", "interpolation", "crop_pct", "mean", "std", "model_options")
+_RECORDED = (
+    "num_classes",
+    "size",
+    "interpolation",
+    "crop_pct",
+    "mean",
+    "std",
+    "model_options",
+    "output",
+    "scores",
+)
 
 
 # -------------------------------------------------------------------------------------------- the models
@@ -62,7 +72,7 @@ class ComparedModel:
     @cached_property
     def view(self) -> ClassifierView:
         """The model, built when first used."""
-        return ClassifierView(self.spec.build())
+        return ClassifierView(self.spec.build(), self.spec.output)
 
     @cached_property
     def num_classes(self) -> int:

@@ -26,7 +26,7 @@ from heatbox._utils.progress import Track, silent
 from heatbox.analysis.config import ShapeBiasConfig
 from heatbox.analysis.erf import erf_of_examples
 from heatbox.analysis.erf import numbers_of as numbers_of_erf
-from heatbox.config import ModelOptions
+from heatbox.config import ModelOptions, ScoreFunction
 from heatbox.data.files.images import open_for_network
 from heatbox.data.formats.cue_conflict import shape_and_texture
 from heatbox.data.glyphs import glyphs_cue_conflict
@@ -35,7 +35,9 @@ from heatbox.data.transforms import Preprocess
 from heatbox.data.types import Example, Split
 from heatbox.errors import InputError
 from heatbox.evaluation.run import METRICS, Record, Run
+from heatbox.inference.scores import class_scores, score_function, trained_function
 from heatbox.models.introspect import ClassifierView
+from heatbox.models.outputs import select_output
 from heatbox.models.spec import as_input, eval_mode
 from heatbox.visualization.figures import erf as erf_figures
 from heatbox.visualization.figures import shape_bias as figures
@@ -335,7 +337,7 @@ def decide(probabilities: np.ndarray, categories: Mapped, aggregation: Aggregati
     """Name a category for each row of class probabilities.
 
     Args:
-        probabilities: (N, K) softmax over all classes.
+        probabilities: (N, K) of all classes.
         categories: category → indices of its classes.
         aggregation: of the probabilities of a category's classes; the mean is what the authors recommend,
             since a sum favours categories of many classes.
@@ -433,12 +435,19 @@ def shape_bias(
 
 
 def respond(
-    model: nn.Module, images: Tensor, ids: Iterable[str], split: Split, categories: Mapped | None = None
+    model: nn.Module,
+    images: Tensor,
+    ids: Iterable[str],
+    split: Split,
+    categories: Mapped | None = None,
+    scores: ScoreFunction | None = None,
+    output: str | None = None,
 ) -> list[Response]:
     """Responses of a classifier to a batch of preprocessed cue-conflict images (B, 3, H, W)."""
     with eval_mode(model), torch.inference_mode():
-        logits = model(as_input(model, images))
-    probabilities = logits.double().cpu().softmax(1).numpy()
+        logits = select_output(model(as_input(model, images)), output).double().cpu().numpy()
+    function = score_function(scores, logits.shape[1], trained_function(model))
+    probabilities = class_scores(logits, function)
     chosen = categories_for(split, probabilities.shape[1]) if categories is None else categories
     named = decide(probabilities, chosen)
     return [Response(name, *shape_and_texture(name), one) for name, one in zip(ids, named, strict=True)]
@@ -500,7 +509,9 @@ def _records(model: ComparedModel, split: Split, examples: Sequence[Example], im
     ids = [example.id for example in examples]
     return [
         {"id": one.image, "shape": one.shape, "texture": one.texture, "response": one.response}
-        for one in respond(model.view.model, images, ids, split)
+        for one in respond(
+            model.view.model, images, ids, split, scores=model.spec.scores, output=model.spec.output
+        )
     ]
 
 

@@ -28,7 +28,7 @@ def completion(shell: tyro.conf.Positional[Shell]) -> None:
     functions = {name: load(name) for name in COMMANDS}
     # Recipes complete by name only: with their sixty settings each, the script would exceed a megabyte.
     functions["train"] = {name: _without_settings(make) for name, make in RECIPES.items()}
-    run_parser(one_of(functions), prog="heatbox", args=["--tyro-print-completion", shell])
+    run_parser(one_of(functions), brief=True, prog="heatbox", args=["--tyro-print-completion", shell])
 
 
 def _without_settings(recipe: Callable[[], object]) -> Callable[[], None]:

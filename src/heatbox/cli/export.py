@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from heatbox.cli.terminal import say, say_written
+from heatbox.config import ScoreFunction
 from heatbox.data.formats.options import AnnotationFiles, WriteOptions
 from heatbox.errors import InputError
 
@@ -25,6 +26,7 @@ def export(
     overlays: Path | None = None,
     method: str | None = None,
     threshold: float | None = None,
+    scores: ScoreFunction | None = None,
     limit: int | None = None,
 ) -> int:
     """Export the boxes and maps of a run for other tools.
@@ -42,6 +44,7 @@ def export(
         overlays: Folder of <image id>.png images with map, box and ground truth.
         method: The method; by default the run's first.
         threshold: Threshold of the boxes; by default the best one for MaxBoxAcc.
+        scores: Scores of the boxes: softmax, or sigmoid of each class alone; by default the run's.
         limit: Maximum number of overlays; the first ones are written.
 
     Examples:
@@ -58,7 +61,7 @@ def export(
     if coco is None and npy is None and overlays is None and not outputs:
         named = "--coco FILE, --npy DIR, --overlays DIR or a format such as --yolo DIR"
         raise InputError(f"nothing to export was named; expected {named}")
-    maps = RunMaps(run, method, threshold)
+    maps = RunMaps(run, method, threshold, scores)
     config = maps.run.config()
     if options.model_version is None:
         options = replace(options, model_version=f"{config.get('model') or run.name} {maps.method}")
@@ -79,7 +82,7 @@ def export(
     names = split.class_names if split else []
     if coco is not None:
         truth = write_coco(maps, coco, names, on_terminal)
-        say(f"detections: {coco}, ground truth: {truth}")
+        say(f"detections: {coco} (scores: {maps.scores}), ground truth: {truth}")
     if outputs:
         found = predicted_split(maps, split, names, on_terminal)
         for name, path in outputs.items():

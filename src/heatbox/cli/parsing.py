@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Union, get_type_hints
 
@@ -72,13 +73,19 @@ def _is_number(text: str) -> bool:
     return True
 
 
-def run_parser(target: Any, **options: Any) -> Any:
-    """`tyro.cli` with the settings of all commands and the markers of `FIELDS`."""
-    with _registry():
+def run_parser(target: Any, brief: bool = False, **options: Any) -> Any:
+    """`tyro.cli` with the settings of all commands and the markers of `FIELDS`.
+
+    Args:
+        target: the function, or the union of commands.
+        brief: whether options are described by the first sentence of their documentation.
+        options: of `tyro.cli`.
+    """
+    with _registry(brief):
         return tyro.cli(target, config=SETTINGS, **options)
 
 
-def _registry() -> ConstructorRegistry:
+def _registry(brief: bool) -> ConstructorRegistry:
     """Rules of tyro that put the markers of `FIELDS` on the fields of every dataclass."""
     registry, active = ConstructorRegistry(), set[Any]()
 
@@ -94,6 +101,7 @@ def _registry() -> ConstructorRegistry:
         if not isinstance(spec, StructConstructorSpec):
             return None
         fields = sorted(map(_marked, spec.fields), key=lambda field: field.name not in FIRST)
+        fields = list(map(_briefly, fields)) if brief else fields
         return dataclasses.replace(spec, fields=tuple(fields))
 
     return registry
@@ -103,6 +111,12 @@ def _marked(field: StructFieldSpec) -> StructFieldSpec:
     if field.name not in FIELDS:
         return field
     return dataclasses.replace(field, type=Annotated[field.type, FIELDS[field.name]])  # type: ignore[arg-type]
+
+
+def _briefly(field: StructFieldSpec) -> StructFieldSpec:
+    text = field.helptext() if callable(field.helptext) else field.helptext
+    first = re.split(r"(?<=[.;])\s", text or "", maxsplit=1)[0].rstrip(";")
+    return dataclasses.replace(field, helptext=first)
 
 
 def with_verbose(function: Callable[..., int | None]) -> Callable[..., Any]:

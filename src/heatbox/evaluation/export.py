@@ -15,6 +15,7 @@ from heatbox._utils.io import made_folder, write_atomically
 from heatbox._utils.progress import Track, silent
 from heatbox.boxes.contours import Protocol, check_threshold
 from heatbox.boxes.ops import REFERENCE_SIDE
+from heatbox.config import ScoreFunction
 from heatbox.data.formats.coco import to_coco, to_coco_results
 from heatbox.data.formats.output import json_text
 from heatbox.data.types import Example, Split
@@ -22,6 +23,7 @@ from heatbox.errors import InputError
 from heatbox.evaluation.run import IMAGE, MASK, Record, Run
 from heatbox.evaluation.summary import own_maps
 from heatbox.inference.boxes import map_to_boxes
+from heatbox.inference.scores import class_scores, score_function
 from heatbox.maps.normalize import normalize_heatmap
 from heatbox.visualization.overlay import FOUND_COLOUR, TRUTH_COLOUR, draw_boxes, draw_mask, overlay, save_png
 
@@ -35,12 +37,20 @@ class RunMaps:
         folder: of the run.
         method: name of the method; by default the run's first.
         threshold: fraction of a map's maximum in [0, 1); by default the best one for MaxBoxAcc.
+        scores: "softmax" or "sigmoid", which makes scores of logits; by default the run's, see
+            `heatbox.inference.scores`.
 
     Raises:
         InputError: no finished run, no maps of this method, or a threshold out of range.
     """
 
-    def __init__(self, folder: Path, method: str | None = None, threshold: float | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        method: str | None = None,
+        threshold: float | None = None,
+        scores: ScoreFunction | None = None,
+    ) -> None:
         self.run = Run(folder)
         self.protocol: Protocol = self.run.settings()["protocol"]
         metrics = self.run.scores()
@@ -51,6 +61,9 @@ class RunMaps:
             raise InputError(f"{folder}: contains no maps of {self.method!r}, only of {', '.join(methods)}")
         best = metrics["methods"][self.method]["threshold"]
         self.threshold = best if threshold is None else check_threshold(threshold)
+        asked = scores or metrics.get("scores") or self.run.settings().get("scores")
+        classes = len(next(iter(self.run.records(1)))[0]["logits"])
+        self.scores = score_function(asked, classes)
 
     def records(self) -> Iterator[Record]:
         """All records of the run."""
@@ -59,6 +72,10 @@ class RunMaps:
     def heatmap(self, record: Record) -> np.ndarray:
         """(224, 224) float32 in [0, 1], as it is scored."""
         return normalize_heatmap(record[f"map_{self.method}"], REFERENCE_SIDE)
+
+    def score(self, record: Record) -> float:
+        """The probability of the class that the map was made for."""
+        return float(class_scores(record["logits"], self.scores)[record["target"]])
 
     def boxes(self, record: Record, size: Sequence[int] | None = None) -> np.ndarray:
         """(K, 4) float64 xyxy, half-open: the box of the largest contour, or none; see `map_to_boxes`.
@@ -97,7 +114,7 @@ def predicted_split(
         if 0 in size and split is not None:  # data sets with masks do not list sizes
             size = split.open_image(images[record["id"]]).size
         boxes = maps.boxes(record, size).astype(np.float64)
-        scores = np.full(len(boxes), _probability(record["logits"], record["target"]))
+        scores = np.full(len(boxes), maps.score(record))
         image = record.get(IMAGE) or ""
         examples.append(Example(record["id"], record["target"], size, boxes, box_scores=scores, image=image))
     names = [*map(str, class_names), *map(str, range(len(class_names), classes))]
@@ -193,11 +210,6 @@ def write_overlays(
             drawn = draw_mask(drawn, record[MASK], TRUTH_COLOUR)
         drawn = draw_boxes(drawn, maps.boxes(record, sides), FOUND_COLOUR)
         save_png(drawn, _inside(folder, record["id"] + ".png"))
-
-
-def _probability(logits: np.ndarray, target: int) -> float:
-    shifted = np.exp(logits.astype(np.float64) - logits.max())
-    return float(shifted[target] / shifted.sum())
 
 
 def _inside(folder: Path, name: str) -> Path:

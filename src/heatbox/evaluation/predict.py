@@ -24,7 +24,7 @@ from heatbox._utils.checks import check_integer
 from heatbox._utils.progress import Track, silent
 from heatbox.boxes.contours import Protocol, threshold_grid, to_convention
 from heatbox.boxes.ops import REFERENCE_FRAME, box_iou, scale_boxes
-from heatbox.config import EvaluateConfig
+from heatbox.config import EvaluateConfig, ScoreFunction
 from heatbox.data.files.images import picture_size
 from heatbox.data.loader import preprocessed
 from heatbox.data.problems import UNREADABLE, LeftOut, Problem
@@ -35,6 +35,7 @@ from heatbox.evaluation.run import IMAGE, MASK, METRICS, Record, Run, require_ol
 from heatbox.evaluation.score import masks_of, require_comparable, score_run
 from heatbox.evaluation.summary import own_maps
 from heatbox.inference.boxes import frame_boxes, place_map
+from heatbox.inference.scores import class_scores, score_function, trained_function
 from heatbox.maps.registry import (
     ENLARGED,
     MapInputs,
@@ -83,7 +84,7 @@ def evaluate(
     for name in config.method:
         find_method(name)  # an unknown one is reported before anything is built
     _check_numbers(config)
-    view = ClassifierView(config.build() if model is None else config.to_device(model))
+    view = ClassifierView(config.build() if model is None else config.to_device(model), config.output)
     config.preprocess(view.model)  # a size or mean that no input can have is reported here
     methods = tuple(named_for(view, name) for name in methods)
     config = dataclasses.replace(config, method=methods)
@@ -108,9 +109,10 @@ def evaluate(
             save_images(fullsup, chosen_on, left_out_of_chosen)
             fullsup.finish()
     metrics = score_run(run, config.method, config.thresholds, config.protocol, fullsup, track)
+    function = score_function(config.scores, view.num_classes, trained_function(view))
     if not run.finished:
-        run.finish(None if run.has_masks else _best_boxes(metrics, config.protocol))
-    run.write_json(METRICS, metrics)
+        run.finish(_columns(metrics, config.protocol, run.has_masks, function))
+    run.write_json(METRICS, {**metrics, "scores": function})
     return metrics
 
 
@@ -325,6 +327,19 @@ def _strongest(inputs: MapInputs, count: int) -> dict[str, np.ndarray]:
         "channel_weight": best.values.cpu().numpy(),
         "channel_maps": scaled.round().byte().cpu().numpy(),
     }
+
+
+def _columns(
+    metrics: dict[str, Any], protocol: Protocol, masks: bool, function: ScoreFunction
+) -> Callable[[Record], dict[str, Any]]:
+    """Columns of predictions.parquet that are computed last: the score of the map's class, and boxes."""
+    boxes = None if masks else _best_boxes(metrics, protocol)
+
+    def columns(record: Record) -> dict[str, Any]:
+        scores = class_scores(record["logits"], function)
+        return {"score": float(scores[record["target"]]), **(boxes(record) if boxes else {})}
+
+    return columns
 
 
 def _best_boxes(metrics: dict[str, Any], protocol: Protocol) -> Callable[[Record], dict[str, Any]]:

@@ -68,7 +68,7 @@ MASK = "mask"
 """Column of records: the mask in the 224 x 224 frame, 0 background, 1 object, 255 ignored."""
 IMAGE = "image"
 """Column of records whose ids are pairs of an image and a class of it: the id of the image."""
-LATER_KEYS: dict[str, Any] = {"model_options": {}}
+LATER_KEYS: dict[str, Any] = {"output": None, "scores": None, "model_options": {}}
 """Keys of config.json that version 0.1.0 did not write → their values in its runs."""
 FOLDERS = ("parts", "records", "records-fullsup", "fullsup")
 _PACKAGES = (

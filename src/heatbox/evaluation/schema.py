@@ -87,6 +87,7 @@ _SETTINGS = {
     "model?": TEXT,
     "metadata?": _or_null(TEXT),
     "checkpoint?": _or_null(TEXT),
+    "scores?": _or_null(one_of("softmax", "sigmoid")),
 }
 _PER_CHANNEL = Kind(
     "numbers",
@@ -101,6 +102,8 @@ _NETWORK = {
     "crop_pct?": _or_null(NUMBER),
     "mean?": _PER_CHANNEL,
     "std?": _PER_CHANNEL,
+    "output?": _or_null(TEXT),
+    "scores?": _or_null(one_of("softmax", "sigmoid")),
     "model_options?": Kind("names and their values", lambda value: value is None or _is(value, dict)),
 }
 
@@ -118,6 +121,7 @@ def checked_scores(content: Mapping[str, Any], where: object) -> dict[str, Any]:
         "top1?": NUMBER,
         "top5?": NUMBER,
         "left_out?": {...: COUNT},
+        "scores?": one_of("softmax", "sigmoid"),
         "methods": {...: _MASKS if masks else _BOXES},
         "baselines": [TEXT],
         "differences": [{"first": TEXT, "second": TEXT, **{f"{name}?": _ESTIMATE for name in names}}],
@@ -211,7 +215,7 @@ RECORD = pa.schema(
         **dict.fromkeys(("boxes", "logits", "channel_weight"), pa.list_(pa.float64())),
         **dict.fromkeys(("top5", "mask", "channel_index", "channel_maps"), pa.list_(pa.int64())),
         **dict.fromkeys(("map_", "box_"), pa.list_(pa.float64())),
-        **dict.fromkeys(("iou_", "ms_"), pa.float64()),
+        **dict.fromkeys(("iou_", "ms_", "score"), pa.float64()),
     }
 )
 """Columns of records and their types, numbers of any width; a name ending in "_" is a prefix. Other columns

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -14,12 +15,13 @@ from torch import Tensor, nn
 from heatbox._utils.checks import check_choice, check_length, kind_of
 from heatbox._utils.extras import require as require_extra
 from heatbox.boxes.contours import Contours, Protocol, check_options, check_threshold
-from heatbox.config import ModelOptions
+from heatbox.config import ModelOptions, ScoreFunction
 from heatbox.data.files.images import network_image, picture_size
 from heatbox.data.objects import detections_of
 from heatbox.data.transforms import Preprocess, Region
-from heatbox.errors import InputError
+from heatbox.errors import AssumptionWarning, InputError
 from heatbox.inference.boxes import map_to_boxes, place_map
+from heatbox.inference.scores import class_scores, score_function, trained_function
 from heatbox.maps.normalize import normalize_heatmap
 from heatbox.maps.registry import (
     ENLARGED,
@@ -48,6 +50,7 @@ class Prediction:
         maps: (B, h, w) float32, as the method returned them: low resolution, not scaled.
         heatmaps: B arrays (H, W) float32 in [0, 1], each of its image's size.
         boxes: B arrays (N, 4) float64 xyxy in pixels of the image, half-open; see `map_to_boxes`.
+        score_function: "softmax" or "sigmoid", by which `scores` are made of logits; None if it is not known.
     """
 
     labels: Tensor
@@ -56,15 +59,25 @@ class Prediction:
     maps: Tensor
     heatmaps: list[np.ndarray]
     boxes: list[np.ndarray]
+    score_function: ScoreFunction | None = None
 
     def scores(self) -> np.ndarray:
-        """(B,) float32, the softmax probability of each image's target."""
-        return self.logits.softmax(1).gather(1, self.targets[:, None])[:, 0].numpy()
+        """(B,) float32, the probability of each image's target; see `heatbox.inference.scores`.
+
+        Warns:
+            AssumptionWarning: softmax is assumed, since nothing is known of how the network was trained.
+        """
+        classes = self.logits.shape[1]
+        if self.score_function is None and classes > 1:
+            words = "scores are softmax probabilities, as of networks for one class per image; --scores or "
+            warnings.warn(f"{words}Localizer(scores=...) chooses sigmoid", AssumptionWarning, stacklevel=2)
+        scores = class_scores(self.logits.numpy(), score_function(self.score_function, classes))
+        return np.take_along_axis(scores, self.targets.numpy()[:, None], 1)[:, 0].astype(np.float32)
 
     def to_detections(self) -> list[supervision.Detections]:
         """The boxes of each image as `supervision.Detections`.
 
-        Every box has its image's target as class_id and the softmax probability of that class as confidence.
+        Every box has its image's target as class_id and the probability of that class as confidence.
 
         Raises:
             InputError: supervision is not installed.
@@ -96,10 +109,15 @@ class Localizer:
             `heatbox.models.spec.find_preprocessing`. With its `crop_pct`, maps cover the crop; heatmaps and
             boxes are still those of the whole image.
         protocol: how maps are binarized, "reference" or "exact"; see `map_to_boxes`.
+        scores: how `Prediction.scores` are made of logits: "softmax", one class per image, or "sigmoid", each
+            class alone. By default as the model was trained, where that is known; otherwise sigmoid for one
+            output and softmax for several.
+        output: which of several outputs of the model are the logits, by name or position; see
+            `heatbox.models.outputs.select_output`.
 
     Raises:
-        InputError: an unknown method, contours, norm or protocol, a threshold outside [0, 1), or a model
-            whose head cannot be found.
+        InputError: an unknown method, contours, norm, protocol or scores, a threshold outside [0, 1), or a
+            model whose head cannot be found.
         TypeError: an argument of a wrong type.
 
     Warns:
@@ -115,6 +133,8 @@ class Localizer:
         norm: Literal["fold", "ignore"] = "fold",
         preprocess: Preprocess | None = None,
         protocol: Protocol = "reference",
+        scores: ScoreFunction | None = None,
+        output: str | int | None = None,
     ) -> None:
         check_threshold(threshold)
         check_options(contours, protocol)
@@ -123,10 +143,13 @@ class Localizer:
             raise TypeError(
                 f"method: {kind_of(method)}, expected a name or a callable (model, images, targets)"
             )
-        self.view = ClassifierView(model)
+        self.view = ClassifierView(model, output)
         self.method = find_method(method)
         self.requirements = requirements_of([method], self.view)
         check_requirements(self.view, self.requirements)
+        trained, classes = trained_function(self.view), self.view.num_classes
+        chosen = score_function(scores, classes, trained)
+        self.score_function = chosen if scores or trained or classes == 1 else None
         self.threshold = threshold
         self.contours = contours
         self.norm = norm
@@ -174,7 +197,9 @@ class Localizer:
             map_to_boxes(one, size, self.threshold, self.contours, self.protocol)
             for one, size in zip(whole, sizes, strict=True)
         ]
-        return Prediction(labels.cpu(), wanted.cpu(), logits.float().cpu(), maps, heatmaps, boxes)
+        return Prediction(
+            labels.cpu(), wanted.cpu(), logits.float().cpu(), maps, heatmaps, boxes, self.score_function
+        )
 
     def _batch(self, images: Tensor | Sequence[Image.Image | np.ndarray]) -> _Batch:
         """The input on the device of the model, enlarged too if a method needs it."""

@@ -23,6 +23,7 @@ from heatbox.data.files.trees import FolderTree
 from heatbox.data.types import Example, Split
 from heatbox.errors import AssumptionWarning, InputError
 from heatbox.inference.localizer import Localizer
+from heatbox.inference.scores import score_function
 from heatbox.maps.registry import with_seed
 from heatbox.models.classes import match_classes
 from heatbox.visualization.overlay import FOUND_COLOUR, draw_boxes, overlay, save_png
@@ -60,6 +61,8 @@ def locate_files(
         config.contours,
         preprocess=config.preprocess(model),
         protocol=config.protocol,
+        scores=config.scores,
+        output=config.output,
     )
     number = localizer.view.num_classes
     if isinstance(target, int) and not 0 <= target < number:
@@ -69,6 +72,7 @@ def locate_files(
     names = class_names or config.class_names(model, number)
     targets = _folder_targets(files, names, number) if target == "folder" else {}
     settings = {"model": config.model, "method": method, "threshold": config.threshold}
+    settings |= {"scores": score_function(localizer.score_function, localizer.view.num_classes)}
     used: set[str] = set()
     inputs = {file.resolve() for file in files}
     for file in files:

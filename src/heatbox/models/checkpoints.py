@@ -458,6 +458,8 @@ def load_checkpoint(
     model.load_state_dict(wanted, strict=False, assign=any(p.is_meta for p in model.parameters()))
     report = report_on(checkpoint, state, left_out=tuple(name for name in state if name in skipped))
     update_data_config(model, report.preprocessing)
+    if "recipe" in checkpoint.metadata:  # of heatbox train, whose loss is the cross-entropy of the softmax
+        update_data_config(model, {"scores": "softmax"})
     return report
 
 

@@ -7,16 +7,19 @@ from dataclasses import fields, is_dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from heatbox._utils.checks import kind_of
 from heatbox.errors import InputError
+from heatbox.models.spec import unwrap
 
 LOGITS = "logits"
 NOT_LOGITS = {"pooler_output", "image_embeds", "embeddings", "features"}
 """Names under which models return features; such an output is taken only if it is asked for."""
 DEPTH = 8
 """Levels of containers that are searched."""
+TRAINED = {"multi_label_classification": "sigmoid", "single_label_classification": "softmax"}
+"""Kind of labels in a configuration of transformers → the function that makes probabilities of logits."""
 
 Entry = tuple[tuple[str, ...], Tensor]
 """Names or positions that lead to a tensor, outermost first, and the tensor."""
@@ -82,6 +85,25 @@ def select_output(output: Any, which: str | int | None = None, batch: int | None
     selected = _as_logits(possible[0][1], batch)
     assert selected is not None
     return selected
+
+
+def trained_scores(model: nn.Module) -> str | None:
+    """The function that made probabilities of logits in training, "softmax" or "sigmoid"; None if unknown.
+
+    It is known where the `pretrained_cfg` of the model, or of a network inside it, has it under "scores" or
+    describes weights that timm publishes for as many classes, or where a configuration of transformers names
+    the kind of labels.
+    """
+    for module in unwrap(model).modules():
+        config = getattr(module, "pretrained_cfg", None)
+        known = dict(config) if isinstance(config, Mapping) else {}
+        kind = known.get("problem_type") or getattr(getattr(module, "config", None), "problem_type", None)
+        if found := known.get("scores") or TRAINED.get(str(kind)):
+            return str(found)
+        published = known.get("url") or known.get("hf_hub_id")
+        if published and known.get("num_classes") == getattr(module, "num_classes", None):
+            return "softmax"  # timm's weights are those of one class per image
+    return None
 
 
 def _entries(value: Any, path: tuple[str, ...] = ()) -> Iterator[Entry]:
