@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from heatbox._utils.io import temporary_beside, write_atomically
+from heatbox._utils.io import folder_when_whole, temporary_beside, write_atomically
 from heatbox.errors import InputError
 from heatbox.evaluation.run import Run
 
@@ -68,3 +68,40 @@ def test_a_folder_is_no_file_to_write(tmp_path, monkeypatch, name):
     with pytest.raises(InputError, match="could not be written"):
         write_atomically(Path(name), b"x")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_appears_when_it_is_whole(tmp_path):
+    with folder_when_whole(tmp_path / "new" / "out") as inside:
+        (inside / "a").mkdir()
+        (inside / "a" / "b").write_text("1")
+        assert not (tmp_path / "new" / "out").exists()
+    assert (tmp_path / "new/out/a/b").read_text() == "1"
+    with folder_when_whole(tmp_path / "new" / "out") as inside:
+        (inside / "c").write_text("2")
+        (inside / "a").mkdir()
+        (inside / "a" / "b").write_text("3")
+        assert (tmp_path / "new/out/a/b").read_text() == "1"
+    assert {path.name for path in (tmp_path / "new/out").rglob("*")} == {"a", "b", "c"}
+    assert (tmp_path / "new/out/a/b").read_text() == "3"
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["out"]
+
+
+def test_a_folder_that_fails_leaves_nothing(tmp_path):
+    def fail():
+        with folder_when_whole(tmp_path / "out") as inside:
+            (inside / "a").write_text("1")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fail()
+    assert not list(tmp_path.iterdir())
+
+
+def test_folders_of_killed_processes_are_removed(tmp_path):
+    beside = temporary_beside(tmp_path / "another folder" / "out").name
+    left = tmp_path / beside.replace(f"-{os.getpid()}.tmp", f"-{ended_process()}.tmp")
+    (left / "a").mkdir(parents=True)
+    (left / "a" / "b").write_text("half")
+    with folder_when_whole(tmp_path / "out") as inside:
+        (inside / "c").write_text("1")
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]

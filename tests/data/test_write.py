@@ -241,7 +241,8 @@ def test_flags_are_kept(tmp_path):
 
 
 def test_label_studio(split, tmp_path):
-    written(split, tmp_path / "out", "labelstudio", model_version="first")
+    done = written(split, tmp_path / "out", "labelstudio", model_version="first")
+    assert f"the images are for local storage whose document root is {tmp_path / 'out'}" in done.notes
     tasks = json.loads((tmp_path / "out/tasks.json").read_text())
     read = {}
     for task in tasks:
@@ -284,6 +285,7 @@ def test_label_studio_in_one_file_with_other_names(split, tmp_path):
     assert (region["from_name"], region["to_name"]) == ("box", "photo")
     assert "score" not in region
     assert any("does not hold scores" in note for note in done.notes)
+    assert f"names of images are relative to {tmp_path / 'in'}" in done.notes
 
 
 # --------------------------------------------------------------------------------------------------- CVAT

@@ -99,6 +99,11 @@ def test_an_assumed_order_is_said(scene):
     assert [line["label"] for line in found] == [0, 0, 1, 1, 2, 2]
 
 
+def test_a_name_that_is_not_the_network_s_is_said(scene, capsys):
+    assert locate("photos", "--target", "folder", "--class-names", "ant", "bee", "cow") == 0
+    assert "class 'cat' is not among the classes of the network, so their order" in capsys.readouterr().err
+
+
 def test_class_names_from_a_file(scene, capsys):
     (scene / "names.txt").write_bytes(b"\xef\xbb\xbfcat\r\nbee\r\n\r\nant\r\n")
     assert locate("photos/ant", "--target", "folder", "--class-names", "names.txt") == 0
@@ -109,8 +114,14 @@ def test_class_names_from_a_file(scene, capsys):
     ("arguments", "message"),
     [
         (["photos", "--class-names", "a", "b"], "there are 2 class names, but the model has 3 classes"),
-        (["photos", "--target", "folder", "--class-names", "ant", "bee", "cow"], "has no class 'cat'"),
-        (["photos/ant", "--target", "folder"], r"there are 1 classes (ant), but the network has 3 outputs"),
+        (
+            ["photos", "--target", "folder", "--class-names", "ant", "cow", "bee"],
+            "class 'cat' is not among the classes of the network",
+        ),
+        (
+            ["photos/ant", "--target", "folder"],
+            "photos/ant: has 1 classes (ant), the network 3, whose names are not known",
+        ),
         (["photos", "--target", "3"], "class 3 is out of range: the model has classes 0 to 2"),
         (["photos", "--csv", "photos"], "photos: csv is written to a file"),
         (["photos", "--yolo", "."], ".: exists; choose another output or pass --overwrite"),
@@ -137,7 +148,7 @@ def test_class_folders_become_annotation_files(scene, capsys):
         os.path.relpath(line["file"], "photos"): (line["name"], line["boxes"], line["score"])
         for line in lines(said.out)
     }
-    assert f"names of images are relative to {scene / 'photos'}" in said.err
+    assert said.err.count(f"names of images are relative to {scene / 'photos'}\n") == 3
     content = json.loads(Path("b.json").read_text())
     assert [one["name"] for one in content["categories"]] == list(CLASSES)
     category = {one["id"]: one["name"] for one in content["categories"]}

@@ -80,7 +80,6 @@ def locate(
     if any(line["name"] is None for line in lines):
         say("note: the model's classes have no names, their numbers are written; --class-names names them")
     split = located_split(lines, names)
-    say(f"note: names of images are relative to {split.open_image.tree.where}")  # type: ignore[attr-defined]
     for name, path in outputs.items():
         code = max(code, say_written(write_splits([split], path, name, options)))
     return code

@@ -72,8 +72,10 @@ def match_classes(
             )
         if len(names) == num_classes and all(place in (None, index) for index, place in enumerate(found)):
             if not any(place is not None for place in found):
-                what = "no class has the name of one of the network's, so their order is assumed"
-                warnings.warn(f"{where}: {what}", AssumptionWarning, 2)
+                what = "no class has the name of one of the network's"
+                warnings.warn(f"{where}: {what}, so their order is assumed", AssumptionWarning, 2)
+            elif problem:
+                warnings.warn(f"{where}: {problem}, so their order is assumed", AssumptionWarning, 2)
             return split
         of = f"{where}: has {len(names)} classes, {owner} {num_classes}"
         raise InputError(f"{of}, and {problem}")

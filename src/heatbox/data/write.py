@@ -107,6 +107,11 @@ def write_splits(
         raise InputError(f"{', '.join(split.name for split in splits)}: has no image that could be written")
     splits = _with_folder_names(_with_shared_classes(splits, written.notes))
     written.notes += _losses(splits, to, options)
+    if options.images == "none":
+        where = ", ".join(dict.fromkeys(str(place) for place in places if place))
+        written.notes += [f"names of images are relative to {where}"] if where else []
+    elif to == "labelstudio" and options.image_url == WriteOptions.image_url:
+        written.notes.append(f"the images are for local storage whose document root is {out.resolve()}")
     if writer.files is not None and single:
         prepared = [_prepare(split, None, writer, options, written, track, jobs) for split in splits]
         files = writer.files(prepared[0], options)
@@ -216,7 +221,7 @@ def _with_shared_classes(splits: Sequence[Split], notes: list[str]) -> list[Spli
         if found != names[: len(found)]:
             labels = np.array([position[name] for name in found])
             examples = [_relabelled(example, labels) for example in examples]
-        shared.append(dataclasses.replace(split, examples=examples, class_names=names))
+        shared.append(dataclasses.replace(split, examples=examples, class_names=names, class_ids=()))
     return shared
 
 

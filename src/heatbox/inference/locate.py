@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from heatbox.config import LocateConfig
+from heatbox.data.classes import match_classes
 from heatbox.data.files.images import (
     TreeImages,
     decode_for_network,
@@ -25,7 +26,6 @@ from heatbox.errors import AssumptionWarning, InputError
 from heatbox.inference.localizer import Localizer
 from heatbox.inference.scores import score_function
 from heatbox.maps.registry import with_seed
-from heatbox.models.classes import match_classes
 from heatbox.visualization.overlay import FOUND_COLOUR, draw_boxes, overlay, save_png
 
 Line = dict[str, Any]
@@ -110,19 +110,18 @@ def _folder_name(file: Path) -> str:
     return file.absolute().parent.name
 
 
-def _folder_targets(files: Iterable[Path], names: Sequence[str], number: int) -> Mapping[str, int]:
+def _folder_targets(files: Sequence[Path], names: Sequence[str], number: int) -> Mapping[str, int]:
     """Name of a folder → class of the network."""
     folders = sorted({_folder_name(file) for file in files})
-    match = match_classes(folders, names, number)
-    if match.by == "order":
-        pairs = zip(folders, match.positions, strict=True)
-        order = ", ".join(f"{position} is {name}" for name, position in pairs)
-        warnings.warn(
-            f"the names of the network's classes are unknown; assumed: {order}",
-            AssumptionWarning,
-            stacklevel=3,
-        )
-    return dict(zip(folders, match.positions, strict=True))
+    where = os.path.commonpath([file.absolute().parent for file in files])
+    examples = [Example(name, label, (0, 0)) for label, name in enumerate(folders)]
+    split = Split(where, examples, folders, TreeImages(FolderTree(Path(where))))
+    matched = match_classes(split, number, names, where)
+    if not names and matched is split:
+        order = ", ".join(f"{example.label} is {example.id}" for example in matched)
+        what = f"the names of the network's classes are unknown; assumed: {order}"
+        warnings.warn(f"{where}: {what}", AssumptionWarning, stacklevel=3)
+    return {example.id: example.label for example in matched}
 
 
 def _free_name(out: Path, file: Path, used: set[str], inputs: Collection[Path]) -> Path:
