@@ -337,6 +337,19 @@ def test_a_model_that_normalizes_gets_raw_images(model, largest):
     assert found.std == pytest.approx((1 / largest,) * channels)
 
 
+@pytest.mark.parametrize(
+    "make", [torch.jit.script, lambda net: torch.jit.trace(net, torch.rand(1, 3, 64, 64))]
+)
+def test_programs_are_assumed_to_read_imagenet(make):
+    assert assumed(make(plain()), "no preprocessing was found").size == (224, 224)
+
+
+def test_a_preset_of_torchvision_inside_the_model():
+    preset = torchvision.models.ResNet18_Weights.DEFAULT.transforms()
+    found = assumed(nn.Sequential(preset, torchvision.models.resnet18()), "6 to 94% of the width")
+    assert (found.mean, found.std) == ((0, 0, 0), (1, 1, 1))
+
+
 def test_a_norm_layer_with_weights_is_part_of_the_network():
     found = assumed(nn.Sequential(nn.BatchNorm2d(3), plain()), "no preprocessing")
     assert found.mean == (0.485, 0.456, 0.406)

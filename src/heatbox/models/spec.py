@@ -531,7 +531,9 @@ def input_channels(model: nn.Module) -> int:
     if isinstance(named, nn.Conv2d):
         return int(named.in_channels)
     layers = _weighted(model)
-    convolutions = [layer.in_channels for layer in layers if isinstance(layer, nn.Conv2d)]
+    convolutions = [
+        layer.in_channels for layer in layers if isinstance(layer, nn.Conv2d) and layer.in_channels
+    ]
     listed = next((_config_of(one).get("input_size") for one in model.modules() if _config_of(one)), None)
     own, *sides = listed or (3, 224, 224)
     for channels in dict.fromkeys([3, own, *convolutions[:1], 1, *convolutions[1:4], 4, 2]):
