@@ -97,6 +97,7 @@ def write_splits(
         >>> write_splits([glyphs("test", 5)], "shapes", "yolo").images  # doctest: +SKIP
         5
     """
+    splits = [split.by_image() for split in splits]
     out, places = Path(out), [_place(split) for split in splits]
     options, single = check_output(out, to, options or WriteOptions(), places)
     writer, written = WRITERS[to], Written(out)
