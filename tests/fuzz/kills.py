@@ -87,6 +87,7 @@ def kinds(root: Path) -> list[Kind]:
         Kind("score", ("score", "--heatmaps", str(root / "maps"), "-d", data, "--out", "OUT")),
         Kind("report", ("report", run, "--out", "OUT/page.html")),
         Kind("export", ("export", run, *files)),
+        Kind("convert", ("data", "convert", data, "OUT", "--to", "coco", "--overwrite")),
         Kind("analyze", ("analyze", "erf", "--model", model, "--data", data, *forward, "--out", "OUT")),
     ]
 
