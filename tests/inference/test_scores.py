@@ -21,6 +21,7 @@ from heatbox.evaluation.run import METRICS, Run
 from heatbox.inference.localizer import Localizer
 from heatbox.inference.locate import locate_files
 from heatbox.inference.scores import class_scores, score_function, trained_function
+from heatbox.models.factory import create_model
 from heatbox.models.outputs import trained_scores
 from helpers.scenes import MODEL_FILE, write_model, write_split
 
@@ -105,6 +106,7 @@ def test_how_a_network_was_trained():
     assert trained_function(plain) is None
     assert trained_scores(timm.create_model("test_resnet")) == "softmax"  # published with 1000 classes
     assert trained_scores(nn.Linear(2, 2)) is None
+    assert trained_scores(create_model("resnet10_small", checkpoint="pretrained")) == "softmax"
 
 
 @pytest.mark.parametrize(
@@ -128,7 +130,7 @@ def test_localizer(values, scores, expected, function):
 def test_what_is_assumed_is_said():
     found = Localizer(with_bias([5.0, 5.0, -5.0]))(torch.randn(1, 3, 64, 64))
     assert found.score_function is None
-    with pytest.warns(AssumptionWarning, match="scores are softmax probabilities, .* chooses sigmoid"):
+    with pytest.warns(AssumptionWarning, match="assumed: softmax scores, for one class .*; --scores sigmoid"):
         assert found.scores() == pytest.approx([0.5], rel=1e-4)
     with pytest.raises(InputError, match="scores is 'logits', expected 'softmax' or 'sigmoid'"):
         Localizer(with_bias([5.0, 5.0, -5.0]), scores="logits")

@@ -9,7 +9,9 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import save_file
+from torch import nn
 
+from heatbox.cli.main import main
 from heatbox.config import ModelSpec
 from heatbox.data.transforms import Preprocess
 from heatbox.errors import InputError
@@ -254,6 +256,22 @@ def test_processors_that_make_no_images_are_refused(fields, words, tmp_path):
     name = saved(resnet(), tmp_path, {"image_processor_type": "ViTImageProcessor", **fields})
     with pytest.raises(InputError, match=words):
         create_model(name)
+
+
+def test_located_by_its_name(tmp_path, capsys):
+    labels = {0: "cat", 1: "dog"}
+    model = resnet(num_labels=2, id2label=labels, problem_type="multi_label_classification")
+    nn.init.zeros_(model.classifier[1].weight)
+    model.classifier[1].bias.data = torch.tensor([-1.0, 5.0])
+    fields = {"image_processor_type": "ViTImageProcessor", "size": SIDE}
+    Image.new("RGB", (80, 60), "red").save(tmp_path / "red.png")
+    name = saved(model, tmp_path / "model", fields)
+    assert main(["locate", str(tmp_path / "red.png"), "--model", name, "--no-overlays"]) == 0
+    printed = capsys.readouterr()
+    line = json.loads(printed.out)
+    assert (line["name"], line["scores"]) == ("dog", "sigmoid")
+    assert line["score"] == pytest.approx(0.993307, abs=1e-6)
+    assert "note" not in printed.err  # nothing is assumed
 
 
 # ------------------------------------------------------------------------------------------- what is refused

@@ -133,6 +133,8 @@ def _name(model: str) -> str:
     """The default label of a model: the folder's name, the function's, or timm's."""
     if Path(model).is_dir():
         return Path(model).resolve().name
+    if model.startswith("hf:"):
+        return model.removeprefix("hf:").rstrip("/").rpartition("/")[2]
     return model.rpartition(":")[2] if ".py:" in model else model
 
 

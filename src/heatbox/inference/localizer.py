@@ -69,8 +69,11 @@ class Prediction:
         """
         classes = self.logits.shape[1]
         if self.score_function is None and classes > 1:
-            words = "scores are softmax probabilities, as of networks for one class per image; --scores or "
-            warnings.warn(f"{words}Localizer(scores=...) chooses sigmoid", AssumptionWarning, stacklevel=2)
+            words = (
+                "how the network was trained is not known, assumed: softmax scores, for one class per image; "
+            )
+            ways = "--scores sigmoid or Localizer(scores='sigmoid') is for several"
+            warnings.warn(words + ways, AssumptionWarning, stacklevel=2)
         scores = class_scores(self.logits.numpy(), score_function(self.score_function, classes))
         return np.take_along_axis(scores, self.targets.numpy()[:, None], 1)[:, 0].astype(np.float32)
 

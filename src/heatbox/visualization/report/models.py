@@ -43,11 +43,12 @@ def describe(model: str, training: Mapping[str, Any]) -> dict[str, Any]:
         training: config of its training, with "pretraining" if that was recorded; empty if unknown.
     """
     name = model.rpartition(":")[2]
+    name = name.rstrip("/").rpartition("/")[2] if model.startswith("hf:") else name
     options = training.get("model_options")
     kernel = options.get("kernel_size", "") if isinstance(options, dict) else ""
     variant = re.sub(r"_(224|384)|[_.]in22(ft1)?k?(_in22ft1k)?|_in22ft1k|[_.]in1k", "", name)
     return {
-        "family": "" if ".py:" in model else re.split(r"[_\d]", name)[0],
+        "family": "" if ":" in model else re.split(r"[_\d]", name)[0],
         "variant": f"{variant} {kernel}".strip(),
         "pretraining": str(training.get("pretraining") or _guess_pretraining(name, training)),
         "resolution": size if isinstance(size := training.get("size"), int) else None,
