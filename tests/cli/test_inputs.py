@@ -78,7 +78,7 @@ def picture(seed=0, size=(70, 50)):
 
 def located(capsys, *args):
     """The lines on standard output, and on standard error, of heatbox locate."""
-    code = main(["locate", *map(str, args)])
+    code = main(["locate", "--scores", "softmax", *map(str, args)])
     printed = capsys.readouterr()
     assert "Traceback" not in printed.err
     return code, [json.loads(line) for line in printed.out.splitlines()], printed.err.splitlines()
