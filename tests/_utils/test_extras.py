@@ -118,6 +118,8 @@ def commands_of_the_core(folder):
         ["score", "--heatmaps", "maps", "--data", "set", "--out", "scored"],
         ["locate", "set/images/test/000001.png", "-m", "mine.py:blobs", "--size", "64", "--out", "boxes"],
         ["data", "check", "set", "--out", "checked"],
+        ["data", "convert", "set", "converted", "--to", "yolo"],
+        ["export", "run", "--labelstudio", "tasks", "--cvat", "boxes.zip"],
         ["data", "list"],
         ["recipes"],
         ["convert", "weights.pth", "--out", "weights.safetensors"],

@@ -332,6 +332,16 @@ def test_cvat_yolo(split, tmp_path):
     assert any("does not hold scores" in note for note in done.notes)
 
 
+@pytest.mark.parametrize(("name", "wanted"), [("predictions", "train"), ("all", "train"), ("val", "valid")])
+def test_the_only_split_has_a_name_that_cvat_knows(tmp_path, name, wanted):
+    split = plain_split(tmp_path / "in", name=name)
+    write_splits(split, tmp_path / "o.zip", "cvat", WriteOptions(cvat_format="YOLO 1.1", images="copy"))
+    with zipfile.ZipFile(tmp_path / "o.zip") as archive:
+        names = archive.namelist()
+    assert f"{wanted}.txt" in names
+    assert f"obj_{wanted}_data/one.png" in names
+
+
 def test_cvat_coco(split, tmp_path):
     written(split, tmp_path / "out.zip", "cvat", cvat_format="COCO 1.0")
     with zipfile.ZipFile(tmp_path / "out.zip") as archive:

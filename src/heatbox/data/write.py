@@ -67,7 +67,7 @@ class Written:
 
 
 def write_splits(
-    splits: Sequence[Split],
+    splits: Sequence[Split] | Split,
     out: str | Path,
     to: WrittenFormat,
     options: WriteOptions | None = None,
@@ -81,7 +81,7 @@ def write_splits(
     out.
 
     Args:
-        splits: ground truth or, with `Example.box_scores`, predictions.
+        splits: one or several; ground truth or, with `Example.box_scores`, predictions.
         out: the folder, the .zip archive (cvat) or the single file (.json, .csv) to write.
         to: one of `WRITERS`.
         options: how images and annotations are written.
@@ -94,10 +94,10 @@ def write_splits(
 
     Examples:
         >>> from heatbox.data import glyphs, write_splits
-        >>> write_splits([glyphs("test", 5)], "shapes", "yolo").images  # doctest: +SKIP
+        >>> write_splits(glyphs("test", 5), "shapes", "yolo").images  # doctest: +SKIP
         5
     """
-    splits = [split.by_image() for split in splits]
+    splits = [split.by_image() for split in ([splits] if isinstance(splits, Split) else splits)]
     out, places = Path(out), [_place(split) for split in splits]
     options, single = check_output(out, to, options or WriteOptions(), places)
     writer, written = WRITERS[to], Written(out)
@@ -107,6 +107,8 @@ def write_splits(
     if not any(map(len, splits)):
         raise InputError(f"{', '.join(split.name for split in splits)}: has no image that could be written")
     splits = _with_folder_names(_with_shared_classes(splits, written.notes))
+    if len(splits) == 1:
+        splits = [dataclasses.replace(splits[0], name=writer.only_name(splits[0].name, options))]
     written.notes += _losses(splits, to, options)
     if options.images == "none":
         where = ", ".join(dict.fromkeys(str(place) for place in places if place))

@@ -111,6 +111,12 @@ def _darknet_name(split: str) -> str:
     return {"all": "train", "val": "valid", "validation": "valid"}.get(split, split)
 
 
+def _only_name(split: str, options: WriteOptions) -> str:
+    """CVAT looks for the images of train and valid in YOLO 1.1."""
+    known = options.cvat_format != "YOLO 1.1" or _darknet_name(split) in ("train", "valid")
+    return split if known else "train"
+
+
 def _darknet_folder(split: str) -> str:
     return f"obj_{_darknet_name(split)}_data"
 
@@ -142,6 +148,7 @@ WRITER = Writer(
     "a zip archive that CVAT imports: CVAT 1.1, COCO 1.0, YOLO 1.1 or PASCAL VOC 1.1",
     write=lambda splits, output, options: _VARIANTS[options.cvat_format].write(splits, output, options),
     image_folder=lambda split, options: _VARIANTS[options.cvat_format].image_folder(split),
+    only_name=_only_name,
     is_archive=True,
     loses=lambda options: _VARIANTS[options.cvat_format].loses,
     hint="--cvat-format 'CVAT 1.1' holds both",

@@ -16,9 +16,9 @@ class WriteOptions:
 
     _: KW_ONLY
     images: Literal["link", "copy", "none"] | None = None
-    """Image files: link makes hard links, which take no space (an image in an archive or on another disk is
-    copied, with a note); copy; none writes annotations alone, and image names as the data set has them.
-    By default link in a folder; none for cvat and where the output is a single file."""
+    """Image files: link makes hard links, which take no space and share the content of the originals (images
+    in an archive or on another disk are copied, with a note); copy; none writes annotations alone, and image
+    names as the data set has them. By default link in a folder; none for cvat and for single files."""
     confidence: bool = False
     """yolo: scores as a sixth column. Ultralytics does not train on files that have one."""
     annotations: bool = False

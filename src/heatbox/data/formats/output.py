@@ -124,6 +124,7 @@ class Writer:
         image_folder: (split, options) → folder of its images; their names in it are the ids.
         files: (split, options) → what is added to the stem of the output file, and the content.
         suffix: of that file; the output is a file if it ends so.
+        only_name: (split, options) → name of the only split, where tools know few names.
         is_archive: whether the tree is written into a .zip.
         is_flat: whether images lie in one folder, because tools do not search subfolders.
         by_stem: whether annotations are found by the name of the image without its ending.
@@ -136,6 +137,7 @@ class Writer:
     image_folder: Callable[[str, WriteOptions], str] = lambda split, options: "images"
     files: Callable[[Split, WriteOptions], Mapping[str, str]] | None = None
     suffix: str = ""
+    only_name: Callable[[str, WriteOptions], str] = lambda split, options: split
     is_archive: bool = False
     is_flat: bool = False
     by_stem: bool = False
