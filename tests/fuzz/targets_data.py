@@ -172,6 +172,114 @@ def _coco_outlines(root: Path) -> None:
     trees.write(root / "result.json", json.dumps(content))
 
 
+def _label_studio(root: Path) -> None:
+    tasks = []
+    for number, (name, (size, objects)) in enumerate(trees.SHOTS.items()):
+        result = [
+            {
+                "id": f"r{k}",
+                "type": "rectanglelabels",
+                "original_width": size[0],
+                "original_height": size[1],
+                "score": 0.5,
+                "value": {
+                    "x": 10,
+                    "y": 20,
+                    "width": 30,
+                    "height": 40,
+                    "rotation": 15 * k,
+                    "rectanglelabels": [kind],
+                },
+            }
+            for k, (kind, _) in enumerate(objects)
+        ]
+        size = {"original_width": size[0], "original_height": size[1]}
+        result.append({"id": "c", "type": "choices", "value": {"choices": ["buoy"]}})
+        brush = {"rle": [0, 0, 64, 0, 7 << 3, 0, 0, 0, 0, 0, 0], "format": "rle", "brushlabels": ["buoy"]}
+        result.append(
+            {"id": "p", **size, "value": {"points": [[1, 1], [9, 9], [1, 50]], "polygonlabels": ["p"]}}
+        )
+        if number == 2:
+            result.append({"id": "b", **size, "value": brush})
+        made = [{"id": 1, "was_cancelled": False, "result": result}]
+        key = "predictions" if number == 3 else "annotations"
+        tasks.append({"id": number, "data": {"image": f"/data/upload/1/0123abcd-{name}"}, key: made})
+    trees.shots(root / "images")
+    trees.write(root / "tasks.json", json.dumps(tasks))
+
+
+def _label_studio_min(root: Path) -> None:
+    value = {"x": 10, "y": 20, "width": 30, "height": 40, "rotation": 0, "rectanglelabels": ["buoy"]}
+    tasks = [
+        {
+            **{"image": name, "annotation_id": 1, "annotator": 1, "choice": "buoy"},
+            "label": [{**value, "original_width": size[0], "original_height": size[1]}],
+        }
+        for name, (size, _) in trees.SHOTS.items()
+    ]
+    trees.shots(root / "images")
+    trees.write(root / "min.json", json.dumps(tasks))
+
+
+def _cvat(root: Path) -> None:
+    shapes = (
+        '<box label="a" occluded="1" xtl="1" ytl="2" xbr="30" ybr="40" rotation="10.0">'
+        '<attribute name="score">0.5</attribute></box><polygon label="b" points="1,2;21,2;21,12"></polygon>'
+        '<ellipse label="a" cx="32" cy="32" rx="10" ry="5"></ellipse><tag label="t"></tag>'
+        '<mask label="b" rle="2, 3, 1, 2" left="5" top="6" width="4" height="2"></mask>'
+    )
+    images = "".join(
+        f'<image id="{k}" name="{name}" subset="s{k % 2}" width="{size[0]}" height="{size[1]}">'
+        f"{shapes}</image>"
+        for k, (name, (size, _)) in enumerate(trees.SHOTS.items())
+    )
+    head = (
+        "<annotations><version>1.1</version><meta><task><labels><label><name>a</name></label></labels></task>"
+    )
+    trees.shots(root / "images")
+    trees.write(root / "annotations.xml", f"{head}</meta>{images}</annotations>")
+
+
+def _imagefolder(root: Path) -> None:
+    rows = (
+        {
+            **{"file_name": name, "width": size[0], "height": size[1], "labels": ["buoy"]},
+            "objects": {
+                "bbox": [[1, 2, 30, 20]] * len(found),
+                "categories": ["a"] * len(found),
+                "score": None,
+            },
+        }
+        for name, (size, found) in trees.SHOTS.items()
+    )
+    trees.shots(root / "train")
+    trees.write(root / "train/metadata.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+
+
+def _parquet(root: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    trees.shots(root)
+    content = [
+        {
+            "image": {"bytes": (root / name).read_bytes(), "path": name},
+            "objects": {"bbox": [[1, 2, 30, 20]], "category": [1]},
+        }
+        for name in trees.SHOTS
+    ]
+    for name in trees.SHOTS:
+        (root / name).unlink()
+    label = {"names": ["a", "b"], "_type": "ClassLabel"}
+    described = {"info": {"features": {"objects": {"category": {"feature": label}}}}}
+    table = pa.Table.from_pylist(content)
+    pq.write_table(
+        table.replace_schema_metadata({b"huggingface": json.dumps(described).encode()}),
+        root / "train-00000-of-00001.parquet",
+        row_group_size=2,
+    )
+
+
 def _labels(root: Path) -> None:
     trees.shots(root / "images")
     lines = ["image;label;x1;y1;x2;y2;score;width;height", "shot 0.jpg;kite surfer;70;10;110;40;.5;120;80"]
@@ -234,6 +342,11 @@ LAYOUTS = cases_of(
     _voc_beside,
     trees.yolo,
     _darknet,
+    _imagefolder,
+    _parquet,
+    _label_studio,
+    _label_studio_min,
+    _cvat,
     _labels,
     _several_labels,
     trees.openimages,
@@ -355,6 +468,10 @@ TARGETS = [
     Target("coco-outlines", cases_of(_coco_outlines), read_all, 80_000, damage_tables),
     Target("voc", cases_of(_voc_sets, _voc_beside), read_all, 80_000, damage_tables),
     Target("yolo", cases_of(trees.yolo, _yolo_lists, _darknet), read_all, 100_000, damage_tables),
+    Target("label-studio", cases_of(_label_studio, _label_studio_min), read_all, 100_000, damage_tables),
+    Target("cvat", cases_of(_cvat), read_all, 80_000, damage_tables),
+    Target("imagefolder", cases_of(_imagefolder), read_all, 80_000, damage_tables),
+    Target("parquet-shards", cases_of(_parquet), read_all, 60_000, damage_tables),
     Target("label-tables", cases_of(_labels, _several_labels), read_all, 80_000, damage_tables),
     Target("cue-conflict", cases_of(trees.cue_conflict), read_all, 20_000, damage_names),
     Target("layouts", LAYOUTS, read_all, 40_000, damage_names),

@@ -18,12 +18,16 @@ from heatbox.data.formats import (
     coco,
     cub,
     cue_conflict,
+    cvat,
     folder,
+    huggingface,
     ilsvrc,
+    labelstudio,
     openimages,
     table,
     tiny_imagenet,
     voc,
+    webdataset,
     wsol,
     yolo,
 )
@@ -66,7 +70,8 @@ class Format(Protocol):
 
 
 FORMATS: tuple[Format, ...] = (
-    tiny_imagenet, cub, openimages, wsol, cue_conflict, ilsvrc, coco, voc, yolo, table, folder
+    tiny_imagenet, cub, openimages, wsol, cue_conflict, ilsvrc, coco, labelstudio, cvat, voc, yolo,
+    huggingface, webdataset, table, folder,
 )  # fmt: skip
 """In order of detection: a folder of classes is the least specific layout and comes last."""
 TEST_SPLITS = ("test", "val", "valid", "validation", "fullsup", "all")
@@ -142,7 +147,7 @@ def detect_format(tree: Tree, where: str) -> DataSet | None:
 
 
 def open_split(
-    data: str | os.PathLike[str],
+    data: str | os.PathLike[str] | object,
     metadata: str | Path | None = None,
     num_classes: int | None = None,
     report: Report = raise_problem,
@@ -153,7 +158,7 @@ def open_split(
     Args:
         data: "glyphs", "glyphs:train", "glyphs:fullsup" or "glyphs:test" for the embedded data set (default:
             test), else a path, optionally followed by ":train" or the like. Without a name, the split to
-            evaluate is opened: test, val, or the only one.
+            evaluate is opened: test, val, or the only one. Also a `datasets.Dataset` or `DatasetDict`.
         metadata: folder of the four files of the metadata layout, if they are not with the images.
         num_classes: number of classes of a network; if given, labels become those of the network, as
             `heatbox.data.classes.match_classes` describes.
@@ -165,12 +170,16 @@ def open_split(
             cannot be matched with those of the network.
         TypeError: `data` is neither text nor a path.
     """
-    if not isinstance(data, str | os.PathLike):
-        raise TypeError(f"data: {kind_of(data)}, expected a path or glyphs:SPLIT")
-    found = _open_split(os.fspath(data), metadata, num_classes, report)
+    if huggingface.is_dataset(data):
+        found, where = huggingface.dataset_split(data, report=report), type(data).__name__
+    elif isinstance(data, str | os.PathLike):
+        where = os.fspath(data)
+        found = _open_split(where, metadata, num_classes, report)
+    else:
+        raise TypeError(f"data: {kind_of(data)}, expected a path, glyphs:SPLIT or a datasets.Dataset")
     if num_classes is not None:
-        found = match_classes(found, num_classes, class_names, os.fspath(data))
-    _log.info("read %s: %s, %d images of %d classes", data, found.name, len(found), found.num_classes)
+        found = match_classes(found, num_classes, class_names, where)
+    _log.info("read %s: %s, %d images of %d classes", where, found.name, len(found), found.num_classes)
     return found
 
 

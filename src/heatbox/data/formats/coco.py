@@ -13,11 +13,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-
-from heatbox.data.files.images import TreeImages, image_size, is_image
+from heatbox.data.files.images import is_image
 from heatbox.data.files.trees import Report, Tree, find_folders, join, raise_problem
-from heatbox.data.formats.frames import turned_mask, turns_of
+from heatbox.data.formats.listed import listed_split
+from heatbox.data.formats.masks import INVALID, Segment
 from heatbox.data.formats.names import cleaned, locate_images
 from heatbox.data.formats.options import WriteOptions
 from heatbox.data.formats.output import (
@@ -34,20 +33,17 @@ from heatbox.data.formats.rows import (
     MAX_SIDE,
     Annotation,
     Object,
-    annotated_split,
     decode_text,
     is_safe_id,
     skipping,
 )
-from heatbox.data.formats.segments import check_area, segment_box, segment_mask
-from heatbox.data.types import Example, Split
+from heatbox.data.formats.segments import segment_box
+from heatbox.data.types import Split
 from heatbox.errors import InputError
 
 LAYOUT, DEPTH = "COCO", 1
-_INVALID = (LookupError, TypeError, ValueError, AttributeError, OverflowError)
 _KEYS = ("images", "annotations", "categories")
 _EVERYWHERE = ("_annotations.coco",)  # names of files that each split has in a folder of its own
-_IGNORE = 255
 
 
 def split_names(tree: Tree) -> tuple[str, ...]:
@@ -70,24 +66,9 @@ def load_split(tree: Tree, name: str, report: Report) -> Split:
     first = _image_folder(tree, name)
     beside = [folder for folder in (own, join(own, "images")) if folder]
     folders = [*([first] if first is not None else []), *beside, name, f"images/{name}", "images", "data", ""]
-    located = locate_images(tree, content.table, folders)
-    table: dict[str, Annotation] = {}
-    segments: dict[str, list[_Segment]] = {}
-    missing = set(located.missing)
-    for listed, annotation in content.table.items():
-        image = located.ids[listed]
-        with skipping(report, image):
-            if listed in missing and not is_safe_id(cleaned(listed)):
-                raise InputError(f"{annotation.where}: file_name {listed!r} leads out of the image folder")
-            if image in table:
-                raise InputError(f"{annotation.where}: file_name {listed!r} is another image's file, too")
-            table[image] = annotation
-            segments[image] = content.segments.get(listed, [])
-    images = TreeImages(tree, located.folder)
-    masked = any(one.outline for found in segments.values() for one in found)
-    labels = {category: label for label, category in enumerate(content.categories)}
-    open_mask = _Masks(images.tree, table, segments, labels) if masked else None
-    return annotated_split(name, table, content.categories, images, report, open_mask=open_mask)
+    return listed_split(
+        name, tree, content.table, content.segments, content.categories, folders, report, needs_files=False
+    )
 
 
 def _annotation_files(tree: Tree) -> dict[str, str]:
@@ -142,17 +123,6 @@ def _lists_other_folders(tree: Tree, files: Mapping[str, str]) -> bool:
 # ------------------------------------------------------------------------------------------------ the JSON
 
 
-@dataclass(frozen=True, slots=True)
-class _Segment:
-    """Category, outline (None: its box), box, place, and whether it is a crowd."""
-
-    category: str
-    outline: Any
-    box: Any
-    where: str
-    crowd: bool
-
-
 @dataclass
 class CocoFile:
     """The content of an annotation file.
@@ -165,7 +135,7 @@ class CocoFile:
 
     table: dict[str, Annotation] = field(default_factory=dict)
     categories: list[str] = field(default_factory=list)
-    segments: dict[str, list[_Segment]] = field(default_factory=dict)
+    segments: dict[str, list[Segment]] = field(default_factory=dict)
 
 
 def read_coco(
@@ -212,7 +182,7 @@ def read_coco_file(tree: Tree, name: str, report: Report = raise_problem, safe: 
                 if max(annotation.size) >= MAX_SIDE or min(annotation.size) < 0:
                     raise ValueError
                 annotation.labels = [names[int(number)] for number in image.get("category_ids") or ()]
-            except _INVALID as error:
+            except INVALID as error:
                 raise InputError(f"{at}: expected id, file_name, width and height") from error
             if (safe and not is_safe_id(file)) or not cleaned(file):
                 raise InputError(f"{at}: file_name {file!r} leads out of the image folder")
@@ -256,7 +226,7 @@ def _read_annotation(
         else:
             box = segment_box(outline, owner.size)
         confidence = None if score is None else float(score)
-    except _INVALID as error:
+    except INVALID as error:
         if isinstance(error, InputError):
             raise
         raise InputError(
@@ -266,58 +236,7 @@ def _read_annotation(
     if not crowd:
         owner.objects.append(Object(category, box, at, (), confidence))
     if outline is not None or not crowd:
-        content.segments.setdefault(file, []).append(_Segment(category, outline, box, at, crowd))
-
-
-# --------------------------------------------------------------------------------------------------- masks
-
-
-class _Masks:
-    """Example → mask: 1 on its objects, 255 on crowds of its classes without an object, 0 elsewhere."""
-
-    def __init__(
-        self,
-        images: Tree,
-        table: Mapping[str, Annotation],
-        segments: Mapping[str, list[_Segment]],
-        labels: Mapping[str, int],
-    ) -> None:
-        self.images, self.table, self.segments, self.labels = images, table, segments, labels
-        self._turns: dict[str, int] | None = None
-
-    def __call__(self, example: Example) -> np.ndarray:
-        annotation = self.table[example.id]
-        if self._turns is None:
-            self._turns = turns_of(self.table, self.images, lambda problem: None, quiet=True)
-        size = annotation.size if min(annotation.size) > 0 else image_size(self.images, example.id)
-        found = np.zeros((0, 0))
-        try:
-            check_area(size)
-            objects, ignored = (np.zeros(size[::-1], dtype=bool) for _ in range(2))
-        except ValueError as error:
-            raise InputError(f"{annotation.where}: has {error}") from error
-        for one in self.segments.get(example.id, ()):
-            if example.labels and self.labels[one.category] not in example.labels:
-                continue
-            try:
-                found = _box_mask(one.box, size) if one.outline is None else segment_mask(one.outline, size)
-            except _INVALID as error:
-                raise InputError(f"{one.where}: its segmentation is invalid ({error})") from error
-            if one.crowd:
-                ignored |= found
-            else:
-                objects |= found
-        result = objects.astype(np.uint8)
-        result[ignored & ~objects] = _IGNORE
-        return turned_mask(result, self._turns.get(example.id, 1))
-
-
-def _box_mask(box: Any, size: tuple[int, int]) -> np.ndarray:
-    width, height = size
-    mask = np.zeros((height, width), dtype=bool)
-    x1, y1, x2, y2 = np.clip(np.round(box), 0, [width, height] * 2).astype(int)
-    mask[y1:y2, x1:x2] = True
-    return mask
+        content.segments.setdefault(file, []).append(Segment(category, outline, box, at, crowd))
 
 
 # ------------------------------------------------------------------------------------------------- writing

@@ -1,16 +1,22 @@
 """CVAT: its XML for images (1.1), and the zip archives that it imports and exports.
 
 ``annotations.xml`` has an ``<image>`` with its name and size for each image, in it a ``<box>`` with corners
-``xtl``, ``ytl``, ``xbr``, ``ybr`` in pixels for each object and a ``<tag>`` for each label of the image.
+``xtl``, ``ytl``, ``xbr``, ``ybr`` in pixels for each object, which may be turned about its centre or be a
+``<polygon>``, ``<ellipse>`` or ``<mask>``, and a ``<tag>`` for each label of the image.
 The other archives have the layouts of COCO, of Darknet (YOLO) and of Pascal VOC, as CVAT names their files.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
+
+from heatbox.data.files.trees import Report, Tree
 from heatbox.data.formats import coco, voc, yolo
+from heatbox.data.formats.listed import categories_of, clipped, listed_split, rotated_corners, turned_box
+from heatbox.data.formats.masks import Segment
 from heatbox.data.formats.options import WriteOptions
 from heatbox.data.formats.output import (
     LABELS,
@@ -26,8 +32,138 @@ from heatbox.data.formats.output import (
     without_suffix,
     xml_text,
 )
+from heatbox.data.formats.rows import MAX_SIDE, Annotation, Object, skipping
+from heatbox.data.formats.xml import Element, attribute, parse_xml
 from heatbox.data.types import Example, Split
 from heatbox.errors import InputError
+
+LAYOUT, DEPTH = "CVAT for images", 1
+_FORM = "CVAT's XML for images"
+
+
+def split_names(tree: Tree) -> tuple[str, ...]:
+    """The subsets of the images, or "all"."""
+    path = _annotation_file(tree)
+    if path is None:
+        return ()
+    root = parse_xml(tree.read(path), tree.describe(path), _FORM)
+    subsets = dict.fromkeys((image.get("subset") or "").strip() for image in root.findall("image"))
+    return tuple(name for name in subsets if name) if len(subsets) > 1 or "" not in subsets else ("all",)
+
+
+def load_split(tree: Tree, name: str, report: Report) -> Split:
+    """Read the images of a subset; classes are in the order of the labels in the file's meta.
+
+    Raises:
+        InputError: naming the image and the shape: a shape that cannot be read, a box outside its image, an
+            image that is missing; or annotations of a video.
+    """
+    path = _annotation_file(tree)
+    if path is None:
+        raise InputError(f"{tree.where}: has no {_FORM}")
+    where = tree.describe(path)
+    root = parse_xml(tree.read(path), where, _FORM)
+    if root.find("track") is not None:
+        raise InputError(
+            f"{where}: has tracks of a video, expected images; export the task as CVAT for images 1.1"
+        )
+    table: dict[str, Annotation] = {}
+    segments: dict[str, list[Segment]] = {}
+    for index, element in enumerate(root.findall("image")):
+        subset = (element.get("subset") or "").strip()
+        if name not in (subset, "all"):
+            continue
+        at = f"{where}, image {index}"
+        with skipping(report):
+            listed = element.get("name") or ""
+            try:
+                size = int(attribute(element, "width")), int(attribute(element, "height"))
+                if not listed or not (min(size) > 0 and max(size) < MAX_SIDE):
+                    raise ValueError(f"name {listed!r}, size {size[0]} x {size[1]}")
+            except ValueError as error:
+                raise InputError(f"{at}: expected name, width and height ({error})") from error
+            if listed in table:
+                raise InputError(f"{at}: image {listed!r} is listed twice")
+            table[listed], segments[listed] = Annotation(at, size), []
+            for number, shape in enumerate(element):
+                with skipping(report, listed):
+                    _read_shape(table[listed], segments[listed], shape, f"{at}, shape {number}")
+    found = categories_of(table.values())
+    names = [(label.findtext("name") or "").strip() for label in root.iterfind("meta/*//labels/label")]
+    names = [one for one in dict.fromkeys(names) if one]
+    class_names = [*names, *(kind for kind in found if kind not in names)]
+    folders = ["images", f"images/{name}", "", name, "images/default"]
+    return listed_split(name, tree, table, segments, class_names, folders, report)
+
+
+def _annotation_file(tree: Tree) -> str | None:
+    """The first XML file whose root is <annotations>."""
+    for path in tree.paths("", ".xml"):
+        head = tree.read(path)[:4000].replace(b"\0", b"")
+        if b"<annotations>" in head or b"<annotations " in head:
+            return path
+    return None
+
+
+def _read_shape(annotation: Annotation, segments: list[Segment], shape: Element, where: str) -> None:
+    """Add a shape or a tag to an image."""
+    kind = (shape.get("label") or "").strip()
+    if shape.tag not in ("box", "polygon", "ellipse", "mask", "tag"):
+        return  # points and lines have no extent
+    if not kind:
+        raise InputError(f"{where}: {shape.tag} has no label")
+    if shape.tag == "tag":
+        annotation.labels += [kind] if kind not in annotation.labels else []
+        return
+    try:
+        box, outline = _box_and_outline(shape, annotation.size)
+        scores = [one.text for one in shape.findall("attribute") if one.get("name") == "score" and one.text]
+        score = float(scores[0]) if scores else None
+    except ValueError as error:
+        raise InputError(f"{where}: {shape.tag} cannot be read ({error})") from error
+    flags = ("occluded",) if shape.get("occluded") == "1" else ()
+    annotation.objects.append(Object(kind, box, where, flags, score))
+    segments.append(Segment(kind, outline, box, where))
+
+
+def _box_and_outline(shape: Element, size: tuple[int, int]) -> tuple[list[float], Any]:
+    """xyxy box in pixels, and outline, None for an upright box."""
+    degrees = attribute(shape, "rotation") if shape.get("rotation") else 0.0
+    if shape.tag == "polygon":
+        points = [tuple(map(float, pair.split(","))) for pair in (shape.get("points") or "").split(";")]
+        if any(len(point) != 2 for point in points):
+            raise ValueError("points are not x,y;x,y")
+        return turned_box(points), [[side for point in points for side in point]]  # type: ignore[arg-type]
+    if shape.tag == "mask":
+        left, top, width, height = (int(attribute(shape, key)) for key in ("left", "top", "width", "height"))
+        runs = [int(run) for run in (shape.get("rle") or "").split(",")]
+        box = [left, top, left + width, top + height]
+        if not (0 <= left < left + width <= size[0] and 0 <= top < top + height <= size[1]):
+            raise ValueError(f"a mask at {box} in an image of {size[0]} x {size[1]}")
+        if min(runs) < 0 or sum(runs) != width * height:
+            raise ValueError(f"run lengths that sum to {sum(runs)}, not to {width * height} pixels")
+
+        def outline(wanted: tuple[int, int]) -> np.ndarray:
+            part = np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(height, width)
+            mask = np.zeros(wanted[::-1], dtype=bool)
+            mask[top : top + height, left : left + width] = part
+            return mask
+
+        return [float(side) for side in box], outline
+    if shape.tag == "ellipse":
+        x, y, rx, ry = (attribute(shape, key) for key in ("cx", "cy", "rx", "ry"))
+        cos, sin = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
+        half = float(np.hypot(rx * cos, ry * sin)), float(np.hypot(rx * sin, ry * cos))
+        return clipped([x - half[0], y - half[1], x + half[0], y + half[1]], size), None
+    upright = [attribute(shape, key) for key in ("xtl", "ytl", "xbr", "ybr")]
+    if not degrees:
+        return upright, None
+    centre = ((upright[0] + upright[2]) / 2, (upright[1] + upright[3]) / 2)
+    corners = rotated_corners(upright, degrees, centre)
+    return clipped(turned_box(corners), size), [[side for corner in corners for side in corner]]
+
+
+# ------------------------------------------------------------------------------------------------- writing
 
 
 def image_xml(example: Example, class_names: Sequence[str], number: int, subset: str = "") -> str:

@@ -1,17 +1,26 @@
 """Label Studio's JSON: a list of tasks, each with an image and with annotations or predictions.
 
-A box is a region of type rectanglelabels with x, y, width and height in percent of the image; a label without
-a box is of type choices. Written tasks have predictions, which a person accepts or corrects.
+A box is a region of type rectanglelabels with x, y, width and height in percent of the image, and a rotation
+about its upper left corner; a label without a box is of type choices. JSON-MIN has the regions of one
+annotation in the task itself. Written tasks have predictions, which a person accepts or corrects.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+import re
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote
 
 import numpy as np
 
+from heatbox.data.files.images import is_image
+from heatbox.data.files.trees import Report, Tree, find_folders
+from heatbox.data.formats.listed import categories_of, clipped, listed_split, rotated_corners, turned_box
+from heatbox.data.formats.masks import INVALID, Segment
 from heatbox.data.formats.options import WriteOptions
 from heatbox.data.formats.output import (
     SCORES,
@@ -24,7 +33,275 @@ from heatbox.data.formats.output import (
     labels_without_boxes,
     xml_text,
 )
+from heatbox.data.formats.rows import MAX_SIDE, Annotation, Object, decode_text, skipping
+from heatbox.data.formats.segments import check_area, mask_box
 from heatbox.data.types import Example, Split
+from heatbox.errors import AssumptionWarning, InputError
+
+LAYOUT, DEPTH = "Label Studio", 1
+_KINDS = ("rectanglelabels", "polygonlabels", "ellipselabels", "brushlabels", "labels")
+_CHOICE_KEY = re.compile(r"choice|class|label|category", re.IGNORECASE)
+_MINIMAL = (b'"annotation_id"', b'"annotator"', b'"original_width"')  # keys of JSON-MIN
+_PROGRESS = ("annotator", "annotation_id", "created_at", "updated_at", "lead_time", "id", "image")
+
+
+def split_names(tree: Tree) -> tuple[str, ...]:
+    """Names of the JSON files of tasks, without ".json", beside images."""
+    files = _task_files(tree)
+    return tuple(files) if files and next(filter(is_image, tree.walk()), None) is not None else ()
+
+
+def load_split(tree: Tree, name: str, report: Report) -> Split:
+    """Read a file of tasks, as JSON or JSON-MIN exports have them; classes are sorted by name.
+
+    Of several annotations of an image the one marked as ground truth counts, or else the first; cancelled
+    ones do not. Predictions count where there is no annotation. A task without either is left out.
+
+    Raises:
+        InputError: naming the task: a region of another form, a box outside its image, an image that is
+            missing.
+    """
+    path = _task_files(tree)[name]
+    where = tree.describe(path)
+    try:
+        tasks = json.loads(decode_text(tree.read(path), where))
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{where}: is not JSON ({error})") from error
+    content = _Content()
+    for index, task in enumerate(tasks if isinstance(tasks, list) else [tasks]):
+        at = f"{where}, task {index}"
+        with skipping(report):
+            try:
+                _read_task(content, task, at)
+            except INVALID as error:
+                if isinstance(error, InputError):
+                    raise
+                raise InputError(
+                    f"{at}: is not a task of Label Studio ({error or type(error).__name__})"
+                ) from error
+    for count, what in (
+        (content.without, "tasks have no annotation and no prediction, and are left out"),
+        (
+            content.several,
+            "tasks have several annotations, of which the one marked as ground truth or the first counts",
+        ),
+        (content.predicted, "tasks have predictions only, which are taken as they are"),
+    ):
+        if count:
+            warnings.warn(f"{where}: {count} {what}", AssumptionWarning, 2)
+    return listed_split(
+        name,
+        tree,
+        content.table,
+        content.segments,
+        categories_of(content.table.values()),
+        ["images", "", "data", path.rpartition("/")[0]],
+        report,
+    )
+
+
+def _task_files(tree: Tree) -> dict[str, str]:
+    """Name → JSON file with a list of tasks."""
+    found = {}
+    for folder in find_folders(tree, lambda t: t.paths("", ".json"), depth=1):
+        for path in tree.paths(folder, ".json"):
+            data = tree.read(path)
+            is_list = data.lstrip(b"\xef\xbb\xbf \t\r\n").startswith((b"[", b"{"))
+            full = b'"data"' in data and (b'"annotations"' in data or b'"predictions"' in data)
+            minimal = b'"image"' in data and all(key in data for key in _MINIMAL[:2])
+            if is_list and b'"categories"' not in data and (full or minimal):
+                found[path.rpartition("/")[2].removesuffix(".json")] = path
+    return found
+
+
+@dataclass
+class _Content:
+    """What a file of tasks lists, and how many tasks need a word."""
+
+    table: dict[str, Annotation] = field(default_factory=dict)
+    segments: dict[str, list[Segment]] = field(default_factory=dict)
+    without: int = 0
+    several: int = 0
+    predicted: int = 0
+
+
+def _read_task(content: _Content, task: Any, where: str) -> None:
+    """Add the image of a task."""
+    if not isinstance(task.get("data"), dict):
+        return _read_minimal(content, task, where)
+    image = _image_of(task["data"], where)
+    made = [one for one in task.get("annotations") or () if not one.get("was_cancelled")]
+    predictions = [one for one in task.get("predictions") or () if isinstance(one, dict)]
+    if len(made) > 1:
+        content.several += 1
+        made = [one for one in made if one.get("ground_truth")] or made
+    if not made and not predictions:
+        content.without += 1
+        return
+    content.predicted += not made
+    chosen = made[0] if made else predictions[-1]
+    score = None if made else chosen.get("score")
+    _add(content, image, list(chosen.get("result") or ()), where, score)
+
+
+def _image_of(data: Mapping[str, Any], where: str) -> str:
+    """The path or address of the image of a task."""
+    texts = {key: value for key, value in data.items() if isinstance(value, str)}
+    found = [value for value in texts.values() if is_image(value.partition("?")[0]) or is_image(value)]
+    if "image" in texts and (texts["image"] in found or not found):
+        return texts["image"]
+    if not found:
+        raise InputError(f"{where}: its data names no image")
+    return found[0]
+
+
+def _read_minimal(content: _Content, task: Any, where: str) -> None:
+    """Add the image of a task of JSON-MIN, whose regions are values of the task itself."""
+    image = _image_of(task, where)
+    if image in content.table:
+        content.several += 1
+        return
+    results: list[Any] = []
+    for key, value in task.items():
+        if isinstance(value, list):
+            results += [{"value": one, **one} for one in value if isinstance(one, dict)]
+        elif isinstance(value, dict) and "choices" in value:
+            results.append({"value": value})
+        elif isinstance(value, str) and key not in _PROGRESS and _CHOICE_KEY.search(key):
+            results.append({"value": {"choices": [value]}})
+    _add(content, image, results, where, None)
+
+
+def _add(content: _Content, image: str, results: Sequence[Any], where: str, score: Any) -> None:
+    """Add the regions and choices of an annotation to an image."""
+    if image in content.table:
+        raise InputError(f"{where}: image {image!r} is in another task, too")
+    annotation = Annotation(where)
+    segments: list[Segment] = []
+    # A rectangle and its label may be two results of one id.
+    regions: dict[Any, dict[str, Any]] = {}
+    for number, result in enumerate(results):
+        value = result.get("value")
+        if isinstance(value, dict):
+            known = regions.setdefault(result.get("id") or number, {"number": number, "value": {}})
+            known |= {key: one for key, one in result.items() if key != "value"}
+            known["value"] |= value
+    for region in regions.values():
+        value, at = region["value"], f"{where}, region {region['number']}"
+        kinds = [str(kind) for key in _KINDS for kind in value.get(key) or ()]
+        shape = {"x", "y", "points", "rle"} & value.keys()
+        if not shape:
+            annotation.labels += [
+                str(one) for one in value.get("choices") or () if one not in annotation.labels
+            ]
+            continue
+        if not {"width", "radiusX", "points", "rle"} & value.keys():  # a keypoint
+            continue
+        width, height = int(region["original_width"]), int(region["original_height"])
+        if not (0 < width < MAX_SIDE and 0 < height < MAX_SIDE):
+            raise InputError(f"{at}: its image is {width} x {height}")
+        if annotation.size not in ((0, 0), (width, height)):
+            raise InputError(f"{at}: its image is {width} x {height}, above it is {annotation.size}")
+        annotation.size = width, height
+        if not kinds:
+            raise InputError(f"{at}: has no label")
+        try:
+            box, outline = _shape(value, (width, height))
+            own = region.get("score", score)
+            confidence = None if own is None else float(own)
+        except INVALID as error:
+            raise InputError(
+                f"{at}: is not a region of Label Studio ({error or type(error).__name__})"
+            ) from error
+        for kind in dict.fromkeys(kinds):
+            annotation.objects.append(Object(kind, box, at, (), confidence))
+            segments.append(Segment(kind, outline, box, at))
+    content.table[image], content.segments[image] = annotation, segments
+
+
+def _shape(value: Mapping[str, Any], size: tuple[int, int]) -> tuple[list[float], Any]:
+    """Box in pixels, and outline (None for a rectangle), of the value of a region in percent."""
+    width, height = size
+    if "rle" in value:
+        mask = brush_mask(value["rle"], size)
+        return mask_box(mask), lambda wanted: brush_mask(value["rle"], wanted)
+    if "points" in value:
+        points = [(float(x) * width / 100, float(y) * height / 100) for x, y in value["points"]]
+        return turned_box(points), [[side for point in points for side in point]]
+    x, y = float(value["x"]) * width / 100, float(value["y"]) * height / 100
+    degrees = float(value.get("rotation") or 0)
+    if "radiusX" in value:
+        rx, ry = float(value["radiusX"]) * width / 100, float(value["radiusY"]) * height / 100
+        cos, sin = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
+        half = float(np.hypot(rx * cos, ry * sin)), float(np.hypot(rx * sin, ry * cos))
+        return clipped([x - half[0], y - half[1], x + half[0], y + half[1]], size), None
+    box = [x, y, x + float(value["width"]) * width / 100, y + float(value["height"]) * height / 100]
+    if not degrees:
+        return box, None
+    corners = rotated_corners(box, degrees, (x, y))
+    return clipped(turned_box(corners), size), [[side for corner in corners for side in corner]]
+
+
+def brush_mask(packed: Any, size: tuple[int, int]) -> np.ndarray:
+    """(height, width) bool of a brush: the alpha of RGBA pixels, packed by thi.ng/rle-pack.
+
+    A header has the number of values in 32 bits, the width of a value less one in 5, and four widths of run
+    lengths less one in 4 each. A run is a bit (1 repeats one value, 0 lists values), two bits that select a
+    width, and its length less one.
+
+    Args:
+        packed: bytes as integers from 0 to 255.
+        size: (width, height).
+
+    Raises:
+        ValueError: bytes that end early, or values for another size.
+    """
+    width, height = size
+    check_area(size)
+    data = np.asarray(packed)
+    if (
+        data.ndim != 1
+        or data.dtype.kind not in "iu"
+        or (len(data) and not 0 <= data.min() <= data.max() <= 255)
+    ):
+        raise ValueError("a brush that is no list of bytes")
+    bits = np.unpackbits(data.astype(np.uint8))
+    at = 0
+
+    def read(count: int) -> int:
+        nonlocal at
+        if at + count > len(bits):
+            raise ValueError("a brush that ends early")
+        found = int("".join(map(str, bits[at : at + count].tolist())), 2)
+        at += count
+        return found
+
+    total = read(32)
+    if total != 4 * width * height:
+        raise ValueError(f"a brush of {total} values for an image of {width} x {height}")
+    word = read(5) + 1
+    lengths = [read(4) + 1 for _ in range(4)]
+    values = np.zeros(total, dtype=np.uint32)
+    done = 0
+    while done < total:
+        repeats = read(1)
+        end = done + read(lengths[read(2)]) + 1
+        if end > total:
+            raise ValueError("a brush with a run that is too long")
+        if repeats:
+            values[done:end] = read(word)
+        else:
+            count = (end - done) * word
+            if at + count > len(bits):
+                raise ValueError("a brush that ends early")
+            rows = bits[at : at + count].reshape(-1, word)
+            values[done:end] = rows @ (1 << np.arange(word - 1, -1, -1, dtype=np.uint32))
+            at += count
+        done = end
+    return values.reshape(height, width, 4)[:, :, 3] > 0
+
+
+# ------------------------------------------------------------------------------------------------- writing
 
 TASKS, CONFIG = "tasks.json", "labeling-config.xml"
 _CHOICE = "choice"

@@ -115,7 +115,7 @@ def rle_mask(entry: Mapping[str, Any], size: tuple[int, int]) -> np.ndarray:
 
 
 def segment_mask(segment: Any, size: tuple[int, int]) -> np.ndarray:
-    """(height, width) bool of a value of "segmentation": polygons, joined, or run lengths.
+    """(height, width) bool of an outline: polygons, joined, run lengths, or a function of the size.
 
     Raises:
         ValueError, LookupError, TypeError: it is neither.
@@ -123,6 +123,8 @@ def segment_mask(segment: Any, size: tuple[int, int]) -> np.ndarray:
     if isinstance(segment, Mapping):
         return rle_mask(segment, size)
     check_area(size)
+    if callable(segment):
+        return segment(size)
     found = np.zeros(size[::-1], dtype=bool)
     for points in segment:
         found |= polygon_mask(points, size)
