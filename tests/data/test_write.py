@@ -19,6 +19,7 @@ from heatbox.data import Example, Split, glyphs, to_detections, to_fiftyone, wri
 from heatbox.data.files.images import TreeImages
 from heatbox.data.files.trees import FolderTree
 from heatbox.data.formats.options import AnnotationFiles, CvatFormat, WriteOptions, WrittenFormat
+from heatbox.data.formats.output import LABELS
 from heatbox.data.open import open_splits
 from heatbox.data.write import WRITERS
 from heatbox.errors import InputError
@@ -747,29 +748,42 @@ def test_fiftyone_is_named_where_it_is_missing(split, monkeypatch):
         ("yolo", {"confidence": True}, True),
         ("yolo", {}, False),
         ("voc", {}, True),
+        ("cvat", {"images": "copy", "cvat_format": "CVAT 1.1"}, True),
         ("cvat", {"images": "copy", "cvat_format": "COCO 1.0"}, True),
         ("cvat", {"images": "copy", "cvat_format": "YOLO 1.1"}, False),
+        ("cvat", {"images": "copy", "cvat_format": "PASCAL VOC 1.1"}, True),
+        ("huggingface", {}, True),
+        ("labelstudio", {}, True),
     ],
 )
 def test_what_is_written_is_read_again(tmp_path, to, options, holds_scores, scored):
     split = plain_split(tmp_path / "in", scored=scored)
     out = tmp_path / ("out.zip" if to == "cvat" else "out")
+    cvat_format = options.get("cvat_format", "")
+    names = dict(zip(NAMES, NAMES, strict=True))
+    if cvat_format == "PASCAL VOC 1.1":  # labelmap.txt cannot hold a colon
+        names = {name: name.replace(":", "") for name in NAMES}
+        split = dataclasses.replace(split, class_names=list(names.values()))
     written(split, out, to, **options)
     (again,) = open_splits(str(out))
-    assert plain(again) == expected(scored and holds_scores)
-    assert again.name == "val"
-    if to == "coco":
-        assert {e.id: list(e.labels) for e in again} == {
-            name: labels for name, (_, labels) in CONTENT.items()
-        }
+    folder = "images/val/" if to == "labelstudio" else ""  # it has one file of tasks for all splits
+    assert again.name == {"labelstudio": "tasks", "CVAT 1.1": "all"}.get(cvat_format or to, "val")
+    wanted = expected(scored and holds_scores).items()
+    assert plain(again) == {
+        folder + key: by_text((names[label], *rest) for label, *rest in rows) for key, rows in wanted
+    }
+    if LABELS not in WRITERS[to].loses(WriteOptions(**options)):
+        for example in again:
+            labels = CONTENT[example.id.removeprefix(folder)][1]
+            assert {again.class_names[k] for k in example.labels} == {NAMES[k] for k in labels}
+    opened = {example.id.removeprefix(folder): again.open_image(example) for example in again}
     for example in split:
-        ours, theirs = split.open_image(example), again.open_image(example)
-        assert np.array_equal(np.asarray(ours), np.asarray(theirs))
+        assert np.array_equal(np.asarray(split.open_image(example)), np.asarray(opened[example.id]))
 
 
 def test_a_chain_of_formats_changes_nothing(tmp_path):
     write_splits([plain_split(tmp_path / "in")], tmp_path / "0", "voc")
-    for step, to in enumerate(("yolo", "coco", "voc", "coco", "yolo"), 1):
+    for step, to in enumerate(("yolo", "coco", "huggingface", "voc", "yolo"), 1):
         options = ["--confidence"] if to == "yolo" else []
         arguments = ["data", "convert", str(tmp_path / str(step - 1)), str(tmp_path / str(step)), "--to", to]
         assert main([*arguments, *options]) == 0
@@ -786,3 +800,11 @@ def test_an_image_with_a_bad_box_is_left_out_as_a_whole(split, tmp_path, capsys)
     assert main(["data", "convert", str(tmp_path / "a"), str(tmp_path / "b.csv"), "--to", "csv"]) == 1
     assert "left out: " in capsys.readouterr().err
     assert "two" not in (tmp_path / "b.csv").read_text()
+
+
+def test_a_table_beside_the_images_is_read_again(split, tmp_path):
+    written(split, tmp_path / "in/boxes.csv", "csv")
+    (again,) = open_splits(str(tmp_path / "in"))
+    assert plain(again) == expected()
+    for example in again:
+        assert {again.class_names[k] for k in example.labels} == {NAMES[k] for k in CONTENT[example.id][1]}

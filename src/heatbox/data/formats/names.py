@@ -38,7 +38,8 @@ def _inner(listed: str) -> str:
     leads out of the data set.
     """
     name = cleaned(listed)
-    name = name.partition("?d=")[2] or name  # Label Studio's address of a local file
+    if "?d=" in name:  # Label Studio's address of a local file
+        name = _decoded(name.partition("?d=")[2])
     if "://" in name:
         name = name.partition("://")[2].partition("?")[0]
     name = _DRIVE.sub("", name)
