@@ -367,6 +367,9 @@ CHANNELS = {
     "rgb to grey": (lambda: Before(lambda x: x.mean(1, keepdim=True), small(in_chans=1)), 3),
     "adapter": (lambda: nn.Sequential(nn.Conv2d(5, 3, 1), small()), 5),
     "vit": (lambda: timm.create_model("test_vit", num_classes=3, in_chans=2), 2),
+    "space to depth": (lambda: timm.create_model("tresnet_m", num_classes=3), 3),
+    "space to depth of four": (lambda: timm.create_model("tresnet_m", num_classes=3, in_chans=4), 4),
+    "focus": (lambda: timm.create_model("cs3darknet_focus_s", num_classes=3), 3),
     "linear first": (lambda: Before(lambda x: x.mean((2, 3)), nn.Linear(6, 3)), 3),
     "grouped": (lambda: nn.Sequential(nn.Conv2d(6, 12, 3, groups=6), nn.AdaptiveAvgPool2d(1)), 6),
 }

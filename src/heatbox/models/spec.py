@@ -520,15 +520,16 @@ def input_size(model: nn.Module, config: Mapping[str, Any] | None = None) -> tup
 def input_channels(model: nn.Module) -> int:
     """Number of channels of the images that a model reads: 3 where it accepts them, else those it accepts.
 
-    A plain timm model is asked for its first convolution. Otherwise a forward pass is stopped at the first
-    layer with weights; images have the right number of channels where they fit that layer.
+    A plain timm model is asked for its first convolution, if that has as many channels as the model's images
+    had. Otherwise (other channels, pixels moved to channels before the convolution) a forward pass is stopped
+    at the first layer with weights; images have the right number of channels where they fit that layer.
     """
     model = unwrap(model)
     config = _config_of(model)
     first = config.get("first_conv")
     first = first[0] if isinstance(first, list | tuple) and first else first
     named = dict(model.named_modules()).get(first) if isinstance(first, str) else None
-    if isinstance(named, nn.Conv2d):
+    if isinstance(named, nn.Conv2d) and named.in_channels == config.get("input_size", (3,))[0]:
         return int(named.in_channels)
     layers = _weighted(model)
     convolutions = [
