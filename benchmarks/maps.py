@@ -2,19 +2,31 @@
 
     python benchmarks/maps.py                                   # MobileNetV1-0.75 at 224, batch 32
     python benchmarks/maps.py --model convnext_tiny --batch 8 --device cuda --dtype bfloat16
+    python benchmarks/maps.py --class-maps --batch 8            # class_maps over the plain forward pass
+    python benchmarks/maps.py --construction                    # finding the head, in forward passes
 
 Calls take turns and each time is the minimum over the turns; with `--threads 1` on a CPU it is processor
 time. The weights are random: they do not change the cost. `walk` needs a pass at twice the side for its seed,
 `walk-one-pass` one pass whose last stage is run four times. The last lines are the memory of the walk alone,
 beyond its inputs, on a 28 x 28 grid at batch 64: the most that its tensors take at a time.
+
+`--class-maps` runs the plain forward pass and `class_maps` in turns on several networks that end in global
+average pooling, and prints the median of the ratios of neighbouring turns. `--construction` divides the time
+in which a `ClassifierView` is made by that of a forward pass of two images of the model's own size, for the
+smallest model of each of timm's modules, and prints the median over the models.
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
+import statistics
+import time
 import weakref
 from collections.abc import Callable
+from pathlib import Path
 
+import timm
 import torch
 from timing import build, take_turns, where
 from torch import is_tensor
@@ -24,9 +36,20 @@ from torch.utils._pytree import tree_leaves
 from heatbox.maps.cam import cam
 from heatbox.maps.pc1 import pc1
 from heatbox.maps.random_walk import random_walk
-from heatbox.models.introspect import ClassifierView
+from heatbox.models.introspect import ClassifierView, class_maps
 
 MEBIBYTE = 2**20
+SWEEP = Path(__file__).resolve().parents[1] / "tests/fixtures/sweep.csv"
+POOLED = (
+    "resnet50",
+    "convnext_tiny",
+    "mobilenetv3_large_100",
+    "regnety_016",
+    "efficientnet_b0",
+    "densenet121",
+    "swin_tiny_patch4_window7_224",
+)
+"""Networks whose logits follow from global average pooling."""
 
 
 def calls(view: ClassifierView, images: torch.Tensor) -> dict[str, Callable[[], object]]:
@@ -86,6 +109,66 @@ def walk_memory(batch: int, side: int, device: str) -> float:
     return memory.peak / MEBIBYTE
 
 
+def seconds(job: Callable[[], object], device: str) -> float:
+    """Time of one call."""
+    began = time.perf_counter()
+    job()
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - began
+
+
+def print_class_maps(batch: int, size: int, turns: int, device: str) -> None:
+    """The cost of class maps over that of the plain forward pass."""
+    print("| model | forward, ms | class_maps, ms | class_maps over forward |\n|---|---|---|---|")
+    images = torch.randn(batch, 3, size, size, device=device)
+    for name in POOLED:
+        model = build(name).eval().to(device)
+        class_maps(model, images)  # finds the head
+        model(images)
+        plain, maps = [], []
+        for turn in range(2 * turns):
+            order = ((plain, lambda m=model: m(images)), (maps, lambda m=model: class_maps(m, images)))
+            for times, job in order if turn % 2 else order[::-1]:
+                times.append(seconds(job, device))
+        ratio = statistics.median(one / other for one, other in zip(maps, plain, strict=True))
+        print(
+            f"| {name} | {statistics.median(plain) * 1e3:.1f} | {statistics.median(maps) * 1e3:.1f} "
+            f"| {ratio - 1:+.1%} |",
+            flush=True,
+        )
+
+
+def print_construction(turns: int, largest: float) -> None:
+    """The time in which the head of a model is found, in forward passes of two images of its own size."""
+    print("| model | forward, ms | construction, ms | forwards |\n|---|---|---|---|")
+    ratios = []
+    with SWEEP.open(newline="") as lines:
+        names = [row["model"] for row in csv.DictReader(lines) if row["set"] == "timm"]
+    for name in names:
+        classes = timm.get_pretrained_cfg(name).num_classes or 10
+        with torch.device("meta"):
+            number = sum(
+                values.numel() for values in timm.create_model(name, num_classes=classes).parameters()
+            )
+        if number > largest * 1e6:
+            continue
+        model = timm.create_model(name, num_classes=classes).eval()
+        images = torch.randn(2, *model.pretrained_cfg["input_size"])
+        model(images)
+        forward, made = [], []
+        for _ in range(turns):
+            forward.append(seconds(lambda m=model, x=images: m(x), "cpu"))
+            made.append(seconds(lambda m=model: ClassifierView(m), "cpu"))
+        ratios.append(statistics.median(one / other for one, other in zip(made, forward, strict=True)))
+        print(
+            f"| {name} | {statistics.median(forward) * 1e3:.1f} | {statistics.median(made) * 1e3:.1f} "
+            f"| {ratios[-1]:.1f} |",
+            flush=True,
+        )
+    print(f"\nmedian of {len(ratios)} models: {statistics.median(ratios):.1f} forward passes")
+
+
 @torch.inference_mode()
 def main() -> None:
     parser = argparse.ArgumentParser(
@@ -98,9 +181,19 @@ def main() -> None:
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16", "float16"])
     parser.add_argument("--threads", type=int, default=0, help="0: PyTorch's default")
     parser.add_argument("--turns", type=int, default=5)
+    parser.add_argument("--class-maps", action="store_true", help="class_maps beside the plain forward pass")
+    parser.add_argument("--construction", action="store_true", help="finding the head beside a forward pass")
+    parser.add_argument("--largest", type=float, default=100, help="million parameters, of --construction")
     args = parser.parse_args()
     if args.threads:
         torch.set_num_threads(args.threads)
+    if args.class_maps or args.construction:
+        print(f"{where(args.device)}\n")
+        if args.class_maps:
+            print_class_maps(args.batch, args.size, args.turns, args.device)
+        if args.construction:
+            print_construction(args.turns, args.largest)
+        return
     dtype = getattr(torch, args.dtype)
     view = ClassifierView(build(args.model).eval().to(args.device, dtype))
     images = torch.randn(args.batch, 3, args.size, args.size, device=args.device, dtype=dtype)

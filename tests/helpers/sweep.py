@@ -133,11 +133,6 @@ def build(case: Case, seed: int = 0) -> nn.Module:
         return scrambled(BUILDERS[case.set](case.model), case.size, seed)
 
 
-def images(case: Case, seed: int = 5) -> Tensor:
-    """Two images (2, 3, side, side)."""
-    return structured_images(case.size, 2, seed)
-
-
 # The maps of heads that read more than a mean: module, side and dimensions of the positions.
 POINTS: dict[str, map_oracles.Point] = {
     "vgg11": map_oracles.Point("features", "output", (2, 3)),
@@ -219,12 +214,19 @@ def check_maps(found: Any, logits: Tensor, targets: Tensor) -> list[str]:
     return problems
 
 
-def measure(case: Case, seed: int = 0) -> Measured:
-    """Class maps of one model, all checks, and the same map from an oracle."""
+def measure(case: Case, seed: int = 0, size: tuple[int, int, int] | None = None) -> Measured:
+    """Class maps of one model for two images, all checks, and the same map from an oracle.
+
+    Args:
+        case: the model.
+        seed: of its weights.
+        size: channels, height and width of the images, if not the case's own.
+    """
     import heatbox
     from heatbox.errors import InputError
 
-    result, model, batch = Measured(), build(case, seed), images(case)
+    result, model = Measured(), build(case, seed)
+    batch = structured_images(size or case.size, 2, 5)
     with torch.no_grad():
         logits = logits_of(model(batch))
     classes = logits.shape[1]
@@ -306,7 +308,8 @@ MARKS = ("<!-- sweep: written by tests/helpers/sweep.py -->", "<!-- end of the s
 def _row(case: Case) -> tuple[int, str]:
     """Place of the outcome, and the kind of the map or why there is none."""
     word, _, reason = case.outcome.partition(": ")
-    return (EXACT, APPROXIMATE, REFUSED).index(word), case.kind or reason.partition(": ")[2] or reason
+    sentence = reason.removeprefix(case.model).lstrip(": ")
+    return (EXACT, APPROXIMATE, REFUSED).index(word), case.kind or sentence
 
 
 def table(cases: Sequence[Case]) -> str:
