@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -113,7 +115,20 @@ class DataSet:
             raise InputError(
                 f"{self.where}: has no split {split!r}, expected one of {', '.join(self.splits)}"
             )
-        return self.format.load_split(self.tree, split, report)
+        with _without_collection():
+            return self.format.load_split(self.tree, split, report)
+
+
+@contextmanager
+def _without_collection() -> Iterator[None]:
+    """Pause the collection of cycles, of which readers make none, but which takes long with many objects."""
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()
 
 
 def open_data_set(path: str | Path) -> DataSet:

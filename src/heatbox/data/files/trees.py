@@ -54,6 +54,14 @@ class Tree(ABC):
         """The input of an image decoder: the path of the file if it has one, else its content."""
         return self.read(name)
 
+    def head(self, name: str, count: int) -> bytes:
+        """The first bytes of a file.
+
+        Raises:
+            InputError: as `read`.
+        """
+        return self.read(name)[:count]
+
     def describe(self, name: str) -> str:
         """The name of a file in messages."""
         return f"{self.where}:{name}"
@@ -116,6 +124,20 @@ class FolderTree(Tree):
             raise InputError(f"{name!r}: the image id leads out of {self.root}")
         return path
 
+    def head(self, name: str, count: int) -> bytes:
+        """The first bytes of a file."""
+        try:
+            # Names are safe here but for links, which are not followed; resolving each path takes longer.
+            file = os.open(f"{self.root}/{name}", os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0))
+        except (OSError, ValueError):
+            return self.read(name)[:count]
+        try:
+            return os.read(file, count)
+        except OSError as error:
+            raise InputError(f"{self.describe(name)}: cannot be read ({error.strerror})") from error
+        finally:
+            os.close(file)
+
     def read(self, name: str) -> bytes:
         """The content of a file."""
         path = self.source(name)
@@ -159,6 +181,11 @@ class UnionTree(Tree):
         """The content of a file."""
         tree, path = self._located(name)
         return tree.read(path)
+
+    def head(self, name: str, count: int) -> bytes:
+        """The first bytes of a file."""
+        tree, path = self._located(name)
+        return tree.head(path, count)
 
     def source(self, name: str) -> bytes | Path:
         """The input of an image decoder: path or content."""

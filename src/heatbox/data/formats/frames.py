@@ -10,7 +10,6 @@ from __future__ import annotations
 import io
 import warnings
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -77,14 +76,9 @@ def orientation_of(tree: Tree, name: str) -> tuple[int, tuple[int, int]]:
     missing or damaged, which is reported when it is opened.
     """
     try:
-        source = tree.source(name)
-        if isinstance(source, Path):
-            with source.open("rb") as file:
-                head = file.read(_HEAD)
-        else:
-            head = source[:_HEAD]
-        if _is_plain(head):
+        if _is_plain(tree.head(name, _HEAD)):
             return UPRIGHT, (0, 0)
+        source = tree.source(name)
         with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
             found = image.getexif().get(ORIENTATION, UPRIGHT)
             if isinstance(found, int) and 1 < found <= 8:

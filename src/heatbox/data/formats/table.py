@@ -15,6 +15,7 @@ from __future__ import annotations
 import csv
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from weakref import WeakKeyDictionary
 
 from heatbox.data.files.images import TreeImages, is_image
 from heatbox.data.files.trees import Report, Tree, join, raise_problem
@@ -289,6 +290,15 @@ def table_paths(tree: Tree) -> list[str]:
 
 def split_names(tree: Tree) -> tuple[str, ...]:
     """Tables named like a split, the values of a column "split", or "all"; none for folders of classes."""
+    if tree not in _SPLITS_OF:  # it is asked more than once, and reads the tables
+        _SPLITS_OF[tree] = _split_names(tree)
+    return _SPLITS_OF[tree]
+
+
+_SPLITS_OF: WeakKeyDictionary[Tree, tuple[str, ...]] = WeakKeyDictionary()
+
+
+def _split_names(tree: Tree) -> tuple[str, ...]:
     paths = table_paths(tree)
     if not paths or next(filter(is_image, tree.walk()), None) is None:
         return ()
