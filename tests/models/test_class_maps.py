@@ -1426,6 +1426,49 @@ def test_vit_that_averages_its_patches(more):
     check(model, oracle, x=x)
 
 
+class Patches(nn.Module):
+    """A transformer that cuts its patches by reshaping, not by a convolution."""
+
+    def __init__(self, prefix: int = 0) -> None:
+        super().__init__()
+        self.embed, self.norm = nn.Linear(3 * 64, 24), nn.LayerNorm(24)
+        self.token = nn.Parameter(torch.zeros(1, prefix, 24))
+        layer = nn.TransformerEncoderLayer(24, 2, 48, batch_first=True)
+        self.layers, self.fc, self.prefix = nn.TransformerEncoder(layer, 2), linear(24), prefix
+
+    def tokens(self, x: Tensor) -> Tensor:
+        patches = x.unflatten(2, (-1, 8)).unflatten(4, (-1, 8))  # (B, C, h, 8, w, 8)
+        tokens = self.embed(patches.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2))
+        return self.norm(self.layers(torch.cat([self.token.expand(len(x), -1, -1), tokens], 1)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.tokens(x)[:, self.prefix :].mean(1))
+
+
+@pytest.mark.parametrize("prefix", [0, 4])
+@pytest.mark.parametrize("size", [(40, 56), (64, 64)])
+@pytest.mark.filterwarnings("ignore:enable_nested_tensor")
+def test_patches_without_a_convolution(prefix, size):
+    def oracle(net, x, targets):
+        values = net.tokens(x)[:, prefix:]
+        return torch.einsum("bnc,bc->bn", values, net.fc.weight[targets]).unflatten(
+            1, (size[0] // 8, size[1] // 8)
+        )
+
+    check_both(ready(Patches(prefix)), oracle, x=structured_images((3, *size), 2, 4))
+
+
+def test_pixels_moved_to_channels():
+    def oracle(net, x, targets):
+        return weighted(net.conv(features(net, x)).relu(), net.fc.weight[targets])
+
+    def rule(net, f):
+        return net.fc(net.conv(f).relu().mean((2, 3)))
+
+    model = Net(rule, trunk=nn.PixelUnshuffle(4), conv=nn.Conv2d(48, CHANNELS, 3, 1, 1), fc=linear())
+    check_both(ready(model), oracle)
+
+
 def test_class_token_beside_the_mean_of_patches():
     """DINOv2's linear classifier: half of it is exact, all of it is not."""
 
