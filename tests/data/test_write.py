@@ -162,7 +162,7 @@ def test_supervision_reads_yolo(split, tmp_path):
 
 
 def test_names_that_yaml_might_misread(tmp_path):
-    names = ["yes", "null", "1.5", "a: b", "#x", 'q"\\q', "tab\there", "\x85\u2028\x7f😀\ufeff", "- a", "{a}"]
+    names = ["yes", "null", "1.5", "a: b", "#x", 'q"\\q', "tab\there", "z\x85\u2028\x7f😀\ufeff", "- a", "{a}"]
     split = plain_split(tmp_path / "in", content={"a.png": ([], [9])})
     written(dataclasses.replace(split, class_names=names), tmp_path / "out", "yolo")
     data = yaml.safe_load((tmp_path / "out/data.yaml").read_text())
@@ -552,7 +552,7 @@ def test_splits_get_one_list_of_classes(tmp_path):
 
 def test_equal_and_missing_names_become_unique(tmp_path):
     split = plain_split(tmp_path / "in")
-    done = written(dataclasses.replace(split, class_names=["crane", "crane"]), tmp_path / "a.json", "coco")
+    done = written(dataclasses.replace(split, class_names=["crane", " crane "]), tmp_path / "a.json", "coco")
     content = json.loads((tmp_path / "a.json").read_text())
     assert [one["name"] for one in content["categories"]] == ["crane (0)", "crane (1)", "2"]
     assert any("several classes are named 'crane'" in note for note in done.notes)

@@ -229,11 +229,14 @@ def _with_shared_classes(splits: Sequence[Split], notes: list[str]) -> list[Spli
 
 
 def _class_names(split: Split, notes: list[str]) -> list[str]:
-    """The names of the classes; numbers where there is none, and after a name that several classes have."""
-    names = [str(name) for name in split.class_names]
+    """The names of the classes; numbers where there is none, and after a name that several classes have.
+
+    Spaces around a name do not count, because few readers keep them.
+    """
+    names = [str(name).strip() for name in split.class_names]
     names += [""] * (split.num_classes - len(names))
-    unnamed = sum(not name.strip() for name in names)
-    names = [name if name.strip() else str(index) for index, name in enumerate(names)]
+    unnamed = names.count("")
+    names = [name or str(index) for index, name in enumerate(names)]
     if unnamed:
         notes.append(f"{split.name}: {unnamed} classes have no name, and are named by their numbers")
     if len(set(names)) < len(names):
