@@ -162,7 +162,18 @@ def test_supervision_reads_yolo(split, tmp_path):
 
 
 def test_names_that_yaml_might_misread(tmp_path):
-    names = ["yes", "null", "1.5", "a: b", "#x", 'q"\\q', "tab\there", "z\x85\u2028\x7f😀\ufeff", "- a", "{a}"]
+    names = [
+        "yes",
+        "null",
+        "1.5",
+        "a: b",
+        "#x",
+        'q"\\q',
+        "tab\there",
+        "z\x85\u2028\x7f😀\ufeff",
+        "- a",
+        "{a}",
+    ]
     split = plain_split(tmp_path / "in", content={"a.png": ([], [9])})
     written(dataclasses.replace(split, class_names=names), tmp_path / "out", "yolo")
     data = yaml.safe_load((tmp_path / "out/data.yaml").read_text())
@@ -808,3 +819,32 @@ def test_a_table_beside_the_images_is_read_again(split, tmp_path):
     assert plain(again) == expected()
     for example in again:
         assert {again.class_names[k] for k in example.labels} == {NAMES[k] for k in CONTENT[example.id][1]}
+
+
+LETTERS = "ab01 .-_#&<>\"'?=;[]{}!|@~,%ß漢😀"
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_any_names_that_files_and_classes_can_have(tmp_path, seed):
+    """Ids and class names of random characters, read again from each layout that is a folder."""
+    rng = np.random.default_rng(seed)
+
+    def word(letters=LETTERS):
+        return "".join(rng.choice(list(letters), rng.integers(1, 7))).strip(" .") or "x"
+
+    names = list(dict.fromkeys(word(LETTERS + "\\:/") for _ in range(3)))
+    files = {f"{word()}/{word()}.png" if seed % 2 else f"{word()}.png" for _ in range(4)}
+    content = {}
+    for file in sorted(files):
+        x, y = rng.uniform(0, 15, (2, 2)).round(3).tolist()
+        box = (min(x), min(y), max(x) + 1, max(y) + 1)
+        content[file] = ([(int(rng.integers(len(names))), *box, 0.5)], [])
+    for value in content.values():
+        value[1].append(value[0][0][0])
+    split = dataclasses.replace(plain_split(tmp_path / "in", content=content), class_names=names)
+    wanted = sorted(rows for one in plain(split).values() for rows in one)
+    for to in TREES:
+        written(split, tmp_path / to, to, confidence=True)
+        (again,) = open_splits(str(tmp_path / to))
+        found = [rows for one in plain(again).values() for rows in one]
+        assert rounded({"": found}, 4) == rounded({"": wanted}, 4), to
