@@ -135,7 +135,7 @@ class ClassifierView:
         self._accepted: dict[int, bool] = {}
         self._sources: Any = WeakIdKeyDictionary()
         try:
-            with eager(), eval_mode(self.model), unchanged(self.model), torch.no_grad():
+            with eager(self.model), eval_mode(self.model), unchanged(self.model), torch.no_grad():
                 self._head = _find_head(self.model, self._select, size)
         except (InputError, AttributeError, NotImplementedError) as error:
             if form := refusal(self.model):
@@ -190,7 +190,7 @@ class ClassifierView:
 
     @cached_property
     def _outputs(self) -> list[StageOutput]:
-        with eager():
+        with eager(self.model):
             return find_outputs(self.model, self._head)
 
     @cached_property
@@ -205,7 +205,7 @@ class ClassifierView:
         Raises:
             InputError: the last stage does not double the stride, or cannot be run alone.
         """
-        with eager():
+        with eager(self.model):
             return find_last_stage_input(self.model, self._head, self._outputs)
 
     @cached_property
@@ -219,7 +219,7 @@ class ClassifierView:
             channels, height, width = input_size(self.model)
             images = as_input(self.model, torch.zeros(1, channels, factor * height, factor * width))
             try:
-                with eager(), eval_mode(self.model), unchanged(self.model), torch.no_grad():
+                with eager(self.model), eval_mode(self.model), unchanged(self.model), torch.no_grad():
                     self._head(images)
                 self._accepted[factor] = True
             except Exception:  # a model of one size can raise anything
@@ -265,7 +265,7 @@ class ClassifierView:
         shifted = self.last_stage_input if sharp else None
         offset = self.sharp_offset(images.shape[2:]) if sharp else (False, False)
         with (
-            eager(),
+            eager(self.model),
             eval_mode(self.model),
             capture_stages(stages, images.shape[2:], shifted, offset) as outputs,
         ):
@@ -517,9 +517,12 @@ def class_maps(
 
 
 @contextmanager
-def eager() -> Iterator[None]:
+def eager(model: nn.Module) -> Iterator[None]:
     """Compiled parts of a model run as they were written, so that hooks see what they compute."""
-    with torch.compiler.set_stance("force_eager"):
+    if any(hasattr(one, "_orig_mod") or one._compiled_call_impl is not None for one in model.modules()):
+        with torch.compiler.set_stance("force_eager"):
+            yield
+    else:  # the first call of set_stance imports the compiler, which takes seconds
         yield
 
 
