@@ -34,7 +34,7 @@ from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 from heatbox.errors import InputError
 from heatbox.models.recording import Boundary, Graph, Layout, Operation, Recorder, Ref
-from heatbox.models.spec import model_name
+from heatbox.models.spec import hooked, model_name
 
 _HALF = (torch.float16, torch.bfloat16)
 _SOFTMAX = ("softmax", "safe_softmax", "softmax_backward_data")
@@ -884,12 +884,9 @@ def record_graph(
     with torch.inference_mode(False), torch.no_grad(), ExitStack() as stack:
         stack.enter_context(_plain_attention())
         stack.enter_context(sdpa_kernel(SDPBackend.MATH))
-        for module in model.modules():
-            for hook in (
-                module.register_forward_pre_hook(lambda module, args: note(module, "input")),
-                module.register_forward_hook(lambda module, args, output: note(module, "output")),
-            ):
-                stack.callback(hook.remove)
+        stack.enter_context(
+            hooked(model, lambda one, _: note(one, "input"), lambda one, *_: note(one, "output"))
+        )
         recorder.add(images)
         with recorder:
             output = select(model(images))

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, reduce
 from typing import Any, Literal
@@ -48,6 +48,7 @@ from heatbox.models.spec import (
     as_input,
     eval_mode,
     execution_device,
+    hooked,
     input_size,
     model_name,
     unchanged,
@@ -609,22 +610,25 @@ def _traced(model: nn.Module) -> Iterator[list[Call]]:
     calls: list[Call] = []
     entered: list[tuple[Tensor, int]] = []
 
+    units = set(filter(_is_unit, model.modules()))
+
     def enter(module: nn.Module, args: tuple[object, ...]) -> None:
+        if module not in units:
+            return
         with unrecorded():
             value = args[0].clone() if args and isinstance(args[0], Tensor) else torch.empty(0)
         entered.append((value, len(calls)))
 
     def leave(module: nn.Module, args: tuple[object, ...], output: object) -> None:
+        if module not in units:
+            return
         value, position = entered.pop()
         if isinstance(output, Tensor) and value.numel():
             with unrecorded():
                 plain = plain_batch_norm(module, value) if isinstance(module, BATCH_NORM) else output.clone()
             calls.insert(position, Call(module, value, plain))
 
-    with ExitStack() as stack:
-        for module in filter(_is_unit, model.modules()):
-            stack.callback(module.register_forward_pre_hook(enter).remove)
-            stack.callback(module.register_forward_hook(leave).remove)
+    with hooked(model, enter, leave):
         yield calls
 
 
@@ -690,7 +694,7 @@ def _find_head(model: nn.Module, select: Select, size: Sequence[int] | None) -> 
         folded = _find_chain(model, select, calls, output, images)
         if folded is not None:
             return folded
-        more = _noise(model, shape, 1)
+        more = _noise(model, shape, 1)[:1]
         try:
             return RecordedHead(model, select, graph, target, more, small=side == (64, 64))
         except NoFeatureMap:
@@ -787,13 +791,14 @@ def _include_batch_norm(
 ) -> tuple[FeatureHook, list[nn.Module]]:
     """Count a BatchNorm before the pooling as part of the head if `forward_features` ends before it."""
     forward_features = getattr(model, "forward_features", None)
-    if not callable(forward_features) or not calls:
+    norms = [one for one in calls if isinstance(one.module, BATCH_NORM) and _close(one.output, features)]
+    if not callable(forward_features) or not norms:
         return hook, steps
     own = forward_features(images)
     if not isinstance(own, Tensor) or (own.shape == features.shape and _close(own, features)):
         return hook, steps
-    for call in reversed(calls):
-        if isinstance(call.module, BATCH_NORM) and _close(call.output, features) and _close(call.input, own):
+    for call in reversed(norms):
+        if _close(call.input, own):
             return FeatureHook(call.module, "input"), [call.module, *steps]
     return hook, steps
 

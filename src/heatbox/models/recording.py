@@ -19,7 +19,6 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_flatten, tree_map
 from torch.utils.weak import WeakIdKeyDictionary
 
 _MOST_PREFIX = 16
@@ -172,6 +171,14 @@ def unrecorded() -> Iterator[None]:
         _paused.pop()
 
 
+def _tensors_in(values: Sequence[Any]) -> Iterator[Tensor]:
+    for value in values:
+        if isinstance(value, Tensor):
+            yield value
+        elif isinstance(value, list | tuple):
+            yield from _tensors_in(value)
+
+
 class Recorder(TorchDispatchMode):
     """Records the operations that are dispatched while it is active.
 
@@ -213,7 +220,7 @@ class Recorder(TorchDispatchMode):
             if (number := self.number(args[0])) is not None:
                 self._numbers[detached] = number
             return detached
-        tensors = [value for value in tree_flatten((args, kwargs))[0] if isinstance(value, Tensor)]
+        tensors = list(_tensors_in((*args, *kwargs.values())))
         shapes = tuple(tensor.shape for tensor in tensors)
         inputs: list[int] = []
         for number in map(self.number, tensors):
@@ -221,7 +228,7 @@ class Recorder(TorchDispatchMode):
                 inputs.append(number)
                 writer = self._writers.get(self.bases[number], -1)
                 inputs += [writer] if writer > number else []
-        recorded = tree_map(self._reference, (tuple(args), dict(kwargs)))
+        recorded = (tuple(map(self._reference, args)), {k: self._reference(v) for k, v in kwargs.items()})
         results = func(*args, **kwargs)
         outputs = [
             self._returned(value, func, index, args)
@@ -232,6 +239,8 @@ class Recorder(TorchDispatchMode):
         return results
 
     def _reference(self, value: Any) -> Any:
+        if isinstance(value, list | tuple):
+            return type(value)(map(self._reference, value))
         if not isinstance(value, Tensor):
             return value
         number = self.number(value)
@@ -330,13 +339,20 @@ class Graph:
 
     @cached_property
     def grids(self) -> list[tuple[int, int]]:
-        """Grids of the (B, C, h, w) and (B, h, w, C) maps, finest first."""
-        found = {
-            layout.grid(shape, self.image)
-            for number, shape in enumerate(self.shapes)
-            if number in self._depends and (layout := find_layout(shape, self.image)) is not None
-        }
-        return sorted((grid for grid in found if grid is not None and grid != self.image), reverse=True)
+        """Grids of the (B, C, h, w) and (B, h, w, C) maps, finest first.
+
+        Without a convolution they are those of the patches that the pixels are arranged in.
+        """
+        found = set()
+        convolved = any(one.name == "convolution" for one in self.operations)
+        for number in sorted(self._depends):
+            shape = self.shapes[number]
+            if convolved:
+                layout = find_layout(shape, self.image)
+                found.add(None if layout is None else layout.grid(shape, self.image))
+            elif len(shape) == 3 and shape.numel() == self.shapes[0].numel() and min(shape[1:]) > 1:
+                found.add(_grid(shape[1], self.image))
+        return sorted((grid for grid in found if grid not in (None, self.image)), reverse=True)
 
     def layout(self, number: int) -> Layout | None:
         """How a tensor is read as a map, None if it is no map of more than one position."""

@@ -10,10 +10,9 @@ preprocessing of both together follows from that of the inner one.
 
 from __future__ import annotations
 
-import copy
 import sys
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -24,6 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import DataParallel
+from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
 
@@ -686,7 +686,42 @@ def unchanged(model: nn.Module) -> Iterator[None]:
 def _contents(module: nn.Module) -> list[tuple[Any, Any]]:
     """The lists, dictionaries and sets among a module's attributes, and copies of them."""
     return [
-        (value, copy.copy(value))
+        (value, value.copy() if value else ())
         for value in vars(module).values()
         if type(value) in (list, dict, set, OrderedDict)
     ]
+
+
+@contextmanager
+def hooked(
+    model: nn.Module,
+    before: Callable[[nn.Module, tuple[Any, ...]], None] | None,
+    after: Callable[[nn.Module, tuple[Any, ...], Any], None],
+) -> Iterator[None]:
+    """Call functions before and after each module of a model.
+
+    Two hooks for all modules of the process take much less time than two for each of a thousand modules.
+
+    Args:
+        model: the modules of other models are passed over.
+        before: called with a module and its arguments.
+        after: called with a module, its arguments and what it returns.
+    """
+    inside = set(model.modules())
+    handles = [
+        register_module_forward_hook(
+            lambda module, args, output: after(module, args, output) if module in inside else None
+        )
+    ]
+    if before is not None:
+        first = before
+        handles.append(
+            register_module_forward_pre_hook(
+                lambda module, args: first(module, args) if module in inside else None
+            )
+        )
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

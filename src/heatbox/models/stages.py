@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from heatbox.errors import InputError
 from heatbox.models.recording import Layout, find_layout, unrecorded
-from heatbox.models.spec import as_input, eval_mode, input_size, model_name, unchanged
+from heatbox.models.spec import as_input, eval_mode, hooked, input_size, model_name, unchanged
 
 Head = Callable[[Tensor], tuple[Tensor, Tensor, Any]]
 """Images → features (B, C, h, w), logits (B, K), and a recording."""
@@ -130,9 +130,7 @@ def find_outputs(model: nn.Module, head: Head) -> list[StageOutput]:
             grids.append(grid)
         found.append((module, call, layout, grid))
 
-    with ExitStack() as stack, eval_mode(model), unchanged(model), torch.no_grad():
-        for module in model.modules():
-            stack.callback(module.register_forward_hook(record).remove)
+    with eval_mode(model), unchanged(model), torch.no_grad(), hooked(model, None, record):
         last = head(images)[0].shape[-2:]
     return [
         StageOutput(module, call, (grid[0] / last[0], grid[1] / last[1]), layout)
