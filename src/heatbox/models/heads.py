@@ -33,7 +33,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 from heatbox.errors import InputError
-from heatbox.models.recording import Boundary, Graph, Layout, Operation, Recorder, Ref
+from heatbox.models.recording import MOVING, RESHAPING, Boundary, Graph, Layout, Operation, Recorder, Ref
 from heatbox.models.spec import hooked, model_name
 
 _HALF = (torch.float16, torch.bfloat16)
@@ -46,12 +46,12 @@ _FINAL = {
 }
 """An activation after the logits → how it makes scores of them."""
 
-_RESHAPING = ("view", "unsafe_view", "squeeze", "unsqueeze", "clone", "alias", "detach", "to_copy", "expand")
 _SQUASHING = ("sigmoid", "hardsigmoid", "tanh", "erf")
 _ATTENTION = ("softmax", "safe_softmax", "native_multi_head_attention", "transformer_encoder_layer_fwd")
 _MOST_ATTENTION = 1
 """Most layers of attention that pool a feature map; more of them are a network of their own."""
 
+_WINDOWS = ("max_pool2d_with_indices", "avg_pool2d")
 _MOST_BRANCHES = 64
 """Most values whose origin is followed in the search for feature maps."""
 
@@ -64,15 +64,49 @@ class NotAffine(Exception):
 class Part:
     """One feature map that the logits are computed from.
 
+    Whether a tensor is copied or viewed when it is reshaped depends on the number of images. So a map is
+    found again by the operation that computed its values, and by its shape.
+
     Attributes:
-        operation: which of the recorded operations returns it.
+        step: which of the recorded operations, other than those that reshape, computes it.
         output: which of the tensors that the operation returns.
+        moves: how often axes change places between that operation and the map.
+        channels: number C.
         layout: how it is read as (B, C, h, w).
     """
 
-    operation: int
+    step: int
     output: int
+    moves: int
+    channels: int
     layout: Layout
+
+    def find(self, recorder: Recorder, wanted: set[int], batch: int) -> int | None:
+        """The number of the map in a recording; None if there is no such map.
+
+        Args:
+            recorder: the recording.
+            wanted: the tensors that the logits are computed from.
+            batch: number of images.
+        """
+        computed = [one for one in recorder.operations if one.name not in RESHAPING]
+        if self.step >= len(computed) or self.output >= len(computed[self.step].outputs):
+            return None
+        number = computed[self.step].outputs[self.output]
+        moves = {number: 0}  # of the tensors with its values, in order
+        for operation in recorder.operations:
+            source = next((one for one in operation.inputs if one in moves), None)
+            if operation.name in RESHAPING and source is not None:
+                moved = moves[source] + (operation.name in MOVING)
+                moves.update(dict.fromkeys(operation.outputs, moved))
+        for one, moved in moves.items():
+            if one in wanted and moved == self.moves and self._has_shape(recorder.shapes[one], batch):
+                return one
+        return None
+
+    def _has_shape(self, shape: Sequence[int], batch: int) -> bool:
+        ndim = 3 if self.layout.has_tokens else 4
+        return len(shape) == ndim and shape[0] == batch and self.layout.channels(shape) == self.channels
 
 
 class Recording:
@@ -88,25 +122,29 @@ class Recording:
     def __init__(
         self, recorder: Recorder, parts: Sequence[Part], output: Tensor, image: Sequence[int]
     ) -> None:
+        self._recorder = recorder
         self.operations, self.values, self.bases = recorder.operations, recorder.values, recorder.bases
         self.image = tuple(image)
         number = recorder.number(output)
-        if number is None:
-            raise NotAffine("its output is not computed from its last feature map")
-        self.logits_number, self.activation = final_activation(self.operations, number)
+        self.logits_number, self.activation = (
+            (-1, None) if number is None else final_activation(self.operations, number)
+        )
         self.starts: list[int] = []
         self.needed: list[Operation] = []
-        self._begin(parts)
+        self._begin(parts, len(output))
 
-    def _begin(self, parts: Sequence[Part]) -> None:
-        self.parts = parts
-        self.starts = [self.operations[one.operation].outputs[one.output] for one in parts]
-        self.needed = self._between()
+    def _begin(self, parts: Sequence[Part], batch: int) -> None:
+        wanted = {self.logits_number, *(n for one in self._before([]) for n in one.inputs)}
+        found = [part.find(self._recorder, wanted, batch) for part in parts]
+        self.parts, self.starts = parts, [number for number in found if number is not None]
+        if len(self.starts) < len(parts):
+            raise InputError("the model takes another path for these images than for others")
+        self.needed = self._before(self.starts)
 
     def starting_at(self, parts: Sequence[Part]) -> Recording:
         """The same forward pass, from other feature maps on."""
         other = copy.copy(self)
-        other._begin(parts)
+        other._begin(parts, len(self.logits))
         return other
 
     @property
@@ -122,15 +160,15 @@ class Recording:
             for part, start in zip(self.parts, self.starts, strict=True)
         ]
 
-    def _between(self) -> list[Operation]:
-        """The operations after the feature maps that the logits need, in order."""
+    def _before(self, starts: Sequence[int]) -> list[Operation]:
+        """The operations after some tensors that the logits need, in order."""
         producer = {n: index for index, one in enumerate(self.operations) for n in one.outputs}
         found: set[int] = set()
         waiting = [self.logits_number]
         while waiting:
             number = waiting.pop()
             index = producer.get(number)
-            if number in self.starts or index is None or index in found:
+            if number in starts or index is None or index in found:
                 continue
             found.add(index)
             waiting += self.operations[index].inputs
@@ -181,7 +219,7 @@ def final_activation(operations: Sequence[Operation], number: int) -> tuple[int,
         ):
             at, found = operation.inputs[0], _FINAL[operation.name]
             number = at
-        elif operation.name in _RESHAPING and operation.shapes[0].numel() and found is None:
+        elif operation.name in RESHAPING and operation.shapes[0].numel() and found is None:
             at = operation.inputs[0]
         else:
             break
@@ -570,7 +608,8 @@ class RecordedHead:
             found = [one for one in graph.dominators(target) if one and graph.layout(one) is not None][:1]
             layers = sum(one.name in _ATTENTION for one in graph.between(found[0], target)) if found else 0
             self.reason = (
-                f"its logits are read from its last feature map through {layers} layers of attention"
+                f"its logits are read from its last feature map through {layers} weighted sums (softmax), of "
+                "which a class map holds one"
                 if layers > _MOST_ATTENTION
                 else "its logits are computed from feature maps of several depths, not all of them by a head"
             )
@@ -607,8 +646,6 @@ class RecordedHead:
             images = images.clone() if images.is_inference() else images
             with _plain_attention(), self._boundary.reached(begin):
                 output = self.select(self.model(images))
-        if len(recorder.operations) <= max(part.operation for part in self._parts):
-            raise InputError(f"{model_name(self.model)} takes another path for these images than for others")
         return Recording(recorder, self._parts, output, images.shape[2:])
 
     def features(self, recording: Recording) -> Tensor:
@@ -705,15 +742,20 @@ class RecordedHead:
 
     def _start_at(self, graph: Graph, numbers: Sequence[int]) -> None:
         """Note where a forward pass has these maps, and where to begin to record."""
-        positions = [graph.producer[number] for number in numbers]
-        self._boundary = graph.boundary_before(min(positions))
+        origins = [graph.origin(number) for number in numbers]
+        self._boundary = graph.boundary_before(min(graph.producer[origin] for origin in origins))
         self._parts = []
-        for number, position in zip(numbers, positions, strict=True):
+        for number, origin in zip(numbers, origins, strict=True):
             layout = graph.layout(number)
             assert layout is not None
             layout = replace(layout, flipped=graph.mirrored(number))
-            output = graph.operations[position].outputs.index(number)
-            self._parts.append(Part(position - self._boundary.position, output, layout))
+            position = graph.producer[origin]
+            before = graph.operations[self._boundary.position : position]
+            step = sum(operation.name not in RESHAPING for operation in before)
+            output = graph.operations[position].outputs.index(origin)
+            moves = sum(one.name in MOVING for one in graph.between(origin, number))
+            channels = layout.channels(graph.shapes[number])
+            self._parts.append(Part(step, output, moves, channels, layout))
 
     def _examine(self, graph: Graph, target: int, found: list[int], images: Tensor) -> None:
         """Find out what the class map of the model is, on images other than those of the graph."""
@@ -741,7 +783,7 @@ class RecordedHead:
         if any(token and not patch for token, patch in prefixes):
             self._read_class_token(graph, target, found)
         elif any(token for token, _ in prefixes):
-            self.kind = "patch tokens beside a class token"
+            self.kind = "patch tokens beside other tokens"
         else:
             self._name(recording, weights)
 
@@ -818,7 +860,8 @@ def _oriented(layout: Layout, weights: Tensor, image: Sequence[int]) -> Layout:
     if layout.kind not in axes:
         return layout
     constant = {
-        kind: bool((weights - weights.narrow(axis, 0, 1)).abs().max() <= 1e-5 * weights.abs().max())
+        kind: weights.ndim == 3
+        and bool((weights - weights.narrow(axis, 0, 1)).abs().max() <= 1e-5 * weights.abs().max())
         for kind, axis in axes.items()
     }
     if constant[layout.kind]:
@@ -867,7 +910,7 @@ def _plain_attention() -> Iterator[None]:
 
 
 def record_graph(
-    model: nn.Module, select: Select, images: Tensor, recorder: Recorder
+    model: nn.Module, select: Select, images: Tensor, recorder: Recorder, small: bool = False
 ) -> tuple[Graph, int, Tensor]:
     """The graph of one forward pass, the number of the logits in it, and what the model returns.
 
@@ -891,7 +934,7 @@ def record_graph(
         with recorder:
             output = select(model(images))
     number = recorder.number(output)
-    graph = Graph(recorder, boundaries, images.shape[2:])
+    graph = Graph(recorder, boundaries, images.shape[2:], small)
     if number is None or not graph.depends(number):
         raise InputError(f"{model_name(model)} returns logits that are not computed from the images")
     return graph, final_activation(graph.operations, number)[0], output
@@ -912,9 +955,7 @@ def find_feature_maps(graph: Graph, target: int, seen: set[int] | None = None) -
             break
         if graph.layout(number) is None:
             continue
-        after = graph.between(number, target)
-        layers = sum(operation.name in _ATTENTION for operation in after)
-        if layers > _MOST_ATTENTION or any(_is_trunk(operation, graph) for operation in after):
+        if not _is_head(graph, number, target):
             break
         return [_before_pooling(graph, _before_token(graph, target, number))]
     seen = set() if seen is None else seen
@@ -933,25 +974,37 @@ def find_feature_maps(graph: Graph, target: int, seen: set[int] | None = None) -
 
 
 def _is_trunk(operation: Operation, graph: Graph) -> bool:
-    """Whether an operation belongs to the network before its head: a convolution that leaves a map."""
+    """Whether an operation belongs to the network before its head: a convolution that leaves a map.
+
+    On a small image also one that leaves a single position, and pooling in windows, may leave a map of an
+    image of the usual size.
+    """
+    if operation.name in _WINDOWS:
+        return graph.small
     if operation.name != "convolution" or math.prod(operation.shapes[1][2:]) == 1:
         return False
-    return math.prod(graph.shapes[operation.outputs[0]][2:]) > 1
+    return graph.small or math.prod(graph.shapes[operation.outputs[0]][2:]) > 1
 
 
 def _before_token(graph: Graph, target: int, number: int) -> int:
-    """The tokens before a further one was computed from them without attention, such as their mean."""
+    """The tokens from which a further one was computed, such as their mean, by a head alone."""
     layout = graph.layout(number)
     if layout is None or not layout.prefix:
         return number
     for earlier in graph.dominators(target):
-        between = graph.between(earlier, number) if earlier < number else []
-        if earlier == 0 or any(one.name in _ATTENTION or _is_trunk(one, graph) for one in between):
+        if earlier == 0 or not _is_head(graph, earlier, target):
             break
         layout = graph.layout(earlier)
         if earlier < number and layout is not None and layout.prefix == 0:
             return earlier
     return number
+
+
+def _is_head(graph: Graph, number: int, target: int) -> bool:
+    """Whether what is between a map and the logits is a head: no convolution, no more than one attention."""
+    after = graph.between(number, target)
+    layers = sum(operation.name in _ATTENTION for operation in after)
+    return layers <= _MOST_ATTENTION and not any(_is_trunk(operation, graph) for operation in after)
 
 
 def _before_pooling(graph: Graph, number: int) -> int:
@@ -962,7 +1015,7 @@ def _before_pooling(graph: Graph, number: int) -> int:
     found = at = number
     while True:
         operation = graph.operations[graph.producer[at]]
-        if operation.name not in (*_RESHAPING, "permute", "transpose", "adaptive_avg_pool2d"):
+        if operation.name not in (*RESHAPING, "adaptive_avg_pool2d"):
             return found
         sources = [source for source in operation.inputs if graph.depends(source)]
         if len(sources) != 1 or sources[0] == 0:

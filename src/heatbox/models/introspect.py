@@ -432,7 +432,7 @@ class ClassifierView:
             )
 
 
-APPROXIMATE = ("patch tokens", "patch tokens beside a class token")
+APPROXIMATE = ("patch tokens", "patch tokens beside other tokens")
 """Kinds of class maps that leave out what the logits read from a class token."""
 
 
@@ -450,7 +450,7 @@ class ClassMaps:
         kind: what the map is: "class weights" (one weight a channel, after Zhou et al., CVPR 2016), "class
             map" (the network pools one map a class), "positional weights" (linear layers on the flattened
             map), "attention pooling", "sum of N maps"; or, not exact, "patch tokens" (the logit of each patch
-            token in place of the class token) and "patch tokens beside a class token".
+            token in place of the class token) and "patch tokens beside other tokens".
     """
 
     maps: Tensor
@@ -503,18 +503,32 @@ def class_maps(
     if images.ndim != 4:
         raise InputError(f"images have shape {tuple(images.shape)}, expected (B, C, H, W)")
     signature = (output, *map(id, model.modules()))
-    if _latest is None or _latest[0] != signature:
+    found = None
+    if _latest is not None and _latest[0] == signature:
+        found = _class_maps(_latest[1], images, targets)
+    if found is None:  # another model, or one whose head was exchanged
         _latest = None  # frees the model before
         _latest = (signature, ClassifierView(model, output, images.shape[2:]))
-    view = _latest[1]
+        found = _class_maps(_latest[1], images, targets)
+    if found is None:
+        raise InputError(f"{model_name(model)}: its logits do not follow from the head that was found")
+    return found
+
+
+def _class_maps(
+    view: ClassifierView, images: Tensor, targets: Tensor | Sequence[int] | None
+) -> ClassMaps | None:
+    """See `class_maps`; None if the head of the view gives other logits than the model."""
     with torch.no_grad():
         features, logits = view(as_input(view.model, images))
         wanted = logits.argmax(1) if targets is None else torch.as_tensor(targets, device=logits.device)
         if wanted.shape != (len(logits),):
             raise InputError(f"targets have shape {tuple(wanted.shape)}, expected ({len(logits)},)")
         found = view.contributions(features, wanted)
-    exact_logits = found.logits if features.dtype != torch.float32 else logits
-    return ClassMaps(found.maps, found.bias, exact_logits, wanted.long(), view.exact, view.kind)
+    if len(found.logits) and not _close(found.logits, logits):
+        return None
+    own = logits if logits.dtype == found.logits.dtype else found.logits
+    return ClassMaps(found.maps, found.bias, own, wanted.long(), view.exact, view.kind)
 
 
 @contextmanager
@@ -681,7 +695,7 @@ def _find_head(model: nn.Module, select: Select, size: Sequence[int] | None) -> 
         images = _noise(model, shape, 0)
         try:
             with _traced(model) as calls:
-                graph, target, output = record_graph(model, select, images, recorder)
+                graph, target, output = record_graph(model, select, images, recorder, side == (64, 64))
         except InputError:
             raise
         except Exception as error:  # on images that it is not made for, a model can raise anything

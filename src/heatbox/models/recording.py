@@ -21,6 +21,16 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakIdKeyDictionary
 
+MOVING = ("permute", "transpose", "t")
+"""Operators that exchange axes."""
+
+RESHAPING = (
+    *MOVING,
+    *("view", "unsafe_view", "reshape_alias", "squeeze", "unsqueeze", "expand"),
+    *("clone", "alias", "detach", "to_copy"),
+)
+"""Operators that change no value, only how many axes there are and in which order."""
+
 _MOST_PREFIX = 16
 """Most tokens beside those of the image, such as class and register tokens."""
 
@@ -47,6 +57,10 @@ class Layout:
     def has_tokens(self) -> bool:
         """Whether positions are tokens in one dimension."""
         return self.kind in ("tokens", "token channels")
+
+    def channels(self, shape: Sequence[int]) -> int:
+        """Number of channels C of a tensor of this shape."""
+        return shape[{"maps": 1, "channels last": 3, "tokens": 2, "token channels": 1}[self.kind]]
 
     def grid(self, shape: Sequence[int], image: Sequence[int]) -> tuple[int, int] | None:
         """Rows and columns of a tensor of this shape for images of (height, width); None if it has none."""
@@ -317,9 +331,13 @@ class Graph:
         shapes: number of a tensor → its shape; the images have number 0.
         boundaries: where modules begin and end, in order.
         image: (height, width) of the images.
+        small: whether the images are smaller than those that the model is made for.
     """
 
-    def __init__(self, recorder: Recorder, boundaries: Sequence[Boundary], image: Sequence[int]) -> None:
+    def __init__(
+        self, recorder: Recorder, boundaries: Sequence[Boundary], image: Sequence[int], small: bool
+    ) -> None:
+        self.small = small
         self.operations = recorder.operations
         self.shapes = recorder.shapes
         self.boundaries = boundaries
@@ -419,6 +437,15 @@ class Graph:
                 if last is not None and one.position - 1 == position:
                     return one.module
         return None
+
+    def origin(self, number: int) -> int:
+        """The tensor whose values a tensor has, before it was only reshaped."""
+        while True:
+            operation = self.operations[self.producer[number]]
+            sources = [one for one in operation.inputs if self.depends(one) and one in self.producer]
+            if operation.name not in RESHAPING or not sources:
+                return number
+            number = sources[0]
 
     def boundary_before(self, position: int) -> Boundary:
         """The last place where a module begins or ends before an operation."""
