@@ -962,9 +962,12 @@ def find_feature_maps(graph: Graph, target: int, seen: set[int] | None = None) -
     position = graph.producer.get(target)
     if position is None or graph.layout(target) is not None or len(seen) > _MOST_BRANCHES:
         return []
+    operation = graph.operations[position]
+    if _is_trunk(operation, graph) or operation.name in _ATTENTION:
+        return []
     seen.add(target)
     found: list[int] = []
-    for source in dict.fromkeys(graph.operations[position].inputs):
+    for source in dict.fromkeys(operation.inputs):
         if graph.depends(source) and source not in seen:
             maps = find_feature_maps(graph, source, seen)
             if not maps:
