@@ -774,9 +774,13 @@ class RecordedHead:
         weights, logits = self._affine.contributions(recording, targets)
         _check_logits(self.model, logits, recording.logits)
         if any(part.layout.has_tokens for part in self._parts):
-            self._parts = [
-                replace(part, layout=_oriented(part.layout, weight, recording.image))
+            layouts = [
+                _oriented(part.layout, weight, recording.image)
                 for part, weight in zip(self._parts, weights, strict=True)
+            ]
+            self._parts = [
+                replace(part, layout=layout, channels=layout.channels(weight.shape))
+                for part, layout, weight in zip(self._parts, layouts, weights, strict=True)
             ]
             recording = recording.starting_at(self._parts)
         prefixes = [self._split(part, weight) for part, weight in zip(self._parts, weights, strict=True)]
