@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
+import tarfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from random import Random
 
 from fuzz.memory import MemoryTree
 from fuzz.mutate import WORDS, Case, damaged
-from fuzz.target import Target, files_of, one_sentence, sane
+from fuzz.target import Target, files_of, one_sentence, sane, written
 from heatbox.analysis.shape_bias import read_responses
 from heatbox.data.files.trees import raise_problem
 from heatbox.data.formats import coco, folder, ilsvrc, rows, wsol
-from heatbox.data.open import detect_format
+from heatbox.data.open import detect_format, open_data_set
 from heatbox.errors import InputError
 from helpers import data_trees as trees
 
@@ -280,6 +282,34 @@ def _parquet(root: Path) -> None:
     )
 
 
+def _samples(root: Path) -> list[Case]:
+    """Two archives of WebDataset, with classes and with objects."""
+    trees.shots(root)
+    cases = []
+    for ending, content in (("cls", b"3"), ("json", b'{"label": "a", "objects": {"bbox": [[1, 2, 3, 4]]}}')):
+        data = io.BytesIO()
+        with tarfile.open(fileobj=data, mode="w") as tar:
+            for number, name in enumerate(trees.SHOTS):
+                parts = {name.rpartition(".")[2]: (root / name).read_bytes()[:3000], ending: content}
+                for suffix, part in parts.items():
+                    info = tarfile.TarInfo(f"{number:04d}.{suffix}")
+                    info.size = len(part)
+                    tar.addfile(info, io.BytesIO(part))
+        cases.append({"train-0000.tar": data.getvalue()})
+    return cases
+
+
+def _run_samples(case: Case, folder: Path) -> None:
+    written(case, folder)
+    for name in case:
+        data_set = open_data_set(folder / name)
+        for split in data_set.splits:
+            problems: list[str] = []
+            sane(data_set.load(split, problems.append))
+            for problem in problems:
+                one_sentence(problem)
+
+
 def _labels(root: Path) -> None:
     trees.shots(root / "images")
     lines = ["image;label;x1;y1;x2;y2;score;width;height", "shot 0.jpg;kite surfer;70;10;110;40;.5;120;80"]
@@ -472,6 +502,7 @@ TARGETS = [
     Target("cvat", cases_of(_cvat), read_all, 80_000, damage_tables),
     Target("imagefolder", cases_of(_imagefolder), read_all, 80_000, damage_tables),
     Target("parquet-shards", cases_of(_parquet), read_all, 60_000, damage_tables),
+    Target("webdataset", _samples, _run_samples, 60_000),
     Target("label-tables", cases_of(_labels, _several_labels), read_all, 80_000, damage_tables),
     Target("cue-conflict", cases_of(trees.cue_conflict), read_all, 20_000, damage_names),
     Target("layouts", LAYOUTS, read_all, 40_000, damage_names),
