@@ -163,7 +163,7 @@ CONFIGURATIONS: tuple[tuple[str, str, dict[str, Any], int], ...] = (
     ("PerceiverForImageClassificationConvProcessing", "PerceiverConfig", _PERCEIVER, 224),
     ("PoolFormerForImageClassification", "PoolFormerConfig", _STAGES, 96),
     ("PPLCNetForImageClassification", "PPLCNetConfig", {"scale": 0.25, "class_expand": 80}, 96),
-    ("PvtForImageClassification", "PvtConfig", {**_PYRAMID, "image_size": 64}, 64),
+    ("PvtForImageClassification", "PvtConfig", {**_PYRAMID, "depths": [1, 1, 1, 2], "image_size": 64}, 64),
     ("PvtV2ForImageClassification", "PvtV2Config", {**_PYRAMID, "image_size": 64}, 64),
     ("RegNetForImageClassification", "RegNetConfig", {**_STAGES, "embedding_size": 8, "groups_width": 8}, 96),
     ("ResNetForImageClassification", "ResNetConfig", {**_STAGES, "embedding_size": 8}, 96),
