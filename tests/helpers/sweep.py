@@ -142,14 +142,6 @@ POINTS: dict[str, map_oracles.Point] = {
 }
 
 
-WITHOUT_ORACLE = {
-    "PerceiverForImageClassificationLearned",
-    "PerceiverForImageClassificationFourier",
-    "PerceiverForImageClassificationConvProcessing",
-}
-"""Attention pooling through a whole transformer: the sum is checked, the map has no second computation."""
-
-
 @dataclass
 class Measured:
     """What `measure` found.
@@ -261,8 +253,6 @@ def measure(case: Case, seed: int = 0, size: tuple[int, int, int] | None = None)
 
 def _compare(case: Case, model: nn.Module, batch: Tensor, found: Any, result: Measured) -> None:
     """The map beside that of the frozen gradient."""
-    if case.model in WITHOUT_ORACLE:
-        return
     positions = found.maps[0].numel()
     point = POINTS.get(case.model) or map_oracles.find_mean(model, batch, positions)
     if point is None:
