@@ -73,3 +73,16 @@ def test_the_pre_training_of_a_file_is_in_its_metadata(tmp_path):
     for name, expected in (("mine", "mine"), ("", "own")):
         save_weights(nn.Linear(2, 3), dataclasses.replace(config, recipe=name), 3, "scratch", path)
         assert pretraining_of(dataclasses.replace(config, pretrained=str(path))) == expected
+
+
+def test_class_names_are_kept_with_the_weights(tmp_path):
+    from heatbox.models.factory import create_model
+    from heatbox.models.spec import class_names
+
+    config = dataclasses.replace(get_recipe("glyphs_resnet"), model="test_resnet", model_options={})
+    model = create_model("test_resnet", 3)
+    save_weights(model, config, 3, "scratch", tmp_path / "a.safetensors", ["ant", "bee", "no"])
+    loaded = create_model("test_resnet", checkpoint=str(tmp_path / "a.safetensors"))
+    assert class_names(loaded, 3) == ["ant", "bee", "no"]
+    save_weights(model, config, 3, "scratch", tmp_path / "b.safetensors")
+    assert class_names(create_model("test_resnet", checkpoint=str(tmp_path / "b.safetensors")), 3) == ()

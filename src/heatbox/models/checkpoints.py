@@ -460,7 +460,20 @@ def load_checkpoint(
     update_data_config(model, report.preprocessing)
     if "recipe" in checkpoint.metadata:  # of heatbox train, whose loss is the cross-entropy of the softmax
         update_data_config(model, {"scores": "softmax"})
+    if head and (names := _class_names_in(checkpoint)) and len(names) == report.num_classes:
+        update_data_config(model, {"label_names": names, "label_descriptions": {}})
     return report
+
+
+def _class_names_in(checkpoint: Checkpoint) -> list[str]:
+    """Class names in the metadata of a checkpoint of heatbox train; empty where there are none."""
+    try:
+        names = json.loads(checkpoint.metadata.get("class_names", "[]"))
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{checkpoint.source}: metadata field 'class_names' is not JSON") from error
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise InputError(f"{checkpoint.source}: metadata field 'class_names' is no list of names")
+    return names
 
 
 def report_on(

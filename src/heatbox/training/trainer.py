@@ -387,7 +387,8 @@ def _validation(
         for name, model in weights.items():
             if scored and fabric.global_rank == 0:
                 path = checkpoint_path(out, epoch, name)
-                save_weights(model, config, splits.train.num_classes, pretraining, path)
+                names = splits.train.class_names
+                save_weights(model, config, splits.train.num_classes, pretraining, path, names)
             if splits.test is not None:
                 preprocess = config.spec.preprocess(model)
                 maps = methods if scored else ()

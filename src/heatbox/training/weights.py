@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -107,7 +108,12 @@ def checkpoint_path(out: Path, epoch: int, name: str) -> Path:
 
 
 def save_weights(
-    model: nn.Module, config: TrainConfig, num_classes: int, pretraining: str, path: Path
+    model: nn.Module,
+    config: TrainConfig,
+    num_classes: int,
+    pretraining: str,
+    path: Path,
+    class_names: Sequence[str] = (),
 ) -> None:
     """Write a checkpoint that `heatbox evaluate --checkpoint` reads, with metadata about the training.
 
@@ -117,6 +123,7 @@ def save_weights(
         num_classes: of the data.
         pretraining: see `pretraining_of`.
         path: see `checkpoint_path`.
+        class_names: names of the classes, where the data has them.
     """
     metadata = {
         "model": config.model,
@@ -126,6 +133,8 @@ def save_weights(
         "recipe": config.recipe,
         "pretraining": pretraining,
     }
+    if len(class_names) == num_classes:
+        metadata["class_names"] = to_json([str(name) for name in class_names])
     made_folder(path.parent)
     write_safetensors(path, model.state_dict(), metadata)
 
