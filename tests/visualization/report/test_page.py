@@ -211,7 +211,7 @@ def test_images_that_are_gone(run, tmp_path, monkeypatch):
     def gone(*_):
         raise InputError("nothing there")
 
-    monkeypatch.setattr("heatbox.visualization.report.explorer.open_split", gone)
+    monkeypatch.setattr("heatbox.visualization.report.explorer.reopen_images", gone)
     notes = write_report([run.folder], tmp_path / "bare.html")
     assert "images were not found" in notes[0]
     with opened(tmp_path / "bare.html", tmp_path / "profile") as (shown, troubles):
