@@ -241,7 +241,8 @@ class EvaluateConfig(ModelSpec):
     """Folder of its metadata files, if it is not the split's folder."""
     method: tuple[str, ...] = ("cam", "pc1")
     """Maps to compute and score: cam, pc1, cam-positive, cam-negative, walk, walk-one-pass. walk:pc1 is the
-    random walk from PC1; a name ending in +centre is a map times the centre prior. The extra gradcam adds
+    random walk from PC1; a name ending in +centre is a map times the centre prior. patch-tokens and attention
+    are for models with a class token, where cam is patch-tokens. The extra gradcam adds
     gradcam, gradcam++, hirescam, xgradcam, layercam, gradcam-elementwise, eigencam, eigengradcam, kpcacam.
     path/to/file.py:function is your own function of (model, images, targets)."""
     walk_seed: str = "cam"

@@ -133,7 +133,9 @@ def kept(new, before):
 def test_exported(old, capsys):
     assert main(["export", "evaluate", "--coco", "new.json", "--npy", "npy", "--overlays", "png"]) == 0
     # The format has gained keys; those that were there are as they were.
-    assert kept(json.loads(Path("new-truth.json").read_text()), json.loads(Path("coco-truth.json").read_text()))
+    assert kept(
+        json.loads(Path("new-truth.json").read_text()), json.loads(Path("coco-truth.json").read_text())
+    )
     same_numbers(json.loads(Path("new.json").read_text()), json.loads(Path("coco.json").read_text()))
     assert len(list(Path("npy").rglob("*.npy"))) == len(list(Path("png").rglob("*.png"))) == 12
 

@@ -84,9 +84,10 @@ def evaluate(
     for name in config.method:
         find_method(name)  # an unknown one is reported before anything is built
     _check_numbers(config)
-    view = ClassifierView(config.build() if model is None else config.to_device(model), config.output)
-    config.preprocess(view.model)  # a size or mean that no input can have is reported here
-    methods = tuple(named_for(view, name) for name in methods)
+    model = config.build() if model is None else config.to_device(model)
+    preprocess = config.preprocess(model)  # a size or mean that no input can have is reported here
+    view = ClassifierView(model, config.output, preprocess.size)
+    methods = tuple(dict.fromkeys(named_for(view, name) for name in methods))
     config = dataclasses.replace(config, method=methods)
     check_requirements(view, requirements_of(methods, view))
     inner = dataclasses.replace(

@@ -29,6 +29,7 @@ from heatbox.maps.registry import (
     MapInputs,
     check_requirements,
     find_method,
+    named_for,
     requirements_of,
     run_model,
 )
@@ -146,7 +147,10 @@ class Localizer:
             raise TypeError(
                 f"method: {kind_of(method)}, expected a name or a callable (model, images, targets)"
             )
-        self.view = ClassifierView(model, output)
+        self.view = ClassifierView(model, output, preprocess.size if preprocess else None)
+        self.name = named_for(self.view, method) if isinstance(method, str) else None
+        """Name of the method; it differs from the one asked for where a model has no exact class map."""
+        method = self.name or method
         self.method = find_method(method)
         self.requirements = requirements_of([method], self.view)
         check_requirements(self.view, self.requirements)

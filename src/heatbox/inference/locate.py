@@ -71,7 +71,7 @@ def locate_files(
         raise InputError(f"there are {len(class_names)} class names, but the model has {number} classes")
     names = class_names or config.class_names(model, number)
     targets = _folder_targets(files, names, number) if target == "folder" else {}
-    settings = {"model": config.model, "method": method, "threshold": config.threshold}
+    settings = {"model": config.model, "method": localizer.name, "threshold": config.threshold}
     settings |= {"scores": score_function(localizer.score_function, localizer.view.num_classes)}
     used: set[str] = set()
     inputs = {file.resolve() for file in files}

@@ -40,6 +40,7 @@ class Requirements:
 
     Attributes:
         class_map: a class map of the model, see `heatbox.class_maps`.
+        features: its last feature map; only functions of one's own need none.
         middle: feature maps of middle layers.
         sharp: the last feature map at twice the resolution.
         larger: the images at `ENLARGED` times the side.
@@ -49,6 +50,7 @@ class Requirements:
     sharp: bool = False
     larger: bool = False
     class_map: bool = field(default=False, compare=False)
+    features: bool = field(default=False, compare=False)
 
 
 @dataclass(frozen=True)
@@ -250,6 +252,7 @@ def requirements_of(methods: Iterable[str | MapFunction], view: ClassifierView |
         sharp=any(walk.sharp for walk in walks),
         larger=any(walk.larger for walk in walks),
         class_map=any(name.startswith(SEED) or name == PATCH_TOKENS for name in sources),
+        features=any(not is_plugin(name) for name, _, _ in names),
     )
     return replace(found, larger=False) if found.larger and view is not None and view.is_isotropic else found
 
@@ -262,6 +265,8 @@ def check_requirements(view: ClassifierView, requirements: Requirements) -> None
             not run on larger images.
     """
     name = model_name(view.model)
+    if requirements.features and not view.has_features:
+        raise InputError(f"{name}: {view.reason}; only your own functions, as path/to/file.py:function, run")
     if requirements.class_map and view.reason:
         raise InputError(
             f"{name} has no class map: {view.reason}. pc1, walk:pc1, gradient methods and your own functions "

@@ -696,7 +696,7 @@ class RecordedHead:
         """The recording from the map whose gradient is not zero at the positions of the image.
 
         It is that of the last feature map, but for a class token: there it is the map that the last attention
-        reads, after which only the token is read.
+        reads, after its norm; later, only the token is read.
         """
         return recording if self._inner is None else recording.starting_at([self._inner])
 
@@ -826,13 +826,16 @@ class RecordedHead:
             self._affine, self.reason = None, "its logits are read from class tokens of several branches"
             return
         for number in graph.dominators(target):
-            layout = graph.layout(number)
-            if number < found[0] and number and layout is not None and layout.has_tokens:
-                names = {operation.name for operation in graph.between(number, target)}
-                if names & set(_ATTENTION):
-                    self._start_at(graph, [found[0], number])
-                    self._inner = self._parts.pop()
-                    return
+            if not number or number >= found[0] or not graph.has_tokens(number):
+                continue
+            layers = [one for one in graph.between(number, target) if one.name in _ATTENTION]
+            if layers:
+                # The tokens as the attention reads them, after a norm: through a norm, which does not change
+                # if its input is scaled, the gradient times the input is zero.
+                read = [one for one in graph.dominators(layers[0].outputs[0]) if graph.has_tokens(one)]
+                self._start_at(graph, [found[0], min((one for one in read if one > number), default=number)])
+                self._inner = self._parts.pop()
+                return
 
     def _rules(self, recording: Recording) -> Affine:
         try:

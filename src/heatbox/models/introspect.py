@@ -18,6 +18,7 @@ operations (`heatbox.models.heads`).
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -148,6 +149,11 @@ class ClassifierView:
 
     def _select(self, output: Any) -> Tensor:
         return select_output(output, self._output)
+
+    @property
+    def has_features(self) -> bool:
+        """Whether the model computes its logits from a feature map."""
+        return not isinstance(self._head, OpaqueHead)
 
     @property
     def exact(self) -> bool:
@@ -302,7 +308,7 @@ class ClassifierView:
         """
         if isinstance(self._head, FoldedHead):
             return self._head.logits(features)
-        return self._head.run(self._source(features).recording, features)
+        return self._recorded.run(self._source(features).recording, features)
 
     def gradient_features(self, features: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
         """The last map with a gradient at every position, and the function of it that returns the logits.
@@ -320,7 +326,8 @@ class ClassifierView:
             raise InputError(
                 f"{model_name(self.model)}: its sharp map has no gradient, expected its last map"
             )
-        head, recording = self._head, self._head.gradient_start(source.recording)
+        head = self._recorded
+        recording = head.gradient_start(source.recording)
         return head.features(recording), lambda value: head.run(recording, value)
 
     def attention(self, features: Tensor, targets: Tensor) -> Tensor:
@@ -329,7 +336,7 @@ class ClassifierView:
         Raises:
             InputError: the model has no class token.
         """
-        if isinstance(self._head, FoldedHead):
+        if not isinstance(self._head, RecordedHead):
             raise InputError(f"{model_name(self.model)} has no class token whose attention could be used")
         return self._head.attention(self._source(features).recording, targets)
 
@@ -347,6 +354,8 @@ class ClassifierView:
             InputError: the model has no class map (`reason`); a target outside 0..K-1.
         """
         self._check_targets(targets)
+        if isinstance(self._head, OpaqueHead):
+            raise InputError(f"{model_name(self.model)}: {self.reason}")
         if features.shape[2:] == (1, 1):
             raise InputError(
                 f"{model_name(self.model)}: these images leave one position of its last feature map, so "
@@ -405,6 +414,12 @@ class ClassifierView:
         if found.weights is None or found.weights.ndim != 2:
             raise InputError(f"the channels of the last feature map have no class weights: {self._described}")
         return found.weights, found.bias
+
+    @property
+    def _recorded(self) -> RecordedHead:
+        if not isinstance(self._head, RecordedHead):
+            raise InputError(f"{model_name(self.model)}: {self.reason}")
+        return self._head
 
     @property
     def _described(self) -> str:
@@ -544,6 +559,22 @@ def eager(model: nn.Module) -> Iterator[None]:
 # ------------------------------------------------------------------------------- heads that are chains
 
 
+class OpaqueHead:
+    """What a model computes from images without a feature map: no map but that of a function of one's own."""
+
+    activation = None
+    classifier = None
+    kind = ""
+    reason = "it computes its logits from no feature map"
+
+    def __init__(self, model: nn.Module, select: Select, num_classes: int) -> None:
+        self.model, self.select, self.num_classes = model, select, num_classes
+
+    def __call__(self, images: Tensor) -> tuple[Tensor, Tensor, None]:
+        """An empty map (B, 0, 1, 1) and logits (B, K) of images."""
+        return images.new_zeros((len(images), 0, 1, 1)), self.select(self.model(images)), None
+
+
 class FoldedHead:
     """A chain of modules from the spatial mean of a feature map (B, C, h, w) to the logits.
 
@@ -646,6 +677,8 @@ def _traced(model: nn.Module) -> Iterator[list[Call]]:
         yield calls
 
 
+Head = FoldedHead | RecordedHead | OpaqueHead
+
 _USUAL_SIDES = (224, 256, 384, 32, 28, 128, 512)
 """Sides of images that are tried, in order, with a model whose own size is unknown and not 224."""
 
@@ -676,7 +709,7 @@ def check_weights(model: nn.Module) -> None:
             )
 
 
-def _find_head(model: nn.Module, select: Select, size: Sequence[int] | None) -> FoldedHead | RecordedHead:
+def _find_head(model: nn.Module, select: Select, size: Sequence[int] | None) -> Head:
     """Look for a head with small random images, then with images of the model's own size.
 
     A small image takes less time, but many networks of one size do not accept it, and a network of large
@@ -712,12 +745,15 @@ def _find_head(model: nn.Module, select: Select, size: Sequence[int] | None) -> 
         try:
             return RecordedHead(model, select, graph, target, more, small=side == (64, 64))
         except NoFeatureMap:
+            only = only or (graph, target, more)  # perhaps the one size that the model accepts
             if side != (64, 64):
-                raise
-            only = (graph, target, more)  # perhaps the one size that the model accepts
-    if only is not None:
+                return OpaqueHead(model, select, math.prod(graph.shapes[target][1:]))
+    if only is None:
+        raise InputError(failure)
+    try:
         return RecordedHead(model, select, *only, small=False)
-    raise InputError(failure)
+    except NoFeatureMap:
+        return OpaqueHead(model, select, math.prod(only[0].shapes[only[1]][1:]))
 
 
 def _noise(model: nn.Module, size: tuple[int, int, int], seed: int) -> Tensor:

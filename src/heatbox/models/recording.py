@@ -382,6 +382,11 @@ class Graph:
             return None
         return found
 
+    def has_tokens(self, number: int) -> bool:
+        """Whether a tensor is a map of tokens."""
+        layout = self.layout(number)
+        return layout is not None and layout.has_tokens
+
     def ancestors(self, number: int) -> set[int]:
         """Numbers of the tensors between the images and a tensor, both included."""
         found, waiting = {number}, [number]
