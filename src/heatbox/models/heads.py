@@ -614,10 +614,15 @@ class RecordedHead:
                 else "its logits are computed from feature maps of several depths, not all of them by a head"
             )
         if not found:
-            raise NoFeatureMap(f"{model_name(model)} computes its logits from no feature map")
+            raise NoFeatureMap("it computes its logits from no feature map")
         self.classifier = graph.layer_of(target)
         self._start_at(graph, found)
-        self._examine(graph, target, found, images)
+        try:
+            self._examine(graph, target, found, images)
+        except InputError as error:
+            if self.reason:  # the map is not only far from the logits but also elsewhere for other images
+                raise NoFeatureMap(self.reason) from error
+            raise
 
     # ---------------------------------------------------------------------------------- running it
 
@@ -698,7 +703,9 @@ class RecordedHead:
         It is that of the last feature map, but for a class token: there it is the map that the last attention
         reads, after its norm; later, only the token is read.
         """
-        return recording if self._inner is None else recording.starting_at([self._inner])
+        if self._inner is None or self.kind != "patch tokens":
+            return recording
+        return recording.starting_at([self._inner])
 
     def attention(self, recording: Recording, targets: Tensor) -> Tensor:
         """Gradient-weighted attention of a class token in the last layer of attention.
@@ -714,7 +721,7 @@ class RecordedHead:
         """
         if self._inner is None:
             raise InputError(f"{model_name(self.model)} reads no class token, whose attention could be used")
-        inner = self.gradient_start(recording)
+        inner = recording.starting_at([self._inner])
         layout = self._inner.layout
         found: list[Tensor] = []
 
@@ -788,6 +795,8 @@ class RecordedHead:
             self._read_class_token(graph, target, found)
         elif any(token for token, _ in prefixes):
             self.kind = "patch tokens beside other tokens"
+            if len(found) == 1:
+                self._find_attended(graph, target, found)
         else:
             self._name(recording, weights)
 
@@ -825,6 +834,10 @@ class RecordedHead:
         if len(found) > 1:
             self._affine, self.reason = None, "its logits are read from class tokens of several branches"
             return
+        self._find_attended(graph, target, found)
+
+    def _find_attended(self, graph: Graph, target: int, found: list[int]) -> None:
+        """Find the tokens that the last attention reads."""
         for number in graph.dominators(target):
             if not number or number >= found[0] or not graph.has_tokens(number):
                 continue
@@ -833,8 +846,10 @@ class RecordedHead:
                 # The tokens as the attention reads them, after a norm: through a norm, which does not change
                 # if its input is scaled, the gradient times the input is zero.
                 read = [one for one in graph.dominators(layers[0].outputs[0]) if graph.has_tokens(one)]
+                (last,) = self._parts  # its layout may have been found by value
                 self._start_at(graph, [found[0], min((one for one in read if one > number), default=number)])
                 self._inner = self._parts.pop()
+                self._parts = [replace(self._parts[0], layout=last.layout, channels=last.channels)]
                 return
 
     def _rules(self, recording: Recording) -> Affine:

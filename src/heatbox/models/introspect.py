@@ -565,10 +565,9 @@ class OpaqueHead:
     activation = None
     classifier = None
     kind = ""
-    reason = "it computes its logits from no feature map"
 
-    def __init__(self, model: nn.Module, select: Select, num_classes: int) -> None:
-        self.model, self.select, self.num_classes = model, select, num_classes
+    def __init__(self, model: nn.Module, select: Select, num_classes: int, reason: str) -> None:
+        self.model, self.select, self.num_classes, self.reason = model, select, num_classes, reason
 
     def __call__(self, images: Tensor) -> tuple[Tensor, Tensor, None]:
         """An empty map (B, 0, 1, 1) and logits (B, K) of images."""
@@ -744,16 +743,16 @@ def _find_head(model: nn.Module, select: Select, size: Sequence[int] | None) -> 
         more = _noise(model, shape, 1)[:1]
         try:
             return RecordedHead(model, select, graph, target, more, small=side == (64, 64))
-        except NoFeatureMap:
+        except NoFeatureMap as error:
             only = only or (graph, target, more)  # perhaps the one size that the model accepts
             if side != (64, 64):
-                return OpaqueHead(model, select, math.prod(graph.shapes[target][1:]))
+                return OpaqueHead(model, select, math.prod(graph.shapes[target][1:]), str(error))
     if only is None:
         raise InputError(failure)
     try:
         return RecordedHead(model, select, *only, small=False)
-    except NoFeatureMap:
-        return OpaqueHead(model, select, math.prod(only[0].shapes[only[1]][1:]))
+    except NoFeatureMap as error:
+        return OpaqueHead(model, select, math.prod(only[0].shapes[only[1]][1:]), str(error))
 
 
 def _noise(model: nn.Module, size: tuple[int, int, int], seed: int) -> Tensor:
