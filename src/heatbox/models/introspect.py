@@ -504,8 +504,9 @@ def class_maps(
         TypeError: not a model, images or class indices.
 
     Examples:
-        >>> model = heatbox.create_model("test_resnet", num_classes=3)
-        >>> found = heatbox.class_maps(model, torch.randn(2, 3, 64, 64))
+        >>> from heatbox import create_model
+        >>> model = create_model("test_resnet", num_classes=3)
+        >>> found = class_maps(model, torch.randn(2, 3, 64, 64))
         >>> found.exact, found.kind
         (True, 'class weights')
         >>> logits = found.logits.gather(1, found.targets[:, None])[:, 0]
