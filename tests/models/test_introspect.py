@@ -1,5 +1,7 @@
 """The head that is found reproduces the logits, and the spatial mean of CAM plus the bias is the logit."""
 
+import gc
+
 import pytest
 import timm
 import torch
@@ -165,6 +167,15 @@ def test_no_class_map_and_the_reason(make, reason):
     assert not view.exact
     with pytest.raises(InputError, match=reason):
         view.contributions(features, torch.tensor([0, 1]))
+
+
+def test_recordings_are_freed_with_their_features():
+    view = ClassifierView(LogSumExp())
+    features, logits = view(torch.randn(2, 3, 64, 64))
+    assert len(view._sources) == 1
+    del features, logits
+    gc.collect()
+    assert len(view._sources) == 0
 
 
 def test_no_logits():

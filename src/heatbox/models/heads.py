@@ -627,9 +627,13 @@ class RecordedHead:
     # ---------------------------------------------------------------------------------- running it
 
     def __call__(self, images: Tensor) -> tuple[Tensor, Tensor, Recording]:
-        """Features (B, C, h, w), logits (B, K) and the recording of one forward pass."""
+        """Features (B, C, h, w), logits (B, K) and the recording of one forward pass.
+
+        The features are a tensor of their own, so that a recording can be freed when they are.
+        """
         recording = self.record(images)
-        return self.features(recording), recording.logits, recording
+        features = self.features(recording)
+        return features.view_as(features), recording.logits, recording
 
     def record(self, images: Tensor) -> Recording:
         """Run the model once and keep the operations after its last feature maps.
