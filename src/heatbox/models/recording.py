@@ -112,12 +112,14 @@ def find_layout(
                 return layout
     elif len(shape) == 3 and min(shape[1:]) > 1:
         found = [
-            replace(layout, prefix=tokens - h * w)
+            (h * w, tokens - h * w, layout)
             for layout, tokens in ((Layout("tokens"), shape[1]), (Layout("token channels"), shape[2]))
             for h, w in grids
-            if 0 <= tokens - h * w <= _MOST_PREFIX
+            if 0 <= tokens - h * w <= min(h * w, _MOST_PREFIX)
         ]
-        return min(found, key=lambda layout: layout.prefix, default=None)
+        if found:  # the coarsest grid is that of the last map
+            _, prefix, layout = min(found, key=lambda one: one[:2])
+            return replace(layout, prefix=prefix)
     return None
 
 
