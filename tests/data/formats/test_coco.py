@@ -30,7 +30,7 @@ def build(root, images="images", prefix="", file="result.json", change=None):
         ("images", "images\\", "result.json"),
         ("images", "./images/", "result.json"),
         ("images", "../../label-studio/media/upload/1/", "result.json"),
-        ("images", "/home/me/pictures/", "result.json"),
+        ("images", "/data/me/pictures/", "result.json"),
         ("images", "C:\\pictures\\", "result.json"),
         ("images", "/data/upload/1/0123abcd-", "result.json"),
         ("images", "http://localhost:8080/data/upload/1/0123abcd-", "result.json"),

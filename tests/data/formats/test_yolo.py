@@ -16,7 +16,7 @@ TO = 2e-4  # pixels: fractions are written with six digits
 @pytest.mark.parametrize(
     ("images", "labels", "yaml"),
     [
-        ("images/val", "labels/val", f"path: /home/me/sets/shots\nval: images/val\n{YAML}"),
+        ("images/val", "labels/val", f"path: /data/me/sets/shots\nval: images/val\n{YAML}"),
         ("images/val", "labels/val", f"path: .\nval: ./images/val/\n{YAML}"),
         ("valid/images", "valid/labels", "val: ../valid/images\nnc: 2\nnames: ['buoy', 'kite surfer']\n"),
         ("val", "val", f"path: C:\\sets\\shots\nval: val\n{YAML}"),
