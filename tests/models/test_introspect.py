@@ -169,6 +169,19 @@ def test_no_class_map_and_the_reason(make, reason):
         view.contributions(features, torch.tensor([0, 1]))
 
 
+@pytest.mark.parametrize("mode", [torch.inference_mode, torch.no_grad, torch.enable_grad])
+@pytest.mark.parametrize("name", ["test_vit", "test_vit2", "test_resnet", "densenet121"])
+def test_in_any_mode_of_gradients(name, mode):
+    model = timm.create_model(name, num_classes=4)
+    with mode():
+        images = torch.randn(2, *model.pretrained_cfg["input_size"])
+        found = class_maps(model, images, torch.tensor([3, 1]))
+        logit = found.logits[[0, 1], [3, 1]]
+    torch.testing.assert_close(found.maps.mean((1, 2)) + found.bias, logit, rtol=1e-4, atol=1e-4)
+    assert not found.maps.requires_grad
+    assert all(value.grad is None for value in model.parameters())
+
+
 def test_recordings_are_freed_with_their_features():
     view = ClassifierView(LogSumExp())
     features, logits = view(torch.randn(2, 3, 64, 64))

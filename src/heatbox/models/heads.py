@@ -286,8 +286,9 @@ class Affine:
             is its part of the logit; and the logits (B, K); float32.
         """
         rules = dict(zip(recording.needed, self.rules, strict=True))
-        leaves = [_single(recording.values[start]).requires_grad_() for start in recording.starts]
-        with torch.enable_grad():
+        with torch.inference_mode(False), torch.enable_grad():
+            targets = targets.clone()
+            leaves = [_single(recording.values[start]).requires_grad_() for start in recording.starts]
             logits = recording.run(
                 [leaf.clone() for leaf in leaves], lambda one, *given: _APPLY[rules[one]](one, *given)
             )

@@ -137,7 +137,13 @@ class ClassifierView:
         self._accepted: dict[int, bool] = {}
         self._sources: Any = WeakIdKeyDictionary()
         try:
-            with eager(self.model), eval_mode(self.model), unchanged(self.model), torch.no_grad():
+            with (
+                torch.inference_mode(False),
+                torch.no_grad(),
+                eager(self.model),
+                eval_mode(self.model),
+                unchanged(self.model),
+            ):
                 self._head = _find_head(self.model, self._select, size)
         except (InputError, AttributeError, NotImplementedError) as error:
             if form := refusal(self.model):
