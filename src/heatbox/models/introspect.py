@@ -140,7 +140,6 @@ class ClassifierView:
             with (
                 torch.inference_mode(False),
                 torch.no_grad(),
-                eager(self.model),
                 eval_mode(self.model),
                 unchanged(self.model),
             ):
@@ -203,7 +202,7 @@ class ClassifierView:
 
     @cached_property
     def _outputs(self) -> list[StageOutput]:
-        with eager(self.model):
+        with eval_mode(self.model):
             return find_outputs(self.model, self._head)
 
     @cached_property
@@ -218,7 +217,7 @@ class ClassifierView:
         Raises:
             InputError: the last stage does not double the stride, or cannot be run alone.
         """
-        with eager(self.model):
+        with eval_mode(self.model):
             return find_last_stage_input(self.model, self._head, self._outputs)
 
     @cached_property
@@ -232,7 +231,7 @@ class ClassifierView:
             channels, height, width = input_size(self.model)
             images = as_input(self.model, torch.zeros(1, channels, factor * height, factor * width))
             try:
-                with eager(self.model), eval_mode(self.model), unchanged(self.model), torch.no_grad():
+                with eval_mode(self.model), unchanged(self.model), torch.no_grad():
                     self._head(images)
                 self._accepted[factor] = True
             except Exception:  # a model of one size can raise anything
@@ -278,7 +277,6 @@ class ClassifierView:
         shifted = self.last_stage_input if sharp else None
         offset = self.sharp_offset(images.shape[2:]) if sharp else (False, False)
         with (
-            eager(self.model),
             eval_mode(self.model),
             capture_stages(stages, images.shape[2:], shifted, offset) as outputs,
         ):
@@ -551,16 +549,6 @@ def _class_maps(
         return None
     own = logits if logits.dtype == found.logits.dtype else found.logits
     return ClassMaps(found.maps, found.bias, own, wanted.long(), view.exact, view.kind)
-
-
-@contextmanager
-def eager(model: nn.Module) -> Iterator[None]:
-    """Compiled parts of a model run as they were written, so that hooks see what they compute."""
-    if any(hasattr(one, "_orig_mod") or one._compiled_call_impl is not None for one in model.modules()):
-        with torch.compiler.set_stance("force_eager"):
-            yield
-    else:  # the first call of set_stance imports the compiler, which takes seconds
-        yield
 
 
 # ------------------------------------------------------------------------------- heads that are chains

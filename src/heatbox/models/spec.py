@@ -585,8 +585,10 @@ def placement(model: nn.Module) -> tuple[torch.device, torch.dtype]:
     Raises:
         InputError: the parameters are on the meta device, without values.
     """
-    parameters = [one for one in model.parameters() if one.is_floating_point()]
-    first = next((one for one in parameters if one.ndim > 1), next(iter(parameters), torch.zeros(())))
+    weights = (one for one in model.parameters() if one.is_floating_point() and one.ndim > 1)
+    first = next(weights, None)
+    if first is None:
+        first = next((one for one in model.parameters() if one.is_floating_point()), torch.zeros(()))
     if (device := execution_device(model)) is not None:
         return device, first.dtype
     if first.is_meta:
@@ -599,7 +601,7 @@ def placement(model: nn.Module) -> tuple[torch.device, torch.dtype]:
 def execution_device(model: nn.Module) -> torch.device | None:
     """The device to which accelerate moves the input of a model that it dispatched; None for other models."""
     for module in model.modules():
-        hook = getattr(module, "_hf_hook", None)
+        hook = vars(module).get("_hf_hook")
         for one in (hook, *getattr(hook, "hooks", ())):
             if (device := getattr(one, "execution_device", None)) is not None:
                 return torch.device(device)
@@ -641,7 +643,8 @@ def eval_mode(model: nn.Module) -> Iterator[None]:
     with ExitStack() as stack:
         if "torch._dynamo" in sys.modules:  # otherwise nothing can be compiled
             stack.enter_context(torch.compiler.set_stance("force_eager"))
-        model.eval()
+        if training:
+            model.eval()
         try:
             yield
         finally:
