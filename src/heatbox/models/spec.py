@@ -10,6 +10,7 @@ preprocessing of both together follows from that of the inner one.
 
 from __future__ import annotations
 
+import itertools
 import sys
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -586,9 +587,8 @@ def placement(model: nn.Module) -> tuple[torch.device, torch.dtype]:
         InputError: the parameters are on the meta device, without values.
     """
     weights = (one for one in model.parameters() if one.is_floating_point() and one.ndim > 1)
-    first = next(weights, None)
-    if first is None:
-        first = next((one for one in model.parameters() if one.is_floating_point()), torch.zeros(()))
+    others = (one for one in model.parameters() if one.is_floating_point())
+    first: Tensor = next(itertools.chain(weights, others), torch.zeros(()))
     if (device := execution_device(model)) is not None:
         return device, first.dtype
     if first.is_meta:
