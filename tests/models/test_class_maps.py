@@ -24,9 +24,6 @@ from helpers.random_weights import scrambled, structured_images
 from helpers.sweep import check_maps
 from helpers.unchanged import assert_unchanged, logits_of, snapshot
 
-if not hasattr(heatbox, "class_maps"):
-    pytest.skip("heatbox.class_maps is not there yet", allow_module_level=True)
-
 SIZE = (3, 40, 56)
 CHANNELS, CLASSES = 12, 5
 POSITIONS = 10 * 14
