@@ -101,7 +101,7 @@ class Localizer:
     """A classifier that returns boxes.
 
     Args:
-        model: a convolutional classifier that `ClassifierView` can analyse.
+        model: a classifier that `ClassifierView` can analyse.
         method: "cam", "pc1", "walk", "walk-one-pass", a name composed of these (see
             `heatbox.maps.registry`), or a callable (model, images, targets) → (B, h, w).
         threshold: fraction of a map's maximum above which pixels belong to the object, in [0, 1). No value

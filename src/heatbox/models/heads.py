@@ -37,7 +37,7 @@ from heatbox.models.recording import MOVING, RESHAPING, Boundary, Graph, Layout,
 from heatbox.models.spec import hooked, model_name
 
 _HALF = (torch.float16, torch.bfloat16)
-_SOFTMAX = ("softmax", "safe_softmax", "softmax_backward_data")
+_SOFTMAX = ("softmax", "safe_softmax")
 _FINAL = {
     "softmax": "softmax",
     "log_softmax": "softmax",
@@ -47,7 +47,7 @@ _FINAL = {
 """An activation after the logits → how it makes scores of them."""
 
 _SQUASHING = ("sigmoid", "hardsigmoid", "tanh", "erf")
-_ATTENTION = ("softmax", "safe_softmax", "native_multi_head_attention", "transformer_encoder_layer_fwd")
+_ATTENTION = (*_SOFTMAX, "native_multi_head_attention", "transformer_encoder_layer_fwd")
 _MOST_ATTENTION = 1
 """Most layers of attention that pool a feature map; more of them are a network of their own."""
 

@@ -52,28 +52,17 @@ class FeatureHook:
     side: Literal["input", "output"]
 
     @contextmanager
-    def apply(self, function: Callable[[Tensor], Tensor | None]) -> Iterator[None]:
-        """Call a function on the feature map of every forward pass inside; its result replaces it, if any."""
-
-        def replace_input(module: nn.Module, args: tuple) -> tuple | None:
-            new = function(args[0])
-            return None if new is None else (new, *args[1:])
-
-        if self.side == "input":
-            handle = self.module.register_forward_pre_hook(replace_input)
-        else:
-            handle = self.module.register_forward_hook(lambda module, args, output: function(output))
-        try:
-            yield
-        finally:
-            handle.remove()
-
-    @contextmanager
     def capture(self) -> Iterator[list[Tensor]]:
         """A list to which every forward pass inside appends its feature map."""
         captured: list[Tensor] = []
-        with self.apply(captured.append):
+        if self.side == "input":
+            handle = self.module.register_forward_pre_hook(lambda _, args: captured.append(args[0]))
+        else:
+            handle = self.module.register_forward_hook(lambda _, args, output: captured.append(output))
+        try:
             yield captured
+        finally:
+            handle.remove()
 
 
 @dataclass(frozen=True)
