@@ -21,13 +21,13 @@ import torch
 from torch import Tensor, nn
 
 from heatbox._utils.io import read_json
+from heatbox._utils.json_schema import NUMBER, checked
 from heatbox.analysis.config import ChannelsConfig
 from heatbox.analysis.runner import check_labels, evenly_spaced
 from heatbox.data.loader import preprocessed
 from heatbox.data.types import Example
 from heatbox.errors import InputError
 from heatbox.evaluation.run import METRICS, Record, Run
-from heatbox.evaluation.schema import NUMBER, checked
 from heatbox.models.introspect import ClassifierView
 from heatbox.models.spec import as_input
 from heatbox.visualization.figures import channels as figures

@@ -9,53 +9,29 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any, NoReturn
 
 import numpy as np
 import pyarrow as pa
 
+from heatbox._utils.json_schema import (
+    COUNT,
+    FINITE,
+    FRACTION,
+    GRID,
+    NUMBER,
+    TEXT,
+    Kind,
+    checked,
+    one_of,
+    or_null,
+)
 from heatbox.errors import InputError
 
 NOT_PARQUET = (pa.ArrowException, OSError, UnicodeError)
 """Raised by reading a damaged Parquet file; the last where the name of the file or a column is not text."""
 
 # ---------------------------------------------------------------------------------------------------- JSON
-
-
-@dataclass(frozen=True)
-class Kind:
-    """A kind of JSON value: its words in messages, and whether a value is one."""
-
-    words: str
-    holds: Callable[[Any], bool]
-
-
-Form = Any
-"""What a value has to be: a `Kind`, ``[form]`` for a list of any length, ``(form, form)`` for one of this
-length, a dictionary of forms by key (a key ending in "?" may be missing), or ``{...: form}`` for any keys."""
-
-
-def _is(value: Any, kind: type | tuple[type, ...]) -> bool:
-    return isinstance(value, kind) and not isinstance(value, bool)
-
-
-def one_of(*values: Any) -> Kind:
-    """One of some values."""
-    return Kind(" or ".join(sorted(map(repr, values))), lambda value: value in values)
-
-
-def _or_null(kind: Kind) -> Kind:
-    return Kind(f"{kind.words} or null", lambda value: value is None or kind.holds(value))
-
-
-TEXT = Kind("a str", lambda value: isinstance(value, str))
-FINITE = Kind("a number", lambda value: _is(value, (int, float)) and abs(value) < 1e300)
-NUMBER = Kind("a number", lambda value: value is None or FINITE.holds(value))
-"""null is a number that is not finite; it becomes NaN."""
-FRACTION = Kind("a number from 0 to 1", lambda value: FINITE.holds(value) and 0 <= value <= 1)
-COUNT = Kind("an integer above 0", lambda value: _is(value, int) and 0 < value <= 10**9)
-GRID = Kind("an integer from 1 to a million", lambda value: _is(value, int) and 0 < value <= 10**6)
 
 _PAIR = (NUMBER, NUMBER)
 _ESTIMATE = {"value": NUMBER, "interval": _PAIR}
@@ -85,26 +61,28 @@ _SETTINGS = {
     "thresholds?": GRID,
     "data?": TEXT,
     "model?": TEXT,
-    "metadata?": _or_null(TEXT),
-    "checkpoint?": _or_null(TEXT),
-    "scores?": _or_null(one_of("softmax", "sigmoid")),
+    "metadata?": or_null(TEXT),
+    "checkpoint?": or_null(TEXT),
+    "scores?": or_null(one_of("softmax", "sigmoid")),
 }
 _PER_CHANNEL = Kind(
     "numbers",
-    lambda value: value is None or (_is(value, list) and len(value) > 0 and all(map(FINITE.holds, value))),
+    lambda value: (
+        value is None or (isinstance(value, list) and len(value) > 0 and all(map(FINITE.holds, value)))
+    ),
 )
 _NETWORK = {
     "model": TEXT,
-    "checkpoint?": _or_null(TEXT),
-    "num_classes?": _or_null(COUNT),
-    "size?": _or_null(COUNT),
-    "interpolation?": _or_null(TEXT),
-    "crop_pct?": _or_null(NUMBER),
+    "checkpoint?": or_null(TEXT),
+    "num_classes?": or_null(COUNT),
+    "size?": or_null(COUNT),
+    "interpolation?": or_null(TEXT),
+    "crop_pct?": or_null(NUMBER),
     "mean?": _PER_CHANNEL,
     "std?": _PER_CHANNEL,
-    "output?": _or_null(TEXT),
-    "scores?": _or_null(one_of("softmax", "sigmoid")),
-    "model_options?": Kind("names and their values", lambda value: value is None or _is(value, dict)),
+    "output?": or_null(TEXT),
+    "scores?": or_null(one_of("softmax", "sigmoid")),
+    "model_options?": Kind("names and their values", lambda value: value is None or isinstance(value, dict)),
 }
 
 
@@ -167,40 +145,6 @@ def checked_network(content: Mapping[str, Any], where: object) -> dict[str, Any]
     """
     found: dict[str, Any] = checked(content, _NETWORK, str(where))
     return found
-
-
-def checked(value: Any, form: Form, where: str, key: str = "") -> Any:
-    """A value of JSON that has the form; numbers that are null become NaN.
-
-    Raises:
-        InputError: naming the key at which it has another.
-    """
-
-    def require(right: bool, words: str) -> None:
-        if not right:
-            raise InputError(f"{where}: {key!r} is not {words}")
-
-    if isinstance(form, Kind):
-        require(form.holds(value), form.words)
-        return math.nan if value is None and form is NUMBER else value
-    if isinstance(form, dict):
-        require(isinstance(value, dict), "names and their values")
-        forms = dict.fromkeys(value, form[...]) if ... in form else form
-        found = dict(value)
-        for name, each in forms.items():
-            bare, path = name, f"{key}/{name}".lstrip("/")
-            if ... not in form:
-                bare, path = name.removesuffix("?"), path.removesuffix("?")
-            if bare in value:
-                found[bare] = checked(value[bare], each, where, path)
-            elif bare == name:
-                raise InputError(f"{where}: has no {path!r}")
-        return found
-    require(isinstance(value, list), "a list")
-    if isinstance(form, tuple):
-        require(len(value) == len(form), f"a list of {len(form)}")
-    each = form if isinstance(form, tuple) else form * len(value)
-    return [checked(one, f, where, f"{key}[{i}]") for i, (one, f) in enumerate(zip(value, each, strict=True))]
 
 
 # ------------------------------------------------------------------------------------------------- records

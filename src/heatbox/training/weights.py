@@ -12,10 +12,11 @@ from timm.models import get_pretrained_cfg
 from torch import nn
 
 from heatbox._utils.io import made_folder, read_json, to_json
+from heatbox._utils.json_schema import COUNT, checked, one_of
 from heatbox.config import ModelSpec
 from heatbox.errors import InputError
 from heatbox.evaluation.run import CONFIG, Run
-from heatbox.evaluation.schema import COUNT, checked, checked_network, one_of
+from heatbox.evaluation.schema import checked_network
 from heatbox.models.checkpoints import gap_fc_head, load_checkpoint, read_checkpoint, write_safetensors
 from heatbox.models.factory import PRETRAINED, create_model, shipped
 from heatbox.models.spec import input_channels, update_data_config
