@@ -25,7 +25,7 @@ from heatbox.config import EvaluateConfig
 from heatbox.data.open import open_split
 from heatbox.evaluation.run import Run
 from heatbox.maps.normalize import normalize_heatmap
-from heatbox.maps.random_walk import _affinity, _on_grid, _unit
+from heatbox.maps.random_walk import _affinity, _unit, on_grid
 from heatbox.metrics.bootstrap import paired_interval
 from heatbox.models.factory import create_model
 from heatbox.models.introspect import ClassifierView
@@ -124,7 +124,7 @@ def network_rules(run: Run, records: list, boxes: np.ndarray) -> dict[str, np.nd
     for record, found in zip(records, boxes, strict=True):
         image = split.open_image(examples[record["id"]])
         low = record[f"map_{MAP}"]
-        units = [_unit(_on_grid(one, low.shape), 0.1) for one in view.extract(preprocess(image)[None]).middle]
+        units = [_unit(on_grid(one, low.shape), 0.1) for one in view.extract(preprocess(image)[None]).middle]
         affinity = _affinity(units, slice(0, low.size))[0].numpy().astype(np.float64)
         np.fill_diagonal(affinity, 0)
         cuts.append(conductance(affinity, low))

@@ -63,7 +63,7 @@ def random_walk(seed: Tensor, features: Sequence[Tensor], steps: int = 2, dampin
     with torch.no_grad(), torch.autocast(seed.device.type, enabled=False):
         for first in range(0, batch, many):
             chosen = slice(first, first + many)
-            units = [_unit(_on_grid(f[chosen].detach().float(), (height, width)), damping) for f in features]
+            units = [_unit(on_grid(f[chosen].detach().float(), (height, width)), damping) for f in features]
             out[chosen] = _spread(out[chosen], units, steps)
     _check_finite(out, seed, features)
     return out.view(seed.shape)
@@ -111,8 +111,8 @@ def _unit(features: Tensor, damping: float) -> Tensor:
     return scaled.div_(scaled.square().sum(1, keepdim=True).sqrt().clamp_min(_SHORTEST))
 
 
-def _on_grid(features: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Feature maps at the resolution of the seed."""
+def on_grid(features: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Maps (B, C, h, w) on another grid: averaged where they are finer, interpolated where coarser."""
     rows, columns = features.shape[2] // grid[0], features.shape[3] // grid[1]
     if features.shape[2:] == (rows * grid[0], columns * grid[1]):  # sums of slices are faster than pooling
         tall = sum(features[:, :, i::rows] for i in range(1, rows)) + features[:, :, ::rows]
