@@ -28,6 +28,7 @@ LAYERS = (
     "training",
     "analysis",
     "visualization.report",
+    "labeling",
     "demo",
     "paper",
     "cli",

@@ -231,7 +231,8 @@ class EvaluateConfig(ModelSpec):
     """Compute the maps of a data set and score them."""
 
     data: str
-    """A data set: a folder, an archive, PATH:SPLIT, or glyphs:test (glyphs:fullsup, glyphs:train)."""
+    """A data set: a folder, an archive, PATH:SPLIT, or glyphs:test (glyphs:fullsup, glyphs:train,
+    glyphs:several)."""
     _: KW_ONLY
     metadata: Path | None = None
     """Folder with image_ids.txt and the other metadata files, if it is not the data folder."""
@@ -285,6 +286,53 @@ class LocateConfig(ModelSpec):
     target: int | Literal["folder"] | None = None
     """Class to localize: a number, or folder for the class that the folder of each image names; by default
     the predicted one."""
+
+
+DEFAULT_MAP = "walk"
+"""The map from which `heatbox label` makes boxes."""
+
+
+@dataclass(frozen=True)
+class LabelConfig(ModelOptions):
+    """Make boxes of labelled photographs."""
+
+    _: KW_ONLY
+    model: str | None = None
+    """A timm model name, hf:FOLDER or hf:OWNER/NAME, or path/to/file.py:function; by default a classifier is
+    fine-tuned on the photographs."""
+    checkpoint: str | None = None
+    """A file of weights, or "pretrained" for those included in heatbox or published by timm."""
+    method: str = DEFAULT_MAP
+    """The map: any one that heatbox evaluate makes."""
+    threshold: float | None = None
+    """Fraction of the map's maximum above which pixels belong to an object; by default that of the
+    calibration, or .35 without one."""
+    objects: Literal["several", "one"] = "several"
+    """Boxes of a class in an image: one for each object that the map separates, or one around the largest."""
+    min_score: float = 0.5
+    """Images without labels: least score of the predicted class; below it an image has no box."""
+    min_confidence: float = 0.0
+    """Least confidence of a box that is written."""
+    on_bad: OnBad = "skip"
+    """What to do with an image that cannot be read: skip and list it, or stop."""
+    limit: int | None = None
+    """Maximum number of images; the first ones are used."""
+    batch_size: int = 16
+    """Images per forward pass."""
+
+    @property
+    def spec(self) -> ModelSpec:
+        """The model's part of the configuration.
+
+        Raises:
+            InputError: no model is named.
+        """
+        from heatbox.errors import InputError
+
+        if self.model is None:
+            raise InputError("name a classifier with --model (and its weights with --checkpoint)")
+        shared = {name: getattr(self, name) for name in ModelOptions.__dataclass_fields__}
+        return ModelSpec(self.model, checkpoint=self.checkpoint, **shared)
 
 
 @dataclass(frozen=True)

@@ -40,6 +40,11 @@ GROUPS: dict[str, dict[str, Command]] = {
             "Train on the embedded data set, make maps and score them, in one command.",
             "heatbox.cli.demo:demo",
         ),
+        "label": Command(
+            "Make boxes of labelled photographs, for an annotation tool or a detector.",
+            "heatbox.cli.label:label",
+            resumes=True,
+        ),
         "locate": Command("Localize the object in image files.", "heatbox.cli.locate:locate"),
         "evaluate": Command(
             "Make maps of a data set and score them against its boxes or masks.",

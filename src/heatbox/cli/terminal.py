@@ -26,7 +26,7 @@ AsJson = Annotated[bool, tyro.conf.arg(name="json")]
 PIPE_WIDTH = 200
 """Width of a table that is written to a file or a pipe."""
 
-_MOST_PROBLEMS = 20
+MOST_PROBLEMS = 20
 NARROWEST_COLUMN = 9
 """Width that a column of a table needs: six characters and its borders."""
 
@@ -97,10 +97,10 @@ def say_written(written: Written) -> int:
     """Print what became of a data set that was written; the exit code is 1 if images were left out."""
     for note in written.notes:
         say(f"note: {note}")
-    for problem in written.problems[:_MOST_PROBLEMS]:
+    for problem in written.problems[:MOST_PROBLEMS]:
         say(f"left out: {problem}")
-    if len(written.problems) > _MOST_PROBLEMS:
-        say(f"... and {len(written.problems) - _MOST_PROBLEMS} more")
+    if len(written.problems) > MOST_PROBLEMS:
+        say(f"... and {len(written.problems) - MOST_PROBLEMS} more")
     say(f"{written.images} images: {written.path}")
     return SOME_FAILED if written.problems else 0
 

@@ -2,15 +2,16 @@
 
 Ten classes of shapes on cluttered, textured backgrounds. The class is the shape; the texture of the object is
 random. The boxes of objects cover 10 to 60% of the image, off-center as often as centered, so that a centered
-box fails. Boxes and masks are exact: the image is drawn from them.
+box fails. Boxes and masks are exact: the image is drawn from them. Images of the split "several" contain two
+or three objects, of one class or of two, or none; an object has a quarter of such an image for itself.
 
 Every image is a function of (seed, split, index) alone: no files, no download, the same on every machine.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import cache
 
 import cv2
@@ -43,7 +44,11 @@ SHAPES: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
 }
 CLASS_NAMES = tuple(SHAPES)
 TEXTURES = ("stripes", "checks", "dots", "rings", "bricks", "zigzag", "grain", "clouds", "weave", "ramp")
-SPLITS = {"train": 4000, "fullsup": 500, "test": 500}
+SEVERAL_SPLIT = "several"
+SPLITS = {"train": 4000, "fullsup": 500, "test": 500, SEVERAL_SPLIT: 500}
+SEVERAL: tuple[tuple[int, ...], ...] = ((0, 0), (0, 0, 0), (0, 1), (0, 0, 1), ())
+"""The classes, numbered within the image, of the objects of images of the split "several", in turn."""
+_SIDE = 64
 
 _AREA = (0.10, 0.60)  # of the object's box, as a fraction of the image
 _MAX_SIDE = 0.96  # of the object's box, as a fraction of the image's side
@@ -75,16 +80,17 @@ class Glyph:
 def glyphs(
     split: str = "train",
     count: int | None = None,
-    size: int = 64,
+    size: int | None = None,
     seed: int = 0,
     texture_match: float = 0.0,
 ) -> Split:
     """Make a split of the embedded data set.
 
     Args:
-        split: "train", "fullsup" or "test"; images of different splits never coincide.
-        count: number of images; by default 4000, 500 and 500.
-        size: side of the square images in pixels, at least 32.
+        split: "train", "fullsup", "test" or "several"; images of different splits never coincide.
+        count: number of images; by default 4000, and 500 of the other splits.
+        size: side of the square images in pixels, at least 32; by default 64, and 128 for "several", whose
+            objects then have the sizes of the other splits.
         seed: of the data set.
         texture_match: probability that an object has the texture of its own class instead of a random one.
             Above 0, a network can learn texture instead of shape, which `glyphs_cue_conflict` then measures.
@@ -106,17 +112,15 @@ def glyphs(
     if split not in SPLITS:
         raise InputError(f"glyphs has no split {split!r}, expected one of {', '.join(SPLITS)}")
     count = SPLITS[split] if count is None else count
-    _check(count, size, seed)
+    size = _SIDE * _parts(split) if size is None else size
+    _check(count, size, seed, _parts(split))
     check_number(texture_match, "texture_match", "a probability")
     if not 0 <= texture_match <= 1:
         raise InputError(f"texture_match is {texture_match}, expected a probability")
-    drawn = {}
-    for index in range(count):
-        rng = _rng(seed, split, index)
-        shape, texture = index % len(SHAPES), int(rng.integers(len(TEXTURES)))
-        if rng.random() < texture_match:
-            texture = shape
-        drawn[f"{split}/{index:06d}.png"] = _place(rng, shape, texture, size)
+    drawn = {
+        f"{split}/{index:06d}.png": _objects(split, index, size, seed, texture_match)
+        for index in range(count)
+    }
     return _split(split, drawn, size, seed)
 
 
@@ -139,40 +143,80 @@ def glyphs_cue_conflict(count: int = 1280, size: int = 64, seed: int = 0) -> Spl
     _check(count, size, seed)
     classes = len(SHAPES)
     pairs = [(shape, (shape + step) % classes) for step in range(1, classes) for shape in range(classes)]
-    drawn = {}
+    drawn: dict[str, tuple[Glyph, ...]] = {}
     for index in range(count):
         shape, texture = pairs[index % len(pairs)]
         again = index // len(pairs) + 1
         name, other = CLASS_NAMES[shape], CLASS_NAMES[texture]
         key = f"{name}/{name}{again}-{other}{again}.png"
-        drawn[key] = _place(_rng(seed, "cue-conflict", index), shape, texture, size)
+        drawn[key] = (_place(_rng(seed, "cue-conflict", index), shape, texture, size),)
     return _split("cue-conflict", drawn, size, seed)
 
 
-def _check(count: int, size: int, seed: int) -> None:
+def _parts(split: str) -> int:
+    """Parts of an image along each side; each part has room for one object."""
+    return 2 if split == SEVERAL_SPLIT else 1
+
+
+def _objects(split: str, index: int, size: int, seed: int, texture_match: float) -> tuple[Glyph, ...]:
+    """The objects of an image: one, or those of `SEVERAL`, each in a quarter of the image."""
+    rng = _rng(seed, split, index)
+    if split != SEVERAL_SPLIT:
+        return (_object(rng, index % len(SHAPES), size, texture_match),)
+    own, first = SEVERAL[index % len(SEVERAL)], index // len(SEVERAL) % len(SHAPES)
+    shapes = first, (first + int(rng.integers(1, len(SHAPES)))) % len(SHAPES)
+    side, objects = size // _parts(split), []
+    for which, corner in zip(own, rng.permutation(4).tolist(), strict=False):
+        glyph = _object(rng, shapes[which], side, texture_match)
+        x, y = glyph.center
+        objects.append(replace(glyph, center=(x + side * (corner % 2), y + side * (corner // 2))))
+    return tuple(objects)
+
+
+def _object(rng: np.random.Generator, shape: int, size: int, texture_match: float) -> Glyph:
+    texture = int(rng.integers(len(TEXTURES)))
+    if rng.random() < texture_match:
+        texture = shape
+    return _place(rng, shape, texture, size)
+
+
+def _check(count: int, size: int, seed: int, parts: int = 1) -> None:
     check_integer(count, "count", None)
     check_integer(size, "size", None)
     check_integer(seed, "seed", 0)
-    if size < 32:
-        raise InputError(f"glyphs of {size} pixels are too small to distinguish, expected at least 32")
+    if size < 32 * parts:
+        raise InputError(
+            f"glyphs of {size} pixels are too small to distinguish, expected at least {32 * parts}"
+        )
     if count < 1:
         raise InputError(f"a split of {count} glyphs is empty, expected at least one image")
 
 
-def _split(name: str, drawn: dict[str, Glyph], size: int, seed: int) -> Split:
-    order = {key: index for index, key in enumerate(drawn)}
-    examples = [
-        Example(key, glyph.shape, (size, size), _box(_mask(glyph, size))) for key, glyph in drawn.items()
-    ]
+def _split(name: str, drawn: dict[str, tuple[Glyph, ...]], size: int, seed: int) -> Split:
+    order, parts = {key: index for index, key in enumerate(drawn)}, _parts(name)
+    examples = [_example(key, objects, size) for key, objects in drawn.items()]
 
     def open_image(example: Example) -> Image.Image:
         rng = _rng(seed, f"{name}-pixels", order[example.id])
-        return Image.fromarray(_paint(rng, drawn[example.id], size))
+        return Image.fromarray(_paint(rng, drawn[example.id], size, parts))
 
     def open_mask(example: Example) -> np.ndarray:
-        return _mask(drawn[example.id], size).astype(np.uint8)
+        return _union(drawn[example.id], size).astype(np.uint8)
 
     return Split(name, examples, CLASS_NAMES, open_image, open_mask)
+
+
+def _example(key: str, objects: Sequence[Glyph], size: int) -> Example:
+    boxes = np.concatenate([np.zeros((0, 4)), *(_box(_mask(glyph, size)) for glyph in objects)])
+    kinds = np.array([glyph.shape for glyph in objects], np.int64)
+    label = int(kinds[0]) if len(kinds) else -1
+    several = len({*kinds.tolist()}) > 1
+    return Example(key, label, (size, size), boxes, tuple(kinds.tolist()), kinds if several else None)
+
+
+def _union(objects: Sequence[Glyph], size: int) -> np.ndarray:
+    """(size, size) bool: the pixels of any object."""
+    return np.logical_or.reduce([_mask(glyph, size) for glyph in objects] or [np.zeros((size, size), bool)])
 
 
 def _rng(seed: int, stream: str, index: int) -> np.random.Generator:
@@ -230,43 +274,57 @@ def _box(mask: np.ndarray) -> np.ndarray:
 # ---------------------------------------------------------------------------------------------- painting
 
 
-def _paint(rng: np.random.Generator, glyph: Glyph, size: int) -> np.ndarray:
-    """(size, size, 3) uint8 image of the object on its background."""
-    image = _background(rng, size)
+def _paint(rng: np.random.Generator, objects: Sequence[Glyph], size: int, parts: int) -> np.ndarray:
+    """(size, size, 3) uint8 image of the objects on their background, of so many parts along each side."""
+    image = _background(rng, size, parts)
+    for glyph in objects:
+        image = _with_object(rng, image, glyph, size // parts)
+    image = cv2.GaussianBlur(image, (3, 3), 0.5) + rng.normal(0, 0.02, image.shape)
+    return (np.clip(image, 0, 1) * 255).astype(np.uint8)
+
+
+def _with_object(rng: np.random.Generator, image: np.ndarray, glyph: Glyph, unit: int) -> np.ndarray:
+    """The image with an object in colours that stand out from what is behind it."""
+    size = len(image)
     mask = _mask(glyph, size)
     behind = image[mask].mean(0)
     texture, best = image, -1.0
     for _ in range(8):  # an object in the colours of its background would be invisible
-        candidate = _textured(rng, TEXTURES[glyph.texture], size)
+        candidate = _textured(rng, TEXTURES[glyph.texture], size, unit)
         contrast = float(np.abs(candidate[mask].mean(0) - behind).sum())
         if contrast > best:
             texture, best = candidate, contrast
         if best > _MIN_CONTRAST:
             break
-    image = np.where(mask[..., None], texture, image)
-    image = cv2.GaussianBlur(image, (3, 3), 0.5) + rng.normal(0, 0.02, image.shape)
-    return (np.clip(image, 0, 1) * 255).astype(np.uint8)
+    return np.where(mask[..., None], texture, image)
 
 
-def _background(rng: np.random.Generator, size: int) -> np.ndarray:
-    """Two textures separated by smooth noise, with patches of a third, and lines at random positions."""
-    kinds = rng.integers(len(TEXTURES), size=3)
-    image = _textured(rng, TEXTURES[kinds[0]], size)
+def _background(rng: np.random.Generator, size: int, parts: int = 1) -> np.ndarray:
+    """Two textures separated by smooth noise, with patches of a third, and lines at random positions.
+
+    Patterns and lines have the size that they have in an image of one part.
+    """
+    kinds, unit = rng.integers(len(TEXTURES), size=3), size // parts
+    image = _textured(rng, TEXTURES[kinds[0]], size, unit)
     for kind, cells, above in zip(kinds[1:], (4, 9), (rng.uniform(0.45, 0.65), 0.8), strict=True):
-        part = _clouds(rng, size, cells) > above
-        image = np.where(part[..., None], _textured(rng, TEXTURES[kind], size), image)
+        part = _clouds(rng, size, cells * parts) > above
+        image = np.where(part[..., None], _textured(rng, TEXTURES[kind], size, unit), image)
     faded = 0.5 + _BACKGROUND_CONTRAST * (image - 0.5)
     image = np.ascontiguousarray(faded + _BACKGROUND_TINT * (rng.random(3) - 0.5))
-    for _ in range(rng.integers(3, 7)):
-        ends = rng.integers(0, size, 4).tolist()
-        width = int(rng.integers(1, max(2, size // 24)))
-        cv2.line(image, ends[:2], ends[2:], rng.random(3).tolist(), width)
+    for corner in np.ndindex(parts, parts):
+        for _ in range(rng.integers(3, 7)):
+            ends = (rng.integers(0, unit, 4) + unit * np.tile(corner, 2)).tolist()
+            width = int(rng.integers(1, max(2, unit // 24)))
+            cv2.line(image, ends[:2], ends[2:], rng.random(3).tolist(), width)
     return image
 
 
-def _textured(rng: np.random.Generator, kind: str, size: int) -> np.ndarray:
-    """(size, size, 3) float64 in [0, 1]: a texture in two random colours, randomly rotated and scaled."""
-    angle, period = rng.uniform(0, np.pi), rng.uniform(0.08, 0.22) * size
+def _textured(rng: np.random.Generator, kind: str, size: int, unit: int) -> np.ndarray:
+    """(size, size, 3) float64 in [0, 1]: a texture in two random colours, randomly rotated and scaled.
+
+    The period of the pattern is a fraction of `unit` pixels.
+    """
+    angle, period = rng.uniform(0, np.pi), rng.uniform(0.08, 0.22) * unit
     pixels = np.arange(size)
     x = (np.cos(angle) * pixels[None, :] + np.sin(angle) * pixels[:, None]) / period + rng.random()
     y = (np.cos(angle) * pixels[:, None] - np.sin(angle) * pixels[None, :]) / period + rng.random()

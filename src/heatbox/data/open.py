@@ -171,9 +171,10 @@ def open_split(
     """Open a split.
 
     Args:
-        data: "glyphs", "glyphs:train", "glyphs:fullsup" or "glyphs:test" for the embedded data set (default:
-            test), else a path, optionally followed by ":train" or the like. Without a name, the split to
-            evaluate is opened: test, val, or the only one. Also a `datasets.Dataset` or `DatasetDict`.
+        data: "glyphs", "glyphs:train", "glyphs:fullsup", "glyphs:test" or "glyphs:several" for the embedded
+            data set (default: test), else a path, optionally followed by ":train" or the like. Without a
+            name, the split to evaluate is opened: test, val, or the only one. Also a `datasets.Dataset` or
+            `DatasetDict`.
         metadata: folder of the four files of the metadata layout, if they are not with the images.
         num_classes: number of classes of a network; if given, labels become those of the network, as
             `heatbox.data.classes.match_classes` describes.

@@ -210,6 +210,28 @@ def check_table(splits: Mapping[str, Mapping[str, int]], title: str) -> Table:
     return _table(headings, rows, ["split"], title=_text(title))
 
 
+_MOST_CLASSES = 20
+
+
+def label_table(summary: Mapping[str, Any], title: str) -> Table:
+    """Images, boxes and their mean confidence for each class that was labelled; see summary.json."""
+    classes = sorted(summary["classes"], key=lambda one: (-one["images"], one["name"]))
+    rows = [[one["name"], *_label_cells(one)] for one in classes[:_MOST_CLASSES]]
+    if len(classes) > _MOST_CLASSES:
+        rows.append([f"... {len(classes) - _MOST_CLASSES} more classes", "", "", "", ""])
+    total = {**summary, "confidence": summary["mean_confidence"]}
+    rows.append([f"all {len(classes)} classes", *_label_cells(total)])
+    reasons = [f"{count:,} images: {reason}" for reason, count in summary["left_out"]["counts"].items()]
+    caption = f"left out: {'; '.join(reasons)}" if reasons else "no image was left out"
+    headings = ("class", "images", "boxes", "images without box", "mean confidence")
+    return _table(headings, rows, ["class"], title=_text(title), caption=caption)
+
+
+def _label_cells(one: Mapping[str, Any]) -> list[str]:
+    confidence = "" if one["confidence"] is None else f"{one['confidence']:.2f}"
+    return [*(f"{one[key]:,}" for key in ("images", "boxes", "images_without_boxes")), confidence]
+
+
 def catalogue_table(entries: Sequence[Entry]) -> Table:
     """The data sets, where they are published, and how to arrange their files."""
     headings = ("data set", "what", "licence", "size", "published at", "put into one folder")

@@ -1,0 +1,79 @@
+"""The command `heatbox label`."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from heatbox.cli.terminal import MOST_PROBLEMS, SOME_FAILED, AsJson, print_json, print_table, say
+from heatbox.config import LabelConfig
+from heatbox.data.formats.options import WriteOptions
+
+LabelFormat = Literal[
+    "coco", "coco-results", "csv", "cvat", "huggingface", "label-studio", "labelstudio", "voc", "yolo"
+]
+
+
+def label(
+    photos: tyro.conf.Positional[str],
+    config: Annotated[LabelConfig, tyro.conf.arg(name="")],
+    options: Annotated[WriteOptions, tyro.conf.arg(name="")],
+    to: tuple[LabelFormat, ...] = ("coco",),
+    out: Path = Path("boxes"),
+    run: Path | None = None,
+    as_json: AsJson = False,
+) -> int:
+    """Make boxes of labelled photographs, for an annotation tool or a detector.
+
+    The photographs lie in class folders, or have a table of labels; without labels the classifier's
+    prediction counts. Writes a folder or file for each format below --out, and summary.json. Images that
+    cannot be read are left out and listed; the exit code is then 1. Maps are kept in a run folder: after an
+    interruption, rerun the command to resume.
+
+    Args:
+        photos: A folder of class folders, a table of labels, or another data set whose images have labels; or
+            a folder of images. Nothing is written there.
+        config: The classifier, the map, and how boxes are made of it.
+        options: How annotations and images are written.
+        to: Formats to write, each to a file or folder below --out.
+        out: The output folder; it is written whole or not at all.
+        run: Folder of the maps; by default runs/label-PHOTOS.
+        as_json: Print summary.json instead of a table.
+
+    Examples:
+        heatbox label photos/ --model convnext_tiny.fb_in1k --checkpoint pretrained --to yolo coco --out boxes
+        heatbox label photos/ --model hf:my-finetuned-model --to cvat label-studio
+    """
+    from heatbox._utils.progress import on_terminal
+    from heatbox.evaluation.run import Run
+    from heatbox.labeling.label import default_run, label_photos
+    from heatbox.labeling.output import accuracy_sentence, check_outputs
+    from heatbox.visualization.tables import label_table
+
+    if config.model is not None:
+        from heatbox.cli.terminal import warn_of_random_weights
+
+        warn_of_random_weights(config.model, config.checkpoint)
+    if options.model_version is None:
+        options = dataclasses.replace(options, model_version=f"{config.model} {config.method}")
+    check_outputs(out, to, options, photos)
+    store = Run(run or default_run(photos))
+    written = label_photos(photos, config, store, out, to, options, on_terminal)
+    summary = written.summary
+    if as_json:
+        print_json(summary)
+    else:
+        print_table(label_table(summary, photos))
+        print(accuracy_sentence(summary))
+    for note in written.notes:
+        say(f"note: {note}")
+    problems = [*summary["left_out"]["problems"], *written.problems]
+    for problem in problems[:MOST_PROBLEMS]:
+        say(f"left out: {problem}")
+    if len(problems) > MOST_PROBLEMS:
+        say(f"... and {len(problems) - MOST_PROBLEMS} more in {out / 'summary.json'}")
+    say(f"boxes: {out} ({', '.join(written.files)})")
+    return SOME_FAILED if problems else 0

@@ -1,0 +1,232 @@
+"""The photographs that are labelled: opened, measured, with a label for each class that is searched."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from heatbox._utils.devices import map_in_threads
+from heatbox._utils.progress import Track, silent
+from heatbox.config import LabelConfig, ScoreFunction
+from heatbox.data.classes import match_classes
+from heatbox.data.files.images import TreeImages, header_size, images_among, picture_size, shown_image
+from heatbox.data.files.trees import FolderTree, Report, raise_problem
+from heatbox.data.open import open_data_set, open_split
+from heatbox.data.problems import UNREADABLE, LeftOut, Problem
+from heatbox.data.types import Example, Split
+from heatbox.errors import AssumptionWarning, InputError
+from heatbox.evaluation.predict import run_inference
+from heatbox.evaluation.run import Record, Run
+from heatbox.inference.scores import class_scores
+from heatbox.models.introspect import ClassifierView
+from heatbox.models.spec import as_input
+
+
+def open_photos(
+    photos: Any,
+    class_names: Sequence[str] = (),
+    num_classes: int | None = None,
+    report: Report = raise_problem,
+) -> Split:
+    """Open photographs with their labels, or without any.
+
+    Args:
+        photos: what `heatbox.open_split` reads; a folder of images without labels; a split; or a list of
+            paths, of PIL images or of arrays, which have no labels.
+        class_names: names of the network's classes, where they are known.
+        num_classes: number of classes of the network; labels become those of the network.
+        report: receives each problem with an image, which is then skipped.
+
+    Returns:
+        one example per image.
+
+    Raises:
+        InputError: nothing can be read there, or classes that are not those of the network.
+    """
+    if isinstance(photos, Split):
+        split = photos.by_image()
+        return split if num_classes is None else match_classes(split, num_classes, class_names)
+    if isinstance(photos, Sequence) and not isinstance(photos, str):
+        return _listed(photos, class_names)
+    where = os.fspath(photos) if isinstance(photos, str | os.PathLike) else ""
+    if where and os.path.isdir(where) and _is_unlabelled(Path(where)):
+        tree = FolderTree(Path(where))
+        names = [name for name in tree.walk() if not any(part.startswith(".") for part in name.split("/"))]
+        return _without_labels("all", list(images_among(names)), class_names, TreeImages(tree))
+    return open_split(photos, num_classes=num_classes, report=report, class_names=class_names).by_image()
+
+
+def _is_unlabelled(folder: Path) -> bool:
+    """Whether a folder has images and no layout that tells their labels."""
+    try:
+        open_data_set(folder)
+    except InputError:
+        tree = FolderTree(folder)
+        tables = [name for name in tree.files() if name.endswith((".csv", ".tsv", ".json", ".xml", ".txt"))]
+        return not tables and next(images_among(tree.walk()), None) is not None
+    return False
+
+
+def _without_labels(name: str, ids: Sequence[str], class_names: Sequence[str], open_image: Any) -> Split:
+    return Split(name, [Example(one, -1, (0, 0)) for one in ids], list(map(str, class_names)), open_image)
+
+
+def _listed(photos: Sequence[Any], class_names: Sequence[str]) -> Split:
+    """A list of paths, or of images in memory, as a split without labels."""
+    if not len(photos):
+        raise InputError("there is no image to label")
+    if all(isinstance(one, str | os.PathLike) for one in photos):
+        files = [Path(os.path.abspath(one)) for one in photos]
+        root = Path(os.path.commonpath([file.parent for file in files]))
+        names = [file.relative_to(root).as_posix() for file in files]
+        if len({*names}) < len(names):
+            twice = next(name for name in names if names.count(name) > 1)
+            raise InputError(f"{root / twice}: is listed twice")
+        return _without_labels("all", names, class_names, TreeImages(FolderTree(root)))
+    if not all(isinstance(one, Image.Image | np.ndarray) for one in photos):
+        kinds = sorted({type(one).__name__ for one in photos})
+        raise TypeError(f"images: a list of {', '.join(kinds)}, expected paths, PIL images or arrays")
+    ids = [f"{number:06d}.png" for number in range(len(photos))]
+    places = {name: number for number, name in enumerate(ids)}
+
+    def open_image(example: Example) -> Image.Image:
+        return shown_image(photos[places[example.file]])
+
+    split = _without_labels("all", ids, class_names, open_image)
+    sizes = [picture_size(photo) for photo in photos]
+    examples = [dataclasses.replace(e, size=size) for e, size in zip(split, sizes, strict=True)]
+    return dataclasses.replace(split, examples=examples)
+
+
+def measured(split: Split, left_out: LeftOut | None, track: Track = silent) -> Split:
+    """The split with the upright size of every image, from the headers of the files.
+
+    Args:
+        split: the split; sizes that it knows stay, since boxes of its files are in them.
+        left_out: receives the images that cannot be read; None raises the first.
+        track: shows progress.
+
+    Raises:
+        InputError: an image that cannot be read, or none is left.
+    """
+    reader = split.open_image
+
+    def sized(example: Example) -> Example | InputError:
+        if example.size != (0, 0):
+            return example
+        try:
+            if isinstance(reader, TreeImages):
+                size = header_size(reader.source(example), reader.tree.describe(example.file))
+            else:
+                size = reader(example).size
+        except InputError as error:
+            return error
+        return dataclasses.replace(example, size=size)
+
+    if all(example.size != (0, 0) for example in split):
+        return split
+    examples = []
+    found = map_in_threads(sized, split.examples, None, track, f"sizes of {len(split)} images")
+    for example, one in zip(split, found, strict=True):
+        if isinstance(one, InputError):
+            if left_out is None:
+                raise one
+            left_out(Problem(str(one), example.id, UNREADABLE))
+        else:
+            examples.append(one)
+    if not examples and left_out is not None:
+        raise InputError(f"{split.name}: no image can be read; the first problem: {left_out.problems[-1]}")
+    return dataclasses.replace(split, examples=examples)
+
+
+def without_boxes(split: Split) -> Split:
+    """The split with labels alone; boxes that its files have take no part in the labelling.
+
+    Warns:
+        AssumptionWarning: there are boxes.
+    """
+    boxed = sum(len(example.boxes) > 0 for example in split)
+    if not boxed:
+        return split
+    what = f"{boxed} of {len(split)} images have boxes, which are not used; --corrected learns from them"
+    warnings.warn(f"{split.name}: {what}", AssumptionWarning, stacklevel=2)
+    return dataclasses.replace(split, examples=[label_only(example) for example in split])
+
+
+def label_only(example: Example) -> Example:
+    """An example without its boxes."""
+    return Example(example.id, example.label, example.size, labels=example.labels, image=example.image)
+
+
+def with_predicted_labels(
+    split: Split,
+    view: ClassifierView,
+    config: LabelConfig,
+    function: ScoreFunction,
+    run: Run,
+    track: Track = silent,
+    left_out: LeftOut | None = None,
+) -> tuple[Split, int]:
+    """The split in which every image has the classes that the classifier predicts for it, or none.
+
+    With softmax that is the class of the highest score, with sigmoid each class; only those with a score of
+    at least `config.min_score`.
+
+    Args:
+        split: images without labels.
+        view: the classifier.
+        config: preprocessing, batch size, `min_score`.
+        function: how scores are made of logits.
+        run: where predictions are kept; images that it contains are not predicted again.
+        track: shows progress.
+        left_out: receives images that cannot be read; None raises the first.
+
+    Returns:
+        the split, and the number of images without a class.
+
+    Raises:
+        InputError: an image that cannot be read.
+    """
+    import torch
+
+    preprocess = config.preprocess(view.model)
+
+    def records(examples: Sequence[Example], images: Any) -> list[Record]:
+        with torch.inference_mode():
+            logits = view.extract(as_input(view.model, images), 0).logits.float().cpu().numpy()
+        scores = class_scores(logits, function)
+        found = []
+        for example, row in zip(examples, scores, strict=True):
+            labels = np.flatnonzero(row >= config.min_score)
+            if function == "softmax":
+                labels = labels[labels == row.argmax()]
+            order = labels[np.argsort(-row[labels], kind="stable")]
+            found.append({"id": example.id, "classes": order.astype(np.int64), "class_scores": row[order]})
+        return found
+
+    def unreadable(example: Example, error: InputError) -> None:
+        if left_out is None:
+            raise error
+        left_out(Problem(str(error), example.id, UNREADABLE))
+
+    what = f"classes of {split.name}"
+    run_inference(
+        split, preprocess, config.batch_size, run, records, what, track,
+        channels=preprocess.channels, unreadable=unreadable,
+    )  # fmt: skip
+    classes = {record["id"]: record["classes"].tolist() for batch in run.records() for record in batch}
+    examples, empty = [], 0
+    for example in split:
+        if example.id in classes:
+            labels = classes[example.id]
+            empty += not labels
+            label = labels[0] if labels else -1
+            examples.append(Example(example.id, label, example.size, labels=tuple(labels)))
+    return dataclasses.replace(split, examples=examples), empty

@@ -1,0 +1,203 @@
+"""From saved maps to proposed boxes: the objects of each class of an image, with their confidences."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from heatbox._utils.progress import Track, silent
+from heatbox.boxes.contours import check_threshold
+from heatbox.boxes.objects import ObjectRules, heatmap_objects
+from heatbox.boxes.ops import REFERENCE_FRAME, REFERENCE_SIDE, box_iou, scale_boxes
+from heatbox.data.types import Example, Split
+from heatbox.evaluation.run import Record, Run
+from heatbox.maps.normalize import normalize_heatmap
+
+THRESHOLD = 0.35
+"""Fraction of a map's maximum, where nothing is known about the map."""
+
+ONE = ObjectRules(valley=1, min_share=1, min_peak=0)
+"""Rules by which a map has one object."""
+
+_AROUND = (0.6, 0.8, 1.25, 1.5)
+"""Thresholds, relative to the one that is used, at which a box is compared with itself."""
+
+Confidence = Callable[[np.ndarray, np.ndarray, float], np.ndarray]
+"""(heatmap (H, W) in [0, 1], boxes (K, 4) in its pixels, threshold) → (K,) in [0, 1]."""
+
+
+def agreement(heatmap: np.ndarray, boxes: np.ndarray, threshold: float) -> np.ndarray:
+    """How much boxes change with the threshold: the mean IoU with the best box at lower and higher ones.
+
+    Args:
+        heatmap: (H, W) in [0, 1].
+        boxes: (K, 4) xyxy, half-open, in pixels of the heatmap.
+        threshold: at which they were found.
+
+    Returns:
+        (K,) float64 in [0, 1]. It orders boxes; it is no probability.
+    """
+    total = np.zeros(len(boxes))
+    rules = ObjectRules(min_share=0, min_peak=0)
+    for factor in _AROUND:
+        others = heatmap_objects(heatmap, min(threshold * factor, 0.95), rules)[0]
+        total += box_iou(boxes.astype(np.float64), others.astype(np.float64), False).max(1, initial=0)
+    return total / len(_AROUND)
+
+
+@dataclass(frozen=True)
+class BoxSettings:
+    """How maps become boxes.
+
+    Attributes:
+        method: name of the map in the records.
+        threshold: fraction of the map's maximum in [0, 1).
+        rules: when parts of a map are objects of their own.
+        confidence: of the boxes of a map.
+        min_confidence: boxes below it are dropped.
+
+    Raises:
+        InputError: a threshold outside [0, 1).
+    """
+
+    method: str
+    threshold: float = THRESHOLD
+    rules: ObjectRules = field(default_factory=ObjectRules)
+    confidence: Confidence = agreement
+    min_confidence: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Refuse a threshold that no map can be cut at."""
+        check_threshold(self.threshold)
+
+
+@dataclass(frozen=True)
+class Found:
+    """The objects of one class in an image.
+
+    Attributes:
+        boxes: (K, 4) float64 xyxy in pixels of the image, half-open.
+        masks: (K, 224, 224) bool, of the whole image.
+        confidences: (K,) float64 in [0, 1].
+    """
+
+    boxes: np.ndarray
+    masks: np.ndarray
+    confidences: np.ndarray
+
+
+NOTHING = Found(np.zeros((0, 4)), np.zeros((0, REFERENCE_SIDE, REFERENCE_SIDE), bool), np.zeros(0))
+
+
+def find_objects(maps: Sequence[np.ndarray], size: tuple[int, int], settings: BoxSettings) -> list[Found]:
+    """The objects of each class of one image.
+
+    Where boxes of two classes have an IoU above `rules.max_iou`, they are of one object; the class whose
+    heatmap is lower there gives it up if it has another one.
+
+    Args:
+        maps: for each class the (h, w) map, as the method returned it.
+        size: (width, height) of the image.
+        settings: how maps become boxes.
+
+    Returns:
+        for each class its objects: none where the map is constant, or not finite.
+    """
+    heatmaps = [normalize_heatmap(one, REFERENCE_SIDE) for one in maps]
+    cut = [heatmap_objects(one, settings.threshold, settings.rules) for one in heatmaps]
+    if len(maps) > 1:
+        cut = _contested(heatmaps, cut, settings)
+    found = []
+    for heatmap, (boxes, masks) in zip(heatmaps, cut, strict=True):
+        confidences = settings.confidence(heatmap, boxes, settings.threshold) if len(boxes) else np.zeros(0)
+        order = np.argsort(-confidences, kind="stable")
+        order = order[confidences[order] >= settings.min_confidence]
+        scaled = scale_boxes(boxes[order], REFERENCE_FRAME, size, truncate=False)
+        found.append(Found(scaled, masks[order], confidences[order]))
+    return found
+
+
+_Cut = tuple[np.ndarray, np.ndarray]
+
+
+def _contested(heatmaps: Sequence[np.ndarray], cut: Sequence[_Cut], settings: BoxSettings) -> list[_Cut]:
+    """The objects of several classes, where one that two classes claim belongs to one of them.
+
+    The class whose heatmap is lower in the overlap gives the object up if it has another one.
+    """
+    kept = [list(range(len(boxes))) for boxes, _ in cut]
+    for one in range(len(cut)):
+        for other in range(one + 1, len(cut)):
+            iou = box_iou(cut[one][0].astype(float), cut[other][0].astype(float), False)
+            for i, j in zip(*np.nonzero(iou > settings.rules.max_iou), strict=True):
+                if i not in kept[one] or j not in kept[other]:
+                    continue
+                both = cut[one][1][i] & cut[other][1][j]
+                lower = one if heatmaps[one][both].sum() < heatmaps[other][both].sum() else other
+                index = int(i if lower == one else j)
+                if len(kept[lower]) > 1:
+                    kept[lower].remove(index)
+    return [(boxes[chosen], masks[chosen]) for (boxes, masks), chosen in zip(cut, kept, strict=True)]
+
+
+def propose(
+    run: Run, split: Split, settings: BoxSettings, track: Track = silent
+) -> Iterator[tuple[Example, list[Found], list[Record]]]:
+    """The proposed boxes of each image of a run, in the order in which it was predicted.
+
+    Args:
+        run: its records have maps of every class of every image.
+        split: the images, one example for each (`Split.by_image`).
+        settings: how maps become boxes.
+        track: shows progress.
+
+    Yields:
+        the example with boxes, the objects of each of its classes, and its records in the order of classes.
+    """
+    examples = {example.id: example for example in split}
+    waiting: dict[str, list[Record]] = {}
+    records = (record for batch in run.records() for record in batch)
+    for record in track(records, f"boxes of {split.name}", len(run)):
+        image = record.get("image") or record["id"]
+        if image not in examples:
+            continue
+        group = waiting.setdefault(image, [])
+        group.append(record)
+        example = examples[image]
+        if len(group) == len(example.labels):
+            group = sorted(waiting.pop(image), key=lambda one: one["target"])
+            found = find_objects([one[f"map_{settings.method}"] for one in group], example.size, settings)
+            yield _with_boxes(example, [one["target"] for one in group], found), found, group
+
+
+def _with_boxes(example: Example, labels: Sequence[int], found: Sequence[Found]) -> Example:
+    counts = [len(one.boxes) for one in found]
+    return dataclasses.replace(
+        example,
+        boxes=np.concatenate([one.boxes for one in found]),
+        box_labels=np.repeat(np.array(labels, np.int64), counts),
+        box_scores=np.concatenate([one.confidences for one in found]),
+    )
+
+
+def in_order(split: Split, found: Mapping[str, Example]) -> Split:
+    """The split with the boxes that were found; images of no class have none and stay.
+
+    Args:
+        split: the images.
+        found: id → example with boxes; an image of some class that is not among them is left out.
+    """
+    empty = np.zeros((0, 4))
+    examples = [
+        found[example.id]
+        if example.id in found
+        else dataclasses.replace(
+            example, boxes=empty, box_labels=np.zeros(0, np.int64), box_scores=np.zeros(0)
+        )
+        for example in split
+        if example.id in found or not example.labels
+    ]
+    return dataclasses.replace(split, examples=examples)
