@@ -1,12 +1,24 @@
-"""Options, seeds and the paths of optional data shared by every test."""
+"""Processes, options, seeds and the paths of optional data shared by every test."""
 
+import os
 from pathlib import Path
 
-import numpy as np
-import pytest
-import torch
+from heatbox._utils.devices import available_cores, configure_process
+
+configure_process()  # before torch starts its threads
+if WORKERS := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "0")):
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, available_cores() // WORKERS)))
+
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
+import torch  # noqa: E402
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+def pytest_xdist_auto_num_workers(config):
+    """One process per core for the whole suite, and none beside pytest's own for files that are named."""
+    return 0 if config.args_source is pytest.Config.ArgsSource.ARGS else min(available_cores(), 8)
 
 
 def pytest_addoption(parser):

@@ -1,9 +1,11 @@
-"""Where to compute: the device of a model, and the number of threads."""
+"""Where to compute: the device of a model, and the threads and memory of the process."""
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import os
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, TypeVar
@@ -40,6 +42,27 @@ def pick_device(name: str) -> torch.device:
     )
     _log.info("computing on %s (%s)", device, details)
     return device
+
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+_KEPT_BLOCK, _KEPT_TOP = 1 << 30, 2**31 - 1  # bytes
+
+
+def configure_process() -> None:
+    """Settings of a process that computes, made before the first library starts its threads.
+
+    OpenMP threads sleep while they wait instead of spinning, so that several pools, and other programs, do
+    not take the cores from each other. glibc keeps freed memory: otherwise it maps and unmaps the large
+    temporaries of every batch, and each of their pages is a page fault. Variables that the user has set
+    (`OMP_WAIT_POLICY`, `MALLOC_*`, `GLIBC_TUNABLES`) take precedence.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    chosen = any(name.startswith("MALLOC_") or name == "GLIBC_TUNABLES" for name in os.environ)
+    if sys.platform == "linux" and not chosen:
+        set_option = getattr(ctypes.CDLL(None), "mallopt", None)
+        if set_option is not None:  # musl has none
+            set_option(_M_MMAP_THRESHOLD, _KEPT_BLOCK)
+            set_option(_M_TRIM_THRESHOLD, _KEPT_TOP)
 
 
 def available_cores() -> int:

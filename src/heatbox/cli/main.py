@@ -159,6 +159,9 @@ def _dispatch(name: str, args: Sequence[str], verbose: bool) -> int:
         from heatbox import __version__
 
         _print_and_exit(f"heatbox {__version__}")
+    from heatbox._utils.devices import configure_process
+
+    configure_process()
     target, prog = load(name), f"heatbox {name}"
     if isinstance(target, Mapping):
         if not args:
