@@ -152,7 +152,7 @@ def append(path, text):
             "localization.txt, row 21",
         ),
         (
-            lambda s: append(s / "set" / "localization.txt", "test/000001.png,9,9,65,30\n"),
+            lambda s: append(s / "set" / "localization.txt", "test/000001.png,9,9,66,30\n"),
             "outside its 64 x 64 image",
         ),
         (

@@ -37,7 +37,7 @@ def broken(root, how):
     elif how == "no row":
         trees.write_image(images / "stray.JPEG", (64, 64))
     elif how == "outside":
-        trees.write(images.parent / f"{trees.WNIDS[0]}_boxes.txt", f"{first.name}\t0\t0\t65\t5\n" * 1)
+        trees.write(images.parent / f"{trees.WNIDS[0]}_boxes.txt", f"{first.name}\t0\t0\t66\t5\n" * 1)
     elif how == "size":
         trees.write_image(first, (60, 64))
     elif how == "copy":
@@ -56,7 +56,7 @@ def broken(root, how):
         ("empty", "_0.JPEG: not an image"),
         ("truncated", "_0.JPEG: the image is damaged"),
         ("no row", "_boxes.txt: has no usable row for image 'stray.JPEG'"),
-        ("outside", "_boxes.txt, row 1: box (0, 0, 65, 5) lies outside its 64 x 64 image"),
+        ("outside", "_boxes.txt, row 1: box (0, 0, 66, 5) lies outside its 64 x 64 image"),
         ("size", "is 60 x 64, the metadata lists 64 x 64"),
         ("copy", "val, image 'val/images/val_0.JPEG': is the same file as"),
         ("label", "the same file has different labels"),

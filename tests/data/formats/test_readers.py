@@ -5,10 +5,11 @@ import tarfile
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from heatbox.data.formats import cue_conflict
 from heatbox.data.open import open_data_set, open_split
-from heatbox.errors import InputError
+from heatbox.errors import AssumptionWarning, InputError
 from helpers import data_trees as trees
 
 
@@ -218,6 +219,29 @@ def test_tiny_imagenet(tmp_path):
     assert train.class_names == ["tench, Tinca tinca", "goldfish", trees.WNIDS[2]]
     assert [(e.label, e.boxes.tolist()) for e in val] == [(1, [[0, 32, 44, 62]]), (0, [[52, 55, 57, 59]])]
     assert val.open_image(val.examples[0]).size == (64, 64)
+
+
+def test_a_turned_photograph_of_ilsvrc(tmp_path):
+    trees.ilsvrc_val(tmp_path / "val")
+    trees.ilsvrc_xml(tmp_path / "bbox_val")  # of 40 x 30 pixels
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (40, 30)).save(tmp_path / "val/ILSVRC2012_val_00000001.JPEG", exif=exif)
+    with pytest.warns(AssumptionWarning, match="EXIF turns 1 images"):
+        first, second, _ = open_split(str(tmp_path)).examples
+    assert (first.size, first.boxes.tolist()) == ((30, 40), [[5, 3, 26, 20]])
+    assert (second.size, second.boxes.tolist()) == ((40, 30), [[3, 4, 20, 25], [0, 0, 40, 30]])
+
+
+def test_tiny_imagenet_with_a_box_that_overshoots_by_a_pixel(tmp_path):
+    trees.tiny(tmp_path)
+    table = tmp_path / "val/val_annotations.txt"
+    text = table.read_text()
+    table.write_text(text.replace("44\t62", "65\t62"))
+    assert open_split(f"{tmp_path}:val").examples[0].boxes.tolist() == [[0, 32, 64, 62]]
+    table.write_text(text.replace("44\t62", "66\t62"))
+    with pytest.raises(InputError, match=r"lies outside its 64 x 64 image"):
+        open_split(f"{tmp_path}:val")
 
 
 def test_tiny_imagenet_zip(tmp_path):

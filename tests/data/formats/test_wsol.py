@@ -1,16 +1,26 @@
 """The metadata layout, as it should be and as it is found."""
 
+import shutil
 import tarfile
+import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageOps
 
+from heatbox.config import ScoreConfig
+from heatbox.data.check import check_data
+from heatbox.data.files.archives import open_tree
 from heatbox.data.formats.wsol import load_wsol
 from heatbox.data.open import open_split
-from heatbox.errors import InputError
+from heatbox.data.problems import LeftOut
+from heatbox.errors import AssumptionWarning, InputError
+from heatbox.evaluation.run import Run
+from heatbox.evaluation.score import score_heatmaps
+from helpers import data_trees as trees
 from helpers.scenes import write_split
 
 FILES = {
@@ -90,7 +100,7 @@ def test_windows_line_ends_byte_order_mark_and_blank_lines(tmp_path):
         ),
         ("class_labels", "a/one.png,-1\n", r"row 1: label -1 is out of range"),
         ("class_labels", "a/one.png,5\n", r"row 1: label 5 is out of range, expected 0 to 4"),
-        ("localization", "a/one.png,1,2,21,9\n", r"localization\.txt, row 1: .* outside its 20 x 10 image"),
+        ("localization", "a/one.png,1,2,22,9\n", r"localization\.txt, row 1: .* outside its 20 x 10 image"),
         ("localization", "\na/one.png,5,2,3,9\n", r"row 2: .* has x2 < x1"),
         ("localization", "a/one.png,1,2,3\n", r"row 1: .* not of the form id,x1,y1,x2,y2"),
         ("localization", "a/one.png,1,2,nan,9\n", r"row 1: .* is not finite"),
@@ -103,13 +113,107 @@ def test_broken_files_name_file_and_row(tmp_path, name, text, message):
 
 
 def test_problems_are_collected_and_their_rows_skipped(tmp_path):
-    folder = write(tmp_path / "set", localization="a/one.png,1,2,21,9\nb, two.png,2,2,6,6\n")
+    folder = write(tmp_path / "set", localization="a/one.png,1,2,22,9\nb, two.png,2,2,6,6\n")
     by_load, by_open = [], []
     splits = load_wsol(folder, complain=by_load.append), open_split(folder, report=by_open.append)
     assert by_load == by_open
     assert len(by_open) == 1
     assert "outside its 20 x 10 image" in by_open[0]
+    assert (by_open[0].image, by_open[0].reason) == ("a/one.png", "box outside the image")
     assert [[len(example.boxes) for example in split] for split in splits] == [[0, 1], [0, 1]]
+
+
+def test_an_overshoot_of_a_pixel_is_clipped(tmp_path):
+    split = load_wsol(write(tmp_path / "set", localization="a/one.png,-1,2,21,9\nb, two.png,2,-.5,6,9\n"))
+    assert [example.boxes.tolist() for example in split] == [[[0, 2, 20, 9]], [[2, 0, 6, 8]]]
+
+
+# The object is the white rectangle 2 to 7, 3 to 13 of the 20 x 30 pixels that the camera stored.
+OBJECT, STORED = (2, 3, 7, 13), (20, 30)
+ORIENTATIONS = (2, 3, 4, 5, 6, 7, 8)
+
+
+def photographs(root, sizes, boxes):
+    """Photographs with every orientation, and one stored upright, with the listed sizes and boxes."""
+    (root / "images").mkdir(parents=True)
+    pixels = np.zeros((*STORED[::-1], 3), np.uint8)
+    pixels[OBJECT[1] : OBJECT[3], OBJECT[0] : OBJECT[2]] = 255
+    names = {f"{number}.png": number for number in (1, *ORIENTATIONS)}
+    for name, number in names.items():
+        exif = Image.Exif()
+        exif[0x0112] = number
+        Image.fromarray(pixels).save(root / "images" / name, exif=exif)
+    ids = list(names)
+    trees.metadata(root, ids, [0] * 8, [sizes(n) for n in names.values()], [boxes(n) for n in names.values()])
+    return root
+
+
+def white(image):
+    """xyxy of the white pixels of an image that Pillow turned."""
+    return image.convert("L").point(lambda value: 255 * (value > 127)).getbbox()
+
+
+def upright(number):
+    return STORED if number < 5 else STORED[::-1]
+
+
+@pytest.mark.parametrize("archive", ["", "tar", "zip"])
+def test_boxes_of_a_photograph_are_turned_with_it(tmp_path, archive):
+    folder = photographs(tmp_path / "set", lambda _: STORED, lambda _: ",".join(map(str, OBJECT)))
+    path = Path(shutil.make_archive(str(tmp_path / "a"), archive, folder)) if archive else folder
+    with pytest.warns(AssumptionWarning, match=r"image_sizes\.txt: EXIF turns 7 images, .* turned too"):
+        split = load_wsol(path)
+    for example in split:
+        image = split.open_image(example)
+        assert example.size == image.size
+        assert example.boxes.tolist() == [list(white(image))]
+
+
+@pytest.mark.filterwarnings("ignore::heatbox.errors.AssumptionWarning")
+def test_score_and_data_check_read_them_as_they_are_opened(tmp_path):
+    folder = photographs(tmp_path / "set", lambda _: STORED, lambda _: ",".join(map(str, OBJECT)))
+    (tmp_path / "maps").mkdir()
+    for path in (folder / "images").iterdir():
+        with Image.open(path) as image:
+            heat = ImageOps.exif_transpose(image).convert("L").resize((224, 224), Image.Resampling.NEAREST)
+        np.save(tmp_path / "maps" / f"{path.name}.npy", np.asarray(heat, np.float32) / 255)
+    config = ScoreConfig(heatmaps=tmp_path / "maps", data=str(folder))
+    metrics, _ = score_heatmaps(config, Run(tmp_path / "run"))
+    assert metrics["methods"]["maps"]["largest_contour"]["accuracy"] == [100] * 3
+    assert check_data(folder, tmp_path / "report", jobs=1).problems == []
+
+
+def test_boxes_in_the_upright_frame_stay(tmp_path, recwarn):
+    folder = photographs(tmp_path / "set", upright, lambda _: "1,2,9,8")
+    split = load_wsol(folder)
+    assert [example.boxes.tolist() for example in split] == [[[1, 2, 9, 8]]] * 8
+    assert [example.size for example in split] == [upright(n) for n in (1, *ORIENTATIONS)]
+    (said,) = recwarn
+    assert "upright is assumed" in str(said.message)  # 180 degrees and mirrored: no size tells
+
+
+def test_a_mixture_of_frames_is_refused(tmp_path):
+    folder = photographs(tmp_path / "set", lambda n: STORED if n == 6 else upright(n), lambda _: "1,2,9,8")
+    with pytest.raises(InputError, match=r"EXIF turns both, but '6\.png' is listed with its stored size"):
+        load_wsol(folder)
+    left_out = LeftOut()
+    kept = left_out.filter(load_wsol(folder, complain=left_out))
+    assert [example.id for example in kept] == [f"{n}.png" for n in (1, *ORIENTATIONS) if n != 6]
+    assert left_out.counts() == {"malformed entry": 1}
+
+
+def test_the_head_of_a_member(tmp_path):
+    folder = write(tmp_path / "set")
+    whole = (folder / "images/a/one.png").read_bytes()
+    for kind in ("tar", "zip"):
+        tree = open_tree(shutil.make_archive(str(tmp_path / "a"), kind, folder))
+        assert tree.head("images/a/one.png", 9) == whole[:9]
+        assert tree.head("images/a/one.png", 10**6) == whole
+        with pytest.raises(InputError, match="has no member 'no.png'"):
+            tree.head("no.png", 9)
+    with zipfile.ZipFile(tmp_path / "b.zip", "w", zipfile.ZIP_STORED) as file:
+        file.write(folder / "images/a/one.png", "one.png")
+    assert open_tree(tmp_path / "b.zip").head("one.png", 9) == whole[:9]
 
 
 def test_truncated_and_missing_images(tmp_path):

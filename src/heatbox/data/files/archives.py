@@ -101,6 +101,11 @@ class _TarTree(_ArchiveTree[tuple[int, int]]):
                 if entry.isreg() and not entry.issparse():
                     yield entry.name, (entry.offset_data, entry.size)
 
+    def head(self, name: str, count: int) -> bytes:
+        """The first bytes of a member."""
+        start, size = self._members.get(name, (0, 0))
+        return self._bytes(start, min(size, count), name) if name in self._members else self.read(name)
+
     def _content(self, name: str, member: tuple[int, int]) -> bytes:
         return self._bytes(*member, name)
 
@@ -114,7 +119,15 @@ class _ZipTree(_ArchiveTree[zipfile.ZipInfo]):
                 if not info.filename.endswith("/") and not stat.S_ISLNK(info.external_attr >> 16):
                     yield info.filename, info
 
-    def _content(self, name: str, member: zipfile.ZipInfo) -> bytes:
+    def head(self, name: str, count: int) -> bytes:
+        """The first bytes of a member, whose checksum is not verified."""
+        member = self._members.get(name)
+        if member is None or member.compress_type != zipfile.ZIP_STORED:
+            return self.read(name)[:count]
+        return self._packed(name, member, count)
+
+    def _packed(self, name: str, member: zipfile.ZipInfo, count: int) -> bytes:
+        """The first bytes of a member as they are stored."""
         where, size = self.describe(name), member.file_size
         if member.flag_bits & 1 or member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
             raise InputError(f"{where}: is encrypted or compressed with an unsupported method")
@@ -124,7 +137,12 @@ class _ZipTree(_ArchiveTree[zipfile.ZipInfo]):
         header = self._bytes(member.header_offset, 30, name)  # two lengths at its end, APPNOTE 4.3.7
         if header[:4] != b"PK\x03\x04":
             raise InputError(f"{where}: the archive is damaged (no member at its offset)")
-        data = self._bytes(start + sum(struct.unpack("<HH", header[26:])), member.compress_size, name)
+        start += sum(struct.unpack("<HH", header[26:]))
+        return self._bytes(start, min(member.compress_size, count), name)
+
+    def _content(self, name: str, member: zipfile.ZipInfo) -> bytes:
+        where, size = self.describe(name), member.file_size
+        data = self._packed(name, member, member.compress_size)
         if member.compress_type == zipfile.ZIP_DEFLATED:
             try:
                 data = zlib.decompressobj(-15).decompress(data, size + 1)

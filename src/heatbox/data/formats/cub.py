@@ -31,7 +31,6 @@ from heatbox.errors import InputError
 LAYOUT, DEPTH = "CUB-200-2011", 2
 FILES = ("images.txt", "image_class_labels.txt", "train_test_split.txt", "bounding_boxes.txt")
 _V2 = ("CUBV2", "cubv2", "CUB_V2")
-_SLACK = 1.0  # pixels by which published boxes may overshoot their image
 
 
 def split_names(tree: Tree) -> tuple[str, ...]:
@@ -86,7 +85,7 @@ def load_split(tree: Tree, name: str, report: Report) -> Split:
                 x, y, width, height = parse_floats(box_row, text.split(), form, 4)
                 corners = x, y, x + width, y + height
                 bird = Annotation(box_row.where, objects=[Object("bird", corners, box_row.where)])
-                examples.append(bird.example(path, labels[number] - 1, images.tree, report, _SLACK))
+                examples.append(bird.example(path, labels[number] - 1, images.tree, report))
     masked = "segmentations" in tree.folders()
     open_mask = partial(_open_mask, below(tree, "segmentations")) if masked else None
     return Split(name, examples, class_names, images, open_mask)

@@ -23,7 +23,7 @@ from heatbox.data.formats.output import (
     labels_without_boxes,
     number_text,
 )
-from heatbox.data.formats.rows import SLACK, Annotation, skipping
+from heatbox.data.formats.rows import Annotation, skipping
 from heatbox.data.formats.table import CORNERS, SUFFIXES, merge, read_table
 from heatbox.data.types import Example, Split
 from heatbox.errors import InputError
@@ -106,12 +106,12 @@ def _example(
         what = f"class {class_name!r}, its boxes are of {', '.join(annotation.categories)}"
         raise InputError(f"{annotation.where}: {file!r} lies in {what}")
     if not {*more} - {class_name}:
-        return annotation.example(file, label, images, report, SLACK, others, turn)
+        return annotation.example(file, label, images, report, others, turn)
     numbers = {kind: number for number, kind in enumerate(names)}
     kept = [one for one in annotation.objects if one.category not in others]
     own = [one if one.category in numbers else one._replace(category=class_name) for one in kept]
     whole = replace(annotation, objects=own, labels=[class_name, *more])
-    found = whole.example(file, label, images, report, SLACK, turn=turn, classes=numbers)
+    found = whole.example(file, label, images, report, turn=turn, classes=numbers)
     return replace(found, label=label)
 
 

@@ -28,7 +28,6 @@ from heatbox.data.formats.options import WriteOptions
 from heatbox.data.formats.output import Output, Writer, box_classes, box_scores, corner_and_size, json_text
 from heatbox.data.formats.rows import (
     MAX_SIDE,
-    SLACK,
     Annotation,
     Object,
     annotated_split,
@@ -437,7 +436,7 @@ def dataset_split(data: Any, name: str = "", report: Report = raise_problem) -> 
         with skipping(report, image):
             if annotation.objects and min(annotation.size) <= 0:
                 annotation.size = open_image(Example(image, -1, (0, 0))).size
-            examples.append(annotation.example(image, -1, _NoFiles(), report, SLACK, classes=classes))
+            examples.append(annotation.example(image, -1, _NoFiles(), report, classes=classes))
     split = Split(name, examples, class_names, open_image)
     return without_names(split) if unnamed else split
 

@@ -17,6 +17,7 @@ from contextlib import suppress
 
 from heatbox.data.files.images import TreeImages, is_image
 from heatbox.data.files.trees import Report, Tree, below, find_folders, join
+from heatbox.data.formats.frames import UPRIGHT, turns_of
 from heatbox.data.formats.rows import Annotation, parse_integer, read_class_words, read_rows, skipping
 from heatbox.data.formats.table import SUFFIXES, is_table
 from heatbox.data.formats.voc import read_voc
@@ -28,7 +29,6 @@ _WNID = re.compile(r"n\d{8}")
 _VAL = re.compile(r"ILSVRC2012_val_(\d{8})\.(?:JPEG|jpeg|jpg|png)")
 _TRAIN = re.compile(r"n\d{8}_\d+\.(?:JPEG|jpeg|jpg|png)")
 _NUMBER = re.compile(r"[0-9]{1,4}")
-_SLACK = 1.0  # pixels; some boxes end at width + 1
 
 
 def split_names(tree: Tree) -> tuple[str, ...]:
@@ -48,15 +48,21 @@ def load_split(tree: Tree, name: str, report: Report) -> Split:
     truth = _GroundTruth(tree, name, report)
     wnids = truth.class_order(images.tree)
     labels = {wnid: label for label, wnid in enumerate(wnids)}
-    examples = []
+    found: dict[str, tuple[int, Annotation]] = {}
     for image, in_folder in _images(images.tree):
-        with skipping(report):
+        with skipping(report, image):
             annotation = truth.annotation(image)
             wnid = truth.class_of(image, in_folder, annotation)
             if wnid not in labels:
                 where = images.tree.describe(image)
                 raise InputError(f"{where}: class {wnid!r} is not one of the data set")
-            examples.append(annotation.example(image, labels[wnid], images.tree, report, _SLACK))
+            found[image] = labels[wnid], annotation
+    turns = turns_of({image: listed for image, (_, listed) in found.items()}, images.tree, report)
+    examples = []
+    for image, (label, annotation) in found.items():
+        with skipping(report, image):
+            turn = turns.get(image, UPRIGHT)
+            examples.append(annotation.example(image, label, images.tree, report, turn=turn))
     words = [file for name in ("LOC_synset_mapping.txt", "words.txt") if (file := _find(tree, name))]
     return Split(name, examples, read_class_words(tree, words, wnids), images, class_ids=wnids)
 

@@ -149,14 +149,13 @@ def is_safe_id(name: str) -> bool:
 # ------------------------------------------------------------------------------------------------- boxes
 
 
-def validate_box(box: Sequence[float], size: tuple[int, int], where: str, slack: float = 0) -> Box:
-    """The xyxy box, clipped to its image.
+def validate_box(box: Sequence[float], size: tuple[int, int], where: str) -> Box:
+    """The xyxy box, clipped to its image, which it may overshoot by `SLACK` pixels.
 
     Args:
         box: x1, y1, x2, y2 in pixels.
         size: (width, height) of its image.
         where: file and row, for the message.
-        slack: pixels by which a box may overshoot the image, as some publishers' do.
 
     Raises:
         InputError: the box is not finite, not ordered or not inside its image.
@@ -168,7 +167,7 @@ def validate_box(box: Sequence[float], size: tuple[int, int], where: str, slack:
         problem = "is not finite"
     elif x2 < x1 or y2 < y1:
         problem = "has x2 < x1 or y2 < y1"
-    elif min(x1, y1) < -slack or x2 > width + slack or y2 > height + slack:
+    elif min(x1, y1) < -SLACK or x2 > width + SLACK or y2 > height + SLACK:
         problem, reason = f"lies outside its {width} x {height} image", OUTSIDE
     else:
         x1, y1 = min(max(x1, 0), width), min(max(y1, 0), height)
@@ -226,7 +225,6 @@ class Annotation:
         label: int,
         images: Tree,
         report: Report,
-        slack: float = 0,
         ignored: Collection[str] = (),
         turn: int = UPRIGHT,
         classes: Mapping[str, int] | None = None,
@@ -238,7 +236,6 @@ class Annotation:
             label: class index; used where `classes` is None.
             images: has the image, whose header is read if objects but no size are listed.
             report: receives the problems with boxes.
-            slack: see `validate_box`.
             ignored: categories whose boxes are left out.
             turn: EXIF orientation by which boxes and size are turned; see `heatbox.data.formats.frames`.
             classes: category → class index, for a layout whose images may be of several classes.
@@ -255,7 +252,7 @@ class Annotation:
         for one in self.objects:
             if one.category not in ignored:
                 try:  # not skipping(), which takes longer than the rest
-                    boxes.append(validate_box(one.box, size, one.where, slack))
+                    boxes.append(validate_box(one.box, size, one.where))
                 except BadImage as error:
                     report(Problem(str(error), name, error.reason))
                 else:
@@ -283,13 +280,12 @@ def annotated_split(
     class_names: Sequence[str],
     images: TreeImages,
     report: Report,
-    slack: float = SLACK,
     open_mask: Callable[[Example], np.ndarray] | None = None,
 ) -> Split:
     """A split of a table of image → annotation; labels are positions in `class_names`.
 
     The labels of an image are the categories of its objects and those of the image as a whole; an image may
-    have several, or none. `slack` is that of `validate_box`.
+    have several, or none.
     """
     classes = {category: label for label, category in enumerate(class_names)}
     turns = turns_of(table, images.tree, report)
@@ -298,6 +294,6 @@ def annotated_split(
         with skipping(report, file):
             turn = turns.get(file, UPRIGHT)
             examples.append(
-                annotation.example(file, -1, images.tree, report, slack, turn=turn, classes=classes)
+                annotation.example(file, -1, images.tree, report, turn=turn, classes=classes)
             )
     return Split(name, examples, class_names, images, open_mask)

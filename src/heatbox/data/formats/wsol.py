@@ -2,7 +2,8 @@
 
 A split is ``image_ids.txt`` (one id per line), ``class_labels.txt`` (id,label), ``image_sizes.txt``
 (id,width,height) and ``localization.txt`` (id,x1,y1,x2,y2; several rows per image, in pixels of the size in
-image_sizes.txt), in a folder or in an archive.
+image_sizes.txt), in a folder or in an archive. Boxes of an image that EXIF turns are turned with it if its listed
+size is that of the stored picture.
 """
 
 from __future__ import annotations
@@ -16,8 +17,10 @@ from heatbox._utils.io import write_atomically
 from heatbox.data.files.archives import open_tree
 from heatbox.data.files.images import TreeImages
 from heatbox.data.files.trees import FolderTree, Report, Tree, below, find_folders, join, raise_problem
+from heatbox.data.formats.frames import UPRIGHT, turned, turns_of
 from heatbox.data.formats.rows import (
     MAX_SIDE,
+    Annotation,
     Box,
     Row,
     box_array,
@@ -54,7 +57,8 @@ def load_wsol(
 
     Raises:
         InputError: naming file and row: a missing file, an id without label or size, a label out of
-            range, a box outside its image or with x2 < x1, an id that leads out of the folder.
+            range, a box outside its image or with x2 < x1, an id that leads out of the folder, images that
+            EXIF turns of which some are listed with their stored and some with their upright size.
     """
     tree = open_tree(path)
     if metadata is None:
@@ -122,7 +126,12 @@ def _load(name: str, tree: Tree, folder: str, tables: Tree, num_classes: int | N
     sizes = _read_sizes(tables, report)
     boxes = _read_boxes(tables, sizes, report)
     ids = listed(labels, sizes, tables, FILES[2], report)
-    examples = [Example(i, labels[i], sizes[i], box_array(boxes.get(i, []))) for i in ids]
+    where = tables.describe(FILES[2])
+    turns = turns_of({i: Annotation(where, sizes[i]) for i in ids if i in boxes}, images.tree, report)
+    examples = []
+    for i in ids:
+        array, size = turned(box_array(boxes.get(i, [])), sizes[i], turns.get(i, UPRIGHT))
+        examples.append(Example(i, labels[i], size, array))
     return Split(name, examples, (), images)
 
 
@@ -207,7 +216,7 @@ def _read_boxes(metadata: Tree, sizes: dict[str, tuple[int, int]], report: Repor
     boxes: dict[str, list[Box]] = {}
     for row, name, values in read_values(metadata, FILES[3], float, "id,x1,y1,x2,y2", report):
         # The size of an image that is not listed is unknown; its boxes are validated as far as possible.
-        with skipping(report):
+        with skipping(report, name if name in sizes else ""):
             box = validate_box(values, sizes.get(name, (MAX_SIDE, MAX_SIDE)), row.where)
             boxes.setdefault(name, []).append(box)
     return boxes
