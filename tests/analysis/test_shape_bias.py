@@ -16,7 +16,8 @@ from torch import nn
 import heatbox
 from heatbox.analysis.shape_bias import CATEGORIES, by_observer, read_responses
 from heatbox.data.glyphs import CLASS_NAMES, glyphs_cue_conflict
-from heatbox.errors import InputError
+from heatbox.data.types import Split
+from heatbox.errors import AssumptionWarning, InputError
 from helpers.scenes import MOBILENET
 
 shape_bias = importlib.import_module("heatbox.analysis.shape_bias")  # the package has a function of that name
@@ -221,5 +222,16 @@ def test_classes_that_do_not_fit():
         shape_bias.categories_for(split, 7)
     with pytest.raises(InputError, match="'disc' is not one of the 16"):
         shape_bias.categories_for(split, 1000)
+
+
+def test_categories_are_classes_of_the_same_name():
+    split = Split("stimuli", [], ["cat", "dog", "elephant"], lambda example: None)
+    with pytest.warns(AssumptionWarning, match="names of the network's classes are unknown; assumed: 0 is cat"):
+        assert shape_bias.categories_for(split, 3) == {"cat": (0,), "dog": (1,), "elephant": (2,)}
+    known = ["Elephant", "bear", "cat", "dog"]
+    found = shape_bias.categories_for(split, 4, known)
+    assert {name: known[place].casefold() for name, (place,) in found.items()} == {n: n for n in found}
+    with pytest.raises(InputError, match="class 'cat' is not among the classes of the network"):
+        shape_bias.categories_for(split, 4, ["Elephant", "bear", "cow", "dog"])
     with pytest.raises(InputError, match="expected indices from 0 to 3"):
         shape_bias.decide(np.ones((1, 4)), {"a": (4,)})

@@ -13,7 +13,7 @@ from heatbox.analysis import erf
 from heatbox.analysis.shape_bias import Response, from_responses, groups_of
 from heatbox.analysis.signed_cam import activated_area, signed_cam
 from heatbox.cli.main import main
-from heatbox.data.glyphs import glyphs_cue_conflict
+from heatbox.data.glyphs import glyphs, glyphs_cue_conflict
 from heatbox.evaluation.run import Run
 from heatbox.models.factory import create_model
 from heatbox.models.introspect import ClassifierView
@@ -245,8 +245,61 @@ def test_labels_that_the_network_does_not_have(scene, capsys):
     )
     command = ["analyze", "activation", "-m", "few.py:few", "-d", "set", "--out", "out", *SMALL]
     assert main(command) == 2
-    assert "has classes 0 to 2, but set has label 9; --target predicted" in capsys.readouterr().err
+    assert "set: label 9 is out of range, expected 0 to 2; --target predicted" in capsys.readouterr().err
     assert main([*command, "--target", "predicted"]) == 0
+
+
+# The names of the classes in another order than that of the folders of a data set.
+NAMED = """
+def named():
+    model = blobs(num_classes=3)
+    model.pretrained_cfg = {"label_names": ["owl", "ant", "bee"]}
+    return model
+"""
+
+
+def folders_of(scene, names=("ant", "bee", "owl")):
+    for number, example in enumerate(list(split := glyphs("test", 6))):
+        path = scene / "folders" / names[number % 3] / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        split.open_image(example).save(path)
+    rows = [f"{names[k % 3]}/{k}.png,4,4,40,40" for k in range(6)]
+    (scene / "folders/boxes.csv").write_text("\n".join(["image,x1,y1,x2,y2", *rows]) + "\n")
+    (scene / "named.py").write_text((scene / "mine.py").read_text() + NAMED)
+
+
+@pytest.mark.parametrize(("instrument", "key"), [("activation", "target"), ("signed-cam", "label")])
+def test_classes_of_the_images_are_those_of_the_same_name(scene, monkeypatch, capsys, instrument, key):
+    folders_of(scene)
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda *_, **__: None)
+    command = ["analyze", instrument, "-m", "named.py:named", "-d", "folders", "--out", "out", *SMALL]
+    assert main(command) == 0
+    (run,) = (scene / "out/models").glob("*/*/predictions.parquet")
+    place = {"owl": 0, "ant": 1, "bee": 2}
+    found = {record["id"]: record[key] for batch in Run(run.parent).records() for record in batch}
+    assert found == {name: place[name.partition("/")[0]] for name in found}
+    assert len(found) == 6
+    capsys.readouterr()
+    # A measurement of other classes, as an earlier version made, is not taken for this one.
+    path = scene / "named.py"
+    path.write_text(path.read_text().replace('"owl", "ant", "bee"', '"ant", "bee", "owl"'))
+    assert main(command) == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert "was measured as class" in said
+    assert main([*command, "--overwrite"]) == 0
+
+
+def test_classes_without_known_names_are_said_to_be_assumed_or_refused(scene, monkeypatch, capsys):
+    folders_of(scene)
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda *_, **__: None)
+    path = scene / "named.py"
+    path.write_text(path.read_text().replace("pretrained_cfg", "anything"))
+    command = ["analyze", "activation", "-m", "named.py:named", "-d", "folders", "--out", "out", *SMALL]
+    assert main(command) == 0
+    said = " ".join(capsys.readouterr().err.split())
+    assert said.count("folders: the names of named's classes are unknown; assumed: 0 is ant, 1 is bee") == 1
+    assert main([*command, "-m", "mine.py:blobs", "--overwrite"]) == 2
+    assert "folders: has 3 classes (ant, bee, owl), blobs 10, whose names" in capsys.readouterr().err
 
 
 def test_changed_weights_are_refused(scene, capsys):

@@ -57,6 +57,7 @@ def test_evaluate_prints_a_table(scene, capsys):
     assert "pc1 minus cam: MaxBoxAcc " in printed.out
     assert "pc1" in printed.out
     assert "run:" in printed.err
+    assert " ".join(printed.err.split()).count("assumed: softmax scores, for one class per image") == 1
     assert "Traceback" not in printed.err
 
 

@@ -1,5 +1,7 @@
 """Classes of a data set and of a network: matched by WordNet ids or names, or refused."""
 
+import warnings
+
 import numpy as np
 import pytest
 
@@ -111,7 +113,27 @@ def test_what_cannot_be_matched_is_refused_with_both_numbers(names, known, messa
 def test_as_many_classes_without_a_common_name_keep_their_order_and_it_is_said():
     with pytest.warns(AssumptionWarning, match="their order is assumed"):
         assert places(split_of(list("abcde")), 5, NETWORK) == [0, 1, 2, 3, 4]
-    assert places(split_of(list("abcde")), 5) == [0, 1, 2, 3, 4]
+    with pytest.warns(AssumptionWarning, match=r"^s: the names of the network's .* 1 is b, 2 is c, \.\.\.$"):
+        assert places(split_of(list("abcde")), 5) == [0, 1, 2, 3, 4]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert places(split_of(list("01234")), 5) == [0, 1, 2, 3, 4]  # such names are the order
+
+
+@pytest.mark.parametrize(("names", "said"), [(("cat", "dog"), "2 classes \\(cat, dog\\)"), ((), "2 classes")])
+def test_one_output_is_the_score_of_one_class(names, said):
+    with pytest.raises(InputError, match=f"s: has {said}, the network 1; a single output is .* with label 0"):
+        match_classes(split_of(names, labels=[0, 1]), 1)
+    assert places(split_of(("dog",), labels=[0]), 1, ["dog"]) == [0]
+
+
+def test_names_of_a_test_split_without_names_to_train_on(tmp_path):
+    trees.metadata(tmp_path / "train", ["a.png", "b.png"], [0, 1], [(40, 30)] * 2, ["1,2,3,4"] * 2)
+    trees.write_image(tmp_path / "train/a.png")
+    trees.write_image(tmp_path / "train/b.png")
+    trees.classes(tmp_path / "test", ("ant", "bee"))
+    with pytest.warns(AssumptionWarning, match="the training data's classes are unknown; assumed: 0 is ant"):
+        open_training(str(tmp_path / "train"), str(tmp_path / "test"))
 
 
 def test_numbers_without_names_are_classes_of_the_network():

@@ -88,7 +88,8 @@ def test_the_function_is_known_where_it_can_be():
     assert score_function(None, 1) == "sigmoid"
     assert score_function(None, 1, "softmax") == "sigmoid"
     assert score_function("softmax", 1) == "softmax"
-    assert score_function(None, 3) == "softmax"
+    with pytest.warns(AssumptionWarning, match="assumed: softmax scores"):
+        assert score_function(None, 3) == "softmax"
     assert score_function(None, 3, "sigmoid") == "sigmoid"
     with pytest.raises(InputError, match="expected 'softmax' or 'sigmoid'"):
         score_function("none", 3)

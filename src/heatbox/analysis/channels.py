@@ -23,10 +23,11 @@ from torch import Tensor, nn
 from heatbox._utils.io import read_json
 from heatbox._utils.json_schema import NUMBER, checked
 from heatbox.analysis.config import ChannelsConfig
-from heatbox.analysis.runner import check_labels, evenly_spaced
+from heatbox.analysis.runner import evenly_spaced
 from heatbox.data.loader import preprocessed
 from heatbox.data.types import Example
 from heatbox.errors import InputError
+from heatbox.evaluation.images import require_same_labels
 from heatbox.evaluation.run import METRICS, Record, Run
 from heatbox.models.introspect import ClassifierView
 from heatbox.models.spec import as_input
@@ -244,8 +245,8 @@ _COLUMNS = ("area", "area_percentile", "gap", "weight", "random_weight")
 
 
 def prepare(analysis: Analysis, config: ChannelsConfig) -> ChannelsConfig:
-    """Refuse labels that a model has no class for."""
-    check_labels(analysis.models, analysis.images, config)
+    """Refuse images whose classes are not those of every model."""
+    analysis.match(config)
     return config
 
 
@@ -259,8 +260,11 @@ def measure(analysis: Analysis, model: ComparedModel, config: ChannelsConfig) ->
     run = analysis.start(model, "channels", {name: getattr(config, name) for name in names})
     if analysis.overwrite:
         (run.folder / THRESHOLD).unlink(missing_ok=True)
+    images = analysis.images_of(model, config)
+    if config.target == "label":
+        require_same_labels(run, images, "target")
     threshold = _threshold(analysis, model, config, run)
-    analysis.fill(run, model, partial(_records, model, config, threshold), "channels")
+    analysis.fill(run, model, partial(_records, model, config, threshold), "channels", images)
     numbers = numbers_of(run, config, threshold)
     run.write_json(METRICS, numbers)
     return numbers

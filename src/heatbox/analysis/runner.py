@@ -24,6 +24,7 @@ from heatbox.analysis.config import (
     ShapeBiasConfig,
 )
 from heatbox.config import ModelOptions, ModelSpec
+from heatbox.data.classes import match_classes
 from heatbox.data.open import open_split
 from heatbox.data.problems import require_fit
 from heatbox.data.types import Split
@@ -78,6 +79,11 @@ class ComparedModel:
     def num_classes(self) -> int:
         """Number of logits."""
         return self.view.num_classes
+
+    @cached_property
+    def class_names(self) -> Sequence[str]:
+        """Names of its classes where they are known; empty where they are not."""
+        return self.spec.class_names(self.view.model, self.num_classes)
 
     def release(self) -> None:
         """Drop the built model; it is built again when it is next used."""
@@ -174,21 +180,19 @@ def evenly_spaced(split: Split, count: int) -> Split:
     return replace(split, examples=chosen)
 
 
-def check_labels(models: Sequence[ComparedModel], split: Split, config: DataConfig) -> None:
-    """Refuse labels that a model has no class for, unless the predicted class is used.
+def with_classes_of(model: ComparedModel, split: Split, config: DataConfig) -> Split:
+    """The images with labels that are classes of a model; as they are if the predicted class is used.
 
     Raises:
-        InputError: naming the model and the label.
+        InputError: the classes cannot be matched with those of the model; see
+            `heatbox.data.classes.match_classes`.
     """
     if config.target != "label":
-        return
-    largest = max(example.label for example in split)
-    for model in models:
-        if largest >= model.num_classes:
-            raise InputError(
-                f"{model.label}: has classes 0 to {model.num_classes - 1}, but {config.data} has label "
-                f"{largest}; --target predicted uses the predicted class instead"
-            )
+        return split
+    try:
+        return match_classes(split, model.num_classes, model.class_names, config.data, model.label)
+    except InputError as error:
+        raise InputError(f"{error}; --target predicted uses the predicted class instead") from error
 
 
 # ---------------------------------------------------------------------------------------- the instruments
@@ -226,6 +230,7 @@ class Analysis:
         self._images = images_of(config) if isinstance(config, DataConfig) else None
         if isinstance(config, MapsConfig):
             self.images.with_boxes()
+        self._matched: dict[str, Split] = {}
         self.stimuli: Split | None = None
         if isinstance(config, ShapeBiasConfig) and config.stimuli:
             from heatbox.analysis.shape_bias import open_stimuli
@@ -238,6 +243,22 @@ class Analysis:
         """The images that are measured."""
         assert self._images is not None
         return self._images
+
+    def match(self, config: DataConfig) -> None:
+        """Refuse images whose classes are not those of every model, before anything is computed.
+
+        Raises:
+            InputError: as `with_classes_of`.
+        """
+        for model in self.models:
+            self.images_of(model, config)
+            self.release(model)
+
+    def images_of(self, model: ComparedModel, config: DataConfig) -> Split:
+        """The images that are measured, as `with_classes_of` a model."""
+        if model.label not in self._matched:
+            self._matched[model.label] = with_classes_of(model, self.images, config)
+        return self._matched[model.label]
 
     @property
     def figures(self) -> Path:

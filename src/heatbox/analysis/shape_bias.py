@@ -27,6 +27,7 @@ from heatbox.analysis.config import ShapeBiasConfig
 from heatbox.analysis.erf import erf_of_examples
 from heatbox.analysis.erf import numbers_of as numbers_of_erf
 from heatbox.config import ModelOptions, ScoreFunction
+from heatbox.data.classes import IMAGENET_CLASSES, class_positions
 from heatbox.data.files.images import open_for_network
 from heatbox.data.formats.cue_conflict import shape_and_texture
 from heatbox.data.glyphs import glyphs_cue_conflict
@@ -38,7 +39,7 @@ from heatbox.evaluation.run import METRICS, Record, Run
 from heatbox.inference.scores import class_scores, score_function, trained_function
 from heatbox.models.introspect import ClassifierView
 from heatbox.models.outputs import select_output
-from heatbox.models.spec import as_input, eval_mode
+from heatbox.models.spec import as_input, class_names, eval_mode
 from heatbox.visualization.figures import erf as erf_figures
 from heatbox.visualization.figures import shape_bias as figures
 from heatbox.visualization.figures.style import save_figure
@@ -369,19 +370,29 @@ def category_scores(
     return getattr(np, aggregation)(probabilities[:, list(indices)], axis=1)
 
 
-def categories_for(split: Split, num_classes: int) -> Mapped:
+def categories_for(split: Split, num_classes: int, known: Sequence[str] = ()) -> Mapped:
     """Which classes of a model belong to which category of the stimuli.
 
-    ImageNet's 1000 classes are mapped as published; a model of as many classes as the stimuli have categories
-    is assumed to have them in the same order (glyphs).
+    ImageNet's 1000 classes are mapped as published. The classes of other models are found by the names of the
+    categories; where the names of the model's classes are not known, a model of as many classes is assumed to
+    have them in the order of the stimuli.
+
+    Args:
+        split: the stimuli.
+        num_classes: number of classes of the model.
+        known: names of its classes, where they are known.
 
     Raises:
         InputError: neither is the case, or a category of the stimuli is not one of the 16.
+
+    Warns:
+        AssumptionWarning: the order of the classes is assumed.
     """
     names = [name.lower() for name in split.class_names]
-    if num_classes == len(names):
-        return {name: (index,) for index, name in enumerate(names)}
-    if num_classes != 1000:
+    if num_classes == len(names) or (known and num_classes != IMAGENET_CLASSES):
+        found = class_positions(names, num_classes, known, split.name)
+        return {name: (index,) for name, index in zip(names, found, strict=True)}
+    if num_classes != IMAGENET_CLASSES:
         raise InputError(
             f"the model has {num_classes} classes and the stimuli {len(names)} categories: expected as many, "
             "or ImageNet's 1000 classes; otherwise pass the classes of each category"
@@ -448,8 +459,10 @@ def respond(
         logits = select_output(model(as_input(model, images)), output).double().cpu().numpy()
     function = score_function(scores, logits.shape[1], trained_function(model))
     probabilities = class_scores(logits, function)
-    chosen = categories_for(split, probabilities.shape[1]) if categories is None else categories
-    named = decide(probabilities, chosen)
+    if categories is None:
+        number = logits.shape[1]
+        categories = categories_for(split, number, class_names(model, number))
+    named = decide(probabilities, categories)
     return [Response(name, *shape_and_texture(name), one) for name, one in zip(ids, named, strict=True)]
 
 

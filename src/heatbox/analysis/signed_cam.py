@@ -19,13 +19,14 @@ from torch import Tensor
 
 from heatbox._utils.progress import Track, silent
 from heatbox.analysis.config import DataConfig, MapsConfig
-from heatbox.analysis.runner import check_labels
+from heatbox.analysis.runner import with_classes_of
 from heatbox.analysis.thresholds import threshold_curve
 from heatbox.boxes.ops import REFERENCE_SIDE
 from heatbox.config import EvaluateConfig
 from heatbox.data.files.images import open_for_network
 from heatbox.data.types import Example, Split
 from heatbox.errors import InputError
+from heatbox.evaluation.images import require_same_labels
 from heatbox.evaluation.predict import evaluate
 from heatbox.evaluation.run import METRICS, Record, Run
 from heatbox.inference.boxes import place_map
@@ -87,8 +88,8 @@ def activated_area(maps: Tensor | np.ndarray, thresholds: np.ndarray) -> np.ndar
 
 
 def prepare(analysis: Analysis, config: MapsConfig) -> MapsConfig:
-    """Refuse labels that a model has no class for."""
-    check_labels(analysis.models, analysis.images, config)
+    """Refuse images whose classes are not those of every model."""
+    analysis.match(config)
     return config
 
 
@@ -117,10 +118,13 @@ def measure(analysis: Analysis, model: ComparedModel, config: MapsConfig) -> Num
         batch_size=config.batch_size,
     )
     run.start(asked, config.seed, resume=not analysis.overwrite)
+    images = analysis.images_of(model, config)
+    if config.target == "label":
+        require_same_labels(run, images)
     if run.finished and (run.folder / METRICS).exists():
         scores = run.metrics()
     else:
-        scores = evaluate(asked, run, analysis.track, model=model.view.model, split=analysis.images)
+        scores = evaluate(asked, run, analysis.track, model=model.view.model, split=images)
     numbers = {
         "scores": scores,
         "areas": areas_of(run, analysis.track),
@@ -258,8 +262,7 @@ def draw_signed_cam(
     Raises:
         InputError: a model whose head cannot be traced, or labels it has no class for.
     """
-    check_labels(models, split, config)
-    rows = [_row(model, split, split.examples[0], side) for model in models]
+    rows = [_row(model, with_classes_of(model, split, config).examples[0], split, side) for model in models]
     count = (len(rows[0]) - 1 - len(SIGNS)) // 2
     headings = ["image", "channels of highest weight w", *[""] * (count - 1)]
     headings += ["channels of lowest weight w", *[""] * (count - 1)]
@@ -268,7 +271,7 @@ def draw_signed_cam(
     return save_sheet(image_grid(rows, side, words, headings), path)
 
 
-def _row(model: ComparedModel, split: Split, example: Example, side: int) -> list[Cell]:
+def _row(model: ComparedModel, example: Example, split: Split, side: int) -> list[Cell]:
     image, network = split.open_image(example), model.view.model
     preprocess = model.spec.preprocess(network)
     opened = open_for_network(split.open_image, preprocess.channels)(example)

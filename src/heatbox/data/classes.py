@@ -15,6 +15,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from PIL import Image
 
 from heatbox.data.types import Example, Split
 from heatbox.errors import AssumptionWarning, InputError
@@ -48,6 +49,9 @@ def match_classes(
 
     Raises:
         InputError: a label that the network does not have, or classes that cannot be matched.
+
+    Warns:
+        AssumptionWarning: the order of the classes is assumed, since names do not tell.
     """
     where = where or split.name
     names = [str(name) for name in split.class_names]
@@ -58,6 +62,10 @@ def match_classes(
     if (places := _places_in_imagenet(ids, num_classes, known, where)) is not None:
         return _renumbered(split, places, known or _imagenet_names(names, places), where)
     largest = max((example.labels[-1] for example in split if example.labels), default=0)
+    shown = f" ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})" if names else ""
+    if num_classes == 1 < max(len(names), largest + 1):
+        what = "a single output is the score of one class, so expected images of that class alone, with label 0"
+        raise InputError(f"{where}: has {max(len(names), largest + 1)} classes{shown}, {owner} 1; {what}")
     if largest >= num_classes:
         raise InputError(f"{where}: label {largest} is out of range, expected 0 to {num_classes - 1}")
     if not names:  # the labels are numbers of classes
@@ -80,12 +88,29 @@ def match_classes(
         of = f"{where}: has {len(names)} classes, {owner} {num_classes}"
         raise InputError(f"{of}, and {problem}")
     if len(names) == num_classes:
+        if names != list(map(str, range(num_classes))):
+            order = ", ".join(f"{label} is {name}" for label, name in enumerate(names[:3]))
+            order += ", ..." if len(names) > 3 else ""
+            what = f"the names of {owner}'s classes are unknown; assumed: {order}"
+            warnings.warn(f"{where}: {what}", AssumptionWarning, 2)
         return split
-    shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
     raise InputError(
-        f"{where}: has {len(names)} classes ({shown}), the network {num_classes}, whose names are not known; "
+        f"{where}: has {len(names)} classes{shown}, {owner} {num_classes}, whose names are not known; "
         "expected as many classes, or folders named by WordNet ids for a network of ImageNet's 1000"
     )
+
+
+def class_positions(
+    names: Sequence[str],
+    num_classes: int,
+    class_names: Sequence[str] = (),
+    where: str = "",
+    owner: str = "the network",
+) -> list[int]:
+    """The class of a network for each name, as `match_classes` finds it, whose arguments these are."""
+    examples = [Example(name, label, (0, 0)) for label, name in enumerate(names)]
+    split = Split(where, examples, names, Image.new)  # type: ignore[arg-type]  # opens nothing
+    return [example.label for example in match_classes(split, num_classes, class_names, where, owner)]
 
 
 def _places_in_imagenet(

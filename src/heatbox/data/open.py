@@ -302,7 +302,7 @@ def open_training(data: str, test: str | None = None, limit: int | None = None) 
         validation = _first(TEST_SPLITS, [name for name in splits if name != chosen])
         own = f"{path}:{validation}" if validation else ""
     found = open_split(test or own) if test or own else None
-    if found is not None and train.class_names and found.class_names:
+    if found is not None and found.class_names:
         # Folders of the two splits may be of different classes, and their numbers then of no use.
         found = match_classes(found, train.num_classes, train.class_names, test or own, "the training data")
     if found is not None and found.num_classes > train.num_classes:

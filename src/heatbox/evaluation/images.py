@@ -75,6 +75,29 @@ def _by_class(split: Split, target: Target) -> Split:
     return found
 
 
+def require_same_labels(run: Run, split: Split, key: str = "label") -> None:
+    """Refuse a run whose records are of other classes than the images now are.
+
+    Args:
+        run: that may have records.
+        split: its images, with labels that are classes of the network.
+        key: of the class in a record.
+
+    Raises:
+        InputError: naming the first such image.
+    """
+    try:
+        first = next(run.records(), [])
+    except InputError:  # nothing is saved yet, or it is damaged, which is found when it is resumed
+        return
+    labels = {example.id: example.label for example in split}
+    for record in first:
+        if labels.get(record["id"], record[key]) != record[key]:
+            was, now = record[key], labels[record["id"]]
+            what = f"image {record['id']!r} was measured as class {was} and is class {now} of the network"
+            raise InputError(f"{run.folder}: {what}; choose another --out or start again with --overwrite")
+
+
 def reopen_images(run: Run, config: Mapping[str, Any] | None = None) -> Split:
     """The split of a run, to look at its images; ids and class names are those of the run.
 

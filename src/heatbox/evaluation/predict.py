@@ -30,7 +30,7 @@ from heatbox.data.loader import preprocessed
 from heatbox.data.problems import UNREADABLE, LeftOut, Problem
 from heatbox.data.types import Example, Split
 from heatbox.errors import InputError
-from heatbox.evaluation.images import open_images, save_images
+from heatbox.evaluation.images import open_images, require_same_labels, save_images
 from heatbox.evaluation.run import IMAGE, MASK, METRICS, Record, Run, require_older
 from heatbox.evaluation.score import masks_of, require_comparable, score_run
 from heatbox.evaluation.summary import own_maps
@@ -97,6 +97,7 @@ def evaluate(
     chosen_on, left_out_of_chosen = _open(inner, view) if config.fullsup is not None else (None, LeftOut())
     require_comparable(config.protocol, split, chosen_on)
     run.start(config, resume=not overwrite)
+    require_same_labels(run, split)
     require_older(Path(config.checkpoint or ""), run.made(), f"maps were made with it in {run.folder}")
     if not run.finished:
         predict(view, split, config, run, track, left_out)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -19,7 +18,7 @@ from heatbox.config import ModelOptions, ScoreFunction
 from heatbox.data.files.images import network_image, picture_size
 from heatbox.data.objects import detections_of
 from heatbox.data.transforms import Preprocess, Region
-from heatbox.errors import AssumptionWarning, InputError
+from heatbox.errors import InputError
 from heatbox.inference.boxes import map_to_boxes, place_map
 from heatbox.inference.scores import class_scores, score_function, trained_function
 from heatbox.maps.normalize import normalize_heatmap
@@ -69,12 +68,6 @@ class Prediction:
             AssumptionWarning: softmax is assumed, since nothing is known of how the network was trained.
         """
         classes = self.logits.shape[1]
-        if self.score_function is None and classes > 1:
-            words = (
-                "how the network was trained is not known, assumed: softmax scores, for one class per image; "
-            )
-            ways = "--scores sigmoid or Localizer(scores='sigmoid') is for several"
-            warnings.warn(words + ways, AssumptionWarning, stacklevel=2)
         scores = class_scores(self.logits.numpy(), score_function(self.score_function, classes))
         return np.take_along_axis(scores, self.targets.numpy()[:, None], 1)[:, 0].astype(np.float32)
 
@@ -155,8 +148,8 @@ class Localizer:
         self.requirements = requirements_of([method], self.view)
         check_requirements(self.view, self.requirements)
         trained, classes = trained_function(self.view), self.view.num_classes
-        chosen = score_function(scores, classes, trained)
-        self.score_function = chosen if scores or trained or classes == 1 else None
+        known = scores or trained or classes == 1
+        self.score_function = score_function(scores, classes, trained) if known else None
         self.threshold = threshold
         self.contours = contours
         self.norm = norm

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from heatbox.config import LocateConfig
-from heatbox.data.classes import match_classes
+from heatbox.data.classes import class_positions
 from heatbox.data.files.images import (
     TreeImages,
     decode_for_network,
@@ -22,7 +21,7 @@ from heatbox.data.files.images import (
 )
 from heatbox.data.files.trees import FolderTree
 from heatbox.data.types import Example, Split
-from heatbox.errors import AssumptionWarning, InputError
+from heatbox.errors import InputError
 from heatbox.inference.localizer import Localizer
 from heatbox.inference.scores import score_function
 from heatbox.maps.registry import with_seed
@@ -114,14 +113,7 @@ def _folder_targets(files: Sequence[Path], names: Sequence[str], number: int) ->
     """Name of a folder → class of the network."""
     folders = sorted({_folder_name(file) for file in files})
     where = os.path.commonpath([file.absolute().parent for file in files])
-    examples = [Example(name, label, (0, 0)) for label, name in enumerate(folders)]
-    split = Split(where, examples, folders, TreeImages(FolderTree(Path(where))))
-    matched = match_classes(split, number, names, where)
-    if not names and matched is split:
-        order = ", ".join(f"{example.label} is {example.id}" for example in matched)
-        what = f"the names of the network's classes are unknown; assumed: {order}"
-        warnings.warn(f"{where}: {what}", AssumptionWarning, stacklevel=3)
-    return {example.id: example.label for example in matched}
+    return dict(zip(folders, class_positions(folders, number, names, where), strict=True))
 
 
 def _free_name(out: Path, file: Path, used: set[str], inputs: Collection[Path]) -> Path:

@@ -6,12 +6,14 @@ that saved logits are exported without one.
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from heatbox._utils.checks import check_choice
 from heatbox.config import ScoreFunction
+from heatbox.errors import AssumptionWarning
 
 if TYPE_CHECKING:
     from torch import nn
@@ -65,10 +67,17 @@ def score_function(
 
     Raises:
         InputError: another choice.
+
+    Warns:
+        AssumptionWarning: softmax is assumed, since nothing is known of how the network was trained.
     """
     if asked is not None:
         check_choice(asked, "scores", SCORE_FUNCTIONS)
         return asked
+    if classes > 1 and trained is None:
+        what = "how the network was trained is not known, assumed: softmax scores, for one class per image"
+        ways = "--scores sigmoid or Localizer(scores='sigmoid') is for several"
+        warnings.warn(f"{what}; {ways}", AssumptionWarning, stacklevel=3)
     return "sigmoid" if classes == 1 else trained or "softmax"
 
 

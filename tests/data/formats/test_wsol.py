@@ -209,7 +209,7 @@ def test_the_head_of_a_member(tmp_path):
         tree = open_tree(shutil.make_archive(str(tmp_path / "a"), kind, folder))
         assert tree.head("images/a/one.png", 9) == whole[:9]
         assert tree.head("images/a/one.png", 10**6) == whole
-        with pytest.raises(InputError, match="has no member 'no.png'"):
+        with pytest.raises(InputError, match=r"has no member 'no\.png'"):
             tree.head("no.png", 9)
     with zipfile.ZipFile(tmp_path / "b.zip", "w", zipfile.ZIP_STORED) as file:
         file.write(folder / "images/a/one.png", "one.png")

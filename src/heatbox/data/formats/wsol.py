@@ -2,8 +2,8 @@
 
 A split is ``image_ids.txt`` (one id per line), ``class_labels.txt`` (id,label), ``image_sizes.txt``
 (id,width,height) and ``localization.txt`` (id,x1,y1,x2,y2; several rows per image, in pixels of the size in
-image_sizes.txt), in a folder or in an archive. Boxes of an image that EXIF turns are turned with it if its listed
-size is that of the stored picture.
+image_sizes.txt), in a folder or in an archive. Boxes of an image that EXIF turns are turned with it if its
+listed size is that of the stored picture.
 """
 
 from __future__ import annotations
