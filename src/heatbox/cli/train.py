@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from heatbox.cli.terminal import INTERRUPTED, AsJson, print_json, print_table, say
+from heatbox.cli.terminal import INTERRUPTED, SOME_FAILED, AsJson, print_json, print_table, say
 from heatbox.errors import InputError
 from heatbox.training.config import TrainConfig, TrainOptions
 from heatbox.training.recipes import RECIPES, get_recipe, published
@@ -99,7 +99,7 @@ def train_command(recipe: str) -> Callable[..., int]:
 
             print_table(training_table(found, config.recipe))
         say(f"run: {out} (checkpoints/, log.csv, training.json)")
-        return 0
+        return SOME_FAILED if found.get("left_out") else 0
 
     return train
 

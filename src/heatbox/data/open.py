@@ -275,33 +275,45 @@ class TrainingSplits:
         return self.test is not None and all(len(example.boxes) for example in self.test)
 
 
-def open_training(data: str, test: str | None = None, limit: int | None = None) -> TrainingSplits:
+def _training_split(data: str, report: Report = raise_problem) -> tuple[Split, str]:
+    """The split to train on, and the name of one to validate on; "" if there is none."""
+    if not data:
+        raise InputError("no data set to train on: name one with --data")
+    if (embedded := _glyphs(data, "train")) is not None:
+        return embedded, "glyphs:test"
+    path, split = _path_and_split(data)
+    data_set = open_data_set(path)
+    splits = data_set.splits
+    chosen = split or _first(TRAIN_SPLITS, splits) or (splits[0] if len(splits) == 1 else "")
+    if not chosen:
+        raise InputError(
+            f"{path}: has no split to train on, only {', '.join(splits)}; name one as {path}:SPLIT"
+        )
+    validation = _first(TEST_SPLITS, [name for name in splits if name != chosen])
+    return data_set.load(chosen, report), f"{path}:{validation}" if validation else ""
+
+
+def open_training(
+    data: str,
+    test: str | None = None,
+    limit: int | None = None,
+    left_out: tuple[LeftOut, LeftOut] | None = None,
+) -> TrainingSplits:
     """Open the split to train on and the split to validate on.
 
     Args:
         data: a data set with a split "train", or PATH:SPLIT; "glyphs" for the embedded data set.
         test: the split to validate on, in the same form; by default one of the same data set.
         limit: number of images to train on, all by default.
+        left_out: receive the images of the two splits that cannot be used, which are then left out; by
+            default the first one is raised.
 
     Raises:
         InputError: no data set is named, it has no split to train on, or the test split has more classes.
     """
-    if not data:
-        raise InputError("no data set to train on: name one with --data")
-    train, own = _glyphs(data, "train"), "glyphs:test"
-    if train is None:
-        path, split = _path_and_split(data)
-        data_set = open_data_set(path)
-        splits = data_set.splits
-        chosen = split or _first(TRAIN_SPLITS, splits) or (splits[0] if len(splits) == 1 else "")
-        if not chosen:
-            raise InputError(
-                f"{path}: has no split to train on, only {', '.join(splits)}; name one as {path}:SPLIT"
-            )
-        train = data_set.load(chosen)
-        validation = _first(TEST_SPLITS, [name for name in splits if name != chosen])
-        own = f"{path}:{validation}" if validation else ""
-    found = open_split(test or own) if test or own else None
+    of_train, of_test = left_out or (raise_problem, raise_problem)
+    train, own = _training_split(data, of_train)
+    found = open_split(test or own, report=of_test) if test or own else None
     if found is not None and found.class_names:
         # Folders of the two splits may be of different classes, and their numbers then of no use.
         found = match_classes(found, train.num_classes, train.class_names, test or own, "the training data")
@@ -310,7 +322,14 @@ def open_training(data: str, test: str | None = None, limit: int | None = None) 
             f"{test or own}: has labels up to {found.num_classes - 1}, but {data} has only "
             f"{train.num_classes} classes to train on"
         )
-    train = require_fit(train, boxes=False, single=True)
-    found = None if found is None else require_fit(found, boxes=False, single=True)
+    train = _fit_to_train(train, left_out and left_out[0])
+    found = None if found is None else _fit_to_train(found, left_out and left_out[1])
     _log.info("training on %s: %s, %d images of %d classes", data, train.name, len(train), train.num_classes)
     return TrainingSplits(train.take(limit), found)
+
+
+def _fit_to_train(split: Split, left_out: LeftOut | None) -> Split:
+    """The split with images of one class alone."""
+    if left_out is None:
+        return require_fit(split, boxes=False, single=True)
+    return left_out.filter(split, boxes=False, single=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from heatbox.data.types import Example, Split
@@ -106,6 +106,14 @@ class LeftOut:
         if self.rows:
             found[MALFORMED] += self.rows
         return {reason: found[reason] for reason in REASONS if found[reason]}
+
+    @classmethod
+    def restored(cls, content: Mapping[str, Any]) -> LeftOut:
+        """What `as_dict` returned."""
+        found = cls()
+        found.problems, found.reasons = list(content["problems"]), dict(content["images"])
+        found.rows = sum(content["counts"].values()) - len(found.reasons)
+        return found
 
     def as_dict(self) -> dict[str, Any]:
         """Counts and sentences, for JSON."""

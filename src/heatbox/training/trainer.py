@@ -25,15 +25,15 @@ from torch import Tensor, nn
 
 from heatbox._utils.io import to_json
 from heatbox._utils.progress import Track, silent
-from heatbox.data.open import TrainingSplits, open_training
+from heatbox.data.open import TrainingSplits
 from heatbox.data.types import Split
 from heatbox.errors import InputError
-from heatbox.evaluation.run import CONFIG, ENVIRONMENT, Run, environment
+from heatbox.evaluation.run import CONFIG, ENVIRONMENT, LEFT_OUT, Run, environment
 from heatbox.maps.registry import find_method
 from heatbox.models.checkpoints import load_checkpoint
 from heatbox.models.spec import placement
 from heatbox.training.config import TrainConfig, TrainOptions
-from heatbox.training.data import STEP, Plan, augment_of, batches, cached, derived, seed_all
+from heatbox.training.data import STEP, Counts, Plan, TrainingImages, augment_of, batches, cached, derived, seed_all
 from heatbox.training.distributed import failures_explained, make_fabric
 from heatbox.training.log import BOARD, LOGS, Log, Row
 from heatbox.training.optim import make_optimizer, rate_at, set_rates
@@ -92,33 +92,36 @@ def train(
         TrainingStopped: by a signal; the same call resumes.
     """
     options = options or TrainOptions()
-    splits = open_training(config.data, config.test, config.limit)
+    images = TrainingImages(config)
     fabric = make_fabric(config, options)
     first = fabric.global_rank == 0
     with failures_explained(config, fabric.world_size):
         check_settings(config)
+        track = track if first else silent
+        images.leave_out_unreadable(out, fabric, track, overwrite)
+        splits, left_out = images.splits, images.counts
         plan = make_plan(config, splits.train, fabric)
         model = start_model(config, splits.train.num_classes, options.recompute)
         pretraining = pretraining_of(config)
         if first:
             claim_folder(config, out, overwrite, accept_changes)
+            images.save(Run(out))
         fabric.barrier()
         log = Log(out, options.tensorboard) if first else None
 
         def report_epoch(history: list[Row]) -> None:
             if log is not None:
                 log(history)
-                Run(out).write_json(TRAINING, summary(config, history, pretraining))
+                Run(out).write_json(TRAINING, summary(config, history, pretraining, left_out))
                 report(history[-1])
 
-        track = track if first else silent
-        images = cached(splits.train, track) if options.cache else splits.train
+        shown = cached(splits.train, track) if options.cache else splits.train
         validate_epoch = _validation(config, splits, out, pretraining, fabric)
-        history = fit(config, options, plan, model, images, out, fabric, validate_epoch, track, report_epoch)
+        history = fit(config, options, plan, model, shown, out, fabric, validate_epoch, track, report_epoch)
         fabric.barrier()  # the first process may still be writing the checkpoint that the others read next
         trained = built(config, splits.train.num_classes)
         load_checkpoint(trained, checkpoint_path(out, config.epochs, "ema" if config.ema else "weights"))
-        return trained.eval(), summary(config, history, pretraining)
+        return trained.eval(), summary(config, history, pretraining, left_out)
 
 
 def fit(
@@ -398,7 +401,9 @@ def _validation(
     return validate_epoch
 
 
-def summary(config: TrainConfig, history: list[Row], pretraining: str) -> dict[str, Any]:
+def summary(
+    config: TrainConfig, history: list[Row], pretraining: str, left_out: Counts | None = None
+) -> dict[str, Any]:
     """The content of training.json: the last epoch, and for each map the checkpoint of the best MaxBoxAcc.
 
     The paper reports the best of the checkpoints saved every 50 epochs, selected on the test images
@@ -422,6 +427,7 @@ def summary(config: TrainConfig, history: list[Row], pretraining: str) -> dict[s
         "epochs": len(history),
         "last": history[-1] if history else None,
         "best": best,
+        **({"left_out": left_out} if left_out else {}),
     }
 
 
@@ -458,7 +464,7 @@ def claim_folder(config: TrainConfig, out: Path, overwrite: bool, accept_changes
 
 def drop_training(out: Path) -> None:
     """Remove the files of an earlier training from the folder, and no others."""
-    for name in (STATE, TRAINING, *LOGS):
+    for name in (STATE, TRAINING, LEFT_OUT, *LOGS):
         (out / name).unlink(missing_ok=True)
     for name in (CHECKPOINTS, BOARD):
         shutil.rmtree(out / name, ignore_errors=True)

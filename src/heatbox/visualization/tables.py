@@ -266,6 +266,9 @@ def training_table(found: Mapping[str, Any], title: str) -> Table:
         "thresholds best on the scored images; the best checkpoint is chosen on the same images, as in the "
         "paper, the last one is not"
     )
+    for name, counts in found.get("left_out", {}).items():
+        reasons = ", ".join(f"{count} ({reason})" for reason, count in counts.items())
+        caption += f". Left out of {name}: {reasons}"
     last, cells = found["last"], []
     for method, best in found["best"].items():
         rows = [("best", best)]
