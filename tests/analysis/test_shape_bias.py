@@ -226,7 +226,7 @@ def test_classes_that_do_not_fit():
 
 def test_categories_are_classes_of_the_same_name():
     split = Split("stimuli", [], ["cat", "dog", "elephant"], lambda example: None)
-    with pytest.warns(AssumptionWarning, match="names of the network's classes are unknown; assumed: 0 is cat"):
+    with pytest.warns(AssumptionWarning, match="network's classes are unknown; assumed: 0 is cat"):
         assert shape_bias.categories_for(split, 3) == {"cat": (0,), "dog": (1,), "elephant": (2,)}
     known = ["Elephant", "bear", "cat", "dog"]
     found = shape_bias.categories_for(split, 4, known)

@@ -122,7 +122,7 @@ def test_as_many_classes_without_a_common_name_keep_their_order_and_it_is_said()
 
 @pytest.mark.parametrize(("names", "said"), [(("cat", "dog"), "2 classes \\(cat, dog\\)"), ((), "2 classes")])
 def test_one_output_is_the_score_of_one_class(names, said):
-    with pytest.raises(InputError, match=f"s: has {said}, the network 1; a single output is .* with label 0"):
+    with pytest.raises(InputError, match=f"s: has {said}, the network 1; a single output is .* of label 0"):
         match_classes(split_of(names, labels=[0, 1]), 1)
     assert places(split_of(("dog",), labels=[0]), 1, ["dog"]) == [0]
 

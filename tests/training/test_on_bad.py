@@ -1,4 +1,4 @@
-"""`heatbox train --on-bad skip`: what is left out is counted, and the rest trains as if it were all there is."""
+"""`heatbox train --on-bad skip`: what is left out is counted, and the rest trains as if it were all."""
 
 import json
 import os
@@ -43,7 +43,7 @@ def without(small_data, tmp_path):
     return root
 
 
-def test_the_rest_is_trained_on_as_if_it_were_all(damaged, without, small_data, tmp_path, capsys, monkeypatch):
+def test_the_rest_is_all_that_is_trained_on(damaged, without, small_data, tmp_path, capsys, monkeypatch):
     assert run(damaged, tmp_path / "stopped") == 2
     assert "7.png" in capsys.readouterr().err
     assert run(without, tmp_path / "oracle") == 0

@@ -64,7 +64,7 @@ def match_classes(
     largest = max((example.labels[-1] for example in split if example.labels), default=0)
     shown = f" ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})" if names else ""
     if num_classes == 1 < max(len(names), largest + 1):
-        what = "a single output is the score of one class, so expected images of that class alone, with label 0"
+        what = "a single output is the score of one class, expected images of that class alone, of label 0"
         raise InputError(f"{where}: has {max(len(names), largest + 1)} classes{shown}, {owner} 1; {what}")
     if largest >= num_classes:
         raise InputError(f"{where}: label {largest} is out of range, expected 0 to {num_classes - 1}")

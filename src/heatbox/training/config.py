@@ -27,8 +27,8 @@ class TrainConfig:
     limit: int | None = None
     """Maximum number of training images; the first ones are used."""
     on_bad: OnBad = "stop"
-    """What to do with an image that is unreadable or not of one class: stop, or skip it, count it by reason and
-    exit with code 1. skip opens every image before the training."""
+    """What to do with an image that is unreadable or not of one class: stop, or skip it, count it by reason
+    and exit with code 1. skip opens every image before the training."""
     model_options: Mapping[str, Any] = field(default_factory=dict)
     """Further arguments of the function that builds the model."""
     head: Literal["own", "gap_fc"] = "own"

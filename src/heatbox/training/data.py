@@ -285,7 +285,8 @@ class TrainingImages:
         return found if found["data"] == self._asked() else None
 
 
-_REASON, _NUMBER = one_of(*REASONS), Kind("an integer from 0", lambda value: type(value) is int and value >= 0)
+_REASON = one_of(*REASONS)
+_NUMBER = Kind("an integer from 0", lambda value: type(value) is int and value >= 0)
 _ONE = {"counts": {...: _NUMBER}, "images": {...: _REASON}, "problems": [TEXT]}
 _LISTED = {"data": Kind("a list", lambda value: isinstance(value, list)), "train": _ONE, "test": _ONE}
 

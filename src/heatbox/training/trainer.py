@@ -33,7 +33,17 @@ from heatbox.maps.registry import find_method
 from heatbox.models.checkpoints import load_checkpoint
 from heatbox.models.spec import placement
 from heatbox.training.config import TrainConfig, TrainOptions
-from heatbox.training.data import STEP, Counts, Plan, TrainingImages, augment_of, batches, cached, derived, seed_all
+from heatbox.training.data import (
+    STEP,
+    Counts,
+    Plan,
+    TrainingImages,
+    augment_of,
+    batches,
+    cached,
+    derived,
+    seed_all,
+)
 from heatbox.training.distributed import failures_explained, make_fabric
 from heatbox.training.log import BOARD, LOGS, Log, Row
 from heatbox.training.optim import make_optimizer, rate_at, set_rates
