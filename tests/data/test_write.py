@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import json
+import shutil
 import sys
 import zipfile
 from pathlib import Path
@@ -445,15 +446,25 @@ def test_images_are_linked_copied_or_left_alone(split, tmp_path, to):
     source = (tmp_path / "in/one.png").stat().st_ino
     for choice in ("link", "copy", "none"):
         out = tmp_path / choice
-        if (to, choice) == ("yolo", "none"):
-            with pytest.raises(InputError, match="--images none: YOLO"):
-                written(split, out, to, images=choice)
-            continue
         written(split, out, to, images=None if choice == "link" else choice)
         found = list(out.rglob("one.png"))
         assert len(found) == (choice != "none")
         assert all((path.stat().st_ino == source) == (choice == "link") for path in found)
         assert not any(path.is_symlink() for path in out.rglob("*"))
+
+
+def test_yolo_labels_alone_are_those_of_images_that_are_put_beside_them(split, tmp_path):
+    done = written(split, tmp_path / "out", "yolo", images="none")
+    assert f"put them into images/val in {tmp_path / 'out'}" in done.notes[-1]
+    assert all(name == "data.yaml" or name.startswith("labels/val/") for name in files(tmp_path / "out"))
+    shutil.copytree(tmp_path / "in", tmp_path / "out/images/val")
+    found = open_splits(str(tmp_path / "out"))[0]
+    assert list(found.class_names) == list(split.class_names)
+    given = {example.id: example for example in split}
+    assert {example.id for example in found} == set(given)
+    for example in found:
+        np.testing.assert_allclose(example.boxes, given[example.id].boxes, atol=1e-3)
+        assert (example.box_labels is None) or len(example.boxes) == len(given[example.id].boxes)
 
 
 def test_images_that_cannot_be_linked_are_copied_with_a_note(split, tmp_path, monkeypatch):

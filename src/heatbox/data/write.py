@@ -113,6 +113,9 @@ def write_splits(
     if options.images == "none":
         where = ", ".join(dict.fromkeys(str(place) for place in places if place))
         written.notes += [f"names of images are relative to {where}"] if where else []
+        if to == "yolo":
+            folders = " and ".join(f"images/{split.name}" for split in splits)
+            written.notes.append(f"YOLO finds labels by the place of the images: put them into {folders} in {out}")
     elif to == "labelstudio" and options.image_url == WriteOptions.image_url:
         written.notes.append(f"the images are for local storage whose document root is {out.resolve()}")
     if writer.files is not None and single:
@@ -163,8 +166,6 @@ def check_output(
         raise InputError(f"--images {images}: a {writer.suffix} file holds no images, expected none")
     if writer.is_archive and images == "link":
         raise InputError("--images link: an archive cannot link images, expected copy or none")
-    if to == "yolo" and images == "none":
-        raise InputError("--images none: YOLO finds labels by the place of the images, expected link or copy")
     if out.exists() and out.is_dir() == is_file:
         found, wanted = ("folder", "file") if is_file else ("file", "folder")
         raise InputError(f"{out}: is a {found}, expected a {wanted}")

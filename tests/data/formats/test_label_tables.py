@@ -152,6 +152,33 @@ def test_errors_name_file_and_row(tmp_path, table, message):
         open_split(str(tmp_path))
 
 
+@pytest.mark.parametrize("ends", ["\n", "\r\n"])
+def test_quoted_cells_with_line_breaks(tmp_path, ends):
+    rows = [
+        ("image", "the caption,\nof two lines", "label", "x1", "y1", "x2", "y2"),
+        ("a.jpg", 'a "cat",\n\n on, a "mat\n"', "cat", "1", "2", "30", "20"),
+        ("b.jpg", '5" long, said "\n" nobody', "dog", "3", "4", "9", "8"),
+        ("c.jpg", "", "dog", "", "", "", ""),
+    ]
+    text = io.StringIO(newline="")
+    csv.writer(text, lineterminator=ends).writerows(rows)
+    (tmp_path / "labels.csv").write_bytes(text.getvalue().encode())
+    for name in "abc":
+        trees.write_image(tmp_path / f"{name}.jpg")
+    split = open_split(str(tmp_path))
+    assert [(e.id, split.class_names[e.label], e.boxes.tolist()) for e in split] == [
+        ("a.jpg", "cat", [[1, 2, 30, 20]]), ("b.jpg", "dog", [[3, 4, 9, 8]]), ("c.jpg", "dog", []),
+    ]  # fmt: skip
+
+
+def test_a_quoted_cell_without_an_end(tmp_path):
+    for name in "ab":
+        trees.write_image(tmp_path / f"{name}.jpg")
+    trees.write(tmp_path / "labels.csv", 'image,label\n5" a.jpg,cat\nb.jpg,"dog\na.jpg,cat\n')
+    with pytest.raises(InputError, match=r"labels\.csv, row 3: a quoted cell begins here and has no closing"):
+        open_split(str(tmp_path))
+
+
 @pytest.mark.parametrize("around", ["", "val/"])
 @pytest.mark.parametrize("table", ["boxes.csv", "boxes.tsv"])
 def test_names_as_in_imagenet_do_not_hide_a_table(tmp_path, around, table):

@@ -13,8 +13,9 @@ Labels that are integers are class numbers as they are; others are positions amo
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from weakref import WeakKeyDictionary
 
 from heatbox.data.files.images import TreeImages, is_image
@@ -127,16 +128,15 @@ def find_columns(header: Sequence[str]) -> Columns | None:
 def is_table(tree: Tree, path: str) -> bool:
     """Whether the header of a file names an image, and labels or boxes of it."""
     try:
-        header = next(read_rows(tree, path), None)
+        separator, rows = _rows(tree, path)
+        header = next(rows, None)
         if header is None:
             return False
-        columns = find_columns(_fields(header, _separator(header)))
+        columns = find_columns(_fields(header, separator))
         if columns is None or not columns.classes:
             return columns is not None
-        rows = read_rows(tree, path)
-        next(rows)
         row = next(rows, None)
-        return row is not None and _is_binary(_cells(row, columns, _separator(header)), columns)
+        return row is not None and _is_binary(_cells(row, columns, separator), columns)
     except InputError:
         return False
 
@@ -158,11 +158,10 @@ def read_table(tree: Tree, name: str, report: Report = raise_problem, needs_box:
         InputError: the header does not name an image and a label or a box.
     """
     found = Table()
-    rows = read_rows(tree, name)
+    separator, rows = _rows(tree, name)
     header = next(rows, None)
     if header is None:
         return found
-    separator = _separator(header)
     columns = find_columns(_fields(header, separator))
     if columns is None or (needs_box and not columns.box):
         wanted = "an image column and x1,y1,x2,y2 or x,y,width,height" + ("" if needs_box else ", or a label")
@@ -267,6 +266,44 @@ def _cells(row: Row, columns: Columns, separator: str) -> dict[str, str]:
         what = f"has {len(fields)} fields, the header {len(columns.names)}"
         raise InputError(f"{row.where}: {row.text!r} {what}")
     return dict(zip(columns.names, fields, strict=True))
+
+
+def _rows(tree: Tree, path: str) -> tuple[str, Iterator[Row]]:
+    """The separator of a table, and its rows, the header first; a row has the lines of its quoted cells."""
+    lines = read_rows(tree, path)
+    first = next(lines, None)
+    if first is None:
+        return "", iter(())
+    separator = _separator(first)
+    return separator, _joined(chain((first,), lines), separator)
+
+
+def _joined(lines: Iterator[Row], separator: str) -> Iterator[Row]:
+    """Rows of lines: a quoted cell may contain line breaks.
+
+    Raises:
+        InputError: a quoted cell without an end.
+    """
+    for row in lines:
+        if row.text.count('"') % 2 and _is_open(row.text, separator):
+            texts = [row.text]
+            for line in lines:
+                texts.append(line.text)
+                if line.text.count('"') % 2:
+                    break
+            else:
+                raise InputError(f"{row.where}: a quoted cell begins here and has no closing quote")
+            row = Row(row.where, "\n".join(texts))
+        yield row
+
+
+def _is_open(text: str, separator: str) -> bool:
+    """Whether a line ends inside a quoted cell; quotes elsewhere in a cell are characters."""
+    try:
+        next(csv.reader([text], delimiter=separator, strict=True), [])
+    except csv.Error as error:
+        return "unexpected end" in str(error)
+    return False
 
 
 def _fields(row: Row, separator: str) -> list[str]:
