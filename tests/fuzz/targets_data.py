@@ -10,13 +10,18 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from random import Random
 
+from PIL import Image
+
 from fuzz.memory import MemoryTree
 from fuzz.mutate import WORDS, Case, damaged
 from fuzz.target import Target, files_of, one_sentence, sane, written
 from heatbox.analysis.shape_bias import read_responses
+from heatbox.data.classes import match_classes
 from heatbox.data.files.trees import raise_problem
 from heatbox.data.formats import coco, folder, ilsvrc, rows, wsol
 from heatbox.data.open import detect_format, open_data_set
+from heatbox.data.problems import LeftOut
+from heatbox.data.types import Split
 from heatbox.errors import InputError
 from helpers import data_trees as trees
 
@@ -44,6 +49,45 @@ def read_all(case: Case, _: Path) -> None:
                     problems.append(str(error))
         for problem in problems:
             one_sentence(problem)
+
+
+def read_left_out(case: Case, _: Path) -> None:
+    """Read every split, leaving out images that cannot be used, and match its classes with a network's."""
+    data_set = detect_format(MemoryTree(case), "memory")
+    for name in data_set.splits if data_set is not None else ():
+        left_out = LeftOut()
+        try:
+            split = data_set.load(name, left_out)
+            kept = left_out.filter(split, boxes=len(case) % 2 == 0, single=len(case) % 3 == 0)
+        except InputError as error:
+            one_sentence(str(error))
+            continue
+        for problem in left_out.problems:
+            one_sentence(problem)
+        assert len(kept) + sum(example.id in left_out.reasons for example in split) == len(split)
+        assert all(len(example.boxes) for example in kept) or len(case) % 2
+        assert all(len(example.labels) == 1 for example in kept) or len(case) % 3
+        assert LeftOut.restored(json.loads(json.dumps(left_out.as_dict()))).counts() == left_out.counts()
+        sane(kept.by_class())
+        match(kept, Random(len(str(case))))
+
+
+def match(split: Split, random: Random) -> None:
+    """Match a split with networks that have its classes, in another order, with more classes, or fewer."""
+    names = [str(name) for name in split.class_names]
+    known = random.sample([*names, *names[:1], "a", "A, b", "kite", "", "n01440764"], len(names) + 3)
+    networks = [(len(names), names), (len(known), known), (len(names), ()), (1, ())]
+    networks += [(1000, ())] * (random.random() < 0.1)
+    for number, of_network in networks:
+        try:
+            found = match_classes(split, max(number, 1), of_network)
+        except InputError as error:
+            one_sentence(str(error))
+            continue
+        sane(found)
+        for before, after in zip(split, found, strict=True):
+            assert len(before.labels) == len(after.labels), "a class is lost"
+            assert all(0 <= label < max(number, 1) for label in after.labels), "a class the network lacks"
 
 
 def cases_of(*builds: Build) -> Callable[[Path], list[Case]]:
@@ -321,6 +365,21 @@ def _labels(root: Path) -> None:
     trees.write(root / "labels.csv", "\n".join(lines) + "\n")
 
 
+def _quoted(root: Path) -> None:
+    trees.shots(root)
+    rows = ('"shot 0.jpg","two\nlines, ""quoted""",kite,1,2,30,20', 'shot 2.png,"\n",buoy,,,,')
+    trees.write(root / "labels.csv", "image,note,label,x1,y1,x2,y2\n" + "\n".join(rows) + "\n")
+
+
+def _turned(root: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    (root / "images").mkdir(parents=True)
+    for name in ("a.png", "b.png"):
+        Image.new("RGB", (40, 30)).save(root / "images" / name, exif=exif)
+    trees.metadata(root, ["a.png", "b.png"], [0, 1], [(40, 30)] * 2, ["1,2,30,29", "-1,0,40,30"])
+
+
 def _several_labels(root: Path) -> None:
     trees.shots(root)
     names = [name for name in trees.SHOTS if name.startswith("shot")]
@@ -481,7 +540,7 @@ _XML = (
 )
 
 TARGETS = [
-    Target("wsol", cases_of(_metadata, _two_splits), read_all, 70_000, damage_tables),
+    Target("wsol", cases_of(_metadata, _two_splits, _turned), read_all, 70_000, damage_tables),
     Target("cub", cases_of(_cub), read_all, 60_000, damage_tables),
     Target("ilsvrc", cases_of(_ilsvrc, lambda r: _ilsvrc(r, False)), read_all, 50_000, damage_tables),
     Target("ilsvrc-devkit", cases_of(_devkit), read_all, 40_000, damage_tables),
@@ -503,7 +562,8 @@ TARGETS = [
     Target("imagefolder", cases_of(_imagefolder), read_all, 80_000, damage_tables),
     Target("parquet-shards", cases_of(_parquet), read_all, 60_000, damage_tables),
     Target("webdataset", _samples, _run_samples, 60_000),
-    Target("label-tables", cases_of(_labels, _several_labels), read_all, 80_000, damage_tables),
+    Target("left-out", LAYOUTS, read_left_out, 80_000, damage_tables),
+    Target("label-tables", cases_of(_labels, _several_labels, _quoted), read_all, 80_000, damage_tables),
     Target("cue-conflict", cases_of(trees.cue_conflict), read_all, 20_000, damage_names),
     Target("layouts", LAYOUTS, read_all, 40_000, damage_names),
     Target("voc-xml", _single("a.xml", *_XML), _run_xml, 100_000),
