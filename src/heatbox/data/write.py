@@ -115,7 +115,8 @@ def write_splits(
         written.notes += [f"names of images are relative to {where}"] if where else []
         if to == "yolo":
             folders = " and ".join(f"images/{split.name}" for split in splits)
-            written.notes.append(f"labels are found by the place of the images: put them into {folders} in {out}")
+            what = "labels are found by the place of the images"
+            written.notes.append(f"{what}: put them into {folders} in {out}")
     elif to == "labelstudio" and options.image_url == WriteOptions.image_url:
         written.notes.append(f"the images are for local storage whose document root is {out.resolve()}")
     if writer.files is not None and single:
