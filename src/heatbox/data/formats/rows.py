@@ -293,7 +293,5 @@ def annotated_split(
     for file, annotation in table.items():
         with skipping(report, file):
             turn = turns.get(file, UPRIGHT)
-            examples.append(
-                annotation.example(file, -1, images.tree, report, turn=turn, classes=classes)
-            )
+            examples.append(annotation.example(file, -1, images.tree, report, turn=turn, classes=classes))
     return Split(name, examples, class_names, images, open_mask)
