@@ -72,7 +72,7 @@ def score_batch(
     threads = threads or available_cores()
     # At every 8-bit level: threshold tau cuts at level int(tau * top).
     curves, tops = np.zeros((len(heatmaps), 2, 256)), np.zeros(len(heatmaps), np.int64)
-    chunks = list(_chunks(heatmaps))
+    chunks = list(map_chunks(heatmaps))
 
     def score(chunk: tuple[int, int]) -> list[np.ndarray]:
         """Score heatmaps begin:end, which have one shape, into `curves` and `tops`; returns their counts."""
@@ -105,7 +105,7 @@ def score_batch(
     return np.take_along_axis(curves, levels[:, None].repeat(2, 1), axis=2), sums
 
 
-def _chunks(heatmaps: Sequence[np.ndarray] | np.ndarray) -> Iterator[tuple[int, int]]:
+def map_chunks(heatmaps: Sequence[np.ndarray] | np.ndarray) -> Iterator[tuple[int, int]]:
     """Split a batch into (begin, end) of maps of one shape and type, at most `MAPS_PER_CALL`."""
 
     def layout(heatmap: np.ndarray) -> tuple:

@@ -121,15 +121,17 @@ def scaled_truth(
     return scale_boxes(checked, image_size, (shape[1], shape[0]), truncate=False)
 
 
-def stack_truth(boxes: Sequence[Any], image_sizes: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:
-    """Ground truth of a batch of images in the reference frame, scaled in one operation.
+def stack_boxes(
+    boxes: Sequence[Any], image_sizes: Sequence[Any]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Ground truth of a batch of images, checked in one operation.
 
     Args:
         boxes: for each image its (K, 4) xyxy boxes in original pixels.
         image_sizes: for each image its original (width, height).
 
     Returns:
-        (sum of K, 4) float64 boxes with integer values, and (N + 1,) the index of each image's first box.
+        (sum of K, 4) float64 boxes; (N, 2) float64 sizes; and (N + 1,) the index of each image's first box.
 
     Raises:
         InputError: as `check_boxes`, with the index of the image.
@@ -153,5 +155,37 @@ def stack_truth(boxes: Sequence[Any], image_sizes: Sequence[Any]) -> tuple[np.nd
         arrays = [check_boxes(one, size, f"image {i}") for i, (one, size) in pairs]
         counts, stacked = np.array([len(a) for a in arrays]), np.concatenate(arrays)
         sizes = np.array([tuple(s) for s in image_sizes], dtype=np.float64)
-    scaled = scale_boxes(stacked, np.repeat(sizes, counts, axis=0), REFERENCE_FRAME)
-    return scaled.astype(np.float64), np.concatenate([[0], np.cumsum(counts)])
+    return stacked, sizes, np.concatenate([[0], np.cumsum(counts)])
+
+
+def stack_truth(boxes: Sequence[Any], image_sizes: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:
+    """`stack_boxes` in the reference frame: (sum of K, 4) float64 boxes with integer values, (N + 1,) starts.
+
+    Raises:
+        InputError: as `check_boxes`, with the index of the image.
+    """
+    stacked, sizes, starts = stack_boxes(boxes, image_sizes)
+    scaled = scale_boxes(stacked, np.repeat(sizes, np.diff(starts), axis=0), REFERENCE_FRAME)
+    return scaled.astype(np.float64), starts
+
+
+def covered_pixels(boxes: np.ndarray, image_sizes: np.ndarray, frame: Sequence[int]) -> np.ndarray:
+    """Pixels of a frame whose centre lies in each box, as half-open ranges.
+
+    A side that no centre lies in has the pixel at its middle.
+
+    Args:
+        boxes: (K, 4) xyxy in pixels of the original image.
+        image_sizes: (K, 2) its (width, height).
+        frame: (width, height) of the frame.
+
+    Returns:
+        (K, 4) int64 xyxy, half-open, within the frame.
+    """
+    scaled = scale_boxes(boxes, image_sizes, frame, truncate=False)
+    sides = np.asarray(frame, dtype=np.int64)
+    low, high = (np.ceil(scaled[:, k : k + 2] - 0.5).clip(0, sides).astype(np.int64) for k in (0, 2))
+    centre = ((scaled[:, :2] + scaled[:, 2:]) // 2).clip(0, sides - 1).astype(np.int64)
+    empty = high <= low
+    low, high = np.where(empty, centre, low), np.where(empty, centre + 1, high)
+    return np.concatenate([low, high], axis=1)

@@ -10,6 +10,17 @@ from .bootstrap import (
 from .collection import BoxMetrics
 from .functional import V2_IOU, BoxScore, LocalizationScore, PixelScore, oracle_and_transferred
 from .localization import LocalizationAccuracy
+from .localization_scores import MapScores
+from .map_score import (
+    EnergyPointingGame,
+    InsideOutsideAUC,
+    LocalizationScores,
+    MapIoU,
+    MeanScore,
+    PointingGame,
+    RelevanceRank,
+    TopKIntersection,
+)
 from .max_box_acc import MaxBoxAcc, MaxBoxAccV2
 from .pxap import PxAP
 
@@ -17,13 +28,22 @@ __all__ = [
     "V2_IOU",
     "BoxMetrics",
     "BoxScore",
+    "EnergyPointingGame",
+    "InsideOutsideAUC",
     "Interval",
     "LocalizationAccuracy",
     "LocalizationScore",
+    "LocalizationScores",
+    "MapIoU",
+    "MapScores",
     "MaxBoxAcc",
     "MaxBoxAccV2",
+    "MeanScore",
     "PixelScore",
+    "PointingGame",
     "PxAP",
+    "RelevanceRank",
+    "TopKIntersection",
     "TorchMetric",
     "best_threshold_interval",
     "bootstrap_interval",

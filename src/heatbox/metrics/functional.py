@@ -14,6 +14,9 @@ k classes with the highest logits.
 *PxAP* (Choe et al.): the pixels of all images go into two histograms over the heatmap's value, one of object
 and one of background pixels. Precision and recall at each bin edge follow, and PxAP is
 sum_k precision_k (recall_k - recall_(k-1)), summed exactly as the reference evaluator does.
+
+The pixel scores of explanations, from the pointing game to the IoU at a threshold, are defined in
+`heatbox.metrics.localization_scores`.
 """
 
 from __future__ import annotations
@@ -27,9 +30,8 @@ from typing import TYPE_CHECKING, Any
 import cv2
 import numpy as np
 
-from heatbox._utils.checks import as_array, as_numbers, check_integer, check_length, kind_of
+from heatbox._utils.checks import as_array, as_numbers, check_length, kind_of
 from heatbox._utils.devices import available_cores
-from heatbox._utils.extras import require
 from heatbox.boxes.batch import score_batch
 from heatbox.boxes.contours import (
     Contours,
@@ -43,6 +45,61 @@ from heatbox.boxes.contours import (
 )
 from heatbox.boxes.ops import REFERENCE_SIDE, scaled_truth, stack_truth
 from heatbox.errors import InputError
+from heatbox.metrics._arguments import as_maps, check_threads, data_frame
+from heatbox.metrics.localization_scores import (
+    MapScores,
+    auc,
+    energy_pointing_game,
+    iou_curve,
+    map_iou,
+    map_scores,
+    pointing_game,
+    relevance_mass,
+    relevance_rank,
+    top_k_intersection,
+)
+
+__all__ = [
+    "IGNORE",
+    "V2_IOU",
+    "BoxCounts",
+    "BoxScore",
+    "LocalizationScore",
+    "MapScores",
+    "PixelScore",
+    "as_maps",
+    "auc",
+    "average_precision",
+    "box_counts",
+    "box_score",
+    "check_criterion",
+    "check_threads",
+    "combine_masks",
+    "data_frame",
+    "energy_pointing_game",
+    "iou_curve",
+    "label_rank",
+    "localization_accuracy",
+    "localization_counts",
+    "localization_score",
+    "map_iou",
+    "map_scores",
+    "max_box_acc",
+    "max_box_acc_v2",
+    "oracle_and_transferred",
+    "per_image_iou",
+    "pixel_histogram",
+    "pixel_histograms",
+    "pixel_score",
+    "pointing_game",
+    "pxap",
+    "rank_counts",
+    "relevance_mass",
+    "relevance_rank",
+    "resize_mask",
+    "top_k_intersection",
+    "topk_accuracy",
+]
 
 if TYPE_CHECKING:
     import pandas
@@ -52,29 +109,6 @@ V2_IOU = (0.3, 0.5, 0.7)
 
 IGNORE = 255
 """Mask value of pixels that are left out."""
-
-
-def as_maps(heatmaps: Any) -> np.ndarray | Sequence[np.ndarray]:
-    """N heatmaps as an (N, H, W) array, or as a list of N arrays if given as a list or tuple.
-
-    Raises:
-        InputError: an array that is not three-dimensional.
-    """
-    check_length(heatmaps, "heatmaps", "(N, H, W) or N maps")
-    if isinstance(heatmaps, (list, tuple)):
-        return [as_array(one) for one in heatmaps]
-    maps = as_array(heatmaps)
-    if maps.ndim != 3:
-        raise InputError(f"heatmaps have shape {maps.shape}, expected (N, H, W)")
-    return maps
-
-
-def data_frame(columns: dict[str, Any]) -> pandas.DataFrame:
-    """The columns as a data frame; an InputError where pandas is not installed."""
-    require("pandas", "to_pandas()")
-    import pandas as pd
-
-    return pd.DataFrame(columns)
 
 
 class _Curves:
@@ -369,18 +403,6 @@ def max_box_acc_v2(
         InputError: as `max_box_acc`.
     """
     return max_box_acc(heatmaps, boxes, image_sizes, iou, "all", protocol, thresholds, threads)
-
-
-def check_threads(threads: int | None) -> int | None:
-    """A number of threads, or None for all cores.
-
-    Raises:
-        InputError: a number below 1.
-        TypeError: not an integer.
-    """
-    if threads is not None:
-        check_integer(threads, "threads")
-    return threads
 
 
 def oracle_and_transferred(scored: BoxScore, fullsup: BoxScore | None = None) -> dict[str, float]:
