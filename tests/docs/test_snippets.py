@@ -32,6 +32,7 @@ PARSED_ONLY = {  # commands that are only parsed, and why
     "train *": "takes minutes to days; tests/training trains",
     "* pretrained *": "downloads weights",
     "* hf:*": "needs weights; tests/models/test_huggingface.py saves and loads classifiers",
+    "* runs/mine/*": "needs a fine-tuning; tests/training/test_finetune.py makes and reads one",
     "* tiny20:val *": "needs Tiny-ImageNet and the weights of a training",
     "analyze all *": "downloads weights; tests/cli/test_analyze.py analyses",
     "report runs/a runs/b runs/analyze-all-a": "needs an analysis, which takes minutes",

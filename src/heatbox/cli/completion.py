@@ -9,6 +9,8 @@ import tyro
 
 from heatbox.cli.main import COMMANDS, load
 from heatbox.cli.parsing import one_of, run_parser
+from heatbox.cli.train import finetune
+from heatbox.training.config import FINETUNE
 from heatbox.training.recipes import RECIPES
 
 Shell = Literal["bash", "zsh", "fish", "tcsh"]
@@ -27,11 +29,12 @@ def completion(shell: tyro.conf.Positional[Shell]) -> None:
     """
     functions = {name: load(name) for name in COMMANDS}
     # Recipes complete by name only: with their sixty settings each, the script would exceed a megabyte.
-    functions["train"] = {name: _without_settings(make) for name, make in RECIPES.items()}
+    recipes: dict[str, Callable[..., object]] = {FINETUNE: finetune, **RECIPES}
+    functions["train"] = {name: _without_settings(make) for name, make in recipes.items()}
     run_parser(one_of(functions), brief=True, prog="heatbox", args=["--tyro-print-completion", shell])
 
 
-def _without_settings(recipe: Callable[[], object]) -> Callable[[], None]:
+def _without_settings(recipe: Callable[..., object]) -> Callable[[], None]:
     """A command without options that is documented like a recipe, which may be a `functools.partial`."""
 
     def train() -> None: ...

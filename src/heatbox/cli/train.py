@@ -12,7 +12,7 @@ import tyro
 
 from heatbox.cli.terminal import INTERRUPTED, SOME_FAILED, AsJson, print_json, print_table, say
 from heatbox.errors import InputError
-from heatbox.training.config import TrainConfig, TrainOptions
+from heatbox.training.config import FINETUNE, FinetuneConfig, TrainConfig, TrainOptions
 from heatbox.training.recipes import RECIPES, get_recipe, published
 
 
@@ -54,6 +54,8 @@ def train_command(recipe: str) -> Callable[..., int]:
     Raises:
         InputError: there is no such recipe.
     """
+    if recipe == FINETUNE:
+        return finetune
     default = get_recipe(recipe)
 
     def train(
@@ -82,7 +84,7 @@ def train_command(recipe: str) -> Callable[..., int]:
             heatbox train replknet_31b_in1k_384 --data CUB --pretrained RepLKNet-31B_ImageNet-1K_384.pth
         """
         from heatbox._utils.progress import on_terminal
-        from heatbox.training.trainer import TrainingStopped
+        from heatbox.training.state import TrainingStopped
         from heatbox.training.trainer import train as run_training
 
         try:
@@ -102,6 +104,66 @@ def train_command(recipe: str) -> Callable[..., int]:
         return SOME_FAILED if found.get("left_out") else 0
 
     return train
+
+
+def finetune(
+    config: Annotated[FinetuneConfig, tyro.conf.arg(name="")],
+    out: Path = Path("runs") / FINETUNE,
+    workers: int = 0,
+    save_minutes: float = 10,
+    overwrite: bool = False,
+    as_json: AsJson = False,
+) -> int:
+    """Fit a pretrained network to the classes of your images; after an interruption, rerun the command to
+    resume.
+
+    The network's features of all images are computed once; its last layer is fitted to them, which takes
+    minutes on a CPU for thousands of images. With --epochs the whole network is then trained from there. A
+    part of the images of each class is held out to measure the accuracy. Writes OUT/weights.safetensors,
+    which every command takes as --checkpoint: it knows its classes, its preprocessing and whether an image
+    has one class or several.
+
+    Args:
+        config: The network, the data and the training.
+        out: The run folder.
+        workers: Processes that decode images during --epochs; 0 decodes in the training process.
+        save_minutes: Minutes between saved states during --epochs.
+        overwrite: Replace an earlier fine-tuning in the folder.
+        as_json: Print the accuracy and the confusion matrix as JSON instead of tables.
+
+    Examples:
+        heatbox train finetune --model tf_efficientnet_lite0 --data photos/ --out runs/mine
+        heatbox train finetune --model hf:facebook/convnext-tiny-224 --data photos/ --epochs 10
+        heatbox evaluate --model tf_efficientnet_lite0 --checkpoint runs/mine/weights.safetensors --data
+        boxes/
+    """
+    from heatbox._utils.progress import on_terminal
+    from heatbox.training.finetune import finetune as run_finetune
+    from heatbox.training.state import TrainingStopped
+
+    try:
+        found = run_finetune(config, out, None, on_terminal, report_epoch, overwrite, workers, save_minutes)
+    except TrainingStopped as stopped:
+        say(f"heatbox: {stopped}; its state is saved, rerun the command to resume")
+        return code_of(stopped.number)
+    if as_json:
+        print_json(found.scores)
+    else:
+        show_accuracy(found.scores, f"{config.model} on {config.data}")
+    left_out = found.scores["left_out"]
+    if left_out:
+        say("left out: " + ", ".join(f"{count} {reason}" for reason, count in left_out.items()))
+    say(f"run: {out} (weights.safetensors, finetune.json, held-out.json)")
+    return SOME_FAILED if left_out else 0
+
+
+def show_accuracy(scores: dict[str, Any], title: str) -> None:
+    """Print the accuracy of a fine-tuning and what its classes are taken for."""
+    from heatbox.visualization.tables import accuracy_table, confusion_table
+
+    print_table(accuracy_table(scores, title))
+    if (table := confusion_table(scores)) is not None:
+        print_table(table)
 
 
 def code_of(number: int) -> int:
@@ -132,3 +194,6 @@ def recipes(as_json: AsJson = False) -> None:
         from heatbox.visualization.tables import recipe_table
 
         print_table(recipe_table(rows))
+        say(
+            "heatbox train finetune --model ANY --data PHOTOS fits any pretrained network to your own classes"
+        )

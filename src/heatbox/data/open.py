@@ -275,6 +275,19 @@ class TrainingSplits:
         return self.test is not None and all(len(example.boxes) for example in self.test)
 
 
+def open_training_split(data: str, report: Report = raise_problem) -> Split:
+    """Open the split to train on alone; images may have any number of labels.
+
+    Args:
+        data: as for `open_training`.
+        report: receives each problem with a row, which is then skipped; by default the first one is raised.
+
+    Raises:
+        InputError: no data set is named, or it has no split to train on.
+    """
+    return _training_split(data, report)[0]
+
+
 def _training_split(data: str, report: Report = raise_problem) -> tuple[Split, str]:
     """The split to train on, and the name of one to validate on; "" if there is none."""
     if not data:

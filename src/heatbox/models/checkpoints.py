@@ -243,6 +243,51 @@ def gap_fc_head(model: nn.Module) -> nn.Module:
     return model
 
 
+def replace_classifier(model: nn.Module, name: str, num_classes: int) -> nn.Module:
+    """Replace the last linear layer of a model by a new one, in place; returns the new layer.
+
+    Args:
+        model: the classifier.
+        name: of the layer, as `named_modules` calls it: `nn.Linear` or a 1 x 1 `nn.Conv2d`.
+        num_classes: rows of the new layer.
+
+    Raises:
+        InputError: there is no such layer under this name.
+    """
+    parent, _, own = name.rpartition(".")
+    layers = dict(model.named_modules())
+    layer = layers.get(name)
+    if not name or not isinstance(layer, nn.Linear | nn.Conv2d):
+        raise InputError(f"{type(model).__name__}: has no linear layer {name!r} that could be replaced")
+    options: dict[str, Any] = {"device": layer.weight.device, "dtype": layer.weight.dtype}
+    options["bias"] = layer.bias is not None
+    new: nn.Linear | nn.Conv2d
+    if isinstance(layer, nn.Linear):
+        new = nn.Linear(layer.in_features, num_classes, **options)
+    else:
+        new = nn.Conv2d(layer.in_channels, num_classes, 1, **options)
+    setattr(layers[parent], own, new)
+    if isinstance(getattr(model, "num_classes", None), int):
+        vars(model)["num_classes"] = num_classes
+    return new.train(layer.training)
+
+
+def match_classifier(model: nn.Module, checkpoint: Checkpoint) -> None:
+    """Give a model, in place, as many classes as a checkpoint that names its classifier has."""
+    name = checkpoint.metadata.get("classifier", "")
+    rows = checkpoint.state.get(f"{_without_prefixes(name)}.weight")
+    own = model.state_dict().get(f"{name}.weight")
+    if rows is not None and own is not None and len(rows) != len(own):
+        replace_classifier(model, name, len(rows))
+
+
+def _without_prefixes(name: str) -> str:
+    for prefix in PREFIXES:
+        if name.startswith(prefix):
+            return _without_prefixes(name.removeprefix(prefix))
+    return name
+
+
 def is_gap_fc(names: Collection[str]) -> bool:
     """Whether these are the parameters of a ConvNeXt without a LayerNorm in or before its head."""
     norms = ("head.norm.weight", "norm_pre.weight")
@@ -258,9 +303,18 @@ def adapt_form(model: nn.Module, state: Mapping[str, Tensor]) -> None:
 
 def adapt(model: nn.Module, state: StateDict) -> StateDict:
     """Rename the weights to the model's names, and change the model, in place, to their form."""
-    state = renamed_by_timm(model, state)
+    state = renamed_by_timm(model, _with_own_prefix(model, state))
     adapt_form(model, state)
     return state
+
+
+def _with_own_prefix(model: nn.Module, state: StateDict) -> StateDict:
+    """The weights under the names of a model that begin as those of wrappers do, which reading removes."""
+    own = list(model.state_dict())
+    stripped = list(strip_prefixes(dict.fromkeys(own, torch.empty(0))))
+    if own == stripped or state.keys() != set(stripped):
+        return state
+    return {name: state[short] for name, short in zip(own, stripped, strict=True)}
 
 
 def renamed_by_timm(model: nn.Module, state: StateDict) -> StateDict:
@@ -299,6 +353,12 @@ def classes_in(state: Mapping[str, Tensor]) -> int | None:
     """Number of classes of the classifier among these weights; None without a classifier."""
     weights = (state.get(f"{prefix}weight") for prefix in CLASSIFIERS)
     return next((weight.shape[0] for weight in weights if weight is not None and weight.ndim == 2), None)
+
+
+def classes_of(checkpoint: Checkpoint) -> int | None:
+    """Number of classes of a checkpoint, by its classifier, or else by its metadata; None if unknown."""
+    noted = checkpoint.metadata.get("num_classes", "")
+    return classes_in(checkpoint.state) or (int(noted) if noted.isdecimal() else None)
 
 
 def mismatch(model: nn.Module, state: Mapping[str, Tensor], skipped: Collection[str] = ()) -> str:
@@ -384,7 +444,8 @@ def resemblance(state: Mapping[str, Tensor]) -> str:
     return f"the file looks like {entry.timm_name} ({', '.join(settings)})"
 
 
-# Fields of timm's pretrained_cfg that consist of three numbers, with the least allowed one.
+# Fields of timm's pretrained_cfg that are lists of numbers, with the least allowed one: three numbers for the
+# input size, otherwise one for each channel.
 LEAST = {"mean": -1e9, "std": 1e-9, "input_size": 1}
 
 
@@ -393,8 +454,9 @@ def is_usable(name: str, value: Any) -> bool:
     if name not in LEAST:
         return name != "interpolation" or isinstance(value, str)
     kind = int if name == "input_size" else int | float
-    three = isinstance(value, list) and len(value) == 3
-    return three and all(isinstance(one, kind) and LEAST[name] <= one < 1e9 for one in value)
+    if not isinstance(value, list) or not (len(value) == 3 if name == "input_size" else value):
+        return False
+    return all(isinstance(one, kind) and LEAST[name] <= one < 1e9 for one in value)
 
 
 @dataclass(frozen=True)
@@ -458,8 +520,8 @@ def load_checkpoint(
     model.load_state_dict(wanted, strict=False, assign=any(p.is_meta for p in model.parameters()))
     report = report_on(checkpoint, state, left_out=tuple(name for name in state if name in skipped))
     update_data_config(model, report.preprocessing)
-    if "recipe" in checkpoint.metadata:  # of heatbox train, whose loss is the cross-entropy of the softmax
-        update_data_config(model, {"scores": "softmax"})
+    if "recipe" in checkpoint.metadata:  # of heatbox train, whose recipes have the softmax's cross-entropy
+        update_data_config(model, {"scores": checkpoint.metadata.get("scores", "softmax")})
     if head and (names := _class_names_in(checkpoint)) and len(names) == report.num_classes:
         update_data_config(model, {"label_names": names, "label_descriptions": {}})
     return report
@@ -484,7 +546,7 @@ def report_on(
         source=checkpoint.source,
         entry=checkpoint.entry,
         model=model or checkpoint.metadata.get("model", ""),
-        num_classes=classes_in(state),
+        num_classes=classes_of(checkpoint),
         head="gap_fc" if is_gap_fc(state) else "",
         sparsity=sparsity(state),
         preprocessing=preprocessing_of(checkpoint),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +12,30 @@ from torch import nn
 
 from heatbox._utils.checks import check_integer, kind_of
 from heatbox._utils.plugins import is_plugin, load_function
-from heatbox.errors import InputError, did_you_mean
-from heatbox.models.checkpoints import classes_in, load_checkpoint, read_checkpoint
+from heatbox.errors import InputError, did_you_mean, quoted
+from heatbox.models.checkpoints import (
+    Checkpoint,
+    adapt,
+    classes_of,
+    load_checkpoint,
+    match_classifier,
+    meta_copy,
+    read_checkpoint,
+    replace_classifier,
+)
 from heatbox.models.forms import program_in, refusal
 from heatbox.models.huggingface import create_huggingface, is_huggingface
+from heatbox.models.introspect import ClassifierView
 
 PRETRAINED = "pretrained"
 NAMES = "a timm model name, hf:FOLDER, hf:OWNER/NAME or path/to/file.py:function"
 """Kinds of names of models, for messages."""
 WEIGHTS = Path(__file__).parent / "weights"
 """Weights included in the package: small networks trained on glyphs (docs/training.md)."""
+
+
+class Unfetched(InputError):
+    """Published weights that could not be fetched."""
 
 
 def create_model(
@@ -61,9 +76,10 @@ def create_model(
         checkpoint = shipped()[name]
     weights = None if checkpoint in (None, PRETRAINED) else read_checkpoint(checkpoint)
     if is_huggingface(name):
-        return create_huggingface(name, num_classes, weights, **options)
+        fields: dict[str, Any] = options
+        return create_huggingface(name, num_classes, weights, **fields)
     if weights is not None and num_classes is None and not is_plugin(name):
-        num_classes = classes_in(weights.state)
+        num_classes = classes_of(weights)
     if is_plugin(name):
         model = _from_file(name, num_classes, dict(options))
         if checkpoint == PRETRAINED:
@@ -71,8 +87,92 @@ def create_model(
     else:
         model = _from_timm(name, num_classes, checkpoint == PRETRAINED, dict(options))
     if weights is not None:
+        if is_plugin(name):
+            match_classifier(model, weights)
         load_checkpoint(model, weights)
     return model.eval()
+
+
+def create_with_new_head(
+    name: str, num_classes: int, checkpoint: str | Path | None = PRETRAINED, **options: Any
+) -> tuple[nn.Module, str]:
+    """Build a network with its weights and with a new last linear layer, for other classes.
+
+    Args:
+        name: as for `create_model`. A function of one's own is called without `num_classes` unless it needs
+            one, so that it may return a network with weights of its own.
+        num_classes: number of the new classes.
+        checkpoint: a file of weights, whose classifier may have any number of classes and is not used;
+            "pretrained" for the published or included weights, those of hf:FOLDER, or those that the function
+            returns; None for random weights.
+        options: further arguments of the function that builds the model.
+
+    Returns:
+        the network in eval mode, on the CPU, and the name of its new layer.
+
+    Raises:
+        InputError: as `create_model`; weights that cannot be fetched, with what could be given instead; or a
+            network that does not end in a linear layer, by what `ClassifierView` finds.
+    """
+    check_integer(num_classes, "num_classes", 1)
+    if checkpoint == PRETRAINED and name in shipped():
+        checkpoint = shipped()[name]
+    weights = None if checkpoint in (None, PRETRAINED) else read_checkpoint(checkpoint)
+    if is_huggingface(name):
+        scratch = weights is None and checkpoint is None
+        number = num_classes if weights is None else None  # otherwise first that of the file
+        model = create_huggingface(name, number, weights, new_head=True, scratch=scratch, **options)
+    elif is_plugin(name):
+        model = _from_file(name, None if _is_complete(name, options) else num_classes, dict(options))
+        if weights is not None:
+            _load_other_classes(model, weights)
+    elif weights is not None:
+        model = _from_timm(name, num_classes, False, dict(options))
+        load_checkpoint(model, weights, head=False)
+    else:
+        model = _pretrained_timm(name, num_classes, checkpoint == PRETRAINED, dict(options))
+    layer = classifier_name(model)
+    if len(model.get_submodule(layer).weight) != num_classes:  # type: ignore[arg-type]
+        replace_classifier(model, layer, num_classes)
+    return model.eval(), layer
+
+
+def classifier_name(model: nn.Module) -> str:
+    """Name of the last linear layer of a classifier, as `named_modules` calls it.
+
+    Raises:
+        InputError: it does not end in such a layer.
+    """
+    layer = ClassifierView(model).classifier
+    return next(name for name, module in model.named_modules() if module is layer)
+
+
+def _load_other_classes(model: nn.Module, weights: Checkpoint) -> None:
+    """Load weights whose classifier may have another number of classes, in place."""
+    layer = classifier_name(model)
+    found = adapt(meta_copy(model), weights.state).get(f"{layer}.weight")
+    if found is not None and len(found) != len(model.get_submodule(layer).weight):  # type: ignore[arg-type]
+        replace_classifier(model, layer, len(found))
+    load_checkpoint(model, weights)
+
+
+def _is_complete(name: str, options: Mapping[str, object]) -> bool:
+    """Whether a function of one's own can be called without a number of classes."""
+    try:
+        inspect.signature(load_function(name)).bind(**options)
+    except TypeError:
+        return False
+    return True
+
+
+def _pretrained_timm(name: str, num_classes: int, pretrained: bool, options: dict[str, Any]) -> nn.Module:
+    try:
+        return _from_timm(name, num_classes, pretrained, options)
+    except Unfetched as error:
+        raise InputError(
+            f"{error}; give a file of weights with --checkpoint, a folder with --model hf:FOLDER, or "
+            "--from-scratch for random weights"
+        ) from error
 
 
 def shipped() -> dict[str, Path]:
@@ -97,7 +197,9 @@ def _from_timm(name: str, num_classes: int | None, pretrained: bool, options: di
                 f"{name}: timm has no weights {tag!r} of {architecture}, only {known}"
             ) from error
         if pretrained:
-            raise InputError(f"{name}: its published weights could not be fetched ({error})") from error
+            raise Unfetched(
+                f"{name}: its published weights could not be fetched ({quoted(error)})"
+            ) from error
         raise
 
 

@@ -40,7 +40,13 @@ def has_weights(name: str) -> bool:
 
 
 def create_huggingface(
-    name: str, num_classes: int | None = None, weights: Checkpoint | None = None, **options: object
+    name: str,
+    num_classes: int | None = None,
+    weights: Checkpoint | None = None,
+    *,
+    new_head: bool = False,
+    scratch: bool = False,
+    **options: Any,
 ) -> nn.Module:
     """Build an image classifier of transformers.
 
@@ -50,6 +56,9 @@ def create_huggingface(
         num_classes: number of classes. It can differ from that of the weights only where none are read from
             the folder: with `weights`, or for training.
         weights: of another file, read in place of the folder's.
+        new_head: give the folder's weights a new classifier of `num_classes`; whatever else they lack is an
+            error, as without.
+        scratch: leave the weights of the folder out, as initialized.
         options: fields of the model's configuration.
 
     Returns:
@@ -66,8 +75,14 @@ def create_huggingface(
     _check_folder(name, folder)
     with _quiet():
         config = _config(name, folder, options)
-        if weights is not None or not _weights_in(folder):
+        if weights is not None or scratch or not _weights_in(folder):
+            if new_head and weights is None and not scratch:
+                num_classes = None  # weights are required
             model = _from_config(name, folder, config, num_classes, weights)
+        elif new_head:
+            if num_classes not in (None, config.num_labels):
+                config.num_labels = num_classes
+            model = _with_weights(name, folder, config, new_head=True)
         elif num_classes not in (None, config.num_labels):
             raise InputError(
                 f"{name}: its weights are those of {config.num_labels} classes, not {num_classes}; "
@@ -202,8 +217,8 @@ def _kind(config: Any) -> str:
     return (getattr(config, "architectures", None) or [type(config).__name__])[0]
 
 
-def _with_weights(name: str, folder: Path, config: Any) -> nn.Module:
-    """The model with the weights of its folder; every parameter must be there."""
+def _with_weights(name: str, folder: Path, config: Any, new_head: bool = False) -> nn.Module:
+    """The model with the weights of its folder, which are all there, or all but those of a new head."""
     from transformers import AutoModelForImageClassification
 
     try:
@@ -221,6 +236,13 @@ def _with_weights(name: str, folder: Path, config: Any) -> nn.Module:
                 read_checkpoint(path)  # raises a sentence about the file
         raise InputError(f"{name}: its weights cannot be loaded ({quoted(error)})") from error
     missing, others = sorted(info["missing_keys"]), sorted(info["mismatched_keys"])
+    if new_head and (missing or others):
+        from heatbox.models.introspect import ClassifierView
+
+        layer = ClassifierView(model).classifier
+        own = {id(one) for one in layer.parameters()}
+        head = {key for key, one in model.named_parameters() if id(one) in own}
+        missing, others = [key for key in missing if key not in head], [k for k in others if k[0] not in head]
     if missing or others:
         problem = f"{missing[0]!r} is missing (first of {len(missing)})" if missing else ""
         for key, found, wanted in others[:1]:

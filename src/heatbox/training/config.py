@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Any, Literal
 
 from heatbox.config import ModelSpec, OnBad
@@ -129,3 +129,53 @@ class TrainOptions:
     """Minutes between saved states."""
     tensorboard: bool = True
     """Write a TensorBoard log; --no-tensorboard disables it."""
+
+
+FINETUNE = "finetune"
+"""The recipe's name."""
+
+
+@dataclass(frozen=True)
+class FinetuneConfig(ModelSpec):
+    """Fit a pretrained network to the classes of a data set.
+
+    The last linear layer is fitted to features of the images that are computed once: a logistic regression.
+    With `epochs`, the whole network is then trained from there.
+    """
+
+    data: str = ""
+    """The data set, or PATH:SPLIT: class folders, a table of labels, or any other layout that is read."""
+    _: KW_ONLY
+    recipe: Literal["finetune"] = "finetune"
+    """The recipe's name."""
+    from_scratch: bool = False
+    """Start from random weights; without it the weights are those of --checkpoint, or the published ones."""
+    test: str | None = None
+    """A split to measure on, given like --data; by default a part of the images is held out for it."""
+    held_out: float = 0.2
+    """Fraction of the images of each class that is held out to measure on."""
+    on_bad: OnBad = "stop"
+    """What to do with an image that is unreadable or has no label: stop, or skip it, count it by reason and
+    exit with code 1."""
+    class_weights: Literal["auto", "balanced", "none"] = "auto"
+    """balanced counts all classes alike, however many images they have; auto is balanced with the softmax and
+    none with the sigmoid, where classes do not compete."""
+    epochs: int = 0
+    """Passes over the training images in which the whole network is trained; 0 fits the last layer only."""
+    patience: int = 5
+    """Epochs without a better loss on the held-out images after which the training ends."""
+    batch_size: int = 32
+    """Images per forward pass, and per step of the training."""
+    lr: float = 1e-4
+    """Peak learning rate of the training."""
+    weight_decay: float = 0.05
+    """Weight decay of the training (AdamW); that of the last layer's fit is chosen on the held-out images."""
+    crop: tuple[float, float] | None = (0.5, 1.0)
+    """Range of the fraction of the image that a random crop of the training covers; None for whole images.
+    Images are also flipped horizontally at random."""
+    jitter: float = 0.2
+    """Strength of the training's colour jitter."""
+    smoothing: float = 0.1
+    """Label smoothing of the training, with the softmax."""
+    seed: int = 0
+    """Seed of the held-out part, of the order of the images and of augmentation."""

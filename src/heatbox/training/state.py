@@ -21,6 +21,14 @@ STATE = "state.pt"
 FORMAT = 1
 
 
+class TrainingStopped(Exception):
+    """A signal stopped the training; its state is saved."""
+
+    def __init__(self, number: int, step: int) -> None:
+        super().__init__(f"stopped at step {step}")
+        self.number, self.step = number, step
+
+
 class TrainState:
     """Everything that changes during a training.
 

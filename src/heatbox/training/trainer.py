@@ -31,6 +31,7 @@ from heatbox.errors import InputError
 from heatbox.evaluation.run import CONFIG, ENVIRONMENT, LEFT_OUT, Run, environment
 from heatbox.maps.registry import find_method
 from heatbox.models.checkpoints import load_checkpoint
+from heatbox.models.outputs import select_output
 from heatbox.models.spec import placement
 from heatbox.training.config import TrainConfig, TrainOptions
 from heatbox.training.data import (
@@ -48,7 +49,7 @@ from heatbox.training.distributed import failures_explained, make_fabric
 from heatbox.training.log import BOARD, LOGS, Log, Row
 from heatbox.training.optim import make_optimizer, rate_at, set_rates
 from heatbox.training.sparse import Masks, snip_counts
-from heatbox.training.state import STATE, TrainState, stop_on_signals
+from heatbox.training.state import STATE, TrainingStopped, TrainState, stop_on_signals
 from heatbox.training.validate import validate
 from heatbox.training.weights import (
     CHECKPOINTS,
@@ -64,13 +65,8 @@ from heatbox.training.weights import (
 Validate = Callable[[dict[str, nn.Module], int], Row]
 """(weights by name, epoch) → their scores; called in every process after every epoch."""
 
-
-class TrainingStopped(Exception):
-    """A signal stopped the training; its state is saved."""
-
-    def __init__(self, number: int, step: int) -> None:
-        super().__init__(f"stopped at step {step}")
-        self.number, self.step = number, step
+Loss = Callable[[Tensor, Tensor], Tensor]
+"""(logits (B, K), indices (B,) of the images in the split) → mean loss ()."""
 
 
 def train(
@@ -145,6 +141,7 @@ def fit(
     validate_epoch: Validate,
     track: Track = silent,
     report: Callable[[list[Row]], None] = lambda history: None,
+    loss: Loss | None = None,
 ) -> list[Row]:
     """The training loop, on one device or many; the boxes of the split are not used.
 
@@ -159,6 +156,7 @@ def fit(
         validate_epoch: called after every epoch with the weights and, if there is one, their average.
         track: progress display; it counts steps.
         report: called in every process with the history after every epoch.
+        loss: of the logits; by default the cross-entropy with the labels, smoothed and mixed as configured.
 
     Returns:
         the history: one row per epoch.
@@ -198,9 +196,9 @@ def fit(
             finish_epoch()
         for step in track(range(state.step, plan.steps), clock.status, plan.steps - state.step):
             set_rates(optimizer, rate_at(step, plan.steps, warmup, config.lr_floor))
-            loss, seen = _forward_backward(wrapped, mix, micro_batches, config, plan, step, fabric)
-            mean_loss, stopping = _reduce(fabric, loss, bool(stop.signal))
-            _check_finite(mean_loss, loss, seen, split, step)
+            own, seen = _forward_backward(wrapped, mix, micro_batches, config, plan, step, fabric, loss)
+            mean_loss, stopping = _reduce(fabric, own, bool(stop.signal))
+            _check_finite(mean_loss, own, seen, split, step)
             masks.mask_gradients()
             if config.clip is not None:
                 fabric.clip_gradients(wrapped, optimizer, max_norm=config.clip)
@@ -264,6 +262,7 @@ def _forward_backward(
     plan: Plan,
     step: int,
     fabric: Any,
+    loss_of: Loss | None,
 ) -> tuple[Tensor, list[int]]:
     """Accumulate the gradients of this device's micro-batches.
 
@@ -276,9 +275,15 @@ def _forward_backward(
         seen += indices.tolist()
         images, labels = fabric.to_device((images, labels))
         seed_all(derived(config.seed, STEP, step, index))  # for mixup, erasing, dropout and stochastic depth
-        images, targets = mix(images.contiguous(memory_format=torch.channels_last), labels)
+        images = images.contiguous(memory_format=torch.channels_last)
+        if loss_of is None:
+            images, targets = mix(images, labels)
         with fabric.no_backward_sync(wrapped, enabled=index != plan.micro_batches[-1]):
-            loss = nn.functional.cross_entropy(wrapped(images), targets) / plan.accumulation
+            logits = select_output(wrapped(images), batch=len(images))
+            loss = (
+                nn.functional.cross_entropy(logits, targets) if loss_of is None else loss_of(logits, indices)
+            )
+            loss = loss / plan.accumulation
             fabric.backward(loss)
         total += loss.detach()
     return total, seen

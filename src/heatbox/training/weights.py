@@ -27,6 +27,8 @@ from heatbox.training.recipes import PRETRAINED_ON
 PUBLISHED, SCRATCH = "published", "scratch"
 CHECKPOINTS = "checkpoints"
 TRAINING = "training.json"
+WEIGHTS = "weights.safetensors"
+"""Weights of a run folder that is no training of a recipe: a demo, a fine-tuning."""
 _SETTINGS = ("num_classes", "size", "interpolation", "crop_pct", "mean", "std", "model_options")
 
 
@@ -34,7 +36,13 @@ def built(config: TrainConfig, num_classes: int, checkpoint: str | None = None) 
     """The model of a configuration, with its preprocessing in `pretrained_cfg`; by default untrained."""
     model = create_model(config.model, num_classes, checkpoint, **config.model_options)
     if config.head == "gap_fc":
-        gap_fc_head(model)
+        try:
+            gap_fc_head(model)
+        except InputError as error:
+            better = (
+                f"heatbox train finetune --model {config.model} fits any network to the classes of --data"
+            )
+            raise InputError(f"{error}; {better}") from error
     update_data_config(model, preprocessing_of(config))
     return model
 
@@ -188,7 +196,7 @@ def spec_of_run(folder: str | Path, **overrides: Any) -> ModelSpec:
     if path is None:
         raise InputError(f"{folder}: contains no {CONFIG}; expected the folder of a run, or a model's name")
     saved = checked_network(Run(path).config(), path / CONFIG)
-    weights = path / "weights.safetensors"
+    weights = path / WEIGHTS
     last = weights if weights.is_file() else last_checkpoint(path)
     fields = {name: saved[name] for name in _SETTINGS if saved.get(name) is not None}
     fields |= {name: tuple(fields[name]) for name in ("mean", "std") if name in fields}

@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
 from rich.table import Table
 from rich.text import Text
 
@@ -283,6 +284,76 @@ def training_table(found: Mapping[str, Any], title: str) -> Table:
     headings = ("map", "checkpoint", "epoch", "weights", "top-1", "MaxBoxAcc", "at", "MaxBoxAccV2")
     texts = ("map", "checkpoint", "weights")
     return _table(headings, cells, texts, title=_text(title), caption=_text(caption))
+
+
+def accuracy_table(found: Mapping[str, Any], title: str) -> Table:
+    """Accuracy of a fine-tuned classifier: of all images, and of each class."""
+    single = found["scores"] == "softmax"
+    second = "accuracy" if single else "AP"
+    whole = found["top1"] if single else found["mAP"]
+    rows = [["all", found["images"]["train"], found["images"]["measured"], _number(whole), ""]]
+    rows.append(["balanced", "", "", _number(found["balanced"]), ""])
+    for one in found["classes"]:
+        numbers = [_number(one[second]), _number(one["precision"])]
+        rows.append([one["name"], one["train"], one["images"], *numbers])
+    measured = "held-out images" if found["measured_on"] == "held-out" else found["measured_on"]
+    chosen = f"last layer fitted with weight decay {found['weight_decay']:g}"
+    if "epochs" in found:
+        chosen += f", best of {found['epochs']} epochs of the whole network: {found['epoch']}"
+    caption = f"percent of {measured}, on which was chosen: {chosen}"
+    headings = (
+        "class",
+        "trained on",
+        "measured on",
+        "accuracy" if single else "average precision",
+        "precision",
+    )
+    cells = [[str(cell) for cell in row] for row in rows]
+    return _table(headings, cells, ["class"], title=_text(title), caption=_text(caption))
+
+
+MOST_CLASSES = 12
+"""Classes up to which a confusion matrix is printed whole."""
+_MOST_PAIRS = 10
+
+
+def confusion_table(found: Mapping[str, Any]) -> Table | None:
+    """What the images of each class are taken for: the matrix, or of many classes the most frequent errors.
+
+    None where nothing was measured, or there is no error to list; of several labels an image, the errors of
+    each class.
+    """
+    names, matrix = [one["name"] for one in found["classes"]], np.asarray(found["confusion"])
+    if not matrix.sum():
+        return None
+    if matrix.ndim == 3:
+        rows = [
+            [name, *map(str, (right, missed, wrong))]
+            for name, ((_, wrong), (missed, right)) in zip(names, matrix.tolist(), strict=True)
+        ]
+        headings = ("class", "found", "missed", "found wrongly")
+        return _table(headings, rows, ["class"], title=_text("images at a score of 0.5"))
+    if len(names) <= MOST_CLASSES:
+        rows = [[name, *map(str, row)] for name, row in zip(names, matrix.tolist(), strict=True)]
+        return _table(
+            ["class", *names],
+            rows,
+            ["class"],
+            title=_text("images of each class, by what they are taken for"),
+        )
+    errors = matrix - np.diag(matrix.diagonal())
+    pairs = [
+        divmod(int(cell), len(names)) for cell in np.argsort(-errors, axis=None, kind="stable")[:_MOST_PAIRS]
+    ]
+    rows = [[names[i], names[j], str(errors[i, j]), str(matrix[i].sum())] for i, j in pairs if errors[i, j]]
+    headings = ("class", "taken for", "images", "of")
+    return (
+        _table(headings, rows, ["class", "taken for"], title=_text("most frequent errors")) if rows else None
+    )
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.1f}"
 
 
 def recipe_table(rows: Sequence[tuple[TrainConfig, Mapping[str, tuple[float, float]]]]) -> Table:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from heatbox.errors import InputError, did_you_mean
-from heatbox.training.config import TrainConfig
+from heatbox.training.config import FINETUNE, TrainConfig
 
 # Importing the families registers their recipes, in this order.
 from heatbox.training.recipes import convnext, replknet, slak, small  # noqa: F401
@@ -37,9 +37,8 @@ def get_recipe(name: str) -> TrainConfig:
         InputError: there is no such recipe; the message lists similar names.
     """
     if name not in RECIPES:
-        raise InputError(
-            f"there is no recipe {name!r}{did_you_mean(name, RECIPES)}; heatbox recipes lists all"
-        )
+        hint = did_you_mean(name, [*RECIPES, FINETUNE])
+        raise InputError(f"there is no recipe {name!r}{hint}; heatbox recipes lists all")
     return RECIPES[name]()
 
 
