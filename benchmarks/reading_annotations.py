@@ -92,11 +92,11 @@ def main() -> None:
             LAYOUTS[name](root)
             best = float("inf")
             for _ in range(3):
-                begin = time.perf_counter()
+                begin = time.process_time()
                 split = open_split(root)
-                best = min(best, time.perf_counter() - begin)
+                best = min(best, time.process_time() - begin)
             count = sum(len(example.boxes) for example in split)
-            print(f"{name}: {count:,} boxes of {len(split):,} images in {best:.2f} s")
+            print(f"{name}: {count:,} boxes of {len(split):,} images in {best:.2f} s of processor time")
 
 
 if __name__ == "__main__":

@@ -333,13 +333,19 @@ def split_names(tree: Tree) -> tuple[str, ...]:
 
 
 _SPLITS_OF: WeakKeyDictionary[Tree, tuple[str, ...]] = WeakKeyDictionary()
+_READ: WeakKeyDictionary[Tree, dict[str, Table]] = WeakKeyDictionary()
+"""Tables without problems that were read to find the splits, until a split is read."""
 
 
 def _split_names(tree: Tree) -> tuple[str, ...]:
     paths = table_paths(tree)
     if not paths or next(filter(is_image, tree.walk()), None) is None:
         return ()
-    tables = [read_table(tree, path, lambda problem: None) for path in paths]
+    problems: list[str] = []
+    found = {path: read_table(tree, path, problems.append) for path in paths}
+    if not problems:
+        _READ[tree] = found
+    tables = list(found.values())
     used = {kind for one in tables for a in one.annotations.values() for kind in (*a.categories, *a.labels)}
     if not any(one.has_labels for one in tables) or _are_classes(tree, used):
         return ()
@@ -372,7 +378,8 @@ def load_split(tree: Tree, name: str, report: Report) -> Split:
         InputError: naming file and row: an image that is missing, a box without class or outside its image.
     """
     paths = table_paths(tree)
-    tables = {path: read_table(tree, path, report) for path in paths}
+    ready = _READ.pop(tree, {})  # once, because what is read is changed below
+    tables = {path: ready.get(path) or read_table(tree, path, report) for path in paths}
     everything = [a for one in tables.values() for a in one.annotations.values()]
     class_names = sorted_classes(kind for a in everything for kind in (*a.categories, *a.labels))
     by_column = any(split for one in tables.values() for split in one.splits.values())
