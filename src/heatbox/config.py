@@ -22,6 +22,18 @@ if TYPE_CHECKING:
 Target = Literal["label", "predicted"]
 OnBad = Literal["stop", "skip"]
 ScoreFunction = Literal["softmax", "sigmoid"]
+MetricName = Literal[
+    "boxes",
+    "pointing_game",
+    "energy_pointing_game",
+    "relevance_rank",
+    "top_k_intersection",
+    "auc",
+    "iou",
+    "cor_loc",
+    "localization_ap",
+    "all",
+]
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"]
 
 
@@ -260,6 +272,9 @@ class EvaluateConfig(ModelSpec):
     """How boxes are compared: as in the reference evaluator, or without its rounding."""
     thresholds: int = 1000
     """Number of thresholds."""
+    metrics: tuple[MetricName, ...] = ("boxes",)
+    """Scores besides those of boxes, which are always computed (PxAP for masks): pointing_game,
+    energy_pointing_game, relevance_rank, top_k_intersection, auc, iou, cor_loc, localization_ap, or all."""
     channels: int = 3
     """Channels of highest class weight to save for the report page, if a CAM is computed."""
     limit: int | None = None
@@ -351,6 +366,9 @@ class ScoreConfig:
     """How boxes are compared: as in the reference evaluator, or without its rounding."""
     thresholds: int = 1000
     """Number of thresholds."""
+    metrics: tuple[MetricName, ...] = ("boxes",)
+    """Scores besides those of boxes, which are always computed (PxAP for masks): pointing_game,
+    energy_pointing_game, relevance_rank, top_k_intersection, auc, iou, cor_loc, localization_ap, or all."""
     on_bad: OnBad = "stop"
     """What to do with an image that has no box or one outside it: stop, or skip it, count it by reason and
     exit with code 1."""

@@ -68,7 +68,7 @@ def test_difference_to_a_baseline_is_paired():
 def test_localization_counts_images_whose_class_is_right_too():
     found, bits = random_map(0)
     rank = np.arange(IMAGES) % 8
-    row = summarise(found, label_rank=rank, resamples=50)["localization"]
+    row = summarise(found, ranks=rank, resamples=50)["localization"]
     half = bits["MaxBoxAcc"][:, 1]
     assert row["gt_known"] == pytest.approx(100 * half.sum(0).max() / IMAGES)
     assert row["top1"] == pytest.approx(100 * half[rank == 0].sum(0).max() / IMAGES)

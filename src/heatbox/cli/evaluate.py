@@ -11,7 +11,7 @@ import tyro
 
 from heatbox._utils.io import folder_name
 from heatbox.cli.terminal import SOME_FAILED, AsJson, say, show_scores, warn_of_random_weights
-from heatbox.config import EvaluateConfig
+from heatbox.config import EvaluateConfig, MetricName
 from heatbox.errors import InputError
 
 
@@ -37,7 +37,7 @@ def evaluate(
     Examples:
         heatbox evaluate --model resnet50 --checkpoint pretrained --data ILSVRC/test --method cam pc1
         heatbox evaluate --model mine.py:build --checkpoint mine.pth --data birds.tar --fullsup birds-val.tar
-        heatbox evaluate --from-run runs/resnet50-test
+        heatbox evaluate --from-run runs/resnet50-test --metrics all
     """
     from heatbox._utils.progress import on_terminal
     from heatbox.evaluation.predict import evaluate as run_evaluation
@@ -63,6 +63,7 @@ def rescore(
     from_run: Path,
     protocol: Literal["reference", "exact"] = "reference",
     thresholds: int = 1000,
+    metrics: tuple[MetricName, ...] = ("boxes",),
     as_json: AsJson = False,
 ) -> int:
     """Score the maps saved in a run again.
@@ -71,6 +72,7 @@ def rescore(
         from_run: The folder of a finished run.
         protocol: How boxes are compared: as in the reference evaluator, or without its rounding.
         thresholds: Number of thresholds.
+        metrics: Scores besides those of boxes, as for a new run.
         as_json: Print the scores as JSON instead of a table.
 
     Examples:
@@ -89,8 +91,8 @@ def rescore(
         )
     fullsup = Run(from_run / "fullsup")
     methods = run.methods()
-    metrics = score_run(
-        run, methods, thresholds, protocol, fullsup if fullsup.finished else None, on_terminal
+    found = score_run(
+        run, methods, thresholds, protocol, fullsup if fullsup.finished else None, on_terminal, metrics
     )
-    show_scores(metrics, f"{from_run}, scored again", as_json)
-    return SOME_FAILED if metrics.get("left_out") else 0
+    show_scores(found, f"{from_run}, scored again", as_json)
+    return SOME_FAILED if found.get("left_out") else 0

@@ -86,9 +86,10 @@ def show_scores(metrics: dict[str, Any], title: str, as_json: bool) -> None:
     if as_json:
         print_json(metrics)
     else:
-        from heatbox.visualization.tables import difference_lines, terminal_score_table
+        from heatbox.visualization.tables import difference_lines, terminal_score_tables
 
-        print_table(terminal_score_table(metrics, title))
+        for table in terminal_score_tables(metrics, title):
+            print_table(table)
         for line in difference_lines(metrics):
             print(printable(line))
 

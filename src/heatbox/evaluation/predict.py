@@ -110,7 +110,9 @@ def evaluate(
             predict(view, chosen_on, inner, fullsup, track, left_out_of_chosen)
             save_images(fullsup, chosen_on, left_out_of_chosen)
             fullsup.finish()
-    metrics = score_run(run, config.method, config.thresholds, config.protocol, fullsup, track)
+    metrics = score_run(
+        run, config.method, config.thresholds, config.protocol, fullsup, track, config.metrics
+    )
     function = score_function(config.scores, view.num_classes, trained_function(view))
     if not run.finished:
         run.finish(_columns(metrics, config.protocol, run.has_masks, function))

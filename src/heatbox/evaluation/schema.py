@@ -36,7 +36,9 @@ NOT_PARQUET = (pa.ArrowException, OSError, UnicodeError)
 _PAIR = (NUMBER, NUMBER)
 _ESTIMATE = {"value": NUMBER, "interval": _PAIR}
 _CURVES = {"iou": [NUMBER], "accuracy": [NUMBER], "threshold": [FRACTION], "correct": [[NUMBER]]}
+_PIXELS = {...: {"value": NUMBER, "interval": _PAIR, "threshold?": FRACTION}}
 _BOXES = {
+    "localization_scores?": _PIXELS,
     "MaxBoxAcc": NUMBER,
     "MaxBoxAcc_interval": _PAIR,
     "threshold": FRACTION,
@@ -49,6 +51,7 @@ _BOXES = {
     "minus_baseline?": {"MaxBoxAcc": _ESTIMATE, "MaxBoxAccV2": _ESTIMATE},
 }
 _MASKS = {
+    "localization_scores?": _PIXELS,
     "PxAP": NUMBER,
     "PxAP_interval": _PAIR,
     "pixel_iou": NUMBER,
@@ -102,7 +105,14 @@ def checked_scores(content: Mapping[str, Any], where: object) -> dict[str, Any]:
         "scores?": one_of("softmax", "sigmoid"),
         "methods": {...: _MASKS if masks else _BOXES},
         "baselines": [TEXT],
-        "differences": [{"first": TEXT, "second": TEXT, **{f"{name}?": _ESTIMATE for name in names}}],
+        "differences": [
+            {
+                "first": TEXT,
+                "second": TEXT,
+                **{f"{name}?": _ESTIMATE for name in names},
+                "localization_scores?": _PIXELS,
+            }
+        ],
     }
     if not {"methods", "baselines", "images"} <= set(content):
         raise InputError(f"{where}: contains no scores of maps, expected what heatbox evaluate writes")

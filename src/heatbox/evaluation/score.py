@@ -24,16 +24,26 @@ from heatbox._utils.devices import available_cores
 from heatbox._utils.progress import Track, as_callback, silent
 from heatbox.boxes.contours import Protocol, check_heatmap
 from heatbox.boxes.ops import REFERENCE_SIDE, check_boxes
-from heatbox.config import ScoreConfig
+from heatbox.config import MetricName, ScoreConfig
 from heatbox.data.types import Example, Split
 from heatbox.errors import InputError
 from heatbox.evaluation.images import left_out_counts, open_images, save_images
 from heatbox.evaluation.run import MASK, METRICS, Run, ShardStore, ids_of, require_older
-from heatbox.evaluation.summary import EVERY, LARGEST, Records, SplitScore, table_of
+from heatbox.evaluation.summary import (
+    EVERY,
+    LARGEST,
+    Images,
+    Records,
+    SplitScore,
+    pixel_scores,
+    table_of,
+)
 from heatbox.maps.baselines import BASELINES
 from heatbox.maps.normalize import normalize_heatmap
 from heatbox.metrics.collection import BoxMetrics
-from heatbox.metrics.functional import V2_IOU, label_rank, resize_mask
+from heatbox.metrics.functional import V2_IOU, PixelScore, resize_mask
+from heatbox.metrics.localization_scores import SCORES, MapScores
+from heatbox.metrics.map_score import LocalizationScores
 from heatbox.metrics.max_box_acc import MaxBoxAcc
 from heatbox.metrics.pxap import PxAP
 
@@ -58,6 +68,7 @@ class BoxScorer(BoxMetrics):
         thresholds: number of evenly spaced thresholds.
         threads: threads to use; all cores by default.
         keep: keep the outcome of each image, under 1 KB.
+        pixels: compute the pixel scores of each image as well.
     """
 
     def __init__(
@@ -66,6 +77,7 @@ class BoxScorer(BoxMetrics):
         thresholds: int = 1000,
         threads: int | None = None,
         keep: bool = True,
+        pixels: bool = False,
     ) -> None:
         super().__init__(
             {
@@ -74,6 +86,8 @@ class BoxScorer(BoxMetrics):
             }
         )
         self.protocol, self.thresholds, self.keep = protocol, thresholds, keep
+        self.pixels = LocalizationScores(threads=threads) if pixels else None
+        self.latest: MapScores | None = None  # of the last update
         self.shards: ShardStore | None = None
         self.ids: list[str] = []
         self.written: dict[str, float] = {}  # id → when it was recorded, of resumed images
@@ -94,19 +108,31 @@ class BoxScorer(BoxMetrics):
         if self.protocol != "reference":
             raise InputError("records are kept for the reference protocol only: leave out the records folder")
         settings = {"protocol": self.protocol, "thresholds": self.thresholds, "iou": list(V2_IOU)}
+        if self.pixels is not None:
+            settings["pixels"] = list(self.pixels.settings())
         shards.require({**settings, "fingerprint": fingerprint})
 
-        def decoded(table: pa.Table) -> tuple[list[str], dict[str, np.ndarray]]:
+        def decoded(table: pa.Table) -> tuple[list[str], dict[str, np.ndarray], MapScores | None]:
             ids = ids_of(table)
             if known is not None and not all(name in known for name in ids):
                 raise ValueError("ids of other images")
-            shape = (len(ids), len(V2_IOU), -(-self.thresholds // 8))
-            return ids, {
-                name: np.frombuffer(b"".join(table[name].to_pylist()), np.uint8).reshape(shape)
-                for name in self.metrics
-            }
 
-        for shard, (ids, packed) in shards.read(decoded):
+            def rows(name: str, dtype: type, *shape: int) -> np.ndarray:
+                joined = b"".join(table[name].to_pylist())
+                return np.frombuffer(joined, dtype).reshape(len(ids), *shape)
+
+            packed = {
+                name: rows(name, np.uint8, len(V2_IOU), -(-self.thresholds // 8)) for name in self.metrics
+            }
+            if self.pixels is None:
+                return ids, packed, None
+            grid = self.pixels.thresholds
+            values, curve = rows("values", np.float64, len(SCORES)), rows("curve", np.float32, len(grid))
+            return ids, packed, MapScores(values, curve, grid)
+
+        for shard, (ids, packed, scores) in shards.read(decoded):
+            if self.pixels is not None and scores is not None:
+                self.pixels.add(scores)
             self.written |= dict.fromkeys(ids, shard.stat().st_mtime)
             for name, metric in self.metrics.items():
                 bits = np.unpackbits(packed[name], axis=2, count=self.thresholds)
@@ -114,6 +140,19 @@ class BoxScorer(BoxMetrics):
                 metric.images += len(ids)
             self._add(ids, packed)
         self.shards = shards
+
+    def update(
+        self,
+        heatmaps: Any,
+        boxes: Sequence[Any],
+        image_sizes: Sequence[Sequence[float]],
+        return_iou: bool = False,
+    ) -> np.ndarray | None:
+        """As `BoxMetrics.update`, for the pixel scores too."""
+        curves = super().update(heatmaps, boxes, image_sizes, return_iou)
+        if self.pixels is not None:
+            self.latest = self.pixels.update(heatmaps, boxes, image_sizes)
+        return curves
 
     def record(self, ids: Sequence[str], curves: np.ndarray | None) -> None:
         """Keep the outcomes of images, in the store too if there is one.
@@ -133,6 +172,9 @@ class BoxScorer(BoxMetrics):
             for name, bits in packed.items():
                 rows = bits.reshape(len(ids), -1)
                 columns[name] = pa.array([row.tobytes() for row in rows], pa.binary(rows.shape[1]))
+            if self.latest is not None:
+                for name, rows in (("values", self.latest.values), ("curve", self.latest.curve)):
+                    columns[name] = pa.array([row.tobytes() for row in rows], pa.binary(rows[0].nbytes))
             self.shards.append(pa.table(columns))
         self._add(ids, packed)
 
@@ -150,15 +192,51 @@ class BoxScorer(BoxMetrics):
         scores = super().compute()
         packed = {name: np.concatenate(bits) for name, bits in self.packed.items()}
         records = Records(self.ids, packed, self.thresholds) if self.keep else None
-        return SplitScore(scores, self.metrics[LARGEST].images, records=records)
+        pixels = None if self.pixels is None else self.pixels.all()
+        return SplitScore(scores, self.metrics[LARGEST].images, records=records, pixels=pixels)
 
 
-Scorer = BoxScorer | PxAP
+class MaskScorer(PxAP):
+    """PxAP of one map with the histogram of each image, and its pixel scores.
+
+    Args:
+        thresholds: number of evenly spaced thresholds.
+        pixels: compute the pixel scores of each image as well.
+    """
+
+    def __init__(self, thresholds: int = 1000, pixels: bool = False) -> None:
+        self.pixels = LocalizationScores() if pixels else None
+        super().__init__(thresholds, per_image=True)
+
+    def update(self, heatmaps: Any, masks: Any, image_sizes: Sequence[Sequence[float]] | None = None) -> None:
+        """As `PxAP.update`, for the pixel scores too."""
+        super().update(heatmaps, masks)
+        if self.pixels is not None:
+            self.pixels.update(heatmaps, image_sizes=image_sizes, masks=masks)
+
+    def compute(self) -> PixelScore:
+        """The score over all images.
+
+        Raises:
+            InputError: no image was added, or no mask has an object pixel.
+        """
+        return replace(super().compute(), scores=None if self.pixels is None else self.pixels.all())
 
 
-def _scorers(names: Iterable[str], masks: bool, thresholds: int, protocol: Protocol) -> dict[str, Scorer]:
+Scorer = BoxScorer | MaskScorer
+
+
+def _scorers(
+    names: Iterable[str],
+    masks: bool,
+    thresholds: int,
+    protocol: Protocol,
+    metrics: Sequence[MetricName],
+) -> dict[str, Scorer]:
+    pixels = bool(pixel_scores(metrics))
     return {
-        name: PxAP(thresholds, per_image=True) if masks else BoxScorer(protocol, thresholds) for name in names
+        name: MaskScorer(thresholds, pixels) if masks else BoxScorer(protocol, thresholds, pixels=pixels)
+        for name in names
     }
 
 
@@ -211,6 +289,7 @@ def score_run(
     protocol: Protocol = "reference",
     fullsup: Run | None = None,
     track: Track = silent,
+    metrics: Sequence[MetricName] = ("boxes",),
 ) -> dict[str, Any]:
     """Score the maps of a run, and those of the baselines, which do not depend on the images.
 
@@ -221,6 +300,7 @@ def score_run(
         protocol: "reference" or "exact".
         fullsup: a run on a fully supervised split; thresholds best on it give the transferred scores.
         track: how to show progress.
+        metrics: scores besides those of boxes, or PxAP of masks.
 
     Returns:
         a dictionary for metrics.json; see `heatbox.evaluation.summary.table_of`.
@@ -231,9 +311,9 @@ def score_run(
     held = run.methods()
     if unknown := [name for name in methods if name not in held]:
         raise InputError(f"{run.folder}: contains no maps of {unknown[0]!r}, only of {', '.join(held)}")
-    found, ranks = score_maps(run, methods, thresholds, protocol, track)
-    chosen = score_maps(fullsup, methods, thresholds, protocol, track)[0] if fullsup else {}
-    return {**table_of(found, chosen, ranks), **_counted(left_out_counts(run))}
+    found, images = score_maps(run, methods, thresholds, protocol, track, metrics)
+    chosen = score_maps(fullsup, methods, thresholds, protocol, track, metrics)[0] if fullsup else {}
+    return {**table_of(found, chosen, images, metrics), **_counted(left_out_counts(run))}
 
 
 def _counted(counts: Mapping[str, int]) -> dict[str, Any]:
@@ -247,29 +327,28 @@ def score_maps(
     thresholds: int,
     protocol: Protocol,
     track: Track = silent,
-) -> tuple[dict[str, Any], np.ndarray]:
-    """Scores of each method and baseline, and the (N,) rank of each label among the logits.
+    metrics: Sequence[MetricName] = ("boxes",),
+) -> tuple[dict[str, Any], Images]:
+    """Scores of each method and baseline, and the images in the order of their outcomes.
 
     The scores are `SplitScore` with records, or `PixelScore` with histograms where the run contains masks.
     """
     masks = run.has_masks
     if masks:
         _require_reference(protocol)
-    scorers = _scorers((*methods, *BASELINES), masks, thresholds, protocol)
-    ranks: list[np.ndarray] = []
+    scorers = _scorers((*methods, *BASELINES), masks, thresholds, protocol, metrics)
+    images = Images()
     for batch in track(run.records(RECORDS_AT_A_TIME), "scoring", -(-len(run) // RECORDS_AT_A_TIME)):
         if empty := [record["id"] for record in batch if not masks and not len(record["boxes"])]:
             raise InputError(f"{run.folder}: image {empty[0]!r} has no box to be scored against")
-        ranks.append(label_rank(np.stack([r["logits"] for r in batch]), [r["label"] for r in batch]))
+        sizes = [(record["width"], record["height"]) for record in batch]
+        images.add(batch, sizes)
         truths: dict[str, Any] = (
             {"masks": [record[MASK] for record in batch]}
             if masks
-            else {
-                "boxes": [record["boxes"] for record in batch],
-                "image_sizes": [(record["width"], record["height"]) for record in batch],
-                "return_iou": True,
-            }
+            else {"boxes": [record["boxes"] for record in batch], "return_iou": True}
         )
+        truths["image_sizes"] = sizes
         for name, scorer in scorers.items():
             if name in BASELINES:
                 maps = [_baseline(name)] * len(batch)
@@ -278,7 +357,7 @@ def score_maps(
             outcome = scorer.update(maps, **truths)
             if isinstance(scorer, BoxScorer):
                 scorer.record([record["id"] for record in batch], outcome)
-    return {name: scorer.compute() for name, scorer in scorers.items()}, np.concatenate(ranks)
+    return {name: scorer.compute() for name, scorer in scorers.items()}, images
 
 
 # --------------------------------------------------------------------------------------------- of a stream
@@ -606,34 +685,39 @@ def score_heatmaps(
         chosen_on, _ = open_images(config.fullsup, on_bad=config.on_bad)
     require_comparable(config.protocol, split, chosen_on)
     run.start(config, resume=not overwrite)  # only now: a folder is not to be bound to bad input
-    found, problems = _score_split(config, config.heatmaps, split, run.folder / "records", track)
+    found, images, problems = _score_split(config, config.heatmaps, split, run.folder / "records", track)
     fullsup: dict[str, Any] = {}
     if chosen_on is not None and config.fullsup_heatmaps is not None:
         records = run.folder / "records-fullsup"
-        other, more = _score_split(config, config.fullsup_heatmaps, chosen_on, records, track)
+        other, _, more = _score_split(config, config.fullsup_heatmaps, chosen_on, records, track)
         problems += [f"fullsup: {problem}" for problem in more]
         fullsup = dict(zip(found, other.values(), strict=True))  # the first is the folder's own
     save_images(run, split, left_out)
-    metrics = {**table_of(found, fullsup, None), **_counted(left_out.counts()), "problems": problems}
+    scores = table_of(found, fullsup, images, config.metrics)
+    metrics = {**scores, **_counted(left_out.counts()), "problems": problems}
     run.write_json(METRICS, metrics)
     return metrics, problems
 
 
 def _score_split(
     config: ScoreConfig, heatmaps: Path, split: Split, records: Path, track: Track
-) -> tuple[dict[str, Any], list[str]]:
-    """Scores of a folder's maps and of the baselines on the same images by name; the problems with maps."""
+) -> tuple[dict[str, Any], Images, list[str]]:
+    """Scores of a folder's maps and of the baselines on the same images by name; the images; the problems."""
     masks = split.has_only_masks
     source = MapFolder(heatmaps, split.examples, config.resize, config.protocol)
     name = heatmaps.name or "heatmaps"
     name = f"{name} (heatmaps)" if name in BASELINES else name
-    scorers = _scorers((name, *BASELINES), masks, config.thresholds, config.protocol)
+    scorers = _scorers((name, *BASELINES), masks, config.thresholds, config.protocol, config.metrics)
+    images = Images()
 
     def truths_of(examples: Sequence[Example]) -> dict[str, Any]:
-        return {"masks": masks_of(split, examples)} if masks else _boxes_of(examples)
+        images.add_examples(examples)
+        if not masks:
+            return _boxes_of(examples)
+        return {"masks": masks_of(split, examples), "image_sizes": [one.size for one in examples]}
 
     recorded = records if not masks and config.protocol == "reference" else None
     progress = as_callback(track, f"scoring {heatmaps}", len(split))
     outcome = _score_folder(source, scorers, truths_of, recorded, progress)
     problems = SplitScore({}, 0, **outcome).problems()
-    return {name: scorer.compute() for name, scorer in scorers.items()}, problems
+    return {name: scorer.compute() for name, scorer in scorers.items()}, images, problems

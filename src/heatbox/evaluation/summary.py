@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from heatbox.boxes.contours import threshold_grid, threshold_index
+from heatbox.config import MetricName, ScoreFunction
+from heatbox.data.types import Example
+from heatbox.inference.scores import class_scores
 from heatbox.maps.baselines import BASELINES, CENTRE
 from heatbox.metrics.bootstrap import (
     Interval,
@@ -18,20 +21,25 @@ from heatbox.metrics.bootstrap import (
     paired_interval,
     pxap_interval,
 )
+from heatbox.metrics.detection import class_weights, ranked_ap, ranked_precision
 from heatbox.metrics.functional import (
     BoxScore,
     PixelScore,
     data_frame,
+    label_rank,
     localization_counts,
     localization_score,
     rank_counts,
     topk_accuracy,
 )
+from heatbox.metrics.localization_scores import MapScores
 
 if TYPE_CHECKING:
     import pandas
 
 LARGEST, EVERY = "MaxBoxAcc", "MaxBoxAccV2"
+PIXEL_RESAMPLES, AP_RESAMPLES = 1000, 200
+"""Bootstrap resamples of the scores whose values differ from image to image, and of rankings."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +81,7 @@ class SplitScore:
         malformed: (id, error message) of heatmaps that could not be scored.
         unknown: heatmaps that belong to no image, as paths within the folder.
         records: per-image outcomes under the names of the scores, where they were kept.
+        pixels: the pixel scores of each image, where they were computed.
     """
 
     scores: dict[str, BoxScore]
@@ -82,6 +91,7 @@ class SplitScore:
     malformed: tuple[tuple[str, str], ...] = ()
     unknown: tuple[str, ...] = ()
     records: Records | None = None
+    pixels: MapScores | None = None
 
     @property
     def half(self) -> int:
@@ -140,17 +150,87 @@ Score = SplitScore | PixelScore
 """Of one map: box scores with records, or PxAP with the histogram of each image (`PxAP` with `per_image`)."""
 
 
+PIXELS: dict[str, tuple[str, ...]] = {
+    "pointing_game": ("pointing_game", "pointing_game_tolerant"),
+    "energy_pointing_game": ("energy_pointing_game",),
+    "relevance_rank": ("relevance_rank",),
+    "top_k_intersection": ("top_k_intersection",),
+    "auc": ("auc",),
+    "iou": ("iou", "iou_half", "iou_otsu", "iou_quantile"),
+}
+"""Option of --metrics → its pixel scores. `iou` is the mean IoU at the one threshold that is best for the
+split."""
+
+
+def pixel_scores(metrics: Sequence[MetricName]) -> tuple[str, ...]:
+    """Names of the pixel scores that were asked for."""
+    return tuple(
+        name for option, names in PIXELS.items() if option in metrics or "all" in metrics for name in names
+    )
+
+
+class Images:
+    """The images of a scoring in the order of their outcomes: labels, boxes and, of a run, logits.
+
+    Args:
+        function: how logits become scores of classes.
+    """
+
+    def __init__(self, function: ScoreFunction = "softmax") -> None:
+        self.function = function
+        self.labels: list[int] = []
+        self.sizes: list[Sequence[float]] = []
+        self.boxes: list[np.ndarray] = []
+        self.of_target: list[bool] = []  # whether the map is of the label's class
+        self._ranks: list[np.ndarray] = []
+        self._confidence: list[np.ndarray] = []
+
+    def add(self, records: Sequence[Mapping[str, Any]], sizes: Sequence[Sequence[float]]) -> None:
+        """Add records of a run."""
+        logits, labels = np.stack([one["logits"] for one in records]), [one["label"] for one in records]
+        targets = [one.get("target", one["label"]) for one in records]
+        self._ranks.append(label_rank(logits, labels))
+        scores = class_scores(logits, self.function)
+        self._confidence.append(scores[np.arange(len(labels)), targets])
+        self.labels += targets
+        self.of_target += [label == target for label, target in zip(labels, targets, strict=True)]
+        self.sizes += sizes
+        self.boxes += [one.get("boxes", np.zeros((0, 4))) for one in records]
+
+    def add_examples(self, examples: Sequence[Example]) -> None:
+        """Add examples of a split, whose logits are not known."""
+        self.labels += [one.label for one in examples]
+        self.of_target += [True] * len(examples)
+        self.sizes += [one.size for one in examples]
+        self.boxes += [one.boxes for one in examples]
+
+    @property
+    def ranks(self) -> np.ndarray | None:
+        """(N,) rank of each label among the logits, where they are known."""
+        return np.concatenate(self._ranks) if self._ranks else None
+
+    @property
+    def confidence(self) -> np.ndarray | None:
+        """(N,) score of the class of each map, where the logits are known."""
+        return np.concatenate(self._confidence) if self._confidence else None
+
+
 def table_of(
-    found: Mapping[str, Score], fullsup: Mapping[str, Score], ranks: np.ndarray | None
+    found: Mapping[str, Score],
+    fullsup: Mapping[str, Score],
+    images: Images | None,
+    metrics: Sequence[MetricName] = ("boxes",),
 ) -> dict[str, Any]:
     """Scores of methods and baselines → the content of metrics.json.
 
     Args:
         found: the scores by name, all of boxes or all of masks.
         fullsup: the scores on the split on which thresholds are chosen; may be empty.
-        ranks: (N,) rank of each label among the logits, where they are known.
+        images: the images in the order of the outcomes, if their labels are known.
+        metrics: scores besides those of boxes, or PxAP of masks.
     """
     centre = found[CENTRE]
+    ranks = None if images is None else images.ranks
     table: dict[str, Any] = {"images": centre.images}
     if isinstance(centre, PixelScore):
         table["truth"] = "masks"
@@ -160,13 +240,85 @@ def table_of(
         name: summarise(one, fullsup.get(name), None if one is centre else centre, ranks)
         for name, one in found.items()
     }
+    values = {name: image_values(one, images, metrics) for name, one in found.items()}
+    for name, one in found.items():
+        if values[name]:
+            entry = table["methods"][name]
+            entry["localization_scores"] = _localization(one, values[name], fullsup.get(name))
+            if ap := _ranking(one, images, metrics):
+                entry["localization_scores"]["localization_ap"] = ap
+            if one is not centre:
+                entry["minus_baseline"]["localization_scores"] = _paired(values[name], values[CENTRE])
     table["baselines"] = list(BASELINES)
     own = {name: one for name, one in found.items() if name not in BASELINES}
     table["differences"] = [
         {"first": later, "second": earlier, **_difference(own[later], own[earlier])}
+        | ({"localization_scores": _paired(values[later], values[earlier])} if values[later] else {})
         for earlier, later in itertools.combinations(own, 2)
     ]
     return table
+
+
+def image_values(found: Score, images: Images | None, metrics: Sequence[MetricName]) -> dict[str, np.ndarray]:
+    """Score → (N,) values whose mean over images is the score; NaN where the ground truth leaves it
+    undefined."""
+    scores = found.scores if isinstance(found, PixelScore) else found.pixels
+    values = {}
+    if scores is not None:
+        for name in pixel_scores(metrics):
+            values[name] = scores.curve[:, scores.best].astype(np.float64) if name == "iou" else scores[name]
+    if isinstance(found, SplitScore) and images is not None and {"cor_loc", "all"} & set(metrics):
+        values["cor_loc"] = found.at_best(LARGEST)[:, 0] * class_weights(images.labels)
+    return values
+
+
+def _localization(
+    found: Score, values: Mapping[str, np.ndarray], fullsup: Score | None
+) -> dict[str, dict[str, Any]]:
+    """Each score in percent with its interval, and where it has one the threshold that was chosen for it."""
+    table = {name: _mean_estimate(one) for name, one in values.items()}
+    scores = found.scores if isinstance(found, PixelScore) else found.pixels
+    if scores is not None and "iou" in table:
+        table["iou"]["threshold"] = float(scores.thresholds[scores.best])
+        other = fullsup.scores if isinstance(fullsup, PixelScore) else fullsup.pixels if fullsup else None
+        if other is not None:
+            transferred = _mean_estimate(scores.curve[:, other.best].astype(np.float64))
+            table["iou_transferred"] = transferred | {"threshold": float(other.thresholds[other.best])}
+    return table
+
+
+def _ranking(found: Score, images: Images | None, metrics: Sequence[MetricName]) -> dict[str, Any]:
+    """Localization AP of a run's maps, with the confidence that its logits give."""
+    if not {"localization_ap", "all"} & set(metrics) or isinstance(found, PixelScore) or images is None:
+        return {}
+    if images.confidence is None:
+        return {}
+    has = np.array(images.of_target)
+    hits = found.at_best(LARGEST)[:, 0] & has
+    if not has.any():
+        return {}
+    score = ranked_ap(hits, images.confidence, np.array(images.labels), has)
+    rng, drawn = np.random.default_rng(0), []
+    for _ in range(AP_RESAMPLES):
+        pick = rng.integers(0, len(hits), len(hits))
+        if has[pick].any():
+            drawn.append(100 * ranked_precision(hits[pick], images.confidence[pick], int(has[pick].sum())))
+    ends = np.quantile(drawn, [0.025, 0.975]).tolist()
+    return {"value": score.ap, "interval": ends, "mean_over_classes": score.mean}
+
+
+def _mean_estimate(values: np.ndarray) -> dict[str, Any]:
+    """The mean of the defined values with its interval, and how many are undefined."""
+    defined = values[~np.isnan(values)]
+    missing = {"undefined": len(values) - len(defined)} if len(defined) < len(values) else {}
+    if not len(defined):
+        return {"value": float("nan"), "interval": [float("nan")] * 2, **missing}
+    return _estimate(bootstrap_interval(defined, PIXEL_RESAMPLES)) | missing
+
+
+def _paired(later: Mapping[str, np.ndarray], earlier: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """Score → one map minus another on the images for which the ground truth defines it."""
+    return {name: _mean_estimate(later[name] - earlier[name]) for name in later}
 
 
 def own_maps(metrics: Mapping[str, Any]) -> list[str]:
@@ -178,7 +330,7 @@ def summarise(
     found: Score,
     fullsup: Score | None = None,
     baseline: Score | None = None,
-    label_rank: np.ndarray | None = None,
+    ranks: np.ndarray | None = None,
     resamples: int | None = None,
     seed: int = 0,
 ) -> dict[str, Any]:
@@ -188,7 +340,7 @@ def summarise(
         found: the map's scores on the split that is reported.
         fullsup: its scores on the split on which thresholds are chosen, for the transferred policy.
         baseline: scores of a baseline on the same images, for the paired difference.
-        label_rank: (N,) number of classes that the classifier ranks above the label, images in the order of
+        ranks: (N,) number of classes that the classifier ranks above the label, images in the order of
             the records, for Top-1 and Top-5 localization accuracy.
         resamples: number of bootstrap resamples; by default 10,000 for boxes and 1,000 for masks.
         seed: of the resampling.
@@ -205,14 +357,14 @@ def summarise(
         summary = _mask_summary(found, fullsup, resamples or 1000, seed)
     else:
         assert not isinstance(fullsup, PixelScore)
-        summary = _box_summary(found, fullsup, label_rank, resamples or 10_000, seed)
+        summary = _box_summary(found, fullsup, ranks, resamples or 10_000, seed)
     if baseline is not None:
         summary["minus_baseline"] = _difference(found, baseline, resamples, seed)
     return summary
 
 
 def _box_summary(
-    found: SplitScore, fullsup: SplitScore | None, label_rank: np.ndarray | None, resamples: int, seed: int
+    found: SplitScore, fullsup: SplitScore | None, ranks: np.ndarray | None, resamples: int, seed: int
 ) -> dict[str, Any]:
     largest, every, half = found.scores[LARGEST], found.scores[EVERY], found.half
     bits = found.outcomes.bits(LARGEST)[:, [half]]
@@ -226,9 +378,9 @@ def _box_summary(
         "largest_contour": _curves(largest),
         "all_contours": _curves(every),
     }
-    if label_rank is not None:
-        counts = localization_counts(bits[:, 0], label_rank)
-        score = localization_score(counts, threshold_grid(bits.shape[2]), rank_counts(label_rank))
+    if ranks is not None:
+        counts = localization_counts(bits[:, 0], ranks)
+        score = localization_score(counts, threshold_grid(bits.shape[2]), rank_counts(ranks))
         summary["localization"] = {"gt_known": score.gt_known, "top1": score.top1, "top5": score.top5}
     if fullsup is not None:
         chosen = {name: score.threshold for name, score in fullsup.scores.items()}

@@ -8,6 +8,7 @@ from .bootstrap import (
     pxap_interval,
 )
 from .collection import BoxMetrics
+from .detection import LocalizationAP
 from .functional import V2_IOU, BoxScore, LocalizationScore, PixelScore, oracle_and_transferred
 from .localization import LocalizationAccuracy
 from .localization_scores import MapScores
@@ -31,6 +32,7 @@ __all__ = [
     "EnergyPointingGame",
     "InsideOutsideAUC",
     "Interval",
+    "LocalizationAP",
     "LocalizationAccuracy",
     "LocalizationScore",
     "LocalizationScores",

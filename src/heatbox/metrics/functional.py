@@ -46,6 +46,7 @@ from heatbox.boxes.contours import (
 from heatbox.boxes.ops import REFERENCE_SIDE, scaled_truth, stack_truth
 from heatbox.errors import InputError
 from heatbox.metrics._arguments import as_maps, check_threads, data_frame
+from heatbox.metrics.detection import LocalizationAP, class_mean, cor_loc, localization_ap, ranked_precision
 from heatbox.metrics.localization_scores import (
     MapScores,
     auc,
@@ -64,6 +65,7 @@ __all__ = [
     "V2_IOU",
     "BoxCounts",
     "BoxScore",
+    "LocalizationAP",
     "LocalizationScore",
     "MapScores",
     "PixelScore",
@@ -74,12 +76,15 @@ __all__ = [
     "box_score",
     "check_criterion",
     "check_threads",
+    "class_mean",
     "combine_masks",
+    "cor_loc",
     "data_frame",
     "energy_pointing_game",
     "iou_curve",
     "label_rank",
     "localization_accuracy",
+    "localization_ap",
     "localization_counts",
     "localization_score",
     "map_iou",
@@ -94,6 +99,7 @@ __all__ = [
     "pointing_game",
     "pxap",
     "rank_counts",
+    "ranked_precision",
     "relevance_mass",
     "relevance_rank",
     "resize_mask",
@@ -617,6 +623,7 @@ class PixelScore:
         images: number of images scored.
         histogram: (2, T + 2) int64, background and object pixels of all images; see `pixel_histogram`.
         histograms: (N, 2, T + 2), the same of each image; N is 0 unless the metric keeps them.
+        scores: the scores of each image besides, where they were computed.
     """
 
     pxap: float
@@ -628,6 +635,7 @@ class PixelScore:
     images: int
     histogram: np.ndarray
     histograms: np.ndarray
+    scores: MapScores | None = None
 
     def at(self, threshold: float) -> float:
         """Percent IoU of the object and {heatmap >= tau} over all pixels at a given threshold.

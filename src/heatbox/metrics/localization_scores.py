@@ -132,8 +132,8 @@ def map_scores(
     Args:
         heatmaps: (N, H, W) in [0, 1], an array, a tensor on any device, or N maps of any sizes.
         boxes: for each image a (K, 4) xyxy array in pixels of the original image.
-        image_sizes: for each image its original (width, height); without them a tolerance is in pixels of the
-            map.
+        image_sizes: for each image its original (width, height). With masks, (0, 0) is an unknown size, for
+            which the score with tolerance is NaN; without any sizes, the tolerance is in pixels of the map.
         masks: in place of boxes, for each image an (H, W) mask of 0 background, 1 object, 255 ignored, of the
             map's size.
         tolerance: of `pointing_game_tolerant`, in pixels of the image.
@@ -237,6 +237,9 @@ def _scored(
     else:
         with ThreadPoolExecutor(threads) as pool:
             list(pool.map(score, chunks))
+    if masks is not None and image_sizes is not None and len(columns):
+        unknown = ~(np.asarray(image_sizes, np.float64) > 0).all(1)
+        columns[unknown, COLUMNS.index("tolerant")] = np.nan
     return columns, curve
 
 
@@ -290,8 +293,11 @@ def _truth_of(
                 raise InputError(f"heatmap {i}: its mask has values of {one.dtype}, expected 0, 1 and 255")
         sizes = image_sizes[begin:end] if image_sizes is not None else [shape[::-1]] * len(found)
         of_image = np.asarray(sizes, np.float64).reshape(-1, 2)
-        if not (np.isfinite(of_image) & (of_image > 0)).all():
-            raise InputError("an image size is not two positive numbers, expected (width, height)")
+        if not (np.isfinite(of_image) & (of_image >= 0)).all():
+            raise InputError("an image size is not two numbers of 0 or more, expected (width, height)")
+        of_image = np.where(
+            (of_image > 0).all(1, keepdims=True), of_image, shape[::-1]
+        )  # unknown: see _scored
         return np.stack(found).astype(np.uint8), none, none[:, 0], of_image
 
     return of_masks

@@ -37,8 +37,9 @@ class Column:
     Attributes:
         heading: of the column.
         key: of a number, or of a number with its interval, in a map's entry in "methods" of metrics.json.
-        group: key under which an entry contains `key`; "" where the entry itself does. The column is shown
-            where some map has the group.
+        group: key under which an entry contains `key`, or several joined by "/"; "" where the entry itself
+            does.
+            The column is shown where some map has the key.
         digits: number of decimal places.
         sign: "+" to show the sign of positive numbers too.
     """
@@ -51,7 +52,10 @@ class Column:
 
     def cell(self, entry: Mapping[str, Any]) -> Cell:
         """What the column shows of a map; empty for the baseline's difference to itself."""
-        if not (found := entry.get(self.group) if self.group else entry):
+        found = entry
+        for group in self.group.split("/") if self.group else ():
+            found = found.get(group, {})
+        if self.key not in found:
             return Cell("")
         value, interval = found[self.key], found.get(f"{self.key}_interval")
         if isinstance(value, Mapping):
@@ -102,6 +106,67 @@ MASK_COLUMNS = (
 )
 
 
+_PIXELS = "localization_scores"
+LOCALIZATION_COLUMNS = (
+    Column("pointing game", "pointing_game", _PIXELS),
+    Column("within 15 px", "pointing_game_tolerant", _PIXELS),
+    Column("energy", "energy_pointing_game", _PIXELS),
+    Column("rank", "relevance_rank", _PIXELS),
+    Column("top 1000", "top_k_intersection", _PIXELS),
+    Column("AUC", "auc", _PIXELS),
+    Column("mean IoU oracle", "iou", _PIXELS),
+    Column("at", "threshold", f"{_PIXELS}/iou", digits=2),
+    Column("mean IoU transferred", "iou_transferred", _PIXELS),
+    Column("at half", "iou_half", _PIXELS),
+    Column("Otsu", "iou_otsu", _PIXELS),
+    Column("top fifth", "iou_quantile", _PIXELS),
+    Column("CorLoc", "cor_loc", _PIXELS),
+    Column("localization AP", "localization_ap", _PIXELS),
+)
+"""Scores of --metrics; a table of their own."""
+
+
+def score_tables(
+    metrics: Mapping[str, Any], milliseconds: Mapping[str, float] | None = None
+) -> list[ScoreTable]:
+    """Every table of scores in metrics.json: `score_table`, and of the scores of --metrics if there are any.
+
+    Args:
+        metrics: content of metrics.json.
+        milliseconds: map → time per image, for a last column of the first table.
+    """
+    tables = [score_table(metrics, milliseconds)]
+    methods, shown = metrics["methods"], []
+    for column in LOCALIZATION_COLUMNS:
+        if any(column.cell(entry).value for entry in methods.values()):
+            shown.append(column)
+    if shown:
+        rows = [
+            (name, name in metrics["baselines"], [column.cell(entry) for column in shown])
+            for name, entry in methods.items()
+        ]
+        tables.append(ScoreTable([column.heading for column in shown], rows, _pixel_caption(metrics)))
+    return tables
+
+
+def _pixel_caption(metrics: Mapping[str, Any]) -> str:
+    scores = [entry.get(_PIXELS, {}) for entry in metrics["methods"].values()]
+    missing = max((one.get("undefined", 0) for each in scores for one in each.values()), default=0)
+    text = (
+        f"Percent, means over {metrics['images']} images with 95% bootstrap intervals: of the largest "
+        "value, the sum, and the order of the pixels of a map, and the IoU of its foreground with the object."
+    )
+    if missing:
+        text += (
+            f" {missing} images with nothing outside (or inside) the object are left out where it matters."
+        )
+    if any("cor_loc" in each for each in scores):
+        text += " CorLoc: MaxBoxAcc averaged over classes."
+    if any("localization_ap" in each for each in scores):
+        text += " Localization AP: images ranked by the score of the class, all classes together."
+    return text
+
+
 def score_table(metrics: Mapping[str, Any], milliseconds: Mapping[str, float] | None = None) -> ScoreTable:
     """The scores of maps and baselines against boxes or masks, as text.
 
@@ -114,7 +179,7 @@ def score_table(metrics: Mapping[str, Any], milliseconds: Mapping[str, float] | 
     columns = [
         column
         for column in (MASK_COLUMNS if masks else BOX_COLUMNS)
-        if not column.group or any(column.group in entry for entry in methods.values())
+        if not column.group or any(column.cell(entry).value for entry in methods.values())
     ]
     rows = []
     for name, entry in methods.items():
@@ -167,24 +232,29 @@ def _text(content: str) -> Text:
     return Text(printable(content))
 
 
-def terminal_score_table(metrics: Mapping[str, Any], title: str) -> Table:
-    """The score table for the terminal."""
-    content = score_table(metrics)
-    rows = [[name, *map(str, cells)] for name, _, cells in content.rows]
-    headings, caption = ["map", *content.headings], _text(content.caption)
-    table = _table(headings, rows, ["map"], ["map"], title=_text(title), caption=caption)
-    for row, (_, baseline, _) in zip(table.rows, content.rows, strict=True):
-        row.style = "dim" if baseline else ""
-    return table
+def terminal_score_tables(metrics: Mapping[str, Any], title: str) -> list[Table]:
+    """The score tables for the terminal."""
+    tables = []
+    for content in score_tables(metrics):
+        rows = [[name, *map(str, cells)] for name, _, cells in content.rows]
+        headings, caption = ["map", *content.headings], _text(content.caption)
+        table = _table(headings, rows, ["map"], ["map"], title=_text(title), caption=caption)
+        for row, (_, baseline, _) in zip(table.rows, content.rows, strict=True):
+            row.style = "dim" if baseline else ""
+        tables.append(table)
+    return tables
 
 
 def difference_lines(metrics: Mapping[str, Any]) -> list[str]:
     """Paired differences between maps of the same images, one line each."""
     lines = []
     for pair in metrics["differences"]:
-        names = [name for name in pair if name not in ("first", "second")]
-        scores = ", ".join(f"{name} {_with_interval(**pair[name], sign='+')}" for name in names)
-        lines.append(f"{pair['first']} minus {pair['second']}: {scores}")
+        for group in (pair, pair.get(_PIXELS, {})):
+            names = [name for name in group if name not in ("first", "second", _PIXELS)]
+            ends = {name: (group[name]["value"], group[name]["interval"]) for name in names}
+            scores = ", ".join(f"{name} {_with_interval(*ends[name], sign='+')}" for name in names)
+            if names:
+                lines.append(f"{pair['first']} minus {pair['second']}: {scores}")
     return lines
 
 

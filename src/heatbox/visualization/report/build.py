@@ -13,7 +13,7 @@ from heatbox.visualization.report.explorer import explorer_data, open_source
 from heatbox.visualization.report.figures import page_figures, saved_figure
 from heatbox.visualization.report.folders import Folder, PageFigure, read_folders
 from heatbox.visualization.report.page import render
-from heatbox.visualization.tables import score_table
+from heatbox.visualization.tables import score_tables
 
 PAGE_BYTES = 20_000_000
 """Size of a page above which a note warns: browsers on phones become slow."""
@@ -60,7 +60,9 @@ def write_report(
         "title": title or ", ".join(folder.name for folder in folders),
         "lead": lead(scored),
         "tables": [
-            {"title": one.name, "scores": score_table(one.scores, one.milliseconds())} for one in scored
+            {"title": one.name, "scores": table}
+            for one in scored
+            for table in score_tables(one.scores, one.milliseconds())
         ],
         "figures": page_figures(folders, notes) if figures is None else list(map(saved_figure, figures)),
         "notes": notes,
