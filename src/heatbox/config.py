@@ -292,8 +292,11 @@ class LocateConfig(ModelSpec):
     """The map: cam, pc1, walk, walk-one-pass, walk:pc1, or one of them with +centre; see heatbox evaluate."""
     walk_seed: str = "cam"
     """Map from which a random walk without a named seed starts."""
-    threshold: float = 0.35
-    """Fraction of the map's maximum above which pixels belong to the object; evaluate prints the best."""
+    threshold: float | None = None
+    """Fraction of the map's maximum above which pixels belong to the object; by default that of --calibration,
+    or .35. evaluate prints the best."""
+    calibration: Path | None = None
+    """A file that heatbox calibrate wrote: its threshold, and the confidence and the outer box of each box."""
     contours: Literal["largest", "all"] = "largest"
     """One box per image, or one for every contour."""
     protocol: Literal["reference", "exact"] = "reference"

@@ -72,6 +72,10 @@ GROUPS: dict[str, dict[str, Command]] = {
             "heatbox.cli.report:report",
         ),
         "compare": Command("Compare two runs on the same images.", "heatbox.cli.compare:compare"),
+        "calibrate": Command(
+            "Calibrate the boxes of a run with the boxes of some of its images.",
+            "heatbox.cli.calibrate:calibrate",
+        ),
         "export": Command("Export the boxes and maps of a run for other tools.", "heatbox.cli.export:export"),
         "analyze": Command(
             "Analyze why a backbone localizes well or badly: one instrument, or all, over several models.",

@@ -20,6 +20,8 @@ from heatbox.data.objects import detections_of
 from heatbox.data.transforms import Preprocess, Region
 from heatbox.errors import InputError
 from heatbox.inference.boxes import map_to_boxes, place_map
+from heatbox.inference.calibration import Calibration, outer_boxes
+from heatbox.inference.confidence import box_confidence
 from heatbox.inference.scores import class_scores, score_function, trained_function
 from heatbox.maps.normalize import normalize_heatmap
 from heatbox.maps.registry import (
@@ -51,6 +53,10 @@ class Prediction:
         heatmaps: B arrays (H, W) float32 in [0, 1], each of its image's size.
         boxes: B arrays (N, 4) float64 xyxy in pixels of the image, half-open; see `map_to_boxes`.
         score_function: "softmax" or "sigmoid", by which `scores` are made of logits; None if it is not known.
+        confidences: B arrays (N,), the probability of each box that its IoU with an object is at least .5;
+            None where it was not asked for. Without a calibration it is expected, not measured, see
+            `heatbox.inference.confidence.box_confidence`.
+        outer_boxes: B arrays (N, 4), boxes widened by the margin of the calibration; None without one.
     """
 
     labels: Tensor
@@ -60,6 +66,8 @@ class Prediction:
     heatmaps: list[np.ndarray]
     boxes: list[np.ndarray]
     score_function: ScoreFunction | None = None
+    confidences: list[np.ndarray] | None = None
+    outer_boxes: list[np.ndarray] | None = None
 
     def scores(self) -> np.ndarray:
         """(B,) float32, the probability of each image's target; see `heatbox.inference.scores`.
@@ -74,17 +82,25 @@ class Prediction:
     def to_detections(self) -> list[supervision.Detections]:
         """The boxes of each image as `supervision.Detections`.
 
-        Every box has its image's target as class_id and the probability of that class as confidence.
+        Every box has its image's target as class_id. Its confidence is that of the calibration, or without
+        one the probability of the class.
 
         Raises:
             InputError: supervision is not installed.
         """
         require_extra("supervision", "to_detections()")
+        per_box = self.confidences
+        if per_box is None or self.outer_boxes is None:  # not calibrated
+            scores = self.scores()
+            per_box = [np.full(len(boxes), score) for boxes, score in zip(self.boxes, scores, strict=True)]
         return [
-            detections_of(boxes, [target] * len(boxes), np.full(len(boxes), score))
-            for boxes, score, target in zip(self.boxes, self.scores(), self.targets.tolist(), strict=True)
+            detections_of(boxes, [target] * len(boxes), scores)
+            for boxes, scores, target in zip(self.boxes, per_box, self.targets.tolist(), strict=True)
         ]
 
+
+DEFAULT_THRESHOLD = 0.35
+"""Threshold of boxes where none is given and no calibration has one."""
 
 _Batch = tuple[list[Tensor], list[tuple[int, int]], list[Region] | None]
 """Inputs of one or two sizes, (width, height) of each image, and what its input shows, None for all of it."""
@@ -99,7 +115,7 @@ class Localizer:
             `heatbox.maps.registry`), or a callable (model, images, targets) → (B, h, w).
         threshold: fraction of a map's maximum above which pixels belong to the object, in [0, 1). No value
             is right for all networks and maps: choose it on images with boxes (`heatbox evaluate`
-            prints the best one).
+            prints the best one). By default that of the calibration, or .35.
         contours: "largest" returns one box per image, "all" one per contour.
         norm: "fold" or "ignore", see `ClassifierView.class_weights`.
         preprocess: how images become input; by default what is known of the model, see
@@ -111,10 +127,13 @@ class Localizer:
             output and softmax for several.
         output: which of several outputs of the model are the logits, by name or position; see
             `heatbox.models.outputs.select_output`.
+        calibration: what `heatbox.inference.calibration.load_calibration` read: the threshold of the method,
+            and the confidence and outer box of each of its boxes.
+        confidence: return the confidence of boxes without a calibration too.
 
     Raises:
-        InputError: an unknown method, contours, norm, protocol or scores, a threshold outside [0, 1), or a
-            model whose head cannot be found.
+        InputError: an unknown method, contours, norm, protocol or scores, a threshold outside [0, 1), a
+            model whose head cannot be found, or a calibration of another method or beside a threshold.
         TypeError: an argument of a wrong type.
 
     Warns:
@@ -125,15 +144,21 @@ class Localizer:
         self,
         model: nn.Module,
         method: str | MapFunction = "cam",
-        threshold: float = 0.35,
+        threshold: float | None = None,
         contours: Contours = "largest",
         norm: Literal["fold", "ignore"] = "fold",
         preprocess: Preprocess | None = None,
         protocol: Protocol = "reference",
         scores: ScoreFunction | None = None,
         output: str | int | None = None,
+        calibration: Calibration | None = None,
+        confidence: bool = False,
     ) -> None:
-        check_threshold(threshold)
+        if threshold is not None and calibration is not None:
+            raise InputError(
+                f"threshold is {threshold}, but {calibration.where} has one; expected one of both"
+            )
+        check_threshold(DEFAULT_THRESHOLD if threshold is None else threshold)
         check_options(contours, protocol)
         check_choice(norm, "norm", ("fold", "ignore"))
         if not isinstance(method, str) and not callable(method):
@@ -150,7 +175,10 @@ class Localizer:
         trained, classes = trained_function(self.view), self.view.num_classes
         known = scores or trained or classes == 1
         self.score_function = score_function(scores, classes, trained) if known else None
-        self.threshold = threshold
+        self.calibration = None if calibration is None else calibration.of(self.name)
+        self.confidence = confidence or calibration is not None
+        default = DEFAULT_THRESHOLD if self.calibration is None else self.calibration.threshold
+        self.threshold = default if threshold is None else threshold
         self.contours = contours
         self.norm = norm
         self.protocol = protocol
@@ -197,8 +225,26 @@ class Localizer:
             map_to_boxes(one, size, self.threshold, self.contours, self.protocol)
             for one, size in zip(whole, sizes, strict=True)
         ]
+        confidences = outer = None
+        if self.confidence:
+            known = None if self.calibration is None else self.calibration.confidence
+            confidences = [
+                box_confidence({"map": one}, found, size, known)
+                for one, found, size in zip(whole, boxes, sizes, strict=True)
+            ]
+        if self.calibration is not None:
+            margin = self.calibration.margin
+            outer = [outer_boxes(found, size, margin) for found, size in zip(boxes, sizes, strict=True)]
         return Prediction(
-            labels.cpu(), wanted.cpu(), logits.float().cpu(), maps, heatmaps, boxes, self.score_function
+            labels.cpu(),
+            wanted.cpu(),
+            logits.float().cpu(),
+            maps,
+            heatmaps,
+            boxes,
+            self.score_function,
+            confidences,
+            outer,
         )
 
     def _batch(self, images: Tensor | Sequence[Image.Image | np.ndarray]) -> _Batch:

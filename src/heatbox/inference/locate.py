@@ -22,7 +22,8 @@ from heatbox.data.files.images import (
 from heatbox.data.files.trees import FolderTree
 from heatbox.data.types import Example, Split
 from heatbox.errors import InputError
-from heatbox.inference.localizer import Localizer
+from heatbox.inference.calibration import load_calibration
+from heatbox.inference.localizer import Localizer, Prediction
 from heatbox.inference.scores import score_function
 from heatbox.maps.registry import with_seed
 from heatbox.visualization.overlay import FOUND_COLOUR, draw_boxes, overlay, save_png
@@ -51,6 +52,7 @@ def locate_files(
     """
     if not files:
         raise InputError("no image was named, expected one or more image files")
+    calibration = None if config.calibration is None else load_calibration(config.calibration)
     model = config.build()
     method, target = with_seed(config.method, config.walk_seed), config.target
     localizer = Localizer(
@@ -62,7 +64,14 @@ def locate_files(
         protocol=config.protocol,
         scores=config.scores,
         output=config.output,
+        calibration=calibration,
+        confidence=True,
     )
+    if calibration is not None:
+        made = {
+            name: getattr(config, name) for name in ("model", "checkpoint", "size", "crop_pct", "protocol")
+        }
+        calibration.require_settings(made)
     number = localizer.view.num_classes
     if isinstance(target, int) and not 0 <= target < number:
         raise InputError(f"class {target} is out of range: the model has classes 0 to {number - 1}")
@@ -70,8 +79,10 @@ def locate_files(
         raise InputError(f"there are {len(class_names)} class names, but the model has {number} classes")
     names = class_names or config.class_names(model, number)
     targets = _folder_targets(files, names, number) if target == "folder" else {}
-    settings = {"model": config.model, "method": localizer.name, "threshold": config.threshold}
+    settings = {"model": config.model, "method": localizer.name, "threshold": localizer.threshold}
     settings |= {"scores": score_function(localizer.score_function, localizer.view.num_classes)}
+    if calibration is not None:
+        settings |= {"coverage": calibration.coverage}
     used: set[str] = set()
     inputs = {file.resolve() for file in files}
     for file in files:
@@ -91,6 +102,7 @@ def locate_files(
             "name": _folder_name(file) if targets else names[label] if label < len(names) else None,
             "score": round(float(found.scores()[0]), 6),
             "boxes": np.round(found.boxes[0], 2).tolist(),
+            **_rated(found),
             **settings,
         }
         if out is not None:
@@ -102,6 +114,15 @@ def locate_files(
                 raise InputError(f"{path}: the overlay could not be written ({error})") from error
             line["overlay"] = str(save_png(heat, path))
         yield line
+
+
+def _rated(found: Prediction) -> Line:
+    """Confidence of the boxes of one image; their outer boxes too where there is a calibration."""
+    assert found.confidences is not None
+    confidence = np.round(found.confidences[0], 4).tolist()
+    if found.outer_boxes is None:
+        return {"expected_confidence": confidence}
+    return {"confidence": confidence, "outer_boxes": np.round(found.outer_boxes[0], 2).tolist()}
 
 
 def _folder_name(file: Path) -> str:
@@ -190,6 +211,7 @@ def located_split(lines: Sequence[Line], class_names: Sequence[str] = ()) -> Spl
         label = line["label"] if class_names else found.index((line["label"], name))
         boxes = np.array(line["boxes"], dtype=np.float64).reshape(-1, 4)
         scores = np.full(len(boxes), line["score"], dtype=np.float64)
+        scores = np.array(line.get("confidence", scores), dtype=np.float64)
         size = (line["width"], line["height"])
         examples.append(Example(file.relative_to(root).as_posix(), label, size, boxes, box_scores=scores))
     return Split("all", examples, class_names or [name for _, name in found], TreeImages(_NamedFiles(root)))

@@ -1,0 +1,177 @@
+"""How sure a box is: the probability that its IoU with the object is at least .5.
+
+A box that its map gives at many thresholds, and that other maps of the image give too, is right more often
+than one of a single threshold; and a box that reaches the borders of its image on several sides is often too
+large. These are measured by `box_features`, and a logistic regression makes a probability of them. Its
+constants are those of `EXPECTED`, or fitted to images with boxes by `fit_confidence`.
+
+Only NumPy is needed, so that boxes of saved maps are rated without a deep learning library.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from heatbox._utils.checks import as_numbers
+from heatbox.boxes.contours import all_contours, to_convention, to_levels
+from heatbox.boxes.ops import REFERENCE_FRAME, REFERENCE_SIDE, box_iou, scale_boxes
+from heatbox.errors import InputError
+from heatbox.maps.normalize import normalize_heatmap
+
+AGREEMENT_THRESHOLDS = np.arange(2, 19) / 20
+"""Thresholds .1, .15, …, .9 at which a box is compared with those of each map."""
+
+FEATURES = ("agreement", "borders", "area", "aspect")
+"""Names of the columns of `box_features`."""
+
+
+def box_features(maps: Mapping[str, Any], boxes: Any, image_size: Sequence[float]) -> np.ndarray:
+    """What the confidence of boxes depends on; no ground truth takes part.
+
+    Args:
+        maps: name → (h, w) map of the image, array or tensor of any range and resolution: that of the boxes,
+            and any others of other methods or networks.
+        boxes: (K, 4) xyxy in pixels of the image, half-open.
+        image_size: (width, height) of the image in pixels.
+
+    Returns:
+        (K, 4) float64, in the order of `FEATURES`. Agreement is the IoU of the box with the contour most
+        similar to it, at each of `AGREEMENT_THRESHOLDS` in each map, averaged over both, in [0, 1]. Borders
+        is the number of image borders that the box reaches, 0 to 4. Area is the natural logarithm of the
+        fraction of the image that the box covers. Aspect is the absolute natural logarithm of its height by
+        its width, both as fractions of the image.
+
+    Raises:
+        InputError: no map, maps or boxes of another shape, or boxes that are not finite.
+        TypeError: values that are not numbers.
+
+    Examples:
+        >>> heatmap = np.zeros((224, 224))
+        >>> heatmap[56:112, 0:28] = 1.0
+        >>> box_features({"cam": heatmap}, [[0, 56, 28, 112]], (224, 224)).round(2).tolist()
+        [[1.0, 1.0, -3.47, 0.69]]
+    """
+    if not maps:
+        raise InputError("there is no map that boxes could be compared with, expected one or more")
+    given = as_numbers(boxes, "boxes", "numbers (K, 4), xyxy").reshape(-1, np.shape(boxes)[-1] or 4)
+    if given.shape[1] != 4 or not np.isfinite(given).all():
+        raise InputError(f"boxes have shape {np.shape(boxes)}, expected finite numbers (K, 4), xyxy")
+    framed = scale_boxes(given, image_size, REFERENCE_FRAME, truncate=False)
+    agreement = np.mean([_agreement(one, framed) for one in maps.values()], axis=0)
+    sides = np.maximum(framed[:, 2:] - framed[:, :2], 1) / REFERENCE_SIDE  # a pixel or more
+    near = np.concatenate([framed[:, :2] < 1, framed[:, 2:] > REFERENCE_SIDE - 1], axis=1)
+    area, aspect = np.log(sides.prod(1)), abs(np.log(sides[:, 1] / sides[:, 0]))
+    return np.stack([agreement, near.sum(1), area, aspect], axis=1)
+
+
+def _agreement(raw_map: Any, boxes: np.ndarray) -> np.ndarray:
+    """(K,) mean over thresholds of the best IoU of boxes in the 224 x 224 frame with a map's contours."""
+    levels = to_levels(normalize_heatmap(raw_map, REFERENCE_SIDE), "reference")
+    if not levels.top:
+        return np.zeros(len(boxes))
+    contours, first, last = all_contours(levels)
+    ious = box_iou(boxes, to_convention(contours, levels.shape, "exact").astype(np.float64), inclusive=False)
+    cuts = levels.at(AGREEMENT_THRESHOLDS)
+    return np.mean([ious[:, (first <= cut) & (cut <= last)].max(1, initial=0) for cut in cuts], axis=0)
+
+
+@dataclass(frozen=True)
+class ConfidenceModel:
+    """A logistic regression on the features of boxes.
+
+    Attributes:
+        intercept: of the log odds.
+        weights: one for each of `FEATURES`.
+    """
+
+    intercept: float
+    weights: tuple[float, ...]
+
+    def __call__(self, features: np.ndarray) -> np.ndarray:
+        """(K,) probabilities of boxes with (K, 4) features."""
+        odds = self.intercept + features @ np.asarray(self.weights)
+        return np.exp(-np.logaddexp(0, -odds))  # type: ignore[no-any-return]
+
+
+EXPECTED = ConfidenceModel(-0.5, (2.5, -0.6, 0.2, -0.5))
+"""The model where no boxes are known. What it gives is expected, not measured: its constants were fitted on
+450 photographs of ILSVRC2012 (`benchmarks/confidence.py`); docs/thresholds.md has its errors on others."""
+
+SPREAD = (0.1, 1.0, 0.5, 0.3)
+"""Standard deviations of `FEATURES` on the same photographs: the units in which `fit_confidence` penalizes
+differences of weights."""
+
+
+def fit_confidence(
+    features: np.ndarray, correct: np.ndarray, prior: ConfidenceModel = EXPECTED, strength: float = 5.0
+) -> ConfidenceModel:
+    """Fit the confidence to boxes of which it is known whether they are right.
+
+    The penalized likelihood of a logistic regression, with the weights drawn to those of a prior model: with
+    few boxes little more than the intercept changes, with many the prior does not matter.
+
+    Args:
+        features: (N, 4) of `box_features`.
+        correct: (N,) booleans, whether the IoU of each box with an object is at least .5.
+        prior: the model for no boxes.
+        strength: weight of the penalty: half of it times the squared difference of the weights, each
+            multiplied with `SPREAD`, is subtracted from the log likelihood. The intercept is penalized too,
+            by that of one box.
+
+    Returns:
+        the model.
+
+    Raises:
+        InputError: no box, or shapes that do not match.
+    """
+    rows, right = np.asarray(features, np.float64), np.asarray(correct, np.float64)
+    if rows.shape != (len(right), len(FEATURES)) or len(right) == 0:
+        raise InputError(f"features have shape {rows.shape}, expected (N, {len(FEATURES)}) of N > 0 boxes")
+    centre, scale = rows.mean(0), np.array(SPREAD)
+    design = np.column_stack([np.ones(len(rows)), (rows - centre) / scale])
+    weights = np.asarray(prior.weights)
+    start = np.r_[prior.intercept + centre @ weights, weights * scale]
+    penalty = np.r_[1.0, np.full(len(FEATURES), strength)]
+    found = start.copy()
+    for _ in range(50):  # Newton's method, damped; the objective is strictly convex
+        chance = 1 / (1 + np.exp(-np.clip(design @ found, -30, 30)))
+        slope = design.T @ (chance - right) + penalty * (found - start)
+        curvature = (design * (chance * (1 - chance))[:, None]).T @ design + np.diag(penalty)
+        step = np.linalg.solve(curvature, slope)
+        found -= step * min(1.0, 5 / max(abs(step).max(), 1e-12))
+        if abs(step).max() < 1e-9:
+            break
+    final = found[1:] / scale
+    return ConfidenceModel(float(found[0] - centre @ final), tuple(map(float, final)))
+
+
+def box_confidence(
+    maps: Mapping[str, Any],
+    boxes: Any,
+    image_size: Sequence[float],
+    model: ConfidenceModel | None = None,
+) -> np.ndarray:
+    """Probability of each box that its IoU with an object is at least .5.
+
+    Without a `model` the probabilities are expected, not measured; see `EXPECTED`. With that of a
+    calibration, `load_calibration(path).of(method).confidence`, they are calibrated for boxes of that method
+    at its threshold, on images like those of the calibration, and `maps` is that method's map alone.
+
+    Args:
+        maps: name → (h, w) map of the image; see `box_features`. A box that several maps give, also of
+            several networks, is more probably right; its own map should be among them.
+        boxes: (K, 4) xyxy in pixels of the image, half-open; one or several for each object.
+        image_size: (width, height) of the image in pixels.
+        model: a fitted model.
+
+    Returns:
+        (K,) float64 in (0, 1), each for its box alone.
+
+    Raises:
+        InputError, TypeError: as `box_features`.
+    """
+    return (model or EXPECTED)(box_features(maps, boxes, image_size))
