@@ -293,10 +293,10 @@ class LocateConfig(ModelSpec):
     walk_seed: str = "cam"
     """Map from which a random walk without a named seed starts."""
     threshold: float | None = None
-    """Fraction of the map's maximum above which pixels belong to the object; by default that of --calibration,
-    or .35. evaluate prints the best."""
+    """Fraction of the map's maximum above which pixels belong to the object; by default that of
+    --calibration, or .35. evaluate prints the best."""
     calibration: Path | None = None
-    """A file that heatbox calibrate wrote: its threshold, and the confidence and the outer box of each box."""
+    """A file of heatbox calibrate: its threshold, and the confidence and the outer box of each box."""
     contours: Literal["largest", "all"] = "largest"
     """One box per image, or one for every contour."""
     protocol: Literal["reference", "exact"] = "reference"

@@ -19,6 +19,7 @@ def evaluate(
     config: Annotated[EvaluateConfig, tyro.conf.arg(name="")],
     out: Path | None = None,
     overwrite: bool = False,
+    calibration: Path | None = None,
     as_json: AsJson = False,
 ) -> int:
     """Make maps of a data set and score them against its boxes or masks.
@@ -32,6 +33,7 @@ def evaluate(
         config: What to evaluate.
         out: The run folder; by default runs/MODEL-DATA.
         overwrite: Replace an earlier run in the folder.
+        calibration: A file of heatbox calibrate; its thresholds are scored beside the best ones.
         as_json: Print the scores as JSON instead of a table.
 
     Examples:
@@ -42,12 +44,14 @@ def evaluate(
     from heatbox._utils.progress import on_terminal
     from heatbox.evaluation.predict import evaluate as run_evaluation
     from heatbox.evaluation.run import Run
+    from heatbox.inference.calibration import load_calibration
 
     warn_of_random_weights(config.model, config.checkpoint)
     run = Run(out or Path("runs") / folder_name(f"{config.model}-{config.data}"))
     if run.finished and not overwrite:
         say(f"note: {run.folder} contains maps already, which are scored again; --overwrite makes new ones")
-    metrics = run_evaluation(config, run, on_terminal, overwrite)
+    known = None if calibration is None else load_calibration(calibration)
+    metrics = run_evaluation(config, run, on_terminal, overwrite, calibration=known)
     show_scores(metrics, f"{config.model} on {config.data}", as_json)
     say(f"run: {run.folder}")
     return SOME_FAILED if metrics.get("left_out") else 0
@@ -64,6 +68,7 @@ def rescore(
     protocol: Literal["reference", "exact"] = "reference",
     thresholds: int = 1000,
     metrics: tuple[MetricName, ...] = ("boxes",),
+    calibration: Path | None = None,
     as_json: AsJson = False,
 ) -> int:
     """Score the maps saved in a run again.
@@ -73,6 +78,7 @@ def rescore(
         protocol: How boxes are compared: as in the reference evaluator, or without its rounding.
         thresholds: Number of thresholds.
         metrics: Scores besides those of boxes, as for a new run.
+        calibration: A file of heatbox calibrate; its thresholds are scored beside the best ones.
         as_json: Print the scores as JSON instead of a table.
 
     Examples:
@@ -81,7 +87,9 @@ def rescore(
     from heatbox._utils.progress import on_terminal
     from heatbox.evaluation.run import Run
     from heatbox.evaluation.score import score_run
+    from heatbox.inference.calibration import load_calibration
 
+    known = None if calibration is None else load_calibration(calibration)
     run = Run(from_run)
     run.config()  # raises if this is not a run
     if len(run) and not run.finished:
@@ -92,7 +100,7 @@ def rescore(
     fullsup = Run(from_run / "fullsup")
     methods = run.methods()
     found = score_run(
-        run, methods, thresholds, protocol, fullsup if fullsup.finished else None, on_terminal, metrics
+        run, methods, thresholds, protocol, fullsup if fullsup.finished else None, on_terminal, metrics, known
     )
     show_scores(found, f"{from_run}, scored again", as_json)
     return SOME_FAILED if found.get("left_out") else 0

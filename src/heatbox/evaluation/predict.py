@@ -35,6 +35,7 @@ from heatbox.evaluation.run import IMAGE, MASK, METRICS, Record, Run, require_ol
 from heatbox.evaluation.score import masks_of, require_comparable, score_run
 from heatbox.evaluation.summary import own_maps
 from heatbox.inference.boxes import frame_boxes, place_map
+from heatbox.inference.calibration import Calibration
 from heatbox.inference.scores import class_scores, score_function, trained_function
 from heatbox.maps.registry import (
     ENLARGED,
@@ -60,6 +61,7 @@ def evaluate(
     overwrite: bool = False,
     model: nn.Module | None = None,
     split: Split | None = None,
+    calibration: Calibration | None = None,
 ) -> dict[str, Any]:
     """Make and score the maps of a data set; an interrupted run is resumed.
 
@@ -70,6 +72,7 @@ def evaluate(
         overwrite: remove what an earlier run left in the folder.
         model: the classifier; by default it is built from the config.
         split: the images; by default they are opened from the config.
+        calibration: thresholds that are scored beside the best ones; see `score_run`.
 
     Returns:
         the scores, as saved in metrics.json.
@@ -90,6 +93,8 @@ def evaluate(
     methods = tuple(dict.fromkeys(named_for(view, name) for name in methods))
     config = dataclasses.replace(config, method=methods)
     check_requirements(view, requirements_of(methods, view))
+    if calibration is not None and not any(name in calibration.methods for name in methods):
+        calibration.of(methods[0])  # raises, before anything is computed
     inner = dataclasses.replace(
         config, data=config.fullsup or "", metadata=config.fullsup_metadata, fullsup=None
     )
@@ -111,7 +116,7 @@ def evaluate(
             save_images(fullsup, chosen_on, left_out_of_chosen)
             fullsup.finish()
     metrics = score_run(
-        run, config.method, config.thresholds, config.protocol, fullsup, track, config.metrics
+        run, config.method, config.thresholds, config.protocol, fullsup, track, config.metrics, calibration
     )
     function = score_function(config.scores, view.num_classes, trained_function(view))
     if not run.finished:

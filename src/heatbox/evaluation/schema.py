@@ -37,6 +37,7 @@ _PAIR = (NUMBER, NUMBER)
 _ESTIMATE = {"value": NUMBER, "interval": _PAIR}
 _CURVES = {"iou": [NUMBER], "accuracy": [NUMBER], "threshold": [FRACTION], "correct": [[NUMBER]]}
 _PIXELS = {...: {"value": NUMBER, "interval": _PAIR, "threshold?": FRACTION}}
+_AT = {"MaxBoxAcc": _ESTIMATE, "MaxBoxAccV2": _ESTIMATE, "threshold": FRACTION}
 _BOXES = {
     "localization_scores?": _PIXELS,
     "MaxBoxAcc": NUMBER,
@@ -47,7 +48,9 @@ _BOXES = {
     "largest_contour": _CURVES,
     "all_contours": _CURVES,
     "localization?": {"gt_known": NUMBER, "top1": NUMBER, "top5": NUMBER},
-    "transferred?": {"MaxBoxAcc": _ESTIMATE, "MaxBoxAccV2": _ESTIMATE, "threshold": FRACTION},
+    "transferred?": _AT,
+    "calibrated?": _AT,
+    "fixed?": _AT,
     "minus_baseline?": {"MaxBoxAcc": _ESTIMATE, "MaxBoxAccV2": _ESTIMATE},
 }
 _MASKS = {

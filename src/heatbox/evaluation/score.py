@@ -38,6 +38,7 @@ from heatbox.evaluation.summary import (
     pixel_scores,
     table_of,
 )
+from heatbox.inference.calibration import Calibration
 from heatbox.maps.baselines import BASELINES
 from heatbox.maps.normalize import normalize_heatmap
 from heatbox.metrics.collection import BoxMetrics
@@ -290,6 +291,7 @@ def score_run(
     fullsup: Run | None = None,
     track: Track = silent,
     metrics: Sequence[MetricName] = ("boxes",),
+    calibration: Calibration | None = None,
 ) -> dict[str, Any]:
     """Score the maps of a run, and those of the baselines, which do not depend on the images.
 
@@ -301,19 +303,24 @@ def score_run(
         fullsup: a run on a fully supervised split; thresholds best on it give the transferred scores.
         track: how to show progress.
         metrics: scores besides those of boxes, or PxAP of masks.
+        calibration: what some boxes told of the maps; gives the calibrated and the fixed scores.
 
     Returns:
         a dictionary for metrics.json; see `heatbox.evaluation.summary.table_of`.
 
     Raises:
-        InputError: a method whose maps the run does not contain, or an image without boxes.
+        InputError: a method whose maps the run does not contain, an image without boxes, or a calibration of
+            other methods.
     """
     held = run.methods()
     if unknown := [name for name in methods if name not in held]:
         raise InputError(f"{run.folder}: contains no maps of {unknown[0]!r}, only of {', '.join(held)}")
     found, images = score_maps(run, methods, thresholds, protocol, track, metrics)
     chosen = score_maps(fullsup, methods, thresholds, protocol, track, metrics)[0] if fullsup else {}
-    return {**table_of(found, chosen, images, metrics), **_counted(left_out_counts(run))}
+    if calibration is not None:
+        calibration.require_settings({**run.settings(), "protocol": protocol})
+    table = table_of(found, chosen, images, metrics, calibration)
+    return {**table, **_counted(left_out_counts(run))}
 
 
 def _counted(counts: Mapping[str, int]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,8 @@ import numpy as np
 from heatbox.boxes.contours import threshold_grid, threshold_index
 from heatbox.config import MetricName, ScoreFunction
 from heatbox.data.types import Example
+from heatbox.errors import AssumptionWarning, InputError
+from heatbox.inference.calibration import DEFAULT_THRESHOLD, Calibration, MapCalibration
 from heatbox.inference.scores import class_scores
 from heatbox.maps.baselines import BASELINES, CENTRE
 from heatbox.metrics.bootstrap import (
@@ -220,6 +223,7 @@ def table_of(
     fullsup: Mapping[str, Score],
     images: Images | None,
     metrics: Sequence[MetricName] = ("boxes",),
+    calibration: Calibration | None = None,
 ) -> dict[str, Any]:
     """Scores of methods and baselines → the content of metrics.json.
 
@@ -228,6 +232,10 @@ def table_of(
         fullsup: the scores on the split on which thresholds are chosen; may be empty.
         images: the images in the order of the outcomes, if their labels are known.
         metrics: scores besides those of boxes, or PxAP of masks.
+        calibration: thresholds of some of the maps, for "calibrated" and "fixed"; see `add_calibrated`.
+
+    Raises:
+        InputError: the calibration is of none of the maps.
     """
     centre = found[CENTRE]
     ranks = None if images is None else images.ranks
@@ -251,6 +259,8 @@ def table_of(
                 entry["minus_baseline"]["localization_scores"] = _paired(values[name], values[CENTRE])
     table["baselines"] = list(BASELINES)
     own = {name: one for name, one in found.items() if name not in BASELINES}
+    if calibration is not None:
+        add_calibrated(table["methods"], own, calibration)
     table["differences"] = [
         {"first": later, "second": earlier, **_difference(own[later], own[earlier])}
         | ({"localization_scores": _paired(values[later], values[earlier])} if values[later] else {})
@@ -319,6 +329,58 @@ def _mean_estimate(values: np.ndarray) -> dict[str, Any]:
 def _paired(later: Mapping[str, np.ndarray], earlier: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """Score → one map minus another on the images for which the ground truth defines it."""
     return {name: _mean_estimate(later[name] - earlier[name]) for name in later}
+
+
+def add_calibrated(
+    entries: Mapping[str, dict[str, Any]], found: Mapping[str, Score], calibration: Calibration
+) -> None:
+    """Add the scores at calibrated thresholds, and at the default threshold, to the entries of metrics.json.
+
+    Both are of the images that took no part in the calibration.
+
+    Args:
+        entries: of the maps; those that the calibration knows get "calibrated" and "fixed", each with both
+            scores, the "threshold" of MaxBoxAcc and the number of "images".
+        found: the scores of the maps, with records.
+        calibration: the thresholds.
+
+    Raises:
+        InputError: the calibration is of none of the maps, or the scores are of masks.
+
+    Warns:
+        AssumptionWarning: some or all images took part.
+    """
+    if not any(name in calibration.methods for name in found):
+        calibration.of(next(iter(found)))  # raises
+    part = set(calibration.ids)
+    for name, one in found.items():
+        if isinstance(one, PixelScore):
+            raise InputError(f"{calibration.where}: is of boxes, but the maps are scored against masks")
+        if name not in calibration.methods:
+            continue
+        others = np.array([image not in part for image in one.outcomes.ids])
+        if not others.all():
+            left = f"{(~others).sum()} of {len(others)} images took part in it"
+            rest = "the calibrated scores are of the others" if others.any() else "none is left to score"
+            warnings.warn(f"{calibration.where}: {left}, {rest}", AssumptionWarning, stacklevel=2)
+        if others.any():
+            known: MapCalibration = calibration.methods[name]
+            entries[name]["calibrated"] = _at(one, known.threshold, known.thresholds_v2, others)
+            entries[name]["fixed"] = _at(one, DEFAULT_THRESHOLD, (DEFAULT_THRESHOLD,) * 3, others)
+
+
+def _at(
+    found: SplitScore, threshold: float, thresholds_v2: Sequence[float], kept: np.ndarray
+) -> dict[str, Any]:
+    """Both scores of some images at given thresholds, with their intervals."""
+    scores = {LARGEST: [threshold] * len(thresholds_v2), EVERY: thresholds_v2}
+    at = {name: found.outcomes.at(name, np.asarray(those))[kept] for name, those in scores.items()}
+    return {
+        LARGEST: _estimate(bootstrap_interval(at[LARGEST][:, [found.half]])),
+        EVERY: _estimate(bootstrap_interval(at[EVERY])),
+        "threshold": threshold,
+        "images": int(kept.sum()),
+    }
 
 
 def own_maps(metrics: Mapping[str, Any]) -> list[str]:

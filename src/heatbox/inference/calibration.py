@@ -21,8 +21,12 @@ from heatbox.errors import AssumptionWarning, InputError
 from heatbox.inference.confidence import FEATURES, ConfidenceModel
 
 VERSION = 1
-SETTINGS = ("model", "checkpoint", "size", "crop_pct", "protocol", "norm")
+MODEL_SETTINGS = ("model", "checkpoint", "size", "crop_pct", "protocol")
+SETTINGS = (*MODEL_SETTINGS, "norm")
 """Settings of a run on which its maps and boxes depend, kept in the calibration."""
+
+DEFAULT_THRESHOLD = 0.35
+"""Threshold of boxes where none is given and no calibration has one."""
 
 _THRESHOLD = Kind("a number from 0 to below 1", lambda value: FRACTION.holds(value) and value < 1)
 _LEVEL = Kind("a number between 0 and 1", lambda value: FRACTION.holds(value) and 0 < value < 1)

@@ -20,7 +20,7 @@ from heatbox.data.objects import detections_of
 from heatbox.data.transforms import Preprocess, Region
 from heatbox.errors import InputError
 from heatbox.inference.boxes import map_to_boxes, place_map
-from heatbox.inference.calibration import Calibration, outer_boxes
+from heatbox.inference.calibration import DEFAULT_THRESHOLD, Calibration, outer_boxes
 from heatbox.inference.confidence import box_confidence
 from heatbox.inference.scores import class_scores, score_function, trained_function
 from heatbox.maps.normalize import normalize_heatmap
@@ -99,9 +99,6 @@ class Prediction:
         ]
 
 
-DEFAULT_THRESHOLD = 0.35
-"""Threshold of boxes where none is given and no calibration has one."""
-
 _Batch = tuple[list[Tensor], list[tuple[int, int]], list[Region] | None]
 """Inputs of one or two sizes, (width, height) of each image, and what its input shows, None for all of it."""
 
@@ -155,9 +152,8 @@ class Localizer:
         confidence: bool = False,
     ) -> None:
         if threshold is not None and calibration is not None:
-            raise InputError(
-                f"threshold is {threshold}, but {calibration.where} has one; expected one of both"
-            )
+            where = calibration.where
+            raise InputError(f"threshold is {threshold}, but {where} has one; expected only one of them")
         check_threshold(DEFAULT_THRESHOLD if threshold is None else threshold)
         check_options(contours, protocol)
         check_choice(norm, "norm", ("fold", "ignore"))

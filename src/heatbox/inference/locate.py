@@ -22,7 +22,7 @@ from heatbox.data.files.images import (
 from heatbox.data.files.trees import FolderTree
 from heatbox.data.types import Example, Split
 from heatbox.errors import InputError
-from heatbox.inference.calibration import load_calibration
+from heatbox.inference.calibration import MODEL_SETTINGS, load_calibration
 from heatbox.inference.localizer import Localizer, Prediction
 from heatbox.inference.scores import score_function
 from heatbox.maps.registry import with_seed
@@ -68,10 +68,7 @@ def locate_files(
         confidence=True,
     )
     if calibration is not None:
-        made = {
-            name: getattr(config, name) for name in ("model", "checkpoint", "size", "crop_pct", "protocol")
-        }
-        calibration.require_settings(made)
+        calibration.require_settings({name: getattr(config, name) for name in MODEL_SETTINGS})
     number = localizer.view.num_classes
     if isinstance(target, int) and not 0 <= target < number:
         raise InputError(f"class {target} is out of range: the model has classes 0 to {number - 1}")

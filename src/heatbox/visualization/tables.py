@@ -92,6 +92,11 @@ BOX_COLUMNS = (
     Column("MaxBoxAcc transferred", "MaxBoxAcc", "transferred"),
     Column("at", "threshold", "transferred", digits=3),
     Column("MaxBoxAccV2 transferred", "MaxBoxAccV2", "transferred"),
+    Column("MaxBoxAcc calibrated", "MaxBoxAcc", "calibrated"),
+    Column("at", "threshold", "calibrated", digits=3),
+    Column("MaxBoxAccV2 calibrated", "MaxBoxAccV2", "calibrated"),
+    Column("MaxBoxAcc fixed", "MaxBoxAcc", "fixed"),
+    Column("at", "threshold", "fixed", digits=3),
     Column("Top-1 loc", "top1", "localization"),
     Column("Top-5 loc", "top5", "localization"),
     Column("V2 minus centre-Gaussian", "MaxBoxAccV2", "minus_baseline", sign="+"),
@@ -201,6 +206,11 @@ def _caption(metrics: Mapping[str, Any], masks: bool, times: Mapping[str, float]
     text += " Oracle: threshold best on these images"
     transferred = any("transferred" in entry for entry in metrics["methods"].values())
     text += "; transferred: threshold best on the fully supervised split." if transferred else "."
+    if numbers := {one["calibrated"]["images"] for one in metrics["methods"].values() if "calibrated" in one}:
+        text += (
+            " Calibrated: threshold chosen on other images with boxes; fixed: the default threshold; both of "
+            f"the {min(numbers)} images that took no part in the calibration."
+        )
     if "forward" in times:
         text += (
             " Milliseconds are the median over batches, in addition to a forward pass of "

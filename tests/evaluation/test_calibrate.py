@@ -1,0 +1,216 @@
+"""Calibration of runs whose maps are known, and whole commands."""
+
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from heatbox.boxes.ops import box_iou
+from heatbox.cli.main import main
+from heatbox.data.types import Example, Split
+from heatbox.errors import AssumptionWarning, InputError
+from heatbox.evaluation.calibrate import calibrate_run, calibration_lines, match_images, notes_on_number
+from heatbox.evaluation.run import Run
+from heatbox.inference.boxes import map_to_boxes
+from heatbox.inference.calibration import load_calibration, outer_boxes
+from helpers.scenes import write_model, write_split
+
+SIZE = (112, 168)  # width, height: not square, so that a mistaken side shows
+
+
+def record(index, rng):
+    """A map of three plateaus: the middle one is the object, up to a shift and scale of the object."""
+    heat = np.zeros((56, 56), np.float32)
+    x, y = rng.integers(8, 24, 2)
+    w, h = rng.integers(12, 22, 2)
+    heat[max(0, y - 6) : y + h + 6, max(0, x - 6) : x + w + 6] = 0.3
+    heat[y : y + h, x : x + w] = 0.6
+    heat[y + 3 : y + h // 2, x + 3 : x + w // 2] = 1
+    box = np.array([x, y, x + w, y + h]) + rng.normal(0, 1.5, 4)
+    box = np.clip(box, 0, 56) / 56 * np.tile(SIZE, 2)
+    logits = np.zeros(3, np.float32)
+    return {
+        "id": f"test/{index:03d}.png", "label": 0, "target": 0, "logits": logits, "width": SIZE[0],
+        "height": SIZE[1], "boxes": box[None], "map_cam": heat, "map_flat": np.zeros((2, 2), np.float32),
+    }  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    rng = np.random.default_rng(0)
+    records = [record(index, rng) for index in range(160)]
+    run = Run(folder / "run")
+    run.start({"model": "net", "data": "x", "protocol": "reference"})
+    run.append(records)
+    run.finish()
+    return run, records
+
+
+def split_of(records, name="few", **changes):
+    examples = [
+        Example(**{"id": one["id"], "label": 0, "size": SIZE, "boxes": one["boxes"]} | changes)
+        for one in records
+    ]
+    return Split(name, examples, ["thing"], lambda example: None)
+
+
+def test_what_is_calibrated_holds_on_other_images(made):
+    run, records = made
+    found = calibrate_run(run, split_of(records[:60]), ["cam"])
+    cam = found.of("cam")
+    assert 0.3 <= cam.threshold < 0.62
+    assert cam.interval[0] <= cam.threshold <= cam.interval[1]
+    assert found.ids == tuple(one["id"] for one in records[:60])
+    hits, inside = [], []
+    for one in records[60:]:
+        boxes = map_to_boxes(one["map_cam"], SIZE, cam.threshold)
+        hits.append(box_iou(boxes, one["boxes"], False)[0, 0] >= 0.5)
+        (outer,) = outer_boxes(boxes, SIZE, cam.margin)
+        inside.append((outer[:2] <= one["boxes"][0, :2]).all() and (outer[2:] >= one["boxes"][0, 2:]).all())
+    assert cam.accuracy == pytest.approx(np.mean(hits), abs=0.05)
+    assert 0.8 < np.mean(inside) < 1  # 28 of 31 with 30 images: .9 to .93, and the error of 100
+    assert cam.margin < 0.5
+    confident = calibration_lines(found)
+    assert "60 images with boxes" in confident[0]
+
+
+def test_a_map_without_boxes_has_the_whole_image_as_outer_box(made):
+    run, records = made
+    found = calibrate_run(run, split_of(records[:60]), ["flat"])
+    assert found.of("flat").margin == np.inf
+    assert found.of("flat").accuracy == 0
+    assert any("it is the whole image" in note for note in notes_on_number(found))
+
+
+def test_few_images_are_said_and_enough_are_not(made):
+    run, records = made
+    few = notes_on_number(calibrate_run(run, split_of(records[:12]), ["cam"]))
+    assert few[0].startswith("12 images with boxes are too few to rely on: the 95% interval")
+    assert "needs 9 images that took no part in choosing the threshold (there are 6)" in few[1]
+    for boxes, says in ((records[:1], "1 image of the run has a box"), ([], "no image with a box")):
+        with pytest.raises(InputError, match=says):
+            calibrate_run(run, split_of(boxes))
+    with pytest.raises(InputError, match="coverage is 1"):
+        calibrate_run(run, split_of(records[:12]), coverage=1.0)
+    with pytest.raises(InputError, match="no maps of 'walk', only of cam, flat"):
+        calibrate_run(run, split_of(records[:12]), ["walk"])
+
+
+def test_the_seed_decides(made):
+    run, records = made
+    split = split_of(records[:40])
+    first, again, other = (calibrate_run(run, split, ["cam"], seed=seed) for seed in (0, 0, 1))
+    assert first == again
+    assert first.of("cam") != other.of("cam")
+
+
+@pytest.mark.parametrize("change", ["test/{:03d}.png", "{:03d}.png", "other/test/{:03d}.png", "{:03d}.jpg"])
+def test_images_are_matched_by_path_and_name(made, change):
+    run, records = made
+    split = split_of(records[:5])
+    examples = [Example(change.format(i), 0, SIZE, one.boxes) for i, one in enumerate(split)]
+    found = match_images(run, Split("few", examples, [], split.open_image))
+    assert list(found) == [one["id"] for one in records[:5]]
+
+
+def test_boxes_of_another_size_are_scaled(made):
+    run, records = made
+    double = split_of(records[:1], size=(2 * SIZE[0], 3 * SIZE[1]), boxes=records[0]["boxes"] * [2, 3, 2, 3])
+    np.testing.assert_allclose(match_images(run, double)[records[0]["id"]], records[0]["boxes"])
+
+
+def test_strangers_are_said_and_twins_refused(made):
+    run, records = made
+    stranger = Example("cat.png", 0, SIZE, np.array([[0, 0, 5.0, 5]]))
+    split = split_of(records[:3])
+    with pytest.warns(AssumptionWarning, match="1 of 4 images with boxes are not in"):
+        assert len(match_images(run, Split("few", [*split, stranger], [], split.open_image))) == 3
+    with pytest.raises(InputError, match=r"the first are 'test/000.png' and 'cat.png'"):
+        match_images(run, Split("few", [stranger], [], split.open_image))
+    twins = [Example(f"{folder}/000.png", 0, SIZE, records[0]["boxes"]) for folder in ("test", "a/test")]
+    assert len(match_images(run, Split("few", twins[:1], [], split.open_image))) == 1
+    twins = [Example(f"{folder}/test/000.png", 0, SIZE, records[0]["boxes"]) for folder in "ab"]
+    with pytest.raises(InputError, match=r"'b/test/000.png' is not told apart"):
+        match_images(run, Split("few", twins, [], split.open_image))
+
+
+def test_classes_of_an_image_are_matched_by_name(tmp_path, made):
+    _, records = made
+    run = Run(tmp_path / "run")
+    run.start({"model": "net"})
+    pairs = [{**records[0], "id": f"0.png#{label}", "label": label, "image": "0.png"} for label in (0, 1)]
+    run.append(pairs)
+    run.finish()
+    run.write_json("classes.json", {"class_names": ["cat", "dog"]})
+    boxes = np.array([[0, 0, 5.0, 5], [3, 3, 9, 9]])
+    example = Example("0.png", 0, SIZE, boxes, (0, 1), np.array([0, 1]))
+    found = match_images(run, Split("few", [example], ["dog", "cat"], SimpleNamespace()))
+    assert {name: box.tolist() for name, box in found.items()} == {
+        "0.png#0": [[3, 3, 9, 9]], "0.png#1": [[0, 0, 5, 5]]
+    }  # fmt: skip
+    with pytest.raises(InputError, match="of several classes, whose names are not known"):
+        match_images(run, Split("few", [example], [], SimpleNamespace()))
+
+
+# ------------------------------------------------------------------------------------------ whole commands
+
+
+def test_calibrate_then_evaluate_and_locate(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_split(tmp_path / "set", 24)
+    write_split(tmp_path / "few", 10)
+    network = ["--model", write_model(tmp_path), "--size", "64"]
+    assert main(["evaluate", *network, "--data", "set", "--method", "cam", "--out", "run"]) == 0
+    assert main(["calibrate", "run", "--boxes", "few", "--out", "c.json"]) == 0
+    said = capsys.readouterr()
+    assert "cam: threshold" in said.out
+    assert "10 images with boxes are too few to rely on" in said.err
+    known = load_calibration(tmp_path / "c.json").of("cam")
+
+    assert main(["evaluate", "--from-run", "run", "--calibration", "c.json", "--json"]) == 0
+    said = capsys.readouterr()
+    assert "10 of 24 images took part in it" in said.err
+    entry = json.loads(said.out)["methods"]["cam"]
+    assert entry["calibrated"]["threshold"] == known.threshold
+    assert entry["calibrated"]["images"] == entry["fixed"]["images"] == 14
+    part = {f"test/{name}" for name in (path.name for path in (tmp_path / "few/images/test").iterdir())}
+    hits = []
+    for record in (one for batch in Run(tmp_path / "run").records() for one in batch):
+        if record["id"] not in part:
+            size = (record["width"], record["height"])
+            boxes = map_to_boxes(record["map_cam"], size, known.threshold)
+            hits.append(len(boxes) > 0 and box_iou(boxes, record["boxes"], False).max() >= 0.5)
+    assert entry["calibrated"]["MaxBoxAcc"]["value"] == pytest.approx(100 * np.mean(hits), abs=8)
+    assert main(["evaluate", "--from-run", "run", "--calibration", "c.json"]) == 0
+    assert "calibrated" in capsys.readouterr().out
+
+    photo = "set/images/test/000003.png"
+    locate = ["locate", photo, *network, "--no-overlays"]
+    assert main([*locate, "--calibration", "c.json", "--csv", "boxes.csv"]) == 0
+    said = capsys.readouterr()
+    line = json.loads(said.out)
+    assert line["threshold"] == known.threshold
+    assert line["coverage"] == 0.9
+    assert len(line["confidence"]) == len(line["boxes"]) == len(line["outer_boxes"]) == 1
+    assert 0 < line["confidence"][0] < 1
+    assert f"{line['confidence'][0]:g}" in (tmp_path / "boxes.csv").read_text()
+    assert "was made with" not in said.err
+    assert main(locate) == 0
+    plain = json.loads(capsys.readouterr().out)
+    assert "confidence" not in plain
+    assert len(plain["expected_confidence"]) == 1
+    assert plain["threshold"] == 0.35
+
+    for more, says in (
+        (["--method", "pc1"], "is a calibration of cam, not of pc1"),
+        (["--threshold", "0.4"], "expected only one of them"),
+    ):
+        assert main([*locate, "--calibration", "c.json", *more]) == 2
+        assert says in capsys.readouterr().err
+    assert main([*locate, "--calibration", "c.json", "--size", "32"]) == 0
+    assert "size 64, not 32" in capsys.readouterr().err
+    (tmp_path / "c.json").write_text("{}")
+    assert main([*locate, "--calibration", "c.json"]) == 2
+    assert "is not a calibration" in capsys.readouterr().err
