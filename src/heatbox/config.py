@@ -292,9 +292,9 @@ class LocateConfig(ModelSpec):
     """The map: cam, pc1, walk, walk-one-pass, walk:pc1, or one of them with +centre; see heatbox evaluate."""
     walk_seed: str = "cam"
     """Map from which a random walk without a named seed starts."""
-    threshold: float | None = None
+    threshold: float | Literal["mean"] | None = None
     """Fraction of the map's maximum above which pixels belong to the object; by default that of
-    --calibration, or .35. evaluate prints the best."""
+    --calibration, or .35. evaluate prints the best. mean is the mean of the boxes at .35 to .70."""
     calibration: Path | None = None
     """A file of heatbox calibrate: its threshold, and the confidence and the outer box of each box."""
     contours: Literal["largest", "all"] = "largest"

@@ -164,11 +164,11 @@ SAME_EVERYWHERE = {
     "model": "label, locate, evaluate, train glyphs_resnet, analyze erf, analyze shape-bias, analyze "
     "activation, analyze class-weights, analyze complexity, analyze signed-cam, analyze thresholds, "
     "analyze all",
-    "out": "demo, label, locate, evaluate, score, train glyphs_resnet, report, convert, data check, data "
-    "prepare, analyze erf, analyze shape-bias, analyze activation, analyze class-weights, analyze "
-    "complexity, analyze signed-cam, analyze thresholds, analyze all, paper",
-    "json": "demo, label, evaluate, evaluate --from-run, score, train glyphs_resnet, recipes, models, "
-    "compare, data check, data list, analyze erf, analyze shape-bias, analyze responses, analyze "
+    "out": "demo, label, locate, evaluate, calibrate, score, train glyphs_resnet, report, convert, data "
+    "check, data prepare, analyze erf, analyze shape-bias, analyze activation, analyze class-weights, "
+    "analyze complexity, analyze signed-cam, analyze thresholds, analyze all, paper",
+    "json": "demo, label, evaluate, evaluate --from-run, calibrate, score, train glyphs_resnet, recipes, "
+    "models, compare, data check, data list, analyze erf, analyze shape-bias, analyze responses, analyze "
     "activation, analyze class-weights, analyze complexity, analyze signed-cam, analyze thresholds, "
     "analyze all, paper",
     "device": "label, locate, evaluate, train glyphs_resnet, analyze erf, analyze shape-bias, analyze "
@@ -177,8 +177,8 @@ SAME_EVERYWHERE = {
     "batch_size": "label, evaluate, train glyphs_resnet, analyze erf, analyze shape-bias, analyze "
     "activation, analyze class-weights, analyze complexity, analyze signed-cam, analyze thresholds, "
     "analyze all",
-    "seed": "demo, train glyphs_resnet, analyze erf, analyze shape-bias, analyze activation, analyze "
-    "class-weights, analyze complexity, analyze signed-cam, analyze thresholds, analyze all",
+    "seed": "demo, calibrate, train glyphs_resnet, analyze erf, analyze shape-bias, analyze activation, "
+    "analyze class-weights, analyze complexity, analyze signed-cam, analyze thresholds, analyze all",
 }
 OTHER_WORDS = {
     "dataset", "dataset_path", "data_dir", "data_root", "root", "arch", "backbone", "network",

@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from heatbox.errors import InputError
 from heatbox.inference.boxes import map_to_boxes, place_map
 
 MAP = np.random.default_rng(0).random((7, 9)).astype(np.float32)
@@ -56,3 +57,13 @@ def test_maps_without_numbers_have_no_box():
             4,
         )
     assert map_to_boxes(place_map(np.ones((3, 3)), (0.2, 0.2, 0.7, 0.7)), (50, 50), 0.5).shape == (0, 4)
+
+
+def test_the_mean_box_is_that_of_the_boxes_at_its_thresholds():
+    rng = np.random.default_rng(3)
+    heat = rng.random((5, 6))
+    boxes = [map_to_boxes(heat, (300, 200), threshold / 100) for threshold in range(35, 71, 5)]
+    np.testing.assert_allclose(map_to_boxes(heat, (300, 200), "mean"), np.mean(boxes, axis=0))
+    assert map_to_boxes(np.zeros((5, 6)), (300, 200), "mean").shape == (0, 4)
+    with pytest.raises(InputError, match="largest contours"):
+        map_to_boxes(heat, (300, 200), "mean", "all")

@@ -108,14 +108,20 @@ def test_fit_is_the_penalized_regression_of_scikit_learn():
 def test_few_boxes_stay_near_the_prior_and_many_leave_it():
     truth = np.array([5.0, -1.0, 0.1, 0.5]) * SPREAD
     far = [
-        abs(np.array(fit_confidence(*rows(number)).weights) * SPREAD - truth).max() for number in (20, 20_000)
+        abs(np.array(fit_confidence(*rows(number), EXPECTED["walk"]).weights) * SPREAD - truth).max()
+        for number in (20, 20_000)
     ]
     assert far[1] < 0.1
-    assert abs(np.array(fit_confidence(*rows(5)).weights) - EXPECTED.weights).max() < 2
-    all_right = fit_confidence(rows(30)[0], np.ones(30, bool))
+    assert (
+        abs(
+            (np.array(fit_confidence(*rows(5), EXPECTED["walk"]).weights) - EXPECTED["walk"].weights) * SPREAD
+        ).max()
+        < 0.5
+    )
+    all_right = fit_confidence(rows(30)[0], np.ones(30, bool), EXPECTED["walk"])
     assert 0.8 < all_right(rows(30)[0]).mean() < 1  # separable boxes have a finite answer
 
 
 def test_fit_refuses_no_box():
     with pytest.raises(InputError, match="N > 0"):
-        fit_confidence(np.zeros((0, 4)), np.zeros(0))
+        fit_confidence(np.zeros((0, 4)), np.zeros(0), EXPECTED["cam"])

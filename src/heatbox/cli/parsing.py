@@ -78,7 +78,7 @@ def run_parser(target: Any, brief: bool = False, **options: Any) -> Any:
 
     Args:
         target: the function, or the union of commands.
-        brief: whether options are described by the first sentence of their documentation.
+        brief: whether options are described by the first clause of their documentation.
         options: of `tyro.cli`.
     """
     with _registry(brief):
@@ -115,7 +115,7 @@ def _marked(field: StructFieldSpec) -> StructFieldSpec:
 
 def _briefly(field: StructFieldSpec) -> StructFieldSpec:
     text = field.helptext() if callable(field.helptext) else field.helptext
-    first = re.split(r"(?<=[.;])\s", text or "", maxsplit=1)[0].rstrip(";")
+    first = re.split(r"(?<=[.;:])\s|\s\(", text or "", maxsplit=1)[0].rstrip(";:")
     return dataclasses.replace(field, helptext=first)
 
 

@@ -1,3 +1,4 @@
+from .calibrate import calibrate_run
 from .compare import compare_runs
 from .predict import evaluate
 from .run import Run
@@ -8,6 +9,7 @@ __all__ = [
     "Records",
     "Run",
     "SplitScore",
+    "calibrate_run",
     "compare_runs",
     "evaluate",
     "score_folder",

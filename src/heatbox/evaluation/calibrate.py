@@ -31,7 +31,7 @@ from heatbox.inference.calibration import (
     conformal_margin,
     needed_margin,
 )
-from heatbox.inference.confidence import box_features, fit_confidence
+from heatbox.inference.confidence import box_features, expected_model, fit_confidence
 from heatbox.maps.normalize import normalize_heatmap
 from heatbox.metrics.bootstrap import bootstrap_interval
 from heatbox.metrics.functional import V2_IOU
@@ -144,7 +144,7 @@ def calibrate_map(
         (float(grid[v2[0]]), float(grid[v2[1]]), float(grid[v2[2]])),
         accuracy.estimate / 100,
         (accuracy.low / 100, accuracy.high / 100),
-        fit_confidence(features, correct[:, index]),
+        fit_confidence(features, correct[:, index], expected_model([method])),
         conformal_margin(margins[others], coverage),
     )
 

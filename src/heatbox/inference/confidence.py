@@ -10,7 +10,7 @@ Only NumPy is needed, so that boxes of saved maps are rated without a deep learn
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -97,17 +97,31 @@ class ConfidenceModel:
         return np.exp(-np.logaddexp(0, -odds))  # type: ignore[no-any-return]
 
 
-EXPECTED = ConfidenceModel(-0.5, (2.5, -0.6, 0.2, -0.5))
-"""The model where no boxes are known. What it gives is expected, not measured: its constants were fitted on
-450 photographs of ILSVRC2012 (`benchmarks/confidence.py`); docs/thresholds.md has its errors on others."""
+EXPECTED: Mapping[str, ConfidenceModel] = {
+    "walk": ConfidenceModel(-2.884, (7.181, -0.502, -0.215, -0.409)),
+    "cam": ConfidenceModel(0.269, (4.417, -0.651, 2.475, 0.893)),
+    "several": ConfidenceModel(-3.893, (10.526, -0.481, 0.993, 0.741)),
+}
+"""The models where no boxes are known: of a random walk or a map of the foreground, whose boxes are large, of
+any other map, and of several maps together. What they give is expected, not measured: their constants were
+fitted to boxes at thresholds .35 and .5 on 450 photographs of ILSVRC2012, maps `walk` and `cam` of
+EfficientNet-Lite0. docs/thresholds.md has their errors on other photographs, with other networks and on
+drawings."""
 
-SPREAD = (0.1, 1.0, 0.5, 0.3)
+SPREAD = (0.12, 1.3, 0.4, 0.25)
 """Standard deviations of `FEATURES` on the same photographs: the units in which `fit_confidence` penalizes
 differences of weights."""
 
 
+def expected_model(maps: Iterable[str]) -> ConfidenceModel:
+    """The model of `EXPECTED` for the names of maps with which boxes are compared."""
+    names = list(maps)
+    large = len(names) == 1 and names[0].startswith(("walk", "foreground"))
+    return EXPECTED["walk" if large else "cam" if len(names) == 1 else "several"]
+
+
 def fit_confidence(
-    features: np.ndarray, correct: np.ndarray, prior: ConfidenceModel = EXPECTED, strength: float = 5.0
+    features: np.ndarray, correct: np.ndarray, prior: ConfidenceModel, strength: float = 5.0
 ) -> ConfidenceModel:
     """Fit the confidence to boxes of which it is known whether they are right.
 
@@ -117,7 +131,7 @@ def fit_confidence(
     Args:
         features: (N, 4) of `box_features`.
         correct: (N,) booleans, whether the IoU of each box with an object is at least .5.
-        prior: the model for no boxes.
+        prior: the model for no boxes, see `expected_model`.
         strength: weight of the penalty: half of it times the squared difference of the weights, each
             multiplied with `SPREAD`, is subtracted from the log likelihood. The intercept is penalized too,
             by that of one box.
@@ -162,8 +176,8 @@ def box_confidence(
     at its threshold, on images like those of the calibration, and `maps` is that method's map alone.
 
     Args:
-        maps: name → (h, w) map of the image; see `box_features`. A box that several maps give, also of
-            several networks, is more probably right; its own map should be among them.
+        maps: name of the method → (h, w) map of the image; see `box_features`. A box that several maps give,
+            also of several networks, is more probably right; its own map should be among them.
         boxes: (K, 4) xyxy in pixels of the image, half-open; one or several for each object.
         image_size: (width, height) of the image in pixels.
         model: a fitted model.
@@ -174,4 +188,5 @@ def box_confidence(
     Raises:
         InputError, TypeError: as `box_features`.
     """
-    return (model or EXPECTED)(box_features(maps, boxes, image_size))
+    features = box_features(maps, boxes, image_size)
+    return (model or expected_model(maps))(features)

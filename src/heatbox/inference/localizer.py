@@ -13,13 +13,13 @@ from torch import Tensor, nn
 
 from heatbox._utils.checks import check_choice, check_length, kind_of
 from heatbox._utils.extras import require as require_extra
-from heatbox.boxes.contours import Contours, Protocol, check_options, check_threshold
+from heatbox.boxes.contours import Contours, Protocol
 from heatbox.config import ModelOptions, ScoreFunction
 from heatbox.data.files.images import network_image, picture_size
 from heatbox.data.objects import detections_of
 from heatbox.data.transforms import Preprocess, Region
 from heatbox.errors import InputError
-from heatbox.inference.boxes import map_to_boxes, place_map
+from heatbox.inference.boxes import check_box_options, map_to_boxes, place_map
 from heatbox.inference.calibration import DEFAULT_THRESHOLD, Calibration, outer_boxes
 from heatbox.inference.confidence import box_confidence
 from heatbox.inference.scores import class_scores, score_function, trained_function
@@ -112,7 +112,8 @@ class Localizer:
             `heatbox.maps.registry`), or a callable (model, images, targets) → (B, h, w).
         threshold: fraction of a map's maximum above which pixels belong to the object, in [0, 1). No value
             is right for all networks and maps: choose it on images with boxes (`heatbox evaluate`
-            prints the best one). By default that of the calibration, or .35.
+            prints the best one). By default that of the calibration, or .35. "mean" is the mean of the boxes
+            at several, see `map_to_boxes`.
         contours: "largest" returns one box per image, "all" one per contour.
         norm: "fold" or "ignore", see `ClassifierView.class_weights`.
         preprocess: how images become input; by default what is known of the model, see
@@ -141,7 +142,7 @@ class Localizer:
         self,
         model: nn.Module,
         method: str | MapFunction = "cam",
-        threshold: float | None = None,
+        threshold: float | Literal["mean"] | None = None,
         contours: Contours = "largest",
         norm: Literal["fold", "ignore"] = "fold",
         preprocess: Preprocess | None = None,
@@ -154,8 +155,7 @@ class Localizer:
         if threshold is not None and calibration is not None:
             where = calibration.where
             raise InputError(f"threshold is {threshold}, but {where} has one; expected only one of them")
-        check_threshold(DEFAULT_THRESHOLD if threshold is None else threshold)
-        check_options(contours, protocol)
+        check_box_options(DEFAULT_THRESHOLD if threshold is None else threshold, contours, protocol)
         check_choice(norm, "norm", ("fold", "ignore"))
         if not isinstance(method, str) and not callable(method):
             raise TypeError(
@@ -173,8 +173,8 @@ class Localizer:
         self.score_function = score_function(scores, classes, trained) if known else None
         self.calibration = None if calibration is None else calibration.of(self.name)
         self.confidence = confidence or calibration is not None
-        default = DEFAULT_THRESHOLD if self.calibration is None else self.calibration.threshold
-        self.threshold = default if threshold is None else threshold
+        default: float = DEFAULT_THRESHOLD if self.calibration is None else self.calibration.threshold
+        self.threshold: float | Literal["mean"] = default if threshold is None else threshold
         self.contours = contours
         self.norm = norm
         self.protocol = protocol
@@ -225,7 +225,7 @@ class Localizer:
         if self.confidence:
             known = None if self.calibration is None else self.calibration.confidence
             confidences = [
-                box_confidence({"map": one}, found, size, known)
+                box_confidence({self.name or "map": one}, found, size, known)
                 for one, found, size in zip(whole, boxes, sizes, strict=True)
             ]
         if self.calibration is not None:

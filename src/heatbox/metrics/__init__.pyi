@@ -9,6 +9,7 @@ from .bootstrap import (
 )
 from .collection import BoxMetrics
 from .detection import LocalizationAP
+from .confidence import accuracy_by_group, area_under_roc, expected_calibration_error
 from .functional import V2_IOU, BoxScore, LocalizationScore, PixelScore, oracle_and_transferred
 from .localization import LocalizationAccuracy
 from .localization_scores import MapScores
@@ -47,8 +48,11 @@ __all__ = [
     "RelevanceRank",
     "TopKIntersection",
     "TorchMetric",
+    "accuracy_by_group",
+    "area_under_roc",
     "best_threshold_interval",
     "bootstrap_interval",
+    "expected_calibration_error",
     "functional",
     "oracle_and_transferred",
     "paired_interval",
