@@ -223,13 +223,18 @@ def per_image(name: str, found: Evidence, numbers: list[int], splits: int, metho
 
 
 def fit_constants(found: dict[str, Evidence]) -> None:
-    """Print the constants of `EXPECTED` for the maps of a run."""
+    """Print the constants of `EXPECTED`: of each map alone, and of all together."""
     nothing, at = ConfidenceModel(0.0, (0.0,) * len(FEATURES)), np.searchsorted(GRID, [0.35, 0.5])
-    for method, one in found.items():
-        part = halves(len(one.iou))[0]
-        for words, features in (("alone", one.features), ("all maps", one.together)):
-            rows = features[part][:, at].reshape(-1, len(FEATURES))
-            print(method, words, fit_confidence(rows, one.right[part][:, at].ravel(), nothing, 1e-3))
+
+    def fitted(pairs: list[tuple[np.ndarray, np.ndarray]]) -> ConfidenceModel:
+        part = halves(len(pairs[0][1]))[0]
+        rows = np.concatenate([features[part][:, at].reshape(-1, len(FEATURES)) for features, _ in pairs])
+        return fit_confidence(rows, np.concatenate([r[part][:, at].ravel() for _, r in pairs]), nothing, 1e-3)
+
+    models = {method: fitted([(one.features, one.right)]) for method, one in found.items()}
+    models["several"] = fitted([(one.together, one.right) for one in found.values()])
+    for name, model in models.items():
+        print(name, round(model.intercept, 3), [round(weight, 3) for weight in model.weights])
 
 
 def main() -> None:

@@ -294,7 +294,8 @@ class LocateConfig(ModelSpec):
     """Map from which a random walk without a named seed starts."""
     threshold: float | Literal["mean"] | None = None
     """Fraction of the map's maximum above which pixels belong to the object; by default that of
-    --calibration, or .35. evaluate prints the best. mean is the mean of the boxes at .35 to .70."""
+    --calibration, or .35. evaluate prints the best. mean, for walks, is the mean of the boxes at .35
+    to .70."""
     calibration: Path | None = None
     """A file of heatbox calibrate: its threshold, and the confidence and the outer box of each box."""
     contours: Literal["largest", "all"] = "largest"

@@ -3,7 +3,7 @@ import pytest
 import torch
 from PIL import Image
 
-from heatbox.errors import InputError
+from heatbox.errors import AssumptionWarning, InputError
 from heatbox.inference.localizer import Localizer
 from heatbox.models.factory import create_model
 from helpers.scenes import write_model
@@ -88,3 +88,11 @@ def test_bad_input(model, options, images, says):
 def test_wrong_number_of_targets(model):
     with pytest.raises(InputError, match=r"targets have shape \(2,\), expected \(3,\)"):
         Localizer(model)(torch.zeros(3, 3, 32, 32), [0, 1])
+
+
+def test_the_mean_box_is_for_walks(model):
+    with pytest.warns(AssumptionWarning, match="was measured on random walks; assumed: it suits cam too"):
+        found = Localizer(model, "cam", threshold="mean")(torch.rand(2, 3, 32, 32))
+    assert [len(boxes) for boxes in found.boxes] == [1, 1]
+    with pytest.raises(InputError, match="largest contours"):
+        Localizer(model, "cam", threshold="mean", contours="all")

@@ -25,7 +25,7 @@ from heatbox.maps.normalize import normalize_heatmap
 
 MEAN_OF = np.arange(7, 15) / 20
 """Thresholds .35, .4, …, .7 of the mean box. With walks on photographs it is as good as the best single
-threshold, without choosing one (docs/thresholds.md)."""
+threshold, without choosing one; CAM of many networks is too low there (docs/thresholds.md)."""
 
 _CUBIC = -0.75  # OpenCV's
 
@@ -120,7 +120,7 @@ def map_to_boxes(
         raw_map: (h, w) array or tensor of any range, as a map method returns it.
         image_size: (width, height) of the image in pixels.
         threshold: fraction of the map's maximum in [0, 1); pixels above it belong to the object. "mean" is
-            the mean of the boxes at `MEAN_OF`, for maps whose threshold is not known.
+            the mean of the boxes at `MEAN_OF`, for random walks whose threshold is not known.
         contours: "largest" for the box of the largest contour, "all" for one box per contour, those of
             holes included.
         protocol: "reference" binarizes 8-bit levels as the reference evaluator does, "exact" the float map.

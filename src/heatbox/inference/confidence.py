@@ -98,8 +98,8 @@ class ConfidenceModel:
 
 
 EXPECTED: Mapping[str, ConfidenceModel] = {
-    "walk": ConfidenceModel(-2.884, (7.181, -0.502, -0.215, -0.409)),
-    "cam": ConfidenceModel(0.269, (4.417, -0.651, 2.475, 0.893)),
+    "walk": ConfidenceModel(-2.884, (7.146, -0.481, -0.206, -0.334)),
+    "cam": ConfidenceModel(0.313, (4.345, -0.619, 2.432, 0.835)),
     "several": ConfidenceModel(-3.893, (10.526, -0.481, 0.993, 0.741)),
 }
 """The models where no boxes are known: of a random walk or a map of the foreground, whose boxes are large, of
@@ -116,8 +116,12 @@ differences of weights."""
 def expected_model(maps: Iterable[str]) -> ConfidenceModel:
     """The model of `EXPECTED` for the names of maps with which boxes are compared."""
     names = list(maps)
-    large = len(names) == 1 and names[0].startswith(("walk", "foreground"))
-    return EXPECTED["walk" if large else "cam" if len(names) == 1 else "several"]
+    return EXPECTED["several" if len(names) > 1 else "walk" if is_large(names[0]) else "cam"]
+
+
+def is_large(method: str) -> bool:
+    """Whether the boxes of a map are large: those of a random walk, or of a map of the foreground."""
+    return method.startswith(("walk", "foreground"))
 
 
 def fit_confidence(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -18,10 +19,10 @@ from heatbox.config import ModelOptions, ScoreFunction
 from heatbox.data.files.images import network_image, picture_size
 from heatbox.data.objects import detections_of
 from heatbox.data.transforms import Preprocess, Region
-from heatbox.errors import InputError
+from heatbox.errors import AssumptionWarning, InputError
 from heatbox.inference.boxes import check_box_options, map_to_boxes, place_map
 from heatbox.inference.calibration import DEFAULT_THRESHOLD, Calibration, outer_boxes
-from heatbox.inference.confidence import box_confidence
+from heatbox.inference.confidence import box_confidence, is_large
 from heatbox.inference.scores import class_scores, score_function, trained_function
 from heatbox.maps.normalize import normalize_heatmap
 from heatbox.maps.registry import (
@@ -112,8 +113,8 @@ class Localizer:
             `heatbox.maps.registry`), or a callable (model, images, targets) → (B, h, w).
         threshold: fraction of a map's maximum above which pixels belong to the object, in [0, 1). No value
             is right for all networks and maps: choose it on images with boxes (`heatbox evaluate`
-            prints the best one). By default that of the calibration, or .35. "mean" is the mean of the boxes
-            at several, see `map_to_boxes`.
+            prints the best one). By default that of the calibration, or .35. "mean", for random walks, is
+            the mean of the boxes at several, see `map_to_boxes`.
         contours: "largest" returns one box per image, "all" one per contour.
         norm: "fold" or "ignore", see `ClassifierView.class_weights`.
         preprocess: how images become input; by default what is known of the model, see
@@ -135,7 +136,8 @@ class Localizer:
         TypeError: an argument of a wrong type.
 
     Warns:
-        AssumptionWarning: the model's preprocessing is not known and none is given.
+        AssumptionWarning: the model's preprocessing is not known and none is given; or the threshold is
+            "mean" and the map is no random walk.
     """
 
     def __init__(
@@ -175,6 +177,10 @@ class Localizer:
         self.confidence = confidence or calibration is not None
         default: float = DEFAULT_THRESHOLD if self.calibration is None else self.calibration.threshold
         self.threshold: float | Literal["mean"] = default if threshold is None else threshold
+        if self.threshold == "mean" and not is_large(self.name or ""):
+            what = "the mean of boxes at .35 to .70 was measured on random walks"
+            words = f"assumed: it suits {self.name or 'your function'} too, whose best threshold may be lower"
+            warnings.warn(f"{what}; {words}", AssumptionWarning, stacklevel=2)
         self.contours = contours
         self.norm = norm
         self.protocol = protocol
