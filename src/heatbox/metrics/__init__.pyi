@@ -8,8 +8,8 @@ from .bootstrap import (
     pxap_interval,
 )
 from .collection import BoxMetrics
-from .detection import LocalizationAP
 from .confidence import accuracy_by_group, area_under_roc, expected_calibration_error
+from .detection import LocalizationAP
 from .functional import V2_IOU, BoxScore, LocalizationScore, PixelScore, oracle_and_transferred
 from .localization import LocalizationAccuracy
 from .localization_scores import MapScores
