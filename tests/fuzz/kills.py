@@ -79,10 +79,13 @@ def kinds(root: Path) -> list[Kind]:
     forward = ("--size", "64", "--batch-size", "4", "--device", "cpu")
     evaluate = ("evaluate", "-m", model, "-d", data, *forward)
     train = ("train", *RECIPE, "--data", str(root / "glyphs"), "--save-minutes", "0")
+    whole = ("--epochs", "2", "--save-minutes", "0", "--lr", "1e-3")
+    finetune = ("train", "finetune", "-m", "resnet10_small", "-d", str(root / "glyphs"), *forward, *whole)
     files = ("--coco", "OUT/c.json", "--npy", "OUT/maps", "--overlays", "OUT/pictures")
     return [
         Kind("run", (*evaluate, "--out", run)),
         Kind("train", (*train, "--out", "OUT")),
+        Kind("finetune", (*finetune, "--out", "OUT")),
         Kind("evaluate", (*evaluate, "--fullsup", str(root / "fullsup"), "--out", "OUT")),
         Kind("score", ("score", "--heatmaps", str(root / "maps"), "-d", data, "--out", "OUT")),
         Kind("report", ("report", run, "--out", "OUT/page.html")),

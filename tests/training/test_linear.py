@@ -67,6 +67,7 @@ def test_half_precision_features_in_several_parts_give_nearly_the_same(monkeypat
     objective = Objective("softmax", torch.ones(3))
     whole = fit_linear(x, labels, objective)
     monkeypatch.setattr("heatbox.training.linear.ROWS", 16)
+    monkeypatch.setattr("heatbox.training.linear.IN_FULL", 0)
     parts = fit_linear(x.half(), labels, objective)
     np.testing.assert_allclose(whole(x), parts(x.half()), rtol=0.05, atol=0.05)
 

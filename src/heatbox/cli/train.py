@@ -134,8 +134,7 @@ def finetune(
     Examples:
         heatbox train finetune --model tf_efficientnet_lite0 --data photos/ --out runs/mine
         heatbox train finetune --model hf:facebook/convnext-tiny-224 --data photos/ --epochs 10
-        heatbox evaluate --model tf_efficientnet_lite0 --checkpoint runs/mine/weights.safetensors --data
-        boxes/
+        heatbox evaluate -m tf_efficientnet_lite0 --checkpoint runs/mine/weights.safetensors -d boxes/
     """
     from heatbox._utils.progress import on_terminal
     from heatbox.training.finetune import finetune as run_finetune

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass, field
 from typing import Any, Literal
 
-from heatbox.config import ModelSpec, OnBad
+from heatbox.config import ModelSpec, OnBad, ScoreFunction
 
 
 @dataclass(frozen=True)
@@ -143,9 +143,15 @@ class FinetuneConfig(ModelSpec):
     With `epochs`, the whole network is then trained from there.
     """
 
-    data: str = ""
+    data: str
     """The data set, or PATH:SPLIT: class folders, a table of labels, or any other layout that is read."""
     _: KW_ONLY
+    checkpoint: str | None = None
+    """A file of weights, whose classifier may have other classes; by default the published weights, or those
+    of hf:FOLDER."""
+    scores: ScoreFunction | None = None
+    """softmax, one class per image; or sigmoid, each class alone. By default sigmoid if an image has several
+    classes, otherwise softmax."""
     recipe: Literal["finetune"] = "finetune"
     """The recipe's name."""
     from_scratch: bool = False

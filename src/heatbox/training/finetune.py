@@ -35,6 +35,7 @@ from torch import Tensor, nn
 
 from heatbox._utils.checks import check_integer
 from heatbox._utils.io import read_json, to_json
+from heatbox._utils.json_schema import FINITE, TEXT, Kind, checked, one_of, or_null
 from heatbox._utils.plugins import is_plugin
 from heatbox._utils.progress import Track, silent
 from heatbox.config import ModelSpec, ScoreFunction
@@ -66,6 +67,26 @@ from heatbox.training.weights import WEIGHTS
 
 FEATURES, TEST_FEATURES = "features", "features-test"
 HELD_OUT, HEAD, RESULT = "held-out.json", "head.safetensors", "finetune.json"
+
+_NUMBER, _KNOWN = Kind("an integer from 0", lambda value: type(value) is int and value >= 0), or_null(FINITE)
+_IMAGES = {"train": _NUMBER, "measured": _NUMBER}
+_FITTED = {"images": _IMAGES, "loss": _KNOWN, "weight_decay": FINITE, "weight_decays": [[_KNOWN]]}
+_CLASS = {"name": TEXT, "train": _NUMBER, "images": _NUMBER, "precision": _KNOWN}
+_RESULT = {
+    **_FITTED,
+    "scores": one_of("softmax", "sigmoid"),
+    "measured_on": TEXT,
+    "epoch": _NUMBER,
+    "epochs?": _NUMBER,
+    "top1": _KNOWN,
+    "balanced": _KNOWN,
+    "mAP?": _KNOWN,
+    "classes": [{**_CLASS, "accuracy?": _KNOWN, "AP?": _KNOWN}],
+    "confusion": Kind("a list", lambda value: isinstance(value, list)),
+    "left_out": {...: _NUMBER},
+}
+_HELD_OUT = {"data": TEXT, "ids": [TEXT]}
+"""Forms of the files that are read again."""
 _LARGEST = 6e4
 """Features beyond this are kept as float32: float16 ends at 65504."""
 
@@ -152,8 +173,9 @@ def finetune(
             run.write_json(LEFT_OUT, data.left_out.as_dict())
         run.write_json(RESULT, {**scores, "left_out": data.left_out.counts()})
     spec = dataclasses.replace(config.spec, checkpoint=str(out / WEIGHTS), num_classes=None)
-    held_out = tuple(read_json(out / HELD_OUT)["ids"])
-    return Finetuned(spec, spec.build(), read_json(out / RESULT), data.class_names, held_out)
+    held_out = tuple(checked(read_json(out / HELD_OUT), _HELD_OUT, str(out / HELD_OUT))["ids"])
+    found = checked(read_json(out / RESULT), _RESULT, str(out / RESULT))
+    return Finetuned(spec, spec.build(), found, data.class_names, held_out)
 
 
 def _check_settings(config: FinetuneConfig) -> None:
@@ -436,7 +458,7 @@ class _Network:
             tensors = {"weight": found.weight, "bias": found.bias}
             write_safetensors(path, tensors, {"scores": to_json(scores)})
         tensors, metadata = read_safetensors(path)
-        fitted: dict[str, Any] = json.loads(metadata["scores"])
+        fitted = _fitted(path, metadata)
         if fitted["images"] != {"train": len(train.split), "measured": len(measured.split)}:
             raise _other_images(out)  # files that could not be read before, or cannot any more
         with torch.no_grad():
@@ -501,6 +523,16 @@ class _Network:
             "classes": [{"name": name, "train": count, **row} for name, count, row in rows],
             "confusion": confusion,
         }
+
+
+def _fitted(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
+    """The scores of a fitted last layer, from the metadata of its file."""
+    try:
+        found = json.loads(metadata["scores"])
+    except (KeyError, ValueError, RecursionError) as error:
+        raise InputError(f"{path}: has no scores of a fine-tuning; --overwrite starts again") from error
+    fitted: dict[str, Any] = checked(found, _FITTED, str(path))
+    return fitted
 
 
 def _close(found: Tensor, expected: Tensor) -> bool:
@@ -663,9 +695,11 @@ def _logged(out: Path) -> list[Row]:
     if not path.exists():
         return []
     try:
-        return list(json.loads(path.read_text()))
-    except (ValueError, OSError) as error:
+        rows = json.loads(path.read_text())
+    except (ValueError, OSError, RecursionError) as error:
         raise InputError(f"{path}: is not valid JSON ({error}); --overwrite starts again") from error
+    found: list[Row] = checked(rows, [{"weights": {"loss": _KNOWN}}], str(path))
+    return found
 
 
 # ------------------------------------------------------------------------------------------- the run folder

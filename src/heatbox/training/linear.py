@@ -24,7 +24,10 @@ UNMEASURED = 1e-2
 """The weight decay where there is nothing to choose it on."""
 ITERATIONS = 100
 ROWS = 8192
-"""Images at a time, so that features stay in half precision in memory."""
+"""Images at a time."""
+IN_FULL = 2**27
+"""Numbers up to which standardized features are float32 in memory (512 MiB); beyond, they are float16."""
+_LARGEST = 6e4
 
 
 @dataclass(frozen=True)
@@ -160,12 +163,16 @@ class _Problem:
     """The regression on standardized features, and its current solution."""
 
     def __init__(self, features: Tensor, targets: Tensor, objective: Objective, has_bias: bool) -> None:
-        self.features, self.targets, self.objective = features, targets, objective
+        self.targets, self.objective = targets, objective
         count = len(features)
         mean = sum(part.double().sum(0) for part in features.split(ROWS)) / count
         square = sum((part.double() - mean).square().sum(0) for part in features.split(ROWS)) / count
         self.std = square.sqrt().clamp_min(1e-6 * float(square.mean().sqrt().clamp_min(1e-12))).float()
         self.mean = mean.float() if has_bias else torch.zeros_like(self.std)
+        kind = torch.float32 if features.numel() <= IN_FULL else torch.float16
+        self.features = torch.empty_like(features, dtype=kind)
+        for part, standardized in zip(features.split(ROWS), self.features.split(ROWS), strict=True):
+            standardized.copy_(((part.float() - self.mean) / self.std).clamp_(-_LARGEST, _LARGEST))
         classes = len(objective.weights)
         self.weight = torch.zeros(classes, features.shape[1], requires_grad=True)
         self.bias = torch.zeros(classes, requires_grad=has_bias)
@@ -188,8 +195,7 @@ class _Problem:
             optimizer.zero_grad()
             total = torch.zeros(())
             for part, targets in zip(self.features.split(ROWS), self.targets.split(ROWS), strict=True):
-                standardized = (part.float() - self.mean) / self.std
-                logits = standardized @ self.weight.T + self.bias
+                logits = part.float() @ self.weight.T + self.bias
                 one = self.objective.total(logits, targets) / self.total
                 one.backward()
                 total += one.detach()
