@@ -14,9 +14,11 @@ from heatbox.maps.foreground import (
     fit_foreground,
     fit_projection,
     foreground,
+    foreground_walk,
     load_foreground,
 )
 from heatbox.models.checkpoints import write_safetensors
+from helpers.walk_loops import in_loops
 
 ABOUT = {"model": "small", "layers": "8, 16", "grid": "6", "seeds": "walk", "images": 60}
 
@@ -100,6 +102,9 @@ def test_is_the_mean_of_the_members_by_hand(fitted):
     x = features.double().numpy().transpose(0, 2, 3, 1)
     x = np.clip((x - state["projection.mean"]) / state["projection.std"], -4, 4)
     x = x @ state["projection.components"].T - state["projection.offset"]
+    grid = np.linspace(-1, 1, 6)
+    places = [[[abs(b), abs(a), a, b * b, a * a, a * a + b * b] for b in grid] for a in grid]
+    x = np.concatenate([x, np.broadcast_to(1.5 * np.array(places), (2, 6, 6, 6))], -1)
     logits = 0
     for k in range(2):
         hidden = x @ state[f"members.{k}.0.weight"][..., 0, 0].T + state[f"members.{k}.0.bias"]
@@ -236,6 +241,47 @@ def test_collection_features_on_one_grid():
         collection_features([], 4)
     with pytest.raises(TypeError, match="expected a list"):
         collection_features(fine, 4)
+
+
+def test_position_is_learned_where_features_say_nothing():
+    generator = torch.Generator().manual_seed(0)
+    features = torch.randn(60, 4, 8, 8, generator=generator)
+    maps = torch.zeros(60, 8, 8)
+    maps[:, 2:6, 2:6] = 1
+    found = foreground(fit_foreground(features, maps, members=1, steps=300), features)
+    assert accuracy(found.mean(0).numpy(), maps[0].numpy()) > 0.9
+    head = fit_foreground(features, maps, members=1, steps=5)
+    assert torch.allclose(foreground(head, features.flip(3)).flip(2), foreground(head, features), atol=1e-6)
+
+
+def test_foreground_walk_against_its_definition():
+    generator = torch.Generator().manual_seed(1)
+    found, seed = torch.rand(3, 4, 5, generator=generator), torch.randn(3, 4, 5, generator=generator)
+    features = [torch.randn(3, 6, 4, 5, generator=generator), torch.randn(3, 2, 8, 10, generator=generator)]
+
+    def scaled(values):
+        return (values - values.min()) / (values.max() - values.min())
+
+    result = foreground_walk(found, seed, features)
+    for index in range(3):
+        prior = scaled(found[index].double().numpy())
+        start = scaled(seed[index].double().numpy()) * np.sqrt(prior)
+        coarse = features[1][index].double().numpy().reshape(2, 4, 2, 5, 2).mean((2, 4))
+        step = in_loops(start, [features[0][index].double().numpy(), coarse], steps=1)
+        assert np.allclose(result[index], np.sqrt(prior * scaled(step)), atol=1e-5)
+
+
+def test_foreground_walk_removes_what_the_head_calls_background():
+    seed = torch.tensor([[[1.0, 1.0, 0.0], [1.0, 0.0, 1.0]]])
+    found = torch.tensor([[[0.9, 0.9, 0.9], [0.1, 0.1, 0.1]]])
+    result = foreground_walk(found, seed, [torch.randn(1, 4, 2, 3)])
+    assert result.shape == (1, 2, 3)
+    assert not result[0, 1].any()
+    assert foreground_walk(found[..., :1, :1], seed, [torch.randn(1, 4, 2, 3)]).shape == (1, 2, 3)
+    with pytest.raises(InputError, match="there are 2 maps of a head and 1 seeds"):
+        foreground_walk(torch.ones(2, 2, 3), seed, [torch.randn(1, 4, 2, 3)])
+    with pytest.raises(InputError, match=r"found has shape \(2, 3\)"):
+        foreground_walk(torch.ones(2, 3), seed, [torch.randn(1, 4, 2, 3)])
 
 
 def test_average_of_scaled_maps():

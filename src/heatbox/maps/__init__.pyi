@@ -9,6 +9,7 @@ from .foreground import (
     fit_foreground,
     fit_projection,
     foreground,
+    foreground_walk,
     load_foreground,
 )
 from .normalize import normalize_heatmap
@@ -32,6 +33,7 @@ __all__ = [
     "fit_foreground",
     "fit_projection",
     "foreground",
+    "foreground_walk",
     "full_image",
     "load_foreground",
     "normalize_heatmap",

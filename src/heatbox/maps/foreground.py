@@ -17,7 +17,7 @@ from torch.nn.utils import skip_init
 
 from heatbox._utils.checks import check_integer, check_number, check_tensor, kind_of
 from heatbox.errors import InputError
-from heatbox.maps.random_walk import on_grid
+from heatbox.maps.random_walk import on_grid, random_walk
 from heatbox.models.checkpoints import read_safetensors, write_safetensors
 
 CLIP = 4.0
@@ -28,6 +28,15 @@ POSITIONS = 25_000
 
 HIDDEN = 64
 """Units of a member of a head."""
+
+STEPS = 60
+"""Gradient steps of a member. The fit is stopped early: a head that fits the maps closely learns their errors
+(docs/foreground.md)."""
+
+PLACES = 6
+"""Channels of the position in the image that a member reads beside the components."""
+
+_PLACE_SCALE = 1.5  # about the spread of a component
 
 DROPOUT = 0.2
 """Fraction of the channels of an image that are set to 0 in a step of the fit."""
@@ -131,6 +140,9 @@ def fit_projection(features: Tensor, dims: int = 128) -> Projection:
 class ForegroundHead(nn.Module):
     """An ensemble of small networks that tell the foreground from the background at every position.
 
+    They read the components of the position's features, and where in the image it is: |x|, |y|, y, x², y² and
+    x² + y², with x and y from -1 to 1. A mirrored image has the mirrored map.
+
     `fit_foreground` makes one; the weights of a new one are not initialised.
 
     Args:
@@ -147,7 +159,7 @@ class ForegroundHead(nn.Module):
         self.projection = projection
         self.members = nn.ModuleList(
             nn.Sequential(
-                skip_init(nn.Conv2d, projection.dims, hidden, 1),
+                skip_init(nn.Conv2d, projection.dims + PLACES, hidden, 1),
                 nn.ReLU(),
                 skip_init(nn.Conv2d, hidden, 1, 1),
             )
@@ -166,7 +178,8 @@ class ForegroundHead(nn.Module):
 
     def logits(self, projected: Tensor) -> Tensor:
         """(N, D, h, w) of the projection → (N, h, w) logits, the mean of the members."""
-        return torch.stack([member(projected)[:, 0] for member in self.members]).mean(0)
+        inputs = _with_places(projected)
+        return torch.stack([member(inputs)[:, 0] for member in self.members]).mean(0)
 
     def save(self, path: str | Path, **fitted_on: object) -> None:
         """Write the head as safetensors, atomically.
@@ -234,7 +247,7 @@ def fit_foreground(
     projection: Projection | None = None,
     seed: int = 0,
     members: int = 3,
-    steps: int = 300,
+    steps: int = STEPS,
     threshold: float = 0.5,
 ) -> ForegroundHead:
     """Fit a head to the maps of a collection.
@@ -320,6 +333,7 @@ def _fit_member(
                 order = torch.cat([order, images[torch.randperm(len(images), generator=generator)]])
             chosen, order = order[:BATCH], order[BATCH:]
             x, y = projected[chosen].float(), targets[chosen]
+            x = _with_places(x)
             x = x * (torch.rand(*x.shape[:2], 1, 1, generator=generator) >= DROPOUT) / (1 - DROPOUT)
             loss = F.binary_cross_entropy_with_logits(member(x)[:, 0], y)
             optimizer.zero_grad()
@@ -347,6 +361,35 @@ def foreground(head: ForegroundHead, features: Tensor, *, projected: bool = Fals
     _check_features(features, head.projection.dims if projected else head.channels)
     parts = features.split(BATCH)
     return torch.cat([head.logits(part.float()) if projected else head(part) for part in parts]).sigmoid()
+
+
+def foreground_walk(found: Tensor, seed: Tensor, features: Sequence[Tensor]) -> Tensor:
+    """A random walk of a class map that starts on the foreground.
+
+    With P the map of the head and s the seed, both scaled to [0, 1], and T a step of `random_walk`, the map
+    is sqrt(P · scaled(T(s · sqrt(P)))). One step is enough: the head already joins the parts of the object.
+
+    Args:
+        found: (B, h, w) map of a head, see `foreground`.
+        seed: (B, h_s, w_s) class map that the walk starts from, any range; its grid is that of the walk.
+        features: feature maps (B, C_i, h_i, w_i) of middle layers, as for `random_walk`.
+
+    Returns:
+        (B, h_s, w_s) float32 in [0, 1].
+
+    Raises:
+        InputError: shapes that do not match, or values that are not finite.
+        TypeError: not tensors of real numbers.
+    """
+    for name, one in (("found", found), ("seed", seed)):
+        check_tensor(one, name, "(B, h, w)")
+        if one.ndim != 3 or 0 in one.shape[1:]:
+            raise InputError(f"{name} has shape {tuple(one.shape)}, expected (B, h, w)")
+    if len(found) != len(seed):
+        raise InputError(f"there are {len(found)} maps of a head and {len(seed)} seeds, expected as many")
+    prior = _scaled(_resized(found, seed.shape[1:]))
+    walked = random_walk(_scaled(seed) * prior.sqrt(), features, steps=1)
+    return (prior * _scaled(walked)).sqrt()
 
 
 def average_maps(maps: Sequence[Tensor]) -> Tensor:
@@ -419,6 +462,15 @@ def _resized(maps: Tensor, grid: Sequence[int]) -> Tensor:
     if tuple(maps.shape[1:]) == tuple(grid):
         return maps.float()
     return F.interpolate(maps[:, None].float(), size=tuple(grid), mode="bilinear", align_corners=False)[:, 0]
+
+
+def _with_places(projected: Tensor) -> Tensor:
+    """(N, D, h, w) → (N, D + PLACES, h, w): beside the components the place of each position."""
+    height, width = projected.shape[2:]
+    y = torch.linspace(-1, 1, height, device=projected.device)[:, None].expand(height, width)
+    x = torch.linspace(-1, 1, width, device=projected.device).expand(height, width)
+    places = torch.stack([x.abs(), y.abs(), y, x**2, y**2, x**2 + y**2]) * _PLACE_SCALE
+    return torch.cat([projected, places.expand(len(projected), -1, -1, -1)], 1)
 
 
 def _check_features(features: Tensor, channels: int | None = None) -> None:
