@@ -269,6 +269,7 @@ def test_weights_that_cannot_be_fetched_end_in_what_to_do(photos, tmp_path, monk
     with pytest.raises(InputError, match=r"could not be fetched .*--checkpoint.*--from-scratch") as error:
         finetune(config_of(photos, model="test_resnet"), tmp_path / "run")
     assert "\n" not in str(error.value)
+    assert not (tmp_path / "run").exists()
     assert finetune(config_of(photos, model="test_resnet", from_scratch=True), tmp_path / "run2").scores
 
 

@@ -156,12 +156,13 @@ def finetune(
     run = Run(out)
     if (out / CONFIG).exists() and run.config().get("recipe") != config.recipe and not overwrite:
         raise InputError(f"{out}: contains a run that is no fine-tuning; choose another --out")
+    # The folder is begun after the network is there: weights that are missing leave no configuration behind.
+    network = _Network.start(config, data) if overwrite or not (out / RESULT).exists() else None
     run.start(config, config.seed, resume=not overwrite)
     if overwrite:
         _drop(out)
     _require_same_data(out, data.digest)
-    if not (out / RESULT).exists():
-        network = _Network.start(config, data)
+    if network is not None:
         examples, features = network.features(data.train, out / FEATURES, data.left_out, track)
         train, measured = network.parts(examples, features, out, track)
         scores = network.fit_head(train, measured, out, track)
