@@ -30,6 +30,7 @@ MetricName = Literal[
     "top_k_intersection",
     "auc",
     "iou",
+    "max_box_acc_v3",
     "cor_loc",
     "localization_ap",
     "all",
@@ -268,13 +269,17 @@ class EvaluateConfig(ModelSpec):
     it by reason and exit with code 1."""
     norm: Literal["fold", "ignore"] = "fold"
     """Norm layers of the head: folded into the class weights (exact), or ignored (released code)."""
+    normalize: str = "min-max"
+    """How maps are brought to [0, 1]: min-max, max, percentile or ivr; percentile:0.9 and ivr:0.4 set the
+    percentile."""
     protocol: Literal["reference", "exact"] = "reference"
     """How boxes are compared: as in the reference evaluator, or without its rounding."""
     thresholds: int = 1000
     """Number of thresholds."""
     metrics: tuple[MetricName, ...] = ("boxes",)
     """Scores besides those of boxes, which are always computed (PxAP for masks): pointing_game,
-    energy_pointing_game, relevance_rank, top_k_intersection, auc, iou, cor_loc, localization_ap, or all."""
+    energy_pointing_game, relevance_rank, top_k_intersection, auc, iou, max_box_acc_v3 (reference protocol),
+    cor_loc, localization_ap (of a run, which has logits), or all."""
     channels: int = 3
     """Channels of highest class weight to save for the report page, if a CAM is computed."""
     limit: int | None = None
@@ -300,6 +305,9 @@ class LocateConfig(ModelSpec):
     """A file of heatbox calibrate: its threshold, and the confidence and the outer box of each box."""
     contours: Literal["largest", "all"] = "largest"
     """One box per image, or one for every contour."""
+    normalize: str = "min-max"
+    """How maps are brought to [0, 1]: min-max, max, percentile or ivr; percentile:0.9 and ivr:0.4 set the
+    percentile."""
     protocol: Literal["reference", "exact"] = "reference"
     """How maps are binarized: at 8-bit levels, as heatbox evaluate scores them, or without rounding."""
     target: int | Literal["folder"] | None = None
@@ -366,13 +374,17 @@ class ScoreConfig:
     """Heatmaps of a fully supervised split, on which thresholds are chosen for the transferred scores."""
     fullsup: str | None = None
     """The fully supervised split, given like --data."""
+    normalize: str = "min-max"
+    """How maps are brought to [0, 1]: min-max, max, percentile or ivr; percentile:0.9 and ivr:0.4 set the
+    percentile. Only with --resize; other maps are scored as they are."""
     protocol: Literal["reference", "exact"] = "reference"
     """How boxes are compared: as in the reference evaluator, or without its rounding."""
     thresholds: int = 1000
     """Number of thresholds."""
     metrics: tuple[MetricName, ...] = ("boxes",)
     """Scores besides those of boxes, which are always computed (PxAP for masks): pointing_game,
-    energy_pointing_game, relevance_rank, top_k_intersection, auc, iou, cor_loc, localization_ap, or all."""
+    energy_pointing_game, relevance_rank, top_k_intersection, auc, iou, max_box_acc_v3 (reference protocol),
+    cor_loc, localization_ap (of a run, which has logits), or all."""
     on_bad: OnBad = "stop"
     """What to do with an image that has no box or one outside it: stop, or skip it, count it by reason and
     exit with code 1."""

@@ -8,6 +8,7 @@ import pytest
 from heatbox.cli.main import main
 from heatbox.data.open import open_split
 from heatbox.evaluation.run import Run
+from heatbox.inference.boxes import map_to_boxes
 from heatbox.maps.baselines import BASELINES
 from heatbox.maps.normalize import normalize_heatmap
 from heatbox.metrics import functional as F
@@ -56,6 +57,8 @@ def test_scores_are_those_of_the_functions(scene, capsys):
         assert entry["iou"]["threshold"] == curve.argmax() / 100
         hits = F.cor_loc(heatmaps, boxes, sizes, found["methods"][name]["threshold"])
         assert entry["cor_loc"]["value"] == pytest.approx(F.class_mean(hits, [one.label for one in split]))
+        third = F.max_box_acc_v3(heatmaps, boxes, sizes).accuracy
+        assert entry["max_box_acc_v3"]["value"] == pytest.approx(third)
         assert "localization_ap" not in entry  # the folder has no logits
     minus = found["methods"]["maps"]["minus_baseline"]["localization_scores"]["auc"]["value"]
     each = [
@@ -136,6 +139,15 @@ def test_a_run_has_transferred_iou_and_localization_ap(scene, capsys):
     assert pair["localization_scores"]["auc"]["value"] == pytest.approx(aucs["pc1"] - aucs["cam"])
 
 
+def test_the_third_version_is_of_the_reference_protocol(scene, capsys):
+    found = score(scene, capsys, "exact", "--metrics", "all", "--protocol", "exact")
+    assert "max_box_acc_v3" not in found["methods"]["maps"]["localization_scores"]
+    command = ["--heatmaps", scene / "maps", "--data", scene / "set", "--out", scene / "no"]
+    command += ["--metrics", "max_box_acc_v3", "--protocol", "exact"]
+    assert main(["score", *map(str, command)]) == 2
+    assert "max_box_acc_v3 is defined for the reference protocol" in capsys.readouterr().err
+
+
 def test_masks_are_scored_alike(tmp_path, capsys):
     trees.openimages(tmp_path / "set")
     split = open_split(str(tmp_path / "set"))
@@ -153,3 +165,45 @@ def test_masks_are_scored_alike(tmp_path, capsys):
     for key in set(SCORES) - {"pointing_game_tolerant"}:
         assert found[key]["value"] == pytest.approx(100 * np.nanmean(expected[key])), key
     assert "cor_loc" not in found
+
+
+def test_the_normalization_is_part_of_the_protocol(scene, capsys, tmp_path):
+    plain = ["--model", write_model(scene), "--data", scene / "set", "--size", 64, "--method", "cam"]
+    command = [*plain, "--out", tmp_path / "run", "--normalize", "ivr:0.5"]
+    assert main(["evaluate", *map(str, command), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["normalize"] == "ivr:0.5"
+    run = Run(tmp_path / "run")
+    records = [record for batch in run.records() for record in batch]
+    maps = [normalize_heatmap(one["map_cam"], 224, "ivr:0.5") for one in records]
+    boxes, sizes = [one["boxes"] for one in records], [(one["width"], one["height"]) for one in records]
+    expected = F.max_box_acc_v2(maps, boxes, sizes)
+    assert found["methods"]["cam"]["MaxBoxAccV2"] == pytest.approx(expected.accuracy)
+    for one in records:  # the boxes of predictions.parquet too
+        box = map_to_boxes(
+            one["map_cam"],
+            (one["width"], one["height"]),
+            found["methods"]["cam"]["threshold"],
+            normalize="ivr:0.5",
+        )
+        np.testing.assert_allclose(one["box_cam"], box)
+    again = ["evaluate", "--from-run", str(tmp_path / "run"), "--json"]
+    assert main(again) == 0
+    assert json.loads(capsys.readouterr().out)["methods"] == found["methods"]
+    assert main([*again, "--normalize", "min-max"]) == 0
+    other = json.loads(capsys.readouterr().out)
+    assert "normalize" not in other
+    assert other["methods"]["cam"]["threshold"] > found["methods"]["cam"]["threshold"]
+    assert main(["evaluate", *map(str, [*plain, "--out", tmp_path / "no", "--normalize", "mean"])]) == 2
+    assert not (tmp_path / "no").exists()
+
+
+def test_maps_of_a_folder_are_normalized_where_they_are_resized(scene, capsys):
+    command = ["--heatmaps", scene / "maps", "--data", scene / "set", "--out", scene / "raw"]
+    assert main(["score", *map(str, command), "--normalize", "max"]) == 2
+    assert "needs --resize" in capsys.readouterr().err
+    found = score(scene, capsys, "resized", "--normalize", "max", "--resize")
+    split = open_split(str(scene / "set"))
+    maps = [normalize_heatmap(np.load(scene / "maps" / f"{one.id}.npy"), 224, "max") for one in split]
+    expected = F.max_box_acc(maps, [one.boxes for one in split], [one.size for one in split])
+    assert found["methods"]["maps"]["MaxBoxAcc"] == pytest.approx(expected.accuracy)

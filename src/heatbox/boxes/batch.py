@@ -48,7 +48,8 @@ def score_batch(
     thresholds: np.ndarray,
     threads: int | None = None,
     return_iou: bool = False,
-) -> tuple[np.ndarray, list[np.ndarray]]:
+    each: np.ndarray | None = None,
+) -> tuple[np.ndarray, list[np.ndarray], np.ndarray]:
     """How many heatmaps reach each IoU at each threshold, and the best IoU of each heatmap there.
 
     Args:
@@ -59,10 +60,12 @@ def score_batch(
         thresholds: (T,) in [0, 1).
         threads: threads to use; all cores by default.
         return_iou: return the best IoUs as well.
+        each: required IoUs of the one-to-one matches of contours and ground-truth boxes; by default none.
 
     Returns:
         (N, 2, T) float64 best IoU with the ground truth of the largest contour's box and of any contour's, or
-        (0, 2, T); and counts (I, T) int64 for the largest contour and for all contours.
+        (0, 2, T); counts (I, T) int64 for the largest contour and for all contours; and (N, J, T) uint8, the
+        ground-truth boxes that are matched at each of the J IoUs of `each`.
 
     Raises:
         InputError: a heatmap is malformed; the message has its index in the batch.
@@ -72,6 +75,8 @@ def score_batch(
     threads = threads or available_cores()
     # At every 8-bit level: threshold tau cuts at level int(tau * top).
     curves, tops = np.zeros((len(heatmaps), 2, 256)), np.zeros(len(heatmaps), np.int64)
+    each = np.zeros(0) if each is None else np.asarray(each, np.float64)
+    matched = np.zeros((len(heatmaps) if len(each) else 1, len(each), 256), np.uint8)
     chunks = list(map_chunks(heatmaps))
 
     def score(chunk: tuple[int, int]) -> list[np.ndarray]:
@@ -87,7 +92,15 @@ def score_batch(
         counts = tuple(np.zeros((len(values), len(thresholds)), np.int64) for values in iou)
         boxes, firsts = truth[starts[begin] : starts[end]], starts[begin : end + 1] - starts[begin]
         with _WORKSPACES.lend(maps.shape[1:]) as work:
-            score_maps(maps, boxes, firsts, iou, thresholds, work, curves[begin:end], tops[begin:end], counts)
+            rest = (
+                work,
+                curves[begin:end],
+                tops[begin:end],
+                counts,
+                each,
+                matched[begin:end] if len(each) else matched,
+            )
+            score_maps(maps, boxes, firsts, iou, thresholds, *rest)
         if (malformed := tops[begin:end] < 0).any():
             i = int(np.argmax(malformed))
             check_heatmap(maps[i], f"heatmap {begin + i}")
@@ -99,10 +112,13 @@ def score_batch(
         with ThreadPoolExecutor(min(threads, len(chunks))) as pool:
             counts = list(pool.map(score, chunks))
     sums = [sum((c[k] for c in counts), np.zeros((len(iou[k]), len(thresholds)), np.int64)) for k in (0, 1)]
+    levels = (thresholds[None] * tops[:, None]).astype(np.int64)[:, None]
+    matches = np.zeros((len(heatmaps), 0, len(thresholds)), np.uint8)
+    if len(each):
+        matches = np.take_along_axis(matched, levels.repeat(len(each), 1), axis=2)
     if not return_iou:
-        return np.zeros((0, 2, len(thresholds))), sums
-    levels = (thresholds[None] * tops[:, None]).astype(np.int64)
-    return np.take_along_axis(curves, levels[:, None].repeat(2, 1), axis=2), sums
+        return np.zeros((0, 2, len(thresholds))), sums, matches
+    return np.take_along_axis(curves, levels.repeat(2, 1), axis=2), sums, matches
 
 
 def map_chunks(heatmaps: Sequence[np.ndarray] | np.ndarray) -> Iterator[tuple[int, int]]:

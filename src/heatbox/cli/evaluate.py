@@ -69,6 +69,7 @@ def rescore(
     thresholds: int = 1000,
     metrics: tuple[MetricName, ...] = ("boxes",),
     calibration: Path | None = None,
+    normalize: str | None = None,
     as_json: AsJson = False,
 ) -> int:
     """Score the maps saved in a run again.
@@ -79,6 +80,7 @@ def rescore(
         thresholds: Number of thresholds.
         metrics: Scores besides those of boxes, as for a new run.
         calibration: A file of heatbox calibrate; its thresholds are scored beside the best ones.
+        normalize: How maps are brought to [0, 1]; by default as in the run.
         as_json: Print the scores as JSON instead of a table.
 
     Examples:
@@ -100,7 +102,15 @@ def rescore(
     fullsup = Run(from_run / "fullsup")
     methods = run.methods()
     found = score_run(
-        run, methods, thresholds, protocol, fullsup if fullsup.finished else None, on_terminal, metrics, known
+        run,
+        methods,
+        thresholds,
+        protocol,
+        fullsup if fullsup.finished else None,
+        on_terminal,
+        metrics,
+        known,
+        normalize or run.settings()["normalize"],
     )
     show_scores(found, f"{from_run}, scored again", as_json)
     return SOME_FAILED if found.get("left_out") else 0

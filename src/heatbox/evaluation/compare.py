@@ -57,7 +57,9 @@ def compare_runs(first: Path, second: Path, track: Track = silent) -> dict[str, 
     if other := [name for name in ids if truths[0][name] != truths[1][name]]:
         raise InputError(f"{first} and {second}: image {other[0]!r} has other boxes in one than in the other")
     found = [
-        score_maps(run, shared, config["thresholds"], config["protocol"], track)[0]
+        score_maps(
+            run, shared, config["thresholds"], config["protocol"], track, normalize=config["normalize"]
+        )[0]
         for run, config in zip(runs, configs, strict=True)
     ]
     names = short_names([first, second])

@@ -53,6 +53,7 @@ class RunMaps:
     ) -> None:
         self.run = Run(folder)
         self.protocol: Protocol = self.run.settings()["protocol"]
+        self.normalize: str = self.run.settings()["normalize"]
         metrics = self.run.scores()
         self.run.require_finished()
         methods = own_maps(metrics)
@@ -71,7 +72,7 @@ class RunMaps:
 
     def heatmap(self, record: Record) -> np.ndarray:
         """(224, 224) float32 in [0, 1], as it is scored."""
-        return normalize_heatmap(record[f"map_{self.method}"], REFERENCE_SIDE)
+        return normalize_heatmap(record[f"map_{self.method}"], REFERENCE_SIDE, self.normalize)
 
     def score(self, record: Record) -> float:
         """The probability of the class that the map was made for."""
@@ -85,7 +86,13 @@ class RunMaps:
             size: (width, height) of the image, by default that of the record.
         """
         size = size or (record["width"], record["height"])
-        return map_to_boxes(record[f"map_{self.method}"], size, self.threshold, protocol=self.protocol)
+        return map_to_boxes(
+            record[f"map_{self.method}"],
+            size,
+            self.threshold,
+            protocol=self.protocol,
+            normalize=self.normalize,
+        )
 
 
 def predicted_split(

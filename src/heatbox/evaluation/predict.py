@@ -37,6 +37,7 @@ from heatbox.evaluation.summary import own_maps
 from heatbox.inference.boxes import frame_boxes, place_map
 from heatbox.inference.calibration import Calibration
 from heatbox.inference.scores import class_scores, score_function, trained_function
+from heatbox.maps.normalize import check_normalization
 from heatbox.maps.registry import (
     ENLARGED,
     MapInputs,
@@ -116,11 +117,19 @@ def evaluate(
             save_images(fullsup, chosen_on, left_out_of_chosen)
             fullsup.finish()
     metrics = score_run(
-        run, config.method, config.thresholds, config.protocol, fullsup, track, config.metrics, calibration
+        run,
+        config.method,
+        config.thresholds,
+        config.protocol,
+        fullsup,
+        track,
+        config.metrics,
+        calibration,
+        config.normalize,
     )
     function = score_function(config.scores, view.num_classes, trained_function(view))
     if not run.finished:
-        run.finish(_columns(metrics, config.protocol, run.has_masks, function))
+        run.finish(_columns(metrics, config.protocol, run.has_masks, function, config.normalize))
     run.write_json(METRICS, {**metrics, "scores": function})
     return metrics
 
@@ -128,6 +137,7 @@ def evaluate(
 def _check_numbers(config: EvaluateConfig) -> None:
     """Raise errors here that would otherwise be found only after all maps are made."""
     threshold_grid(config.thresholds)
+    check_normalization(config.normalize)
     for name in ("limit", "batch_size", "size"):
         if (number := getattr(config, name)) is not None:
             check_integer(number, name.replace("_", " "))
@@ -339,10 +349,10 @@ def _strongest(inputs: MapInputs, count: int) -> dict[str, np.ndarray]:
 
 
 def _columns(
-    metrics: dict[str, Any], protocol: Protocol, masks: bool, function: ScoreFunction
+    metrics: dict[str, Any], protocol: Protocol, masks: bool, function: ScoreFunction, normalize: str
 ) -> Callable[[Record], dict[str, Any]]:
     """Columns of predictions.parquet that are computed last: the score of the map's class, and boxes."""
-    boxes = None if masks else _best_boxes(metrics, protocol)
+    boxes = None if masks else _best_boxes(metrics, protocol, normalize)
 
     def columns(record: Record) -> dict[str, Any]:
         scores = class_scores(record["logits"], function)
@@ -351,7 +361,9 @@ def _columns(
     return columns
 
 
-def _best_boxes(metrics: dict[str, Any], protocol: Protocol) -> Callable[[Record], dict[str, Any]]:
+def _best_boxes(
+    metrics: dict[str, Any], protocol: Protocol, normalize: str
+) -> Callable[[Record], dict[str, Any]]:
     """Columns of predictions.parquet that need the best thresholds: each method's box and its scored IoU.
 
     The box is the one of the largest contour in pixels of the image, half-open, (0, 4) where there is none.
@@ -366,7 +378,7 @@ def _best_boxes(metrics: dict[str, Any], protocol: Protocol) -> Callable[[Record
         truth = scale_boxes(record["boxes"], size, REFERENCE_FRAME, truncate=reference)
         found: dict[str, Any] = {}
         for name, threshold in best.items():
-            boxes = frame_boxes(record[f"map_{name}"], threshold, protocol=protocol)
+            boxes = frame_boxes(record[f"map_{name}"], threshold, protocol=protocol, normalize=normalize)
             scored = to_convention(boxes - [0, 0, 1, 1], REFERENCE_FRAME, protocol)
             scored = scored if len(boxes) else np.zeros((1, 4))
             found[f"box_{name}"] = scale_boxes(boxes, REFERENCE_FRAME, size, truncate=False)

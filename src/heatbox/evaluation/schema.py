@@ -65,6 +65,7 @@ _MASKS = {
 _SETTINGS = {
     "protocol?": one_of("reference", "exact"),
     "thresholds?": GRID,
+    "normalize?": TEXT,
     "data?": TEXT,
     "model?": TEXT,
     "metadata?": or_null(TEXT),
@@ -147,7 +148,12 @@ def checked_settings(content: Mapping[str, Any], where: object) -> dict[str, Any
     Raises:
         InputError: naming the key with another value.
     """
-    return {"protocol": "reference", "thresholds": 1000, **checked(content, _SETTINGS, str(where))}
+    return {
+        "protocol": "reference",
+        "thresholds": 1000,
+        "normalize": "min-max",
+        **checked(content, _SETTINGS, str(where)),
+    }
 
 
 def checked_network(content: Mapping[str, Any], where: object) -> dict[str, Any]:

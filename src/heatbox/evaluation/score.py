@@ -30,22 +30,25 @@ from heatbox.errors import InputError
 from heatbox.evaluation.images import left_out_counts, open_images, save_images
 from heatbox.evaluation.run import MASK, METRICS, Run, ShardStore, ids_of, require_older
 from heatbox.evaluation.summary import (
+    EACH,
     EVERY,
     LARGEST,
     Images,
     Records,
     SplitScore,
+    packed_matches,
     pixel_scores,
     table_of,
+    unpacked_matches,
 )
 from heatbox.inference.calibration import Calibration
 from heatbox.maps.baselines import BASELINES
-from heatbox.maps.normalize import normalize_heatmap
+from heatbox.maps.normalize import check_normalization, normalize_heatmap, require_min_max
 from heatbox.metrics.collection import BoxMetrics
 from heatbox.metrics.functional import V2_IOU, PixelScore, resize_mask
 from heatbox.metrics.localization_scores import SCORES, MapScores
 from heatbox.metrics.map_score import LocalizationScores
-from heatbox.metrics.max_box_acc import MaxBoxAcc
+from heatbox.metrics.max_box_acc import MaxBoxAcc, MaxBoxAccV3
 from heatbox.metrics.pxap import PxAP
 
 T = TypeVar("T")
@@ -70,6 +73,7 @@ class BoxScorer(BoxMetrics):
         threads: threads to use; all cores by default.
         keep: keep the outcome of each image, under 1 KB.
         pixels: compute the pixel scores of each image as well.
+        each: compute MaxBoxAccV3 as well, in the reference protocol.
     """
 
     def __init__(
@@ -79,13 +83,17 @@ class BoxScorer(BoxMetrics):
         threads: int | None = None,
         keep: bool = True,
         pixels: bool = False,
+        each: bool = False,
     ) -> None:
         super().__init__(
             {
                 LARGEST: MaxBoxAcc(V2_IOU, "largest", protocol, thresholds, threads),
                 EVERY: MaxBoxAcc(V2_IOU, "all", protocol, thresholds, threads),
+                **({EACH: MaxBoxAccV3(V2_IOU, thresholds, threads)} if each else {}),
             }
         )
+        self.matches: list[bytes] | None = [] if each else None
+        self.objects: list[int] = []  # of each image of the last update
         self.protocol, self.thresholds, self.keep = protocol, thresholds, keep
         self.pixels = LocalizationScores(threads=threads) if pixels else None
         self.latest: MapScores | None = None  # of the last update
@@ -93,7 +101,7 @@ class BoxScorer(BoxMetrics):
         self.ids: list[str] = []
         self.written: dict[str, float] = {}  # id → when it was recorded, of resumed images
         empty = np.zeros((0, len(V2_IOU), -(-thresholds // 8)), np.uint8)
-        self.packed = {name: [empty] for name in self.metrics}
+        self.packed = {name: [empty] for name in (LARGEST, EVERY)}
 
     def resume(self, shards: ShardStore, fingerprint: str, known: Container[str] | None = None) -> None:
         """Count the images that are recorded in a store, and record there the images to come.
@@ -111,6 +119,8 @@ class BoxScorer(BoxMetrics):
         settings = {"protocol": self.protocol, "thresholds": self.thresholds, "iou": list(V2_IOU)}
         if self.pixels is not None:
             settings["pixels"] = list(self.pixels.settings())
+        if self.matches is not None:
+            settings["each"] = True
         shards.require({**settings, "fingerprint": fingerprint})
 
         def decoded(table: pa.Table) -> tuple[list[str], dict[str, np.ndarray], MapScores | None]:
@@ -123,8 +133,11 @@ class BoxScorer(BoxMetrics):
                 return np.frombuffer(joined, dtype).reshape(len(ids), *shape)
 
             packed = {
-                name: rows(name, np.uint8, len(V2_IOU), -(-self.thresholds // 8)) for name in self.metrics
+                name: rows(name, np.uint8, len(V2_IOU), -(-self.thresholds // 8)) for name in self.packed
             }
+            if self.matches is not None:
+                packed[EACH] = unpacked_matches(table["matches"].to_pylist(), self.thresholds)
+                packed["objects"] = np.array(table["objects"].to_pylist(), np.int64)
             if self.pixels is None:
                 return ids, packed, None
             grid = self.pixels.thresholds
@@ -135,10 +148,15 @@ class BoxScorer(BoxMetrics):
             if self.pixels is not None and scores is not None:
                 self.pixels.add(scores)
             self.written |= dict.fromkeys(ids, shard.stat().st_mtime)
-            for name, metric in self.metrics.items():
+            for name in self.packed:
                 bits = np.unpackbits(packed[name], axis=2, count=self.thresholds)
-                metric.correct += bits.sum(0, dtype=np.int64)
-                metric.images += len(ids)
+                self.metrics[name].correct += bits.sum(0, dtype=np.int64)
+                self.metrics[name].images += len(ids)
+            if self.matches is not None:
+                matched = packed.pop(EACH)
+                self.metrics[EACH].correct += matched.sum(0, dtype=np.int64)
+                self.metrics[EACH].images += int(packed.pop("objects").sum())
+                self.matches += packed_matches(matched)
             self._add(ids, packed)
         self.shards = shards
 
@@ -149,8 +167,13 @@ class BoxScorer(BoxMetrics):
         image_sizes: Sequence[Sequence[float]],
         return_iou: bool = False,
     ) -> np.ndarray | None:
-        """As `BoxMetrics.update`, for the pixel scores too."""
+        """As `BoxMetrics.update`, for the pixel scores too; the curves are those of the first two metrics."""
         curves = super().update(heatmaps, boxes, image_sizes, return_iou)
+        if self.matches is not None:
+            matched = self.latest_counts[-1].matched
+            self.objects = [len(np.atleast_2d(one)) for one in boxes]
+            assert matched is not None
+            self.matches += packed_matches(matched)
         if self.pixels is not None:
             self.latest = self.pixels.update(heatmaps, boxes, image_sizes)
         return curves
@@ -166,13 +189,17 @@ class BoxScorer(BoxMetrics):
             return
         packed = {
             name: np.packbits(curve[:, None] >= metric.iou[:, None], axis=2)
-            for (name, metric), curve in zip(self.metrics.items(), curves, strict=True)
+            for (name, metric), curve in zip(self.metrics.items(), curves, strict=False)
+            if name in self.packed
         }
         if self.shards is not None:
             columns: dict[str, Any] = {"id": pa.array(list(ids), pa.string())}
             for name, bits in packed.items():
                 rows = bits.reshape(len(ids), -1)
                 columns[name] = pa.array([row.tobytes() for row in rows], pa.binary(rows.shape[1]))
+            if self.matches is not None:
+                columns["matches"] = pa.array(self.matches[-len(ids) :], pa.binary())
+                columns["objects"] = pa.array(self.objects, pa.int64())
             if self.latest is not None:
                 for name, rows in (("values", self.latest.values), ("curve", self.latest.curve)):
                     columns[name] = pa.array([row.tobytes() for row in rows], pa.binary(rows[0].nbytes))
@@ -194,7 +221,8 @@ class BoxScorer(BoxMetrics):
         packed = {name: np.concatenate(bits) for name, bits in self.packed.items()}
         records = Records(self.ids, packed, self.thresholds) if self.keep else None
         pixels = None if self.pixels is None else self.pixels.all()
-        return SplitScore(scores, self.metrics[LARGEST].images, records=records, pixels=pixels)
+        images = self.metrics[LARGEST].images
+        return SplitScore(scores, images, records=records, pixels=pixels, matches=self.matches)
 
 
 class MaskScorer(PxAP):
@@ -235,8 +263,13 @@ def _scorers(
     metrics: Sequence[MetricName],
 ) -> dict[str, Scorer]:
     pixels = bool(pixel_scores(metrics))
+    if "max_box_acc_v3" in metrics and protocol != "reference":
+        raise InputError(f"max_box_acc_v3 is defined for the reference protocol, not {protocol}")
+    each = "max_box_acc_v3" in metrics or ("all" in metrics and protocol == "reference")
     return {
-        name: MaskScorer(thresholds, pixels) if masks else BoxScorer(protocol, thresholds, pixels=pixels)
+        name: MaskScorer(thresholds, pixels)
+        if masks
+        else BoxScorer(protocol, thresholds, pixels=pixels, each=each)
         for name in names
     }
 
@@ -292,6 +325,7 @@ def score_run(
     track: Track = silent,
     metrics: Sequence[MetricName] = ("boxes",),
     calibration: Calibration | None = None,
+    normalize: str = "min-max",
 ) -> dict[str, Any]:
     """Score the maps of a run, and those of the baselines, which do not depend on the images.
 
@@ -304,6 +338,7 @@ def score_run(
         track: how to show progress.
         metrics: scores besides those of boxes, or PxAP of masks.
         calibration: what some boxes told of the maps; gives the calibrated and the fixed scores.
+        normalize: how maps are brought to [0, 1], see `normalize_heatmap`; the baselines stay as they are.
 
     Returns:
         a dictionary for metrics.json; see `heatbox.evaluation.summary.table_of`.
@@ -315,12 +350,20 @@ def score_run(
     held = run.methods()
     if unknown := [name for name in methods if name not in held]:
         raise InputError(f"{run.folder}: contains no maps of {unknown[0]!r}, only of {', '.join(held)}")
-    found, images = score_maps(run, methods, thresholds, protocol, track, metrics)
-    chosen = score_maps(fullsup, methods, thresholds, protocol, track, metrics)[0] if fullsup else {}
+    found, images = score_maps(run, methods, thresholds, protocol, track, metrics, normalize)
+    chosen: dict[str, Any] = {}
+    if fullsup is not None:
+        chosen, _ = score_maps(fullsup, methods, thresholds, protocol, track, metrics, normalize)
     if calibration is not None:
+        require_min_max(normalize, calibration.where)
         calibration.require_settings({**run.settings(), "protocol": protocol})
     table = table_of(found, chosen, images, metrics, calibration)
-    return {**table, **_counted(left_out_counts(run))}
+    return {**table, **normalized_as(normalize), **_counted(left_out_counts(run))}
+
+
+def normalized_as(normalize: str) -> dict[str, Any]:
+    """The entry of metrics.json about a normalization other than that of the reference evaluator."""
+    return {} if normalize == "min-max" else {"normalize": normalize}
 
 
 def _counted(counts: Mapping[str, int]) -> dict[str, Any]:
@@ -335,6 +378,7 @@ def score_maps(
     protocol: Protocol,
     track: Track = silent,
     metrics: Sequence[MetricName] = ("boxes",),
+    normalize: str = "min-max",
 ) -> tuple[dict[str, Any], Images]:
     """Scores of each method and baseline, and the images in the order of their outcomes.
 
@@ -360,7 +404,9 @@ def score_maps(
             if name in BASELINES:
                 maps = [_baseline(name)] * len(batch)
             else:
-                maps = [normalize_heatmap(record[f"map_{name}"], REFERENCE_SIDE) for record in batch]
+                maps = [
+                    normalize_heatmap(record[f"map_{name}"], REFERENCE_SIDE, normalize) for record in batch
+                ]
             outcome = scorer.update(maps, **truths)
             if isinstance(scorer, BoxScorer):
                 scorer.record([record["id"] for record in batch], outcome)
@@ -569,6 +615,7 @@ class MapFolder:
             `normalize_heatmap` does.
         protocol: `reference` takes maps of 224 x 224 only, unless they are resized; `exact` of any size.
         threads: threads to read with; all cores by default.
+        normalize: how resized maps are brought to [0, 1].
 
     Attributes:
         examples: image id → example.
@@ -586,6 +633,7 @@ class MapFolder:
         resize: bool = False,
         protocol: Protocol = "reference",
         threads: int | None = None,
+        normalize: str = "min-max",
     ) -> None:
         self.root = root = Path(folder)
         if not root.is_dir():
@@ -602,13 +650,14 @@ class MapFolder:
             wanted = next(iter(names.values()))[0] if names else ".npy"
             raise InputError(f"{root}: contains no heatmap of any of {len(names)} images (expected {wanted})")
         self.examples = {one.id: one for one in examples}
-        self.resize, self.threads = resize, threads
+        self.resize, self.threads, self.normalize = resize, threads, normalize
         self.side = REFERENCE_SIDE if protocol == "reference" else None
 
     @property
     def fingerprint(self) -> str:
         """A checksum of the ground truth and of how maps are prepared."""
-        checksum = zlib.crc32(str(self.resize).encode())
+        how = str(self.resize) if self.normalize == "min-max" else f"{self.resize} {self.normalize}"
+        checksum = zlib.crc32(how.encode())
         for _, example in sorted(self.examples.items()):
             checksum = zlib.crc32(f"{example.id} {example.size}".encode(), checksum)
             checksum = zlib.crc32(np.ascontiguousarray(example.boxes, dtype=np.float64).tobytes(), checksum)
@@ -625,7 +674,10 @@ class MapFolder:
         with ThreadPoolExecutor(self.threads or available_cores()) as pool:
             for batch in in_batches(names, MAPS_AT_A_TIME):
                 loaded = pool.map(
-                    lambda name: load_map(self.root / str(self.files[name]), self.resize, self.side), batch
+                    lambda name: load_map(
+                        self.root / str(self.files[name]), self.resize, self.side, self.normalize
+                    ),
+                    batch,
                 )
                 yield from ((name, one, self.examples[name]) for name, one in zip(batch, loaded, strict=True))
 
@@ -641,7 +693,9 @@ def _names(root: Path, image_id: str) -> list[str]:
     return [name.as_posix() for name in names]
 
 
-def load_map(path: Path, resize: bool, side: int | None) -> np.ndarray | InputError:
+def load_map(
+    path: Path, resize: bool, side: int | None, normalize: str = "min-max"
+) -> np.ndarray | InputError:
     """One map, or the error of reading it."""
     try:
         one = np.load(path, allow_pickle=False)
@@ -653,7 +707,7 @@ def load_map(path: Path, resize: bool, side: int | None) -> np.ndarray | InputEr
     if resize:
         if not np.isfinite(one).all():
             return InputError(f"{path} contains {int((~np.isfinite(one)).sum())} values that are not finite")
-        return normalize_heatmap(one, side or one.shape)
+        return normalize_heatmap(one, side or one.shape, normalize)
     if side is not None and one.shape != (side, side):
         return InputError(
             f"{path} is {one.shape[1]} x {one.shape[0]}, expected {side} x {side} (or have maps resized)"
@@ -683,6 +737,9 @@ def score_heatmaps(
     """
     if (config.fullsup_heatmaps is None) != (config.fullsup is None):
         raise InputError("thresholds are transferred from --fullsup and --fullsup-heatmaps together")
+    check_normalization(config.normalize)
+    if config.normalize != "min-max" and not config.resize:
+        raise InputError(f"--normalize {config.normalize} needs --resize: other maps are scored as they are")
     for folder in (config.heatmaps, config.fullsup_heatmaps):
         if folder is not None and not folder.is_dir():
             raise InputError(f"{folder}: is not a folder, expected one of <image id>.npy heatmaps")
@@ -701,7 +758,8 @@ def score_heatmaps(
         fullsup = dict(zip(found, other.values(), strict=True))  # the first is the folder's own
     save_images(run, split, left_out)
     scores = table_of(found, fullsup, images, config.metrics)
-    metrics = {**scores, **_counted(left_out.counts()), "problems": problems}
+    scores |= normalized_as(config.normalize) | _counted(left_out.counts())
+    metrics = {**scores, "problems": problems}
     run.write_json(METRICS, metrics)
     return metrics, problems
 
@@ -711,7 +769,7 @@ def _score_split(
 ) -> tuple[dict[str, Any], Images, list[str]]:
     """Scores of a folder's maps and of the baselines on the same images by name; the images; the problems."""
     masks = split.has_only_masks
-    source = MapFolder(heatmaps, split.examples, config.resize, config.protocol)
+    source = MapFolder(heatmaps, split.examples, config.resize, config.protocol, normalize=config.normalize)
     name = heatmaps.name or "heatmaps"
     name = f"{name} (heatmaps)" if name in BASELINES else name
     scorers = _scorers((name, *BASELINES), masks, config.thresholds, config.protocol, config.metrics)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import warnings
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -40,7 +41,7 @@ from heatbox.metrics.localization_scores import MapScores
 if TYPE_CHECKING:
     import pandas
 
-LARGEST, EVERY = "MaxBoxAcc", "MaxBoxAccV2"
+LARGEST, EVERY, EACH = "MaxBoxAcc", "MaxBoxAccV2", "MaxBoxAccV3"
 PIXEL_RESAMPLES, AP_RESAMPLES = 1000, 200
 """Bootstrap resamples of the scores whose values differ from image to image, and of rankings."""
 
@@ -85,6 +86,7 @@ class SplitScore:
         unknown: heatmaps that belong to no image, as paths within the folder.
         records: per-image outcomes under the names of the scores, where they were kept.
         pixels: the pixel scores of each image, where they were computed.
+        matches: of each image, the `packed_matches` of MaxBoxAccV3, where it was computed.
     """
 
     scores: dict[str, BoxScore]
@@ -95,6 +97,7 @@ class SplitScore:
     unknown: tuple[str, ...] = ()
     records: Records | None = None
     pixels: MapScores | None = None
+    matches: Sequence[bytes] | None = None
 
     @property
     def half(self) -> int:
@@ -142,6 +145,8 @@ class SplitScore:
         """
         columns: dict[str, Any] = {"id": list(self.outcomes.ids)}
         for name, score in self.scores.items():
+            if name == EACH:
+                continue
             bits = self.outcomes.at(name, score.threshold)
             columns |= {f"{name}_{iou:g}": bits[:, k] for k, iou in enumerate(score.iou)}
         return data_frame(columns)
@@ -277,9 +282,36 @@ def image_values(found: Score, images: Images | None, metrics: Sequence[MetricNa
     if scores is not None:
         for name in pixel_scores(metrics):
             values[name] = scores.curve[:, scores.best].astype(np.float64) if name == "iou" else scores[name]
+    if isinstance(found, SplitScore) and found.matches is not None:
+        score = found.scores[EACH]
+        values["max_box_acc_v3"] = _matched(found.matches, score) * len(found.matches) / score.images
     if isinstance(found, SplitScore) and images is not None and {"cor_loc", "all"} & set(metrics):
         values["cor_loc"] = found.at_best(LARGEST)[:, 0] * class_weights(images.labels)
     return values
+
+
+def packed_matches(matched: np.ndarray) -> list[bytes]:
+    """(N, I, T) uint8 numbers of matched ground-truth boxes → a few dozen bytes of each image."""
+    return [zlib.compress(one.tobytes(), 1) for one in matched]
+
+
+def unpacked_matches(packed: Sequence[bytes], thresholds: int) -> np.ndarray:
+    """The reverse of `packed_matches`; a ValueError where bytes are damaged."""
+    try:
+        joined = b"".join(map(zlib.decompress, packed))
+    except zlib.error as error:
+        raise ValueError(str(error)) from error
+    return np.frombuffer(joined, np.uint8).reshape(len(packed), -1, thresholds)
+
+
+def _matched(matches: Sequence[bytes], score: BoxScore) -> np.ndarray:
+    """(N,) matched ground-truth boxes of each image at the best thresholds, averaged over the IoUs."""
+    at = threshold_index(score.threshold, len(score.thresholds))
+    found = []
+    for first in range(0, len(matches), 1024):
+        matched = unpacked_matches(matches[first : first + 1024], len(score.thresholds))
+        found.append(matched[:, np.arange(len(at)), at].mean(1))
+    return np.concatenate(found)
 
 
 def _localization(
@@ -446,7 +478,7 @@ def _box_summary(
         summary["localization"] = {"gt_known": score.gt_known, "top1": score.top1, "top5": score.top5}
     if fullsup is not None:
         chosen = {name: score.threshold for name, score in fullsup.scores.items()}
-        at = {name: found.outcomes.at(name, threshold) for name, threshold in chosen.items()}
+        at = {name: found.outcomes.at(name, threshold) for name, threshold in chosen.items() if name != EACH}
         summary["transferred"] = {
             LARGEST: _estimate(bootstrap_interval(at[LARGEST][:, [half]], resamples, seed=seed)),
             EVERY: _estimate(bootstrap_interval(at[EVERY], resamples, seed=seed)),

@@ -77,7 +77,11 @@ def _resampling(length: int, start: float, end: float, side: int) -> tuple[np.nd
 
 
 def frame_boxes(
-    raw_map: Any, threshold: float, contours: Contours = "largest", protocol: Protocol = "reference"
+    raw_map: Any,
+    threshold: float,
+    contours: Contours = "largest",
+    protocol: Protocol = "reference",
+    normalize: str = "min-max",
 ) -> np.ndarray:
     """Boxes of one map in the 224 x 224 frame in which maps are scored.
 
@@ -86,11 +90,12 @@ def frame_boxes(
         threshold: fraction of the map's maximum in [0, 1).
         contours: "largest" for the box of the largest contour, "all" for one box per contour.
         protocol: how the map is binarized, "reference" (8-bit levels) or "exact" (float).
+        normalize: how the map is brought to [0, 1], see `normalize_heatmap`.
 
     Returns:
         (K, 4) int64 xyxy, half-open; (0, 4) where no pixel is above the threshold.
     """
-    levels = to_levels(normalize_heatmap(raw_map, REFERENCE_SIDE), protocol)
+    levels = to_levels(normalize_heatmap(raw_map, REFERENCE_SIDE, normalize), protocol)
     return boxes_at_levels(levels, levels.at(np.array([threshold])), contours, "exact")[0]
 
 
@@ -109,6 +114,7 @@ def map_to_boxes(
     threshold: float | Literal["mean"],
     contours: Contours = "largest",
     protocol: Protocol = "reference",
+    normalize: str = "min-max",
 ) -> np.ndarray:
     """Boxes of one map in pixels of its image.
 
@@ -124,6 +130,7 @@ def map_to_boxes(
         contours: "largest" for the box of the largest contour, "all" for one box per contour, those of
             holes included.
         protocol: "reference" binarizes 8-bit levels as the reference evaluator does, "exact" the float map.
+        normalize: how the map is brought to [0, 1], see `normalize_heatmap`.
 
     Returns:
         (K, 4) float64 xyxy in pixels of the image, half-open: x2 and y2 are past the last pixel. A constant
@@ -142,9 +149,9 @@ def map_to_boxes(
     """
     check_box_options(threshold, contours, protocol)
     if threshold == "mean":
-        levels = to_levels(normalize_heatmap(raw_map, REFERENCE_SIDE), protocol)
+        levels = to_levels(normalize_heatmap(raw_map, REFERENCE_SIDE, normalize), protocol)
         found = boxes_at_levels(levels, levels.at(MEAN_OF), "largest", "exact")
         boxes = np.mean(np.stack(found), axis=0)
     else:
-        boxes = frame_boxes(raw_map, threshold, contours, protocol)
+        boxes = frame_boxes(raw_map, threshold, contours, protocol, normalize)
     return scale_boxes(boxes, REFERENCE_FRAME, image_size, truncate=False)

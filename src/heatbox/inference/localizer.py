@@ -24,7 +24,7 @@ from heatbox.inference.boxes import check_box_options, map_to_boxes, place_map
 from heatbox.inference.calibration import DEFAULT_THRESHOLD, Calibration, outer_boxes
 from heatbox.inference.confidence import box_confidence, is_large
 from heatbox.inference.scores import class_scores, score_function, trained_function
-from heatbox.maps.normalize import normalize_heatmap
+from heatbox.maps.normalize import check_normalization, normalize_heatmap, require_min_max
 from heatbox.maps.registry import (
     ENLARGED,
     MapFunction,
@@ -129,10 +129,13 @@ class Localizer:
         calibration: what `heatbox.inference.calibration.load_calibration` read: the threshold of the method,
             and the confidence and outer box of each of its boxes.
         confidence: return the confidence of boxes without a calibration too.
+        normalize: how maps are brought to [0, 1], see `heatbox.maps.normalize_heatmap`; with a calibration,
+            min-max.
 
     Raises:
-        InputError: an unknown method, contours, norm, protocol or scores, a threshold outside [0, 1), a
-            model whose head cannot be found, or a calibration of another method or beside a threshold.
+        InputError: an unknown method, contours, norm, protocol, scores or normalization, a threshold outside
+            [0, 1), a model whose head cannot be found, or a calibration of another method or beside a
+            threshold.
         TypeError: an argument of a wrong type.
 
     Warns:
@@ -153,6 +156,7 @@ class Localizer:
         output: str | int | None = None,
         calibration: Calibration | None = None,
         confidence: bool = False,
+        normalize: str = "min-max",
     ) -> None:
         if threshold is not None and calibration is not None:
             where = calibration.where
@@ -184,6 +188,10 @@ class Localizer:
         self.contours = contours
         self.norm = norm
         self.protocol = protocol
+        check_normalization(normalize)
+        if calibration is not None:
+            require_min_max(normalize, calibration.where)
+        self.normalize = normalize
         self.preprocess = preprocess or ModelOptions().preprocess(model)
         channels = input_channels(model) if preprocess else self.preprocess.channels
         if self.preprocess.channels != channels:
@@ -221,10 +229,11 @@ class Localizer:
             maps = self.method(inputs).float().cpu()
         whole = maps if extents is None else [place_map(*pair) for pair in zip(maps, extents, strict=True)]
         heatmaps = [
-            normalize_heatmap(one, (size[1], size[0])) for one, size in zip(whole, sizes, strict=True)
+            normalize_heatmap(one, (size[1], size[0]), self.normalize)
+            for one, size in zip(whole, sizes, strict=True)
         ]
         boxes = [
-            map_to_boxes(one, size, self.threshold, self.contours, self.protocol)
+            map_to_boxes(one, size, self.threshold, self.contours, self.protocol, self.normalize)
             for one, size in zip(whole, sizes, strict=True)
         ]
         confidences = outer = None

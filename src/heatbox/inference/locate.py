@@ -66,6 +66,7 @@ def locate_files(
         output=config.output,
         calibration=calibration,
         confidence=True,
+        normalize=config.normalize,
     )
     if calibration is not None:
         calibration.require_settings({name: getattr(config, name) for name in MODEL_SETTINGS})

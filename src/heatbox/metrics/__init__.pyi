@@ -23,7 +23,7 @@ from .map_score import (
     RelevanceRank,
     TopKIntersection,
 )
-from .max_box_acc import MaxBoxAcc, MaxBoxAccV2
+from .max_box_acc import MaxBoxAcc, MaxBoxAccV2, MaxBoxAccV3
 from .pxap import PxAP
 
 __all__ = [
@@ -41,6 +41,7 @@ __all__ = [
     "MapScores",
     "MaxBoxAcc",
     "MaxBoxAccV2",
+    "MaxBoxAccV3",
     "MeanScore",
     "PixelScore",
     "PointingGame",

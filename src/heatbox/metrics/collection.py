@@ -12,7 +12,7 @@ import numpy as np
 from heatbox._utils.checks import kind_of
 from heatbox.errors import InputError
 from heatbox.metrics.base import Metric
-from heatbox.metrics.functional import box_counts
+from heatbox.metrics.functional import BoxCounts, box_counts
 from heatbox.metrics.max_box_acc import MaxBoxAcc
 
 
@@ -49,6 +49,7 @@ class BoxMetrics(Metric):
             raise TypeError(f"metrics: one is {kind_of(strange[0])}, expected MaxBoxAcc or MaxBoxAccV2")
         if len({(m.protocol, len(m.thresholds)) for m in self.metrics.values()}) != 1:
             raise InputError("metrics that are updated together must share protocol and thresholds")
+        self.latest_counts: list[BoxCounts] = []  # of the last update, one per metric
         self.SUMMED = tuple(f"{name}.{state}" for name in self.metrics for state in MaxBoxAcc.SUMMED)
         self.JOINED = tuple(f"{name}.{state}" for name in self.metrics for state in MaxBoxAcc.JOINED)
 
@@ -94,8 +95,10 @@ class BoxMetrics(Metric):
             first.threads,
             return_iou,
         )
+        self.latest_counts = found
+        objects = sum(len(np.atleast_2d(one)) for one in boxes)
         for metric, counts in zip(self, found, strict=True):
-            metric.add(counts, len(boxes))
+            metric.add(counts, len(boxes), objects)
         return np.stack([counts.iou for counts in found]) if return_iou else None
 
     def compute(self) -> Any:

@@ -90,7 +90,7 @@ def cor_loc(
         return np.zeros(0)
     truth, starts = stack_truth(boxes, image_sizes)
     wanted = (np.array([iou], np.float64), np.zeros(0))
-    curves, _ = score_batch(maps, truth, starts, wanted, at, check_threads(threads), return_iou=True)
+    curves, *_ = score_batch(maps, truth, starts, wanted, at, check_threads(threads), return_iou=True)
     return (curves[:, 0, 0] >= iou).astype(np.float64)
 
 

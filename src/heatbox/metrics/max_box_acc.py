@@ -13,6 +13,7 @@ from heatbox.metrics.functional import (
     V2_IOU,
     BoxCounts,
     BoxScore,
+    Matching,
     box_counts,
     box_score,
     check_criterion,
@@ -26,7 +27,7 @@ class BoxMetric(Metric):
     def __init__(
         self,
         iou: float | Sequence[float] = 0.5,
-        contours: Contours = "largest",
+        contours: Matching = "largest",
         protocol: Protocol = "reference",
         thresholds: int = 1000,
         threads: int | None = None,
@@ -91,10 +92,16 @@ class MaxBoxAcc(BoxMetric):
         (counts,) = box_counts(
             heatmaps, boxes, image_sizes, criteria, self.protocol, self.thresholds, self.threads
         )
-        self.add(counts, len(boxes))
+        self.add(counts, len(boxes), sum(len(np.atleast_2d(one)) for one in boxes))
 
-    def add(self, counts: BoxCounts, images: int) -> None:
-        """Add counts of `heatbox.metrics.functional.box_counts` for this metric's IoUs and contours."""
+    def add(self, counts: BoxCounts, images: int, objects: int) -> None:
+        """Add counts of `heatbox.metrics.functional.box_counts` for this metric's IoUs and contours.
+
+        Args:
+            counts: the counts.
+            images: number of images that they are of.
+            objects: number of their ground-truth boxes.
+        """
         self.correct += counts.correct
         self.images += images
         if len(counts.changes):
@@ -133,3 +140,25 @@ class MaxBoxAccV2(MaxBoxAcc):
         threads: int | None = None,
     ) -> None:
         super().__init__(iou, contours, protocol, thresholds, threads)
+
+
+class MaxBoxAccV3(MaxBoxAcc):
+    """MaxBoxAccV3 over a split: ground-truth boxes found, see `heatbox.metrics.functional.max_box_acc_v3`.
+
+    Args:
+        iou: the IoUs averaged over, each with its own best threshold.
+        thresholds: number of evenly spaced thresholds.
+        threads: threads to use; all cores by default.
+
+    Raises:
+        InputError: as `MaxBoxAcc`.
+    """
+
+    def __init__(
+        self, iou: float | Sequence[float] = V2_IOU, thresholds: int = 1000, threads: int | None = None
+    ) -> None:
+        BoxMetric.__init__(self, iou, "each", "reference", thresholds, threads)
+
+    def add(self, counts: BoxCounts, images: int, objects: int) -> None:
+        """As `MaxBoxAcc.add`; the score is a fraction of the ground-truth boxes."""
+        super().add(counts, objects, objects)

@@ -125,6 +125,7 @@ LOCALIZATION_COLUMNS = (
     Column("at half", "iou_half", _PIXELS),
     Column("Otsu", "iou_otsu", _PIXELS),
     Column("top fifth", "iou_quantile", _PIXELS),
+    Column("MaxBoxAccV3", "max_box_acc_v3", _PIXELS),
     Column("CorLoc", "cor_loc", _PIXELS),
     Column("localization AP", "localization_ap", _PIXELS),
 )

@@ -79,8 +79,69 @@ def _gather(ranges, top, curve):
 
 
 @njit(nogil=True)
-def _score_image(top, truth, largest, every, work, curves):
+def _collect(rows, count, grow, height, width, truth, low, pairs, used):
+    """Append the pairs of a box and a ground-truth box whose IoU is at least `low`.
+
+    A column of `pairs` is the IoU, the number of the box, the ground-truth box, and the first and last level
+    at
+    which the box is valid. Returns `pairs`, which may have been enlarged, and the number of its columns in
+    use.
+    """
+    right, bottom = np.float64(width - 1), np.float64(height - 1)
+    for k in range(count):
+        x0, y0 = np.float64(rows[0, k] - (MARGIN + grow)), np.float64(rows[1, k] - (1 + grow))
+        x1 = min(np.float64(rows[2, k] - (MARGIN - 1 - grow)), right)
+        y1 = min(np.float64(rows[3, k] + grow), bottom)
+        area = (x1 - x0 + 1.0) * (y1 - y0 + 1.0)
+        for g in range(truth.shape[0]):
+            u0, v0, u1, v1 = truth[g, 0], truth[g, 1], truth[g, 2], truth[g, 3]
+            w = max(min(x1, u1) - max(x0, u0) + 1.0, 0.0)
+            h = max(min(y1, v1) - max(y0, v0) + 1.0, 0.0)
+            iou = w * h / (area + (u1 - u0 + 1.0) * (v1 - v0 + 1.0) - w * h)
+            if iou < low:
+                continue
+            if used == pairs.shape[1]:
+                larger = np.empty((5, 2 * used))
+                larger[:, :used] = pairs
+                pairs = larger
+            pairs[0, used], pairs[1, used], pairs[2, used] = iou, 2 * k + grow, g
+            pairs[3, used], pairs[4, used] = rows[4, k], rows[5, k]
+            used += 1
+    return pairs, used
+
+
+@njit(nogil=True)
+def _match(pairs, used, objects, top, iou, matched):
+    """Ground-truth boxes matched at each level and IoU: pairs in order of IoU, each box and object once."""
+    order = np.argsort(-pairs[0, :used], kind="mergesort")
+    taken, boxes = np.zeros(objects, np.bool_), np.empty(objects)
+    for level in range(top):
+        taken[:] = False
+        count = 0
+        for k in order:
+            if level < pairs[3, k] or level > pairs[4, k] or taken[np.int64(pairs[2, k])]:
+                continue
+            free = True
+            for other in range(count):
+                free &= boxes[other] != pairs[1, k]
+            if not free:
+                continue
+            taken[np.int64(pairs[2, k])] = True
+            boxes[count] = pairs[1, k]
+            count += 1
+            for i in range(iou.size):
+                matched[i, level] += np.uint8(pairs[0, k] >= iou[i])
+            if count == objects:
+                break
+
+
+@njit(nogil=True)
+def _score_image(top, truth, largest, every, work, curves, each, matched):
     """Best IoU at every level t < top of the quantised map in `work`: curves[0] largest contour, [1] all.
+
+    With IoUs in `each`, `matched` becomes the number of ground-truth boxes that are matched one to one,
+    (IoUs,
+    256), saturating at 255.
 
     A map of zeros has the single level 0, at which its box is (0, 0, 0, 0).
     """
@@ -95,10 +156,15 @@ def _score_image(top, truth, largest, every, work, curves):
     span, box = quads[0], quads[1]
     stride = 1 << shift
     sets = (parent, box, since)
+    several = each.size > 0 and truth.shape[0] > 1
+    pairs, used = np.empty((5, 64 if several else 1)), 0
+    low = each.min() if each.size else 1.0
     if top == 0:
         rows[0, 0], rows[1, 0], rows[2, 0], rows[3, 0] = MARGIN, 1, MARGIN - 1, 0
         _score(rows, 1, 0, height, width, truth, score)
         curves[0, 0] = curves[1, 0] = score[0]
+        for i in range(each.size):
+            matched[i, 0] = np.uint8(score[0] >= each[i])
         return
     # Holes, and with them the filled map.
     invert(image2, inverted2, height, width)
@@ -117,6 +183,8 @@ def _score_image(top, truth, largest, every, work, curves):
         if every:
             _score(rows, count, 1, height, width, truth, score)
             _spread(rows, count, score, ranges)
+            if several:
+                pairs, used = _collect(rows, count, 1, height, width, truth, low, pairs, used)
     # Components of the map, and of the filled map, which is the same if nothing was raised.
     for fill in range(2):
         if (fill == 0 and raised and not every) or (fill == 1 and not raised):
@@ -133,6 +201,13 @@ def _score_image(top, truth, largest, every, work, curves):
             _score(rows, count, 0, height, width, truth, score)
             _spread(rows, count, score, ranges)
             _gather(ranges, top, curves[1])
+            if several:
+                pairs, used = _collect(rows, count, 0, height, width, truth, low, pairs, used)
+                _match(pairs, used, truth.shape[0], top, each, matched)
+            else:
+                for i in range(each.size):
+                    for level in range(top):
+                        matched[i, level] = np.uint8(curves[1, level] >= each[i])
         if largest and (fill == 1 or not raised):
             lists = (pixels, link, spill)
             trace_largest(
@@ -159,23 +234,25 @@ def _compile(sources: int) -> Callable:
     compiled is therefore a closure variable, which is part of the cache's key.
     """
 
-    def score_maps(heatmaps, truth, truth_start, iou, thresholds, work, curves, tops, counts):
+    def score_maps(heatmaps, truth, truth_start, iou, thresholds, work, curves, tops, counts, each, matched):
         """Score maps of one size.
 
         Takes heatmaps (N, H, W), ground truth (K, 4) float64, whose rows
         truth_start[i]:truth_start[i + 1] belong to image i, and the required IoUs for the largest contour
         and for all contours (none to skip these contours). Fills curves (N, 2, 256) and tops (N,), the
         largest level of each map or -1 if it is malformed, and adds to the counts (IoUs, thresholds) of
-        both.
+        both. With IoUs in `each`, fills matched (N, IoUs, 256), the ground-truth boxes matched at each level.
         """
         checksum = sources  # noqa: F841
-        largest, every = iou[0].size > 0, iou[1].size > 0
+        largest, every = iou[0].size > 0, iou[1].size > 0 or each.size > 0
         for i in range(heatmaps.shape[0]):
             tops[i] = quantise(heatmaps[i], work[1][0])
             if tops[i] < 0:
                 continue
             boxes = truth[truth_start[i] : truth_start[i + 1]]
-            _score_image(tops[i], boxes, largest, every, work, curves[i])
+            _score_image(
+                tops[i], boxes, largest, every, work, curves[i], each, matched[i if each.size else 0]
+            )
             for kind in range(2):
                 _add_counts(curves[i, kind], tops[i], iou[kind], thresholds, counts[kind])
 

@@ -125,12 +125,14 @@ class Source:
         split: the data set with its images; None if they were not found.
         protocol: convention of its boxes.
         thresholds: size of its threshold grid.
+        normalize: how its maps are brought to [0, 1].
     """
 
     folder: Folder
     split: Split | None
     protocol: Protocol
     thresholds: int
+    normalize: str = "min-max"
 
 
 def open_source(folder: Folder, notes: list[str]) -> Source | None:
@@ -147,7 +149,7 @@ def open_source(folder: Folder, notes: list[str]) -> Source | None:
         split = reopen_images(folder.run, config)
     except (InputError, KeyError) as error:
         notes.append(f"{folder.name}: its images were not found, so maps are shown without them ({error})")
-    return Source(folder, split, config["protocol"], config["thresholds"])
+    return Source(folder, split, config["protocol"], config["thresholds"], config["normalize"])
 
 
 def chosen_ids(source: Source, limit: int) -> list[str]:
@@ -195,7 +197,7 @@ def explorer_data(sources: Sequence[Source], limit: int = 500, track: Track = si
             image["truth"].setdefault(source.protocol, truth.tolist())
             for name in source.folder.maps:
                 columns[name][index] = _prediction(record, name)
-                heatmap = normalize_heatmap(record[f"map_{name}"], REFERENCE_SIDE)
+                heatmap = normalize_heatmap(record[f"map_{name}"], REFERENCE_SIDE, source.normalize)
                 rows[name][index] = box_rows(heatmap, source.thresholds, source.protocol)
         maps += [_map(source, name, columns[name], rows[name]) for name in source.folder.maps]
     names = next((source.split.class_names for source in sources if source.split), [])
