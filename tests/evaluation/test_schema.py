@@ -82,12 +82,14 @@ def test_damaged_scores(keys, value, says):
 
 
 def test_settings_have_the_defaults_of_the_command():
-    assert checked_settings({"x": 1}, "c") == {"protocol": "reference", "thresholds": 1000, "x": 1}
+    defaults = {"protocol": "reference", "thresholds": 1000, "normalize": "min-max"}
+    assert checked_settings({"x": 1}, "c") == {**defaults, "x": 1}
     for content in (
         {"protocol": "other"},
         {"thresholds": 0},
         {"thresholds": 10**9},
         {"data": 3},
+        {"normalize": 1},
         {"metadata": []},
     ):
         with pytest.raises(InputError, match=r"c: '\w+' is not"):
