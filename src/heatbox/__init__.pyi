@@ -4,6 +4,7 @@ from . import (
     data,
     evaluation,
     inference,
+    labeling,
     maps,
     metrics,
     models,
@@ -21,6 +22,7 @@ from .errors import InputError
 from .evaluation.score import score_folder, score_stream
 from .inference.boxes import map_to_boxes
 from .inference.localizer import Localizer, Prediction
+from .labeling.label import LabelledImage, label
 from .maps.baselines import centre_gaussian, full_image
 from .maps.cam import cam
 from .maps.normalize import normalize_heatmap
@@ -45,6 +47,7 @@ __all__ = [
     "ClassMaps",
     "ClassifierView",
     "InputError",
+    "LabelledImage",
     "LocalizationAccuracy",
     "Localizer",
     "MaxBoxAcc",
@@ -69,6 +72,8 @@ __all__ = [
     "glyphs_cue_conflict",
     "heatmap_to_boxes",
     "inference",
+    "label",
+    "labeling",
     "list_models",
     "load_checkpoint",
     "map_to_boxes",

@@ -334,6 +334,8 @@ class LabelConfig(ModelOptions):
     threshold: float | None = None
     """Fraction of the map's maximum above which pixels belong to an object; by default that of the
     calibration, or .35 without one."""
+    calibration: Path | None = None
+    """A file that heatbox calibrate wrote: threshold and confidence."""
     objects: Literal["several", "one"] = "several"
     """Boxes of a class in an image: one for each object that the map separates, or one around the largest."""
     min_score: float = 0.5

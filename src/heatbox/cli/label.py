@@ -24,6 +24,8 @@ def label(
     to: tuple[LabelFormat, ...] = ("coco",),
     out: Path = Path("boxes"),
     run: Path | None = None,
+    corrected: str | None = None,
+    review: int = 1000,
     as_json: AsJson = False,
 ) -> int:
     """Make boxes of labelled photographs, for an annotation tool or a detector.
@@ -41,13 +43,17 @@ def label(
         to: Formats to write, each to a file or folder below --out.
         out: The output folder; it is written whole or not at all.
         run: Folder of the maps; by default runs/label-PHOTOS.
+        corrected: Boxes that a person corrected, in any format that heatbox reads. They are kept; threshold and
+            confidence are calibrated with them, and the other images are labelled again.
+        review: Maximum number of images on review.html, the most doubtful ones; 0 writes no page.
         as_json: Print summary.json instead of a table.
 
     Examples:
         heatbox label photos/ --model convnext_tiny.fb_in1k --checkpoint pretrained --to yolo coco --out boxes
         heatbox label photos/ --model hf:my-finetuned-model --to cvat label-studio
+        heatbox label photos/ --model hf:my-finetuned-model --corrected corrected.json --out boxes2
     """
-    from heatbox._utils.progress import on_terminal
+    from heatbox._utils.progress import on_terminal, printable
     from heatbox.evaluation.run import Run
     from heatbox.labeling.label import default_run, label_photos
     from heatbox.labeling.output import accuracy_sentence, check_outputs
@@ -61,13 +67,15 @@ def label(
         options = dataclasses.replace(options, model_version=f"{config.model} {config.method}")
     check_outputs(out, to, options, photos)
     store = Run(run or default_run(photos))
-    written = label_photos(photos, config, store, out, to, options, on_terminal)
+    written = label_photos(photos, config, store, out, to, options, on_terminal, corrected, review)
     summary = written.summary
     if as_json:
         print_json(summary)
     else:
         print_table(label_table(summary, photos))
-        print(accuracy_sentence(summary))
+        print(f"{accuracy_sentence(summary)}.")
+        for line in summary["notes"]:
+            print(printable(line))
     for note in written.notes:
         say(f"note: {note}")
     problems = [*summary["left_out"]["problems"], *written.problems]

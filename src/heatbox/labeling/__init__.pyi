@@ -1,4 +1,5 @@
-from .label import Labelled, make_maps
+from .corrections import box_accuracy, open_corrections
+from .label import Labelled, LabelledImage, label, make_maps
 from .output import write_labels
 from .photos import open_photos
 from .propose import BoxSettings, find_objects, propose
@@ -6,8 +7,12 @@ from .propose import BoxSettings, find_objects, propose
 __all__ = [
     "BoxSettings",
     "Labelled",
+    "LabelledImage",
+    "box_accuracy",
     "find_objects",
+    "label",
     "make_maps",
+    "open_corrections",
     "open_photos",
     "propose",
     "write_labels",

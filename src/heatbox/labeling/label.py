@@ -3,34 +3,64 @@
 from __future__ import annotations
 
 import dataclasses
+import tempfile
 import warnings
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from PIL import Image
 from torch import nn
 
 from heatbox._utils.checks import check_integer
 from heatbox._utils.io import folder_name
 from heatbox._utils.progress import Track, silent
+from heatbox._utils.extras import require
 from heatbox.boxes.objects import ObjectRules
 from heatbox.config import EvaluateConfig, LabelConfig, ModelOptions
 from heatbox.data.files.trees import raise_problem
+from heatbox.data.formats.coco import to_coco
 from heatbox.data.formats.options import WriteOptions
+from heatbox.data.formats.yolo import label_lines
+from heatbox.data.objects import detections_of
 from heatbox.data.problems import LeftOut
 from heatbox.data.types import Example, Split
 from heatbox.errors import AssumptionWarning, InputError
 from heatbox.evaluation.predict import predict
-from heatbox.evaluation.run import Run, require_older
+from heatbox.evaluation.run import IMAGE, Run, require_older
+from heatbox.inference.calibration import load_calibration
+from heatbox.inference.confidence import EXPECTED
 from heatbox.inference.scores import score_function, trained_function
-from heatbox.labeling.output import WrittenLabels, check_outputs, summary_of, write_labels
-from heatbox.labeling.photos import measured, open_photos, with_predicted_labels, without_boxes
-from heatbox.labeling.propose import ONE, THRESHOLD, BoxSettings, Found, in_order, propose
+from heatbox.labeling.corrections import Learned, learn, match_corrections, open_corrections
+from heatbox.labeling.output import (
+    REVIEW,
+    WrittenLabels,
+    accuracy_sentence,
+    check_outputs,
+    summary_of,
+    write_labels,
+)
+from heatbox.labeling.photos import (
+    listed_photos,
+    measured,
+    open_photos,
+    with_predicted_labels,
+    without_boxes,
+)
+from heatbox.labeling.propose import NOTHING, ONE, THRESHOLD, BoxSettings, Found, in_order, propose
 from heatbox.maps.registry import check_requirements, find_method, named_for, requirements_of
 from heatbox.models.introspect import ClassifierView
+from heatbox.visualization.report.review import review_data, review_page
 
+if TYPE_CHECKING:
+    import supervision
+
+REVIEW_IMAGES = 1000
+"""Maximum number of images on the review page."""
 CLASSES_RUN = "predicted-classes"
 """Folder in the run with the classifier's predictions of images without labels."""
 
@@ -62,22 +92,6 @@ class Labelled:
     predicted: bool
     notes: tuple[str, ...] = ()
 
-    @property
-    def about(self) -> dict[str, Any]:
-        """How the boxes are made, for summary.json."""
-        boxes = self.settings
-        rules = {"objects": self.config.objects, **dataclasses.asdict(boxes.rules)}
-        return {
-            "model": self.config.model,
-            "checkpoint": self.config.checkpoint,
-            "map": boxes.method,
-            "threshold": boxes.threshold,
-            "min_confidence": boxes.min_confidence,
-            "confidence": boxes.confidence.__name__,
-            "labels": "predicted" if self.predicted else "given",
-            **rules,
-        }
-
     @cached_property
     def settings(self) -> BoxSettings:
         """How the maps become boxes, as the configuration says."""
@@ -100,9 +114,33 @@ class Labelled:
 
 def box_settings(config: LabelConfig) -> BoxSettings:
     """How maps become boxes, as a configuration says."""
-    threshold = THRESHOLD if config.threshold is None else config.threshold
-    rules = ONE if config.objects == "one" else ObjectRules()
-    return BoxSettings(config.method, threshold, rules, min_confidence=config.min_confidence)
+    known = None if config.calibration is None else load_calibration(config.calibration).of(config.method)
+    usual = THRESHOLD if known is None else known.threshold
+    return BoxSettings(
+        config.method,
+        usual if config.threshold is None else config.threshold,
+        ONE if config.objects == "one" else ObjectRules(),
+        None if known is None else known.confidence,
+        config.min_confidence,
+        known is not None,
+    )
+
+
+def about(labelled: Labelled, settings: BoxSettings) -> dict[str, Any]:
+    """How boxes are made, for summary.json."""
+    config = labelled.config
+    model = settings.confidence or EXPECTED
+    return {
+        "model": config.model,
+        "checkpoint": config.checkpoint,
+        "map": settings.method,
+        "threshold": settings.threshold,
+        "min_confidence": settings.min_confidence,
+        "confidence": {"calibrated": settings.calibrated, **dataclasses.asdict(model)},
+        "labels": "predicted" if labelled.predicted else "given",
+        "objects": config.objects,
+        **dataclasses.asdict(settings.rules),
+    }
 
 
 def make_maps(
@@ -195,6 +233,59 @@ def _maps_config(config: LabelConfig, photos: str) -> EvaluateConfig:
     )
 
 
+def review_order(split: Split) -> list[str]:
+    """Ids in the order in which a person should review them: without boxes first, then least confident."""
+
+    def rank(example: Example) -> float:
+        scores = example.box_scores
+        return -1.0 if scores is None or not len(scores) else float(np.min(scores))
+
+    return [example.id for example in sorted(split, key=rank)]
+
+
+def review(
+    labelled: Labelled,
+    split: Split,
+    summary: Mapping[str, Any],
+    ids: Sequence[str],
+    kept: Collection[str] = (),
+    images: int = REVIEW_IMAGES,
+    track: Track = silent,
+) -> str | None:
+    """The review page of some images, or None where the extra `report` is missing, which is said.
+
+    Args:
+        labelled: the images and their maps.
+        split: the images with boxes.
+        summary: of `summary_of`.
+        ids: all ids, in the order of the review.
+        kept: ids of images whose boxes a person drew.
+        images: maximum number of images on the page.
+        track: shows progress.
+    """
+    if images < 1:
+        return None
+    try:
+        require("report", "the review page", "jinja2")
+    except InputError as error:
+        warnings.warn(f"there is no {REVIEW}: {error}", AssumptionWarning, stacklevel=2)
+        return None
+    shown = [name for name in ids if name not in kept][:images]
+    shown += [name for name in ids if name in kept][: images - len(shown)]
+    notes = [*summary["notes"]]
+    if len(shown) < len(ids):
+        notes.append(f"the {len(shown)} images to be reviewed first, of {len(ids)}; --review shows more")
+    wanted = {*shown}
+    maps: dict[str, np.ndarray] = {}
+    for batch in labelled.run.records() if len(labelled.run) else ():
+        for record in batch:
+            if (name := record.get(IMAGE) or record["id"]) in wanted:
+                maps.setdefault(name, record[f"map_{labelled.config.method}"])
+    data = review_data(split, shown, maps, kept, track)
+    lead = f"{summary['images']} images, {summary['boxes']} boxes: {accuracy_sentence(summary)}."
+    return review_page(f"Review of {split.name}", lead, notes, data)
+
+
 def label_photos(
     photos: str,
     config: LabelConfig,
@@ -203,6 +294,8 @@ def label_photos(
     to: Sequence[str],
     options: WriteOptions,
     track: Track = silent,
+    corrected: str | None = None,
+    images: int = REVIEW_IMAGES,
 ) -> WrittenLabels:
     """What `heatbox label` does: maps, boxes, and the files of all formats.
 
@@ -214,12 +307,173 @@ def label_photos(
         to: names of `heatbox.labeling.output.OUTPUTS`.
         options: of the writers.
         track: shows progress.
+        corrected: boxes that a person drew or corrected: they are kept, and the others learn from them.
+        images: maximum number of images on the review page.
 
     Raises:
         InputError: bad input, or an output that cannot be written; the maps stay in the run folder.
     """
     check_outputs(out, to, options, photos)
+    if corrected is not None and not Path(corrected).exists():
+        raise InputError(f"{corrected}: no such file or folder of corrected boxes")
     labelled = make_maps(photos, config, run, track)
-    split = labelled.boxes(track=track)
-    summary = summary_of(split, labelled.left_out, labelled.about, labelled.notes)
-    return write_labels(split, out, to, options, summary, track=track)
+    learned = None if corrected is None else _learn(labelled, corrected, track)
+    settings = labelled.settings if learned is None else learned.settings
+    split = labelled.boxes(settings, track)
+    ids, kept, notes, lines = review_order(split), frozenset[str](), list(labelled.notes), {}
+    if learned is not None:
+        split, kept = learned.applied(split), frozenset(learned.corrected)
+        ids, lines = learned.queue(split), learned.as_dict()
+        notes += learned.notes
+    summary = summary_of(split, labelled.left_out, about(labelled, settings), notes, settings.calibrated, kept)
+    if lines:
+        summary["corrected"] = lines
+    page = review(labelled, split, summary, ids, kept, images, track)
+    return write_labels(split, out, to, options, summary, page, track)
+
+
+def _learn(labelled: Labelled, corrected: str, track: Track) -> Learned:
+    tree = getattr(labelled.split.open_image, "tree", None)
+    found = match_corrections(labelled.split, open_corrections(corrected, tree))
+    return learn(labelled.run, labelled.split, labelled.settings, found, track)
+
+
+# ---------------------------------------------------------------------------------------------- in Python
+
+
+@dataclass(frozen=True)
+class LabelledImage:
+    """One image with its proposed boxes.
+
+    Attributes:
+        id: of the image; its number with the ending .png, of images in memory.
+        size: (width, height) in pixels.
+        labels: classes that were searched.
+        boxes: (K, 4) float64 xyxy in pixels, half-open, the most confident first.
+        classes: (K,) int64 class index of each box.
+        confidences: (K,) float64 in [0, 1].
+        masks: (K, 224, 224) bool, the part of the whole image that each box is around.
+        class_names: class index → name; empty where the classes have none.
+    """
+
+    id: str
+    size: tuple[int, int]
+    labels: tuple[int, ...]
+    boxes: np.ndarray
+    classes: np.ndarray
+    confidences: np.ndarray
+    masks: np.ndarray = field(repr=False)
+    class_names: tuple[str, ...] = ()
+
+    def to_detections(self) -> supervision.Detections:
+        """The boxes as `supervision.Detections`.
+
+        Raises:
+            InputError: supervision is not installed.
+        """
+        return detections_of(self.boxes, self.classes.tolist(), self.confidences, self.class_names)
+
+    def to_coco(self) -> dict[str, Any]:
+        """The image as COCO's JSON, whose annotations have a score; see `heatbox.data.formats.coco.to_coco`."""
+        return to_coco(self._split())
+
+    def to_yolo(self) -> str:
+        """The lines of YOLO's label file: class, centre x, centre y, width, height, as fractions."""
+        return label_lines(self._split().examples[0])
+
+    def _split(self) -> Split:
+        example = Example(
+            self.id,
+            self.labels[0] if self.labels else -1,
+            self.size,
+            self.boxes,
+            self.labels,
+            self.classes,
+            self.confidences,
+        )
+        numbers = map(str, range(len(self.class_names), max(self.labels, default=-1) + 1))
+        return Split("labels", [example], [*self.class_names, *numbers], _no_image)
+
+
+def _no_image(example: Example) -> Image.Image:
+    raise InputError(f"image {example.id!r} is not kept with its boxes")
+
+
+def label(
+    images: Any,
+    model: str | nn.Module,
+    labels: Sequence[Any] | None = None,
+    run: str | Path | None = None,
+    track: Track = silent,
+    **settings: Any,
+) -> Iterator[LabelledImage]:
+    """Make boxes of labelled images, in order.
+
+    Maps are kept on disk, so that memory does not grow with the number of images.
+
+    Args:
+        images: a path that `heatbox.open_split` reads, such as a folder of class folders; a folder of images; a
+            `datasets.Dataset`; a `Split`; or a list of paths, of PIL images or of arrays.
+        model: the classifier, or its name for `heatbox.create_model`.
+        labels: for a list of images, the class of each, its name or its index in the network's classes, or
+            several; by default those that the classifier predicts.
+        run: folder in which maps are kept, so that another call goes on from there; by default a temporary
+            one.
+        track: shows progress.
+        settings: fields of `heatbox.config.LabelConfig`, such as method, threshold, checkpoint, size.
+
+    Yields:
+        a `LabelledImage` for each image that can be read; one without boxes where nothing was found.
+
+    Raises:
+        InputError: bad input; settings that do not exist.
+        TypeError: images of another type.
+
+    Warns:
+        AssumptionWarning: images that were left out, and labels that were predicted.
+
+    Examples:
+        >>> for image in heatbox.label("photos/", model="resnet50", checkpoint="pretrained"):  # doctest: +SKIP
+        ...     print(image.id, image.boxes, image.confidences)
+    """
+    known = {one.name for one in dataclasses.fields(LabelConfig)} - {"model"}
+    if unknown := sorted({*settings} - known):
+        raise InputError(f"there is no setting {unknown[0]!r}, expected one of {', '.join(sorted(known))}")
+    network = None if isinstance(model, str) else model
+    config = LabelConfig(model=model if isinstance(model, str) else None, **settings)
+    with ExitStack() as stack:
+        folder = run or stack.enter_context(tempfile.TemporaryDirectory(prefix="heatbox-label-"))
+        opened = images if labels is None else listed_photos(images, labels)
+        labelled = make_maps(opened, config, Run(folder), track, model=network)
+        if labelled.left_out.problems:
+            many, first = len(labelled.left_out.problems), labelled.left_out.problems[0]
+            warnings.warn(f"{many} images are left out: {first}", AssumptionWarning, stacklevel=2)
+        names = tuple(str(name) for name in labelled.split.class_names)
+        ready: dict[str, tuple[Example, list[Found]]] = {}
+        found = labelled.proposals(track=track)
+        for example in labelled.split:
+            while example.labels and example.id not in ready:
+                if (one := next(found, None)) is None:
+                    break
+                ready[one[0].id] = one
+            if not example.labels:
+                yield _labelled_image(example, [], names)
+            elif example.id in ready:
+                yield _labelled_image(*ready.pop(example.id), names)
+
+
+def _labelled_image(example: Example, found: Sequence[Found], names: tuple[str, ...]) -> LabelledImage:
+    masks = np.concatenate([NOTHING.masks, *(one.masks for one in found)])
+    scores = np.zeros(0) if example.box_scores is None else example.box_scores
+    kinds = np.zeros(0, np.int64) if example.box_labels is None else example.box_labels
+    order = np.argsort(-scores, kind="stable")
+    return LabelledImage(
+        example.id,
+        example.size,
+        example.labels,
+        example.boxes[order],
+        kinds[order],
+        scores[order],
+        masks[order],
+        names,
+    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -146,6 +146,7 @@ def summary_of(
     settings: Mapping[str, Any],
     notes: Sequence[str] = (),
     calibrated: bool = False,
+    kept: Collection[str] = (),
 ) -> dict[str, Any]:
     """Counts and confidences, for summary.json and the terminal.
 
@@ -156,7 +157,8 @@ def summary_of(
         left_out: the images that could not be used.
         settings: how boxes were made.
         notes: further sentences.
-        calibrated: whether confidences are probabilities.
+        calibrated: whether confidences were measured with known boxes.
+        kept: ids of images whose boxes a person drew: they do not count in the confidences.
     """
     counts = {key: Counter[int]() for key in ("images", "empty")}
     for example in split:
@@ -179,12 +181,14 @@ def summary_of(
         }
         for label in sorted({*counts["images"], *labels.tolist()})
     ]
-    ordered = np.sort(every)[::-1]
+    proposed = [e.box_scores for e in split if e.box_scores is not None and e.id not in kept]
+    ordered = np.sort(np.concatenate([np.zeros(0), *proposed]))[::-1]
     return {
         "images": len(split),
         "images_without_boxes": sum(not len(example.boxes) for example in split),
         "boxes": len(every),
-        "mean_confidence": _mean(every),
+        "boxes_of_a_person": len(every) - len(ordered),
+        "mean_confidence": _mean(ordered),
         "mean_confidence_of_confident_half": _mean(ordered[: (len(ordered) + 1) // 2]),
         "calibrated": calibrated,
         "classes": classes,
@@ -206,7 +210,4 @@ def accuracy_sentence(summary: Mapping[str, Any]) -> str:
     words = f"about {100 * every:.0f} of 100 boxes are right; the most confident half: {100 * half:.0f}"
     if summary["calibrated"]:
         return words
-    return (
-        f"mean confidence {every:.2f}, of the most confident half {half:.2f}; how many boxes are right is "
-        "not known without some corrected ones: --corrected, or heatbox calibrate"
-    )
+    return f"{words} (expected of photographs like ImageNet's; --corrected or --calibration measures it on yours)"

@@ -12,11 +12,12 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from heatbox._utils.checks import kind_of
 from heatbox._utils.devices import map_in_threads
 from heatbox._utils.progress import Track, silent
 from heatbox.config import LabelConfig, ScoreFunction
 from heatbox.data.classes import match_classes
-from heatbox.data.files.images import TreeImages, header_size, images_among, picture_size, shown_image
+from heatbox.data.files.images import TreeImages, header_size, images_among, network_image, picture_size, shown_image
 from heatbox.data.files.trees import FolderTree, Report, raise_problem
 from heatbox.data.open import open_data_set, open_split
 from heatbox.data.problems import UNREADABLE, LeftOut, Problem
@@ -97,12 +98,42 @@ def _listed(photos: Sequence[Any], class_names: Sequence[str]) -> Split:
     places = {name: number for number, name in enumerate(ids)}
 
     def open_image(example: Example) -> Image.Image:
-        return shown_image(photos[places[example.file]])
+        return shown_image(network_image(photos[places[example.file]]))
 
     split = _without_labels("all", ids, class_names, open_image)
-    sizes = [picture_size(photo) for photo in photos]
-    examples = [dataclasses.replace(e, size=size) for e, size in zip(split, sizes, strict=True)]
+    examples = [dataclasses.replace(e, size=picture_size(open_image(e))) for e in split]
     return dataclasses.replace(split, examples=examples)
+
+
+def listed_photos(photos: Any, labels: Sequence[Any]) -> Split:
+    """A list of images with their labels, as a split.
+
+    Args:
+        photos: paths, PIL images or arrays.
+        labels: for each image the name or index of a class, several of them, or None.
+
+    Raises:
+        InputError: another number of labels, or names beside indices.
+        TypeError: something else than a list, names and indices.
+    """
+    if not isinstance(photos, Sequence) or isinstance(photos, str):
+        raise TypeError(f"images: {kind_of(photos)}, expected a list, since labels are given for each")
+    if len(photos) != len(labels):
+        raise InputError(f"there are {len(photos)} images, but labels of {len(labels)}")
+    split = _listed(photos, ())
+    many = [
+        () if one is None else (one,) if isinstance(one, str | int | np.integer) else tuple(one) for one in labels
+    ]
+    kinds = {label for one in many for label in one}
+    if not all(isinstance(kind, str) for kind in kinds) and any(isinstance(kind, str) for kind in kinds):
+        raise InputError("labels are partly names and partly indices, expected one kind")
+    names = sorted(kinds) if all(isinstance(kind, str) for kind in kinds) else []
+    numbers = {name: number for number, name in enumerate(names)} if names else {kind: int(kind) for kind in kinds}
+    examples = []
+    for example, one in zip(split, many, strict=True):
+        found = [numbers[kind] for kind in one]
+        examples.append(Example(example.id, found[0] if found else -1, example.size, labels=tuple(found)))
+    return dataclasses.replace(split, examples=examples, class_names=names)
 
 
 def measured(split: Split, left_out: LeftOut | None, track: Track = silent) -> Split:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -13,7 +13,8 @@ from heatbox.boxes.contours import check_threshold
 from heatbox.boxes.objects import ObjectRules, heatmap_objects
 from heatbox.boxes.ops import REFERENCE_FRAME, REFERENCE_SIDE, box_iou, scale_boxes
 from heatbox.data.types import Example, Split
-from heatbox.evaluation.run import Record, Run
+from heatbox.evaluation.run import IMAGE, Record, Run
+from heatbox.inference.confidence import ConfidenceModel, box_confidence
 from heatbox.maps.normalize import normalize_heatmap
 
 THRESHOLD = 0.35
@@ -22,42 +23,18 @@ THRESHOLD = 0.35
 ONE = ObjectRules(valley=1, min_share=1, min_peak=0)
 """Rules by which a map has one object."""
 
-_AROUND = (0.6, 0.8, 1.25, 1.5)
-"""Thresholds, relative to the one that is used, at which a box is compared with itself."""
-
-Confidence = Callable[[np.ndarray, np.ndarray, float], np.ndarray]
-"""(heatmap (H, W) in [0, 1], boxes (K, 4) in its pixels, threshold) → (K,) in [0, 1]."""
-
-
-def agreement(heatmap: np.ndarray, boxes: np.ndarray, threshold: float) -> np.ndarray:
-    """How much boxes change with the threshold: the mean IoU with the best box at lower and higher ones.
-
-    Args:
-        heatmap: (H, W) in [0, 1].
-        boxes: (K, 4) xyxy, half-open, in pixels of the heatmap.
-        threshold: at which they were found.
-
-    Returns:
-        (K,) float64 in [0, 1]. It orders boxes; it is no probability.
-    """
-    total = np.zeros(len(boxes))
-    rules = ObjectRules(min_share=0, min_peak=0)
-    for factor in _AROUND:
-        others = heatmap_objects(heatmap, min(threshold * factor, 0.95), rules)[0]
-        total += box_iou(boxes.astype(np.float64), others.astype(np.float64), False).max(1, initial=0)
-    return total / len(_AROUND)
-
-
 @dataclass(frozen=True)
 class BoxSettings:
-    """How maps become boxes.
+    """How maps become boxes, and how sure they are.
 
     Attributes:
         method: name of the map in the records.
         threshold: fraction of the map's maximum in [0, 1).
         rules: when parts of a map are objects of their own.
-        confidence: of the boxes of a map.
+        confidence: model of the probability that a box is right; None for that which is expected where no
+            boxes are known, see `heatbox.inference.confidence`.
         min_confidence: boxes below it are dropped.
+        calibrated: whether the confidence was measured with known boxes.
 
     Raises:
         InputError: a threshold outside [0, 1).
@@ -66,8 +43,9 @@ class BoxSettings:
     method: str
     threshold: float = THRESHOLD
     rules: ObjectRules = field(default_factory=ObjectRules)
-    confidence: Confidence = agreement
+    confidence: ConfidenceModel | None = None
     min_confidence: float = 0.0
+    calibrated: bool = False
 
     def __post_init__(self) -> None:
         """Refuse a threshold that no map can be cut at."""
@@ -111,12 +89,14 @@ def find_objects(maps: Sequence[np.ndarray], size: tuple[int, int], settings: Bo
     if len(maps) > 1:
         cut = _contested(heatmaps, cut, settings)
     found = []
-    for heatmap, (boxes, masks) in zip(heatmaps, cut, strict=True):
-        confidences = settings.confidence(heatmap, boxes, settings.threshold) if len(boxes) else np.zeros(0)
+    for raw_map, (boxes, masks) in zip(maps, cut, strict=True):
+        scaled = scale_boxes(boxes, REFERENCE_FRAME, size, truncate=False)
+        confidences = np.zeros(0)
+        if len(boxes):
+            confidences = box_confidence({settings.method: raw_map}, scaled, size, settings.confidence)
         order = np.argsort(-confidences, kind="stable")
         order = order[confidences[order] >= settings.min_confidence]
-        scaled = scale_boxes(boxes[order], REFERENCE_FRAME, size, truncate=False)
-        found.append(Found(scaled, masks[order], confidences[order]))
+        found.append(Found(scaled[order], masks[order], confidences[order]))
     return found
 
 
@@ -161,7 +141,7 @@ def propose(
     waiting: dict[str, list[Record]] = {}
     records = (record for batch in run.records() for record in batch)
     for record in track(records, f"boxes of {split.name}", len(run)):
-        image = record.get("image") or record["id"]
+        image = record.get(IMAGE) or record["id"]
         if image not in examples:
             continue
         group = waiting.setdefault(image, [])

@@ -230,17 +230,18 @@ def _map(source: Source, name: str, column: Sequence[Any], rows: Sequence[BoxRow
 
 def _prediction(record: Record, method: str) -> dict[str, Any]:
     """A map of one record, the classes predicted, and the saved channels of highest class weight."""
-    found = _heat(record[f"map_{method}"]) | {"top5": record["top5"].tolist(), "target": record["target"]}
+    found = heat(record[f"map_{method}"]) | {"top5": record["top5"].tolist(), "target": record["target"]}
     if "channel_maps" in record and method.startswith("cam"):
         columns = (record[f"channel_{name}"] for name in ("index", "weight", "maps"))
         found["channels"] = [
-            {"index": int(index), "weight": float(weight)} | _heat(raw)
+            {"index": int(index), "weight": float(weight)} | heat(raw)
             for index, weight, raw in zip(*columns, strict=True)
         ]
     return found
 
 
-def _heat(raw: np.ndarray) -> dict[str, Any]:
+def heat(raw: np.ndarray) -> dict[str, Any]:
+    """A map as the page's script reads it."""
     small = small_map(raw)
     return {"shape": list(small.shape), "heat": _text(small.tobytes())}
 

@@ -12,6 +12,7 @@ from typing import Any
 from heatbox._utils.extras import require
 from heatbox._utils.io import to_json
 
+_EXPLORER = ("boxes.js", "heat.js", "frames.js", "explorer.js")
 _ESCAPES = str.maketrans({character: f"\\u{ord(character):04x}" for character in "<>&\u2028\u2029"})
 
 
@@ -41,7 +42,7 @@ def render(content: Mapping[str, Any]) -> str:
 
     Args:
         content: of the template page.html.j2: "title", "lead", "tables", "figures", "notes", "settings", and
-            "explorer" (the result of `explorer_data`, or None).
+            "explorer" (the result of `explorer_data`) or "review" (of `review_data`), or neither.
 
     Raises:
         InputError: Jinja2 is not installed.
@@ -54,12 +55,13 @@ def render(content: Mapping[str, Any]) -> str:
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     style = asset("page.css")
-    script = "\n".join(asset(name) for name in ("boxes.js", "heat.js", "frames.js", "explorer.js"))
-    explorer = content.get("explorer")
+    explorer, review = content.get("explorer"), content.get("review")
+    names = ("heat.js", "frames.js", "review.js") if review else _EXPLORER
+    script, shown = "\n".join(map(asset, names)), explorer or review
     return environment.from_string(asset("page.html.j2")).render(
-        content,
+        {"explorer": None, "review": None, **content},
         policy=policy(style, script),
         style=Markup(style),
-        script=Markup(script) if explorer else "",
-        data=Markup(script_json(explorer)) if explorer else "",
+        script=Markup(script) if shown else "",
+        data=Markup(script_json(shown)) if shown else "",
     )

@@ -1,0 +1,305 @@
+"""Boxes that a person corrected: they are kept, measure what was proposed, and calibrate what is proposed next."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+
+from heatbox._utils.progress import Track, silent
+from heatbox.boxes.ops import box_iou
+from heatbox.data.classes import match_classes
+from heatbox.data.files.archives import open_tree
+from heatbox.data.files.images import is_image
+from heatbox.data.files.trees import FolderTree, Tree
+from heatbox.data.formats.output import box_classes
+from heatbox.data.open import detect_format
+from heatbox.data.problems import LeftOut
+from heatbox.data.types import Example, Split
+from heatbox.errors import AssumptionWarning, InputError
+from heatbox.evaluation.calibrate import calibrate_map
+from heatbox.evaluation.run import IMAGE, Record, Run
+from heatbox.labeling.propose import BoxSettings, propose
+from heatbox.metrics.coco_ap import coco_average_precision
+
+FEW = 20
+"""Corrected images below which a note says that little is known from them."""
+
+
+class _WithImages(Tree):
+    """Annotation files beside images that lie elsewhere."""
+
+    def __init__(self, files: Tree, images: Tree, only: str = "") -> None:
+        self.annotations, self.images, self.only, self.where = files, images, only, files.where
+
+    def files(self, folder: str = "") -> list[str]:
+        """Names of the files in a folder: annotations, and the images."""
+        own = [name for name in self.annotations.files(folder) if not self.only or name == self.only]
+        own = [] if self.only and folder else own
+        return sorted({*own, *filter(is_image, self.images.files(folder))})
+
+    def folders(self, folder: str = "") -> list[str]:
+        """Names of the folders in a folder."""
+        own = [] if self.only else self.annotations.folders(folder)
+        return sorted({*own, *self.images.folders(folder)})
+
+    def _holder(self, name: str) -> Tree:
+        own = name == self.only if self.only else self.annotations.has(name)
+        return self.annotations if own else self.images
+
+    def has(self, name: str) -> bool:
+        """Whether there is a file of this name."""
+        return self._holder(name).has(name) and (self._holder(name) is self.annotations or is_image(name))
+
+    def read(self, name: str) -> bytes:
+        """The content of a file."""
+        return self._holder(name).read(name)
+
+    def source(self, name: str) -> bytes | Path:
+        """The path or the content of an image."""
+        return self._holder(name).source(name)
+
+    def describe(self, name: str) -> str:
+        """The name of a file in messages."""
+        return self._holder(name).describe(name)
+
+
+def open_corrections(corrected: str | os.PathLike[str], photos: Tree | None = None) -> Split:
+    """Open boxes of images in any format that is read; a file of annotations needs no images beside it.
+
+    Args:
+        corrected: a data set, as for `heatbox.open_split`; or one file of annotations (.json, .csv, .tsv, .xml).
+        photos: the images that a file of annotations is about.
+
+    Raises:
+        InputError: the format is not recognized.
+    """
+    path, left_out = Path(corrected), LeftOut()
+    if path.is_file() and path.suffix.lower() in (".json", ".csv", ".tsv", ".xml"):
+        files: Tree = FolderTree(path.parent)
+        tree: Tree = files if photos is None else _WithImages(files, photos, path.name)
+    else:
+        files = open_tree(path)
+        own = any(map(is_image, files.walk()))
+        tree = files if own or photos is None else _WithImages(files, photos)
+    found = detect_format(tree, str(path))
+    if found is None:
+        raise InputError(f"{path}: no boxes are recognized, expected a format that heatbox reads")
+    splits = [found.load(name, left_out) for name in found.splits]
+    for problem in left_out.problems[:1]:
+        what = f"{len(left_out.problems)} entries are left out; the first: {problem}"
+        warnings.warn(f"{path}: {what}", AssumptionWarning, stacklevel=2)
+    if len(splits) > 1:
+        names = list(dict.fromkeys(str(name) for split in splits for name in split.class_names))
+        examples = [e for split in splits for e in match_classes(split, len(names), names, str(path))]
+        return dataclasses.replace(splits[0], examples=examples, class_names=names, class_ids=())
+    return splits[0]
+
+
+# ----------------------------------------------------------------------------------------------- matching
+
+
+def match_corrections(split: Split, corrections: Split) -> dict[str, Example]:
+    """Which images a person corrected, with boxes in pixels of the images and classes of the network.
+
+    An image is found by its id, or by the end of its path, with folders joined by "_" as YOLO's writer does, and
+    without its ending. Boxes with a confidence are proposals, and images without boxes are taken as not looked at.
+
+    Args:
+        split: the photographs.
+        corrections: images with boxes.
+
+    Returns:
+        id of a photograph → its example with the corrected boxes.
+
+    Raises:
+        InputError: no image was corrected, none is among the photographs, or unknown classes.
+
+    Warns:
+        AssumptionWarning: images that do not count as corrected, or are not among the photographs.
+    """
+    names = [str(name) for name in split.class_names]
+    names = names or [str(label) for label in range(max(split.num_classes, corrections.num_classes))]
+    corrections = match_classes(corrections.by_image(), len(names), names, corrections.name, "the photographs")
+    boxed = [example for example in corrections if len(example.boxes)]
+    drawn = [example for example in boxed if example.box_scores is None or not np.isfinite(example.box_scores).all()]
+    reasons = {"have no box": len(corrections) - len(boxed), "have proposals alone": len(boxed) - len(drawn)}
+    for reason, number in reasons.items():
+        if number:
+            what = f"{number} images {reason} and do not count as corrected"
+            warnings.warn(f"{corrections.name}: {what}", AssumptionWarning, stacklevel=2)
+    places: dict[str, Example | None] = {}
+    for example in split:
+        for key in _keys(example.id):
+            places[key] = None if key in places else example  # several: not certain
+    exact = {example.id: example for example in split}
+    found: dict[str, Example] = {}
+    for example in drawn:
+        match = exact.get(example.id) or next(filter(None, map(places.get, _keys(example.id))), None)
+        if match is not None:
+            found[match.id] = _corrected(match, example)
+    if not found:
+        first = f"; the first are {drawn[0].id!r} and {split.examples[0].id!r}" if drawn else ""
+        raise InputError(f"{corrections.name}: no corrected image is among the photographs{first}")
+    if missing := len(drawn) - len(found):
+        what = f"{missing} of {len(drawn)} corrected images are not among the photographs and take no part"
+        warnings.warn(f"{corrections.name}: {what}", AssumptionWarning, stacklevel=2)
+    return found
+
+
+def _keys(name: str) -> list[str]:
+    """Forms of a path under which an image is found: the longest first."""
+    parts = PurePosixPath(name.replace("\\", "/")).with_suffix("").parts
+    return ["_".join(parts[start:]) for start in range(len(parts))]
+
+
+def _corrected(photo: Example, example: Example) -> Example:
+    scale = np.array(photo.size * 2) / np.array(example.size * 2)
+    kinds = np.array(box_classes(example), np.int64)
+    labels = tuple(sorted({*kinds.tolist()}))
+    return Example(photo.id, labels[0], photo.size, example.boxes * scale, labels, kinds)
+
+
+# ----------------------------------------------------------------------------------------------- learning
+
+
+@dataclass(frozen=True)
+class Learned:
+    """What corrected boxes tell.
+
+    Attributes:
+        corrected: id → example with the corrected boxes.
+        settings: how maps become boxes from now on.
+        before: accuracy and average precision of the proposals on the corrected images.
+        after: the same with the new settings, on the images on which these were chosen.
+        notes: sentences for the user.
+    """
+
+    corrected: Mapping[str, Example]
+    settings: BoxSettings
+    before: Mapping[str, float]
+    after: Mapping[str, float]
+    notes: Sequence[str]
+
+    def applied(self, split: Split) -> Split:
+        """The split with corrected boxes as they are, of confidence 1, in place of proposals."""
+
+        def apply(example: Example) -> Example:
+            drawn = self.corrected.get(example.id)
+            return example if drawn is None else dataclasses.replace(drawn, box_scores=np.ones(len(drawn.boxes)))
+
+        return dataclasses.replace(split, examples=[apply(example) for example in split])
+
+    def queue(self, split: Split) -> list[str]:
+        """Ids in the order of review: those of most expected wrong boxes first; the corrected ones last."""
+        return sorted((example.id for example in split), key=self._rank(split))
+
+    def _rank(self, split: Split) -> Callable[[str], float]:
+        wrong = {example.id: expected_errors(example) for example in split}
+        return lambda name: np.inf if name in self.corrected else -wrong[name]
+
+    def as_dict(self) -> dict[str, Any]:
+        """For summary.json."""
+        return {"images": len(self.corrected), "before": dict(self.before), "after": dict(self.after)}
+
+
+def expected_errors(example: Example) -> float:
+    """The number of boxes of an image that are expected to be wrong, and of classes without a box."""
+    scores = np.zeros(0) if example.box_scores is None else example.box_scores
+    missing = len({*example.labels} - {*box_classes(example)})
+    return float((1 - scores).sum()) + missing
+
+
+def learn(
+    run: Run, split: Split, settings: BoxSettings, corrected: Mapping[str, Example], track: Track = silent
+) -> Learned:
+    """Measure the proposals on corrected images, and calibrate threshold and confidence with their boxes.
+
+    Args:
+        run: has the maps.
+        split: the photographs.
+        settings: with which boxes were proposed.
+        corrected: of `match_corrections`.
+        track: shows progress.
+
+    Raises:
+        InputError: no corrected image has a map.
+
+    Warns:
+        AssumptionWarning: few images.
+    """
+    here = dataclasses.replace(split, examples=[e for e in split if e.id in corrected and e.labels])
+    records = list(_records(run, here, corrected))
+    if not records:
+        raise InputError(f"{split.name}: none of the {len(corrected)} corrected images has a map of a corrected class")
+    notes = []
+    if len(corrected) < FEW:
+        notes.append(f"{len(corrected)} corrected images are few: from {FEW} on threshold and confidence can be trusted")
+        warnings.warn(notes[-1], AssumptionWarning, stacklevel=2)
+    new = settings
+    if len(records) > 1:
+        found = calibrate_map(records, settings.method)
+        new = dataclasses.replace(settings, threshold=found.threshold, confidence=found.confidence, calibrated=True)
+    before, after = (_measured(run, here, one, corrected, track) for one in (settings, new))
+    words = "of {boxes:.0f} boxes proposed on {images:.0f} corrected images {accuracy:.0%} are right (IoU .5 or more)"
+    notes.append(f"{words.format(**before)}; AP50 {before['AP50']:.1%}, AP {before['AP']:.1%}")
+    notes.append(f"threshold {settings.threshold:.3f} became {new.threshold:.3f}: {after['accuracy']:.0%} are right there")
+    return Learned(corrected, new, before, after, notes)
+
+
+def _records(run: Run, split: Split, corrected: Mapping[str, Example]) -> Iterator[Record]:
+    """The records of corrected images and classes, with the corrected boxes of that class."""
+    sizes = {example.id: example for example in split}
+    for batch in run.records():
+        for record in batch:
+            name = record.get(IMAGE) or record["id"]
+            if name not in sizes:
+                continue
+            drawn = corrected[name]
+            boxes = drawn.boxes[drawn.is_of(record["target"])]
+            if len(boxes):
+                yield {**record, "boxes": boxes}
+
+
+def _measured(
+    run: Run, split: Split, settings: BoxSettings, corrected: Mapping[str, Example], track: Track
+) -> dict[str, float]:
+    found = [example for example, _, _ in propose(run, split, settings, track)]
+    return box_accuracy(found, [corrected[example.id] for example in found])
+
+
+def box_accuracy(found: Sequence[Example], truth: Sequence[Example]) -> dict[str, float]:
+    """How many boxes are right, and their average precision.
+
+    Args:
+        found: images with boxes and confidences.
+        truth: the same images with true boxes.
+
+    Returns:
+        "images", "boxes", "accuracy" (fraction of boxes with an IoU of .5 or more with a true box of the same
+        class), "found" (fraction of true boxes that one of these reaches), "AP50" and "AP".
+    """
+    right = total = reached = wanted = 0
+    for one, other in zip(found, truth, strict=True):
+        same = np.array(box_classes(one), int)[:, None] == np.array(box_classes(other), int)[None]
+        hits = (box_iou(one.boxes, other.boxes, inclusive=False) >= 0.5) & same
+        right, total = right + int(hits.any(1).sum()), total + len(one.boxes)
+        reached, wanted = reached + int(hits.any(0).sum()), wanted + len(other.boxes)
+    precision = coco_average_precision(
+        [(one.boxes, box_classes(one), one.box_scores) for one in found],
+        [(one.boxes, box_classes(one)) for one in truth],
+    )
+    return {
+        "images": len(found),
+        "boxes": total,
+        "accuracy": right / max(total, 1),
+        "found": reached / max(wanted, 1),
+        "AP50": float(precision[0]),
+        "AP": float(precision.mean()),
+    }
