@@ -326,9 +326,13 @@ class LabelConfig(ModelOptions):
     _: KW_ONLY
     model: str | None = None
     """A timm model name, hf:FOLDER or hf:OWNER/NAME, or path/to/file.py:function; by default a classifier is
-    fine-tuned on the photographs."""
+    fitted to the photographs' labels, as heatbox train finetune does."""
     checkpoint: str | None = None
     """A file of weights, or "pretrained" for those included in heatbox or published by timm."""
+    backbone: str = "tf_efficientnet_lite0"
+    """Without --model: the pretrained network that is fitted, named like a model."""
+    backbone_checkpoint: str | None = None
+    """A file of its weights; by default the published ones."""
     method: str = DEFAULT_MAP
     """The map: any one that heatbox evaluate makes."""
     threshold: float | None = None

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
 from heatbox.cli.terminal import MOST_PROBLEMS, SOME_FAILED, AsJson, print_json, print_table, say
 from heatbox.config import LabelConfig
 from heatbox.data.formats.options import WriteOptions
+
+if TYPE_CHECKING:
+    from heatbox.training.finetune import Finetuned
 
 LabelFormat = Literal[
     "coco", "coco-results", "csv", "cvat", "huggingface", "label-studio", "labelstudio", "voc", "yolo"
@@ -32,7 +35,8 @@ def label(
 
     The photographs lie in class folders, or have a table of labels; without labels the classifier's
     prediction counts. Writes a folder or file for each format below --out, and summary.json. Images that
-    cannot be read are left out and listed; the exit code is then 1. Maps are kept in a run folder: after an
+    cannot be read are left out and listed; the exit code is then 1. Without --model, a classifier is fitted to
+    the labels first, and its accuracy printed. Maps are kept in a run folder: after an
     interruption, rerun the command to resume.
 
     Args:
@@ -49,11 +53,13 @@ def label(
         as_json: Print summary.json instead of a table.
 
     Examples:
+        heatbox label photos/ --to yolo coco label-studio --out boxes
         heatbox label photos/ --model convnext_tiny.fb_in1k --checkpoint pretrained --to yolo coco --out boxes
         heatbox label photos/ --model hf:my-finetuned-model --to cvat label-studio
         heatbox label photos/ --model hf:my-finetuned-model --corrected corrected.json --out boxes2
     """
     from heatbox._utils.progress import on_terminal, printable
+    from heatbox.cli.train import show_accuracy
     from heatbox.evaluation.run import Run
     from heatbox.labeling.label import default_run, label_photos
     from heatbox.labeling.output import accuracy_sentence, check_outputs
@@ -64,10 +70,18 @@ def label(
 
         warn_of_random_weights(config.model, config.checkpoint)
     if options.model_version is None:
-        options = dataclasses.replace(options, model_version=f"{config.model} {config.method}")
+        name = f"{config.model or config.backbone} {config.method}"
+        options = dataclasses.replace(options, model_version=name)
+
+    def trained(fitted: Finetuned) -> None:
+        if not as_json:
+            show_accuracy(fitted.scores, f"{config.backbone} on {photos}")
+
     check_outputs(out, to, options, photos)
     store = Run(run or default_run(photos))
-    written = label_photos(photos, config, store, out, to, options, on_terminal, corrected, review)
+    written = label_photos(
+        photos, config, store, out, to, options, on_terminal, corrected, review, trained
+    )
     summary = written.summary
     if as_json:
         print_json(summary)

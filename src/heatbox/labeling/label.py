@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import tempfile
 import warnings
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -54,6 +54,8 @@ from heatbox.labeling.photos import (
 from heatbox.labeling.propose import NOTHING, ONE, THRESHOLD, BoxSettings, Found, in_order, propose
 from heatbox.maps.registry import check_requirements, find_method, named_for, requirements_of
 from heatbox.models.introspect import ClassifierView
+from heatbox.training.config import FinetuneConfig
+from heatbox.training.finetune import Finetuned, finetune
 from heatbox.visualization.report.review import review_data, review_page
 
 if TYPE_CHECKING:
@@ -150,6 +152,7 @@ def make_maps(
     track: Track = silent,
     overwrite: bool = False,
     model: nn.Module | None = None,
+    trained: Callable[[Finetuned], None] = lambda fitted: None,
 ) -> Labelled:
     """Open photographs and save the maps of each class of each image; an interrupted run is resumed.
 
@@ -159,7 +162,9 @@ def make_maps(
         run: the run folder.
         track: shows progress.
         overwrite: remove what an earlier run left in the folder.
-        model: the classifier; by default it is built from the configuration.
+        model: the classifier; by default it is built from the configuration, or fitted to the photographs
+            where that names none.
+        trained: receives a classifier that was fitted, before any map is made.
 
     Raises:
         InputError: bad input; what was computed before it stays in the run folder.
@@ -169,6 +174,11 @@ def make_maps(
     for name in ("limit", "batch_size"):
         if (number := getattr(config, name)) is not None:
             check_integer(number, name.replace("_", " "))
+    fitted = None
+    if model is None and config.model is None:
+        fitted = _fit_classifier(photos, config, run, track, overwrite)
+        config = dataclasses.replace(config, model=fitted.spec.model, checkpoint=fitted.spec.checkpoint)
+        trained(fitted)
     model = config.to_device(model) if model is not None else config.spec.build()
     preprocess = config.preprocess(model)
     view = ClassifierView(model, config.output, preprocess.size)
@@ -231,6 +241,32 @@ def _maps_config(config: LabelConfig, photos: str) -> EvaluateConfig:
         channels=0,
         **shared,
     )
+
+
+def _fit_classifier(photos: Any, config: LabelConfig, run: Run, track: Track, overwrite: bool) -> Finetuned:
+    """A classifier for the classes of the photographs, in a folder beside that of their maps.
+
+    Raises:
+        InputError: a checkpoint without a model, photographs without labels, or a fit that is impossible.
+    """
+    if config.checkpoint is not None:
+        raise InputError(f"{config.checkpoint}: name the network that it is of with --model")
+    left_out = LeftOut()
+    report = left_out if config.on_bad == "skip" else raise_problem
+    split = without_boxes(open_photos(photos, report=report).take(config.limit))
+    if not any(example.labels for example in split):
+        raise InputError(f"{split.name}: no image has a label, so no classifier can be fitted; name one with --model")
+    labelled = dataclasses.replace(split, examples=[example for example in split if example.labels])
+    shared = {name: getattr(config, name) for name in ModelOptions.__dataclass_fields__}
+    wanted = FinetuneConfig(
+        config.backbone,
+        photos if isinstance(photos, str) else split.name,
+        checkpoint=config.backbone_checkpoint,
+        on_bad=config.on_bad,
+        **shared,
+    )
+    folder = run.folder.with_name(f"{run.folder.name}-classifier")
+    return finetune(wanted, folder, labelled, track, overwrite=overwrite)
 
 
 def review_order(split: Split) -> list[str]:
@@ -296,6 +332,7 @@ def label_photos(
     track: Track = silent,
     corrected: str | None = None,
     images: int = REVIEW_IMAGES,
+    trained: Callable[[Finetuned], None] = lambda fitted: None,
 ) -> WrittenLabels:
     """What `heatbox label` does: maps, boxes, and the files of all formats.
 
@@ -309,6 +346,7 @@ def label_photos(
         track: shows progress.
         corrected: boxes that a person drew or corrected: they are kept, and the others learn from them.
         images: maximum number of images on the review page.
+        trained: receives a classifier that was fitted, before any map is made.
 
     Raises:
         InputError: bad input, or an output that cannot be written; the maps stay in the run folder.
@@ -316,7 +354,7 @@ def label_photos(
     check_outputs(out, to, options, photos)
     if corrected is not None and not Path(corrected).exists():
         raise InputError(f"{corrected}: no such file or folder of corrected boxes")
-    labelled = make_maps(photos, config, run, track)
+    labelled = make_maps(photos, config, run, track, trained=trained)
     learned = None if corrected is None else _learn(labelled, corrected, track)
     settings = labelled.settings if learned is None else learned.settings
     split = labelled.boxes(settings, track)
@@ -401,7 +439,7 @@ def _no_image(example: Example) -> Image.Image:
 
 def label(
     images: Any,
-    model: str | nn.Module,
+    model: str | nn.Module | None = None,
     labels: Sequence[Any] | None = None,
     run: str | Path | None = None,
     track: Track = silent,
@@ -414,7 +452,7 @@ def label(
     Args:
         images: a path that `heatbox.open_split` reads, such as a folder of class folders; a folder of images; a
             `datasets.Dataset`; a `Split`; or a list of paths, of PIL images or of arrays.
-        model: the classifier, or its name for `heatbox.create_model`.
+        model: the classifier, or its name for `heatbox.create_model`; by default one is fitted to the labels.
         labels: for a list of images, the class of each, its name or its index in the network's classes, or
             several; by default those that the classifier predicts.
         run: folder in which maps are kept, so that another call goes on from there; by default a temporary
@@ -439,10 +477,10 @@ def label(
     known = {one.name for one in dataclasses.fields(LabelConfig)} - {"model"}
     if unknown := sorted({*settings} - known):
         raise InputError(f"there is no setting {unknown[0]!r}, expected one of {', '.join(sorted(known))}")
-    network = None if isinstance(model, str) else model
-    config = LabelConfig(model=model if isinstance(model, str) else None, **settings)
+    name, network = (model, None) if model is None or isinstance(model, str) else (None, model)
+    config = LabelConfig(model=name, **settings)
     with ExitStack() as stack:
-        folder = run or stack.enter_context(tempfile.TemporaryDirectory(prefix="heatbox-label-"))
+        folder = run or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="heatbox-label-")), "run")
         opened = images if labels is None else listed_photos(images, labels)
         labelled = make_maps(opened, config, Run(folder), track, model=network)
         if labelled.left_out.problems:
