@@ -22,7 +22,7 @@ from .errors import InputError
 from .evaluation.score import score_folder, score_stream
 from .inference.boxes import map_to_boxes
 from .inference.localizer import Localizer, Prediction
-from .labeling.label import LabelledImage, label
+from .labeling.pipeline import LabelledImage, label
 from .maps.baselines import centre_gaussian, full_image
 from .maps.cam import cam
 from .maps.normalize import normalize_heatmap

@@ -337,7 +337,7 @@ class LabelConfig(ModelOptions):
     """The map: any one that heatbox evaluate makes."""
     threshold: float | None = None
     """Fraction of the map's maximum above which pixels belong to an object; by default that of the
-    calibration, or .35 without one."""
+    calibration; without one .5 for walks and maps of the foreground, .35 for others."""
     calibration: Path | None = None
     """A file that heatbox calibrate wrote: threshold and confidence."""
     objects: Literal["several", "one"] = "several"

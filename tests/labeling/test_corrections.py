@@ -52,7 +52,9 @@ def test_corrections_are_read_in_every_format(scene, tmp_path, to):
     some = dataclasses.replace(split, examples=split.examples[:7])
     single = path.suffix == ".json" or to in ("csv", "cvat")
     write_splits(some, path, to, WriteOptions(images=None if not single else "none", annotations=True))
-    photos = dataclasses.replace(split, examples=[dataclasses.replace(e, boxes=np.zeros((0, 4))) for e in split])
+    photos = dataclasses.replace(
+        split, examples=[dataclasses.replace(e, boxes=np.zeros((0, 4))) for e in split]
+    )
     from heatbox.data.files.trees import FolderTree
 
     found = match_corrections(photos, open_corrections(path, FolderTree(root / "photos")))
@@ -63,7 +65,7 @@ def test_corrections_are_read_in_every_format(scene, tmp_path, to):
 
 
 def test_a_corrected_round(scene, tmp_path, capsys):
-    root, split, command = scene
+    _root, split, command = scene
     some = dataclasses.replace(split, examples=split.examples[::3])
     write_splits(some, tmp_path / "mine.json", "coco")
     assert main([*command, "--out", str(tmp_path / "first")]) == 0
@@ -111,7 +113,9 @@ def test_proposals_and_unknown_images_are_no_corrections(scene, tmp_path):
 
 
 def test_accuracy_counts_boxes_of_the_right_class():
-    truth = Example("a", 0, (100, 100), np.array([[0.0, 0, 10, 10], [50, 50, 60, 60]]), (0, 1), np.array([0, 1]))
+    truth = Example(
+        "a", 0, (100, 100), np.array([[0.0, 0, 10, 10], [50, 50, 60, 60]]), (0, 1), np.array([0, 1])
+    )
     boxes = np.array([[0.0, 0, 10, 9], [50, 50, 60, 60], [0, 0, 5, 5]])
     found = Example("a", 0, (100, 100), boxes, (0,), np.array([0, 0, 0]), np.array([0.9, 0.8, 0.7]))
     measured = box_accuracy([found], [truth])

@@ -14,7 +14,7 @@ from heatbox.data.glyphs import glyphs
 from heatbox.errors import InputError
 from heatbox.evaluation import predict
 from heatbox.inference.boxes import map_to_boxes
-from heatbox.labeling import label as labeling
+from heatbox.labeling import pipeline as labeling
 from helpers.scenes import write_model
 
 COUNT, TURNED = 20, 0x0112
@@ -103,7 +103,7 @@ def test_boxes_are_those_of_the_saved_maps(done):
     )
     maps = {record["id"]: record["map_walk"] for batch in labelled.run.records() for record in batch}
     for example in labelled.boxes():
-        every = map_to_boxes(maps[example.id], example.size, labeling.THRESHOLD, "all", "exact")
+        every = map_to_boxes(maps[example.id], example.size, labelled.settings.threshold, "all", "exact")
         assert len(example.boxes) == (1 if len(every) else 0)
         if len(every):
             assert np.abs(every - example.boxes).max(1).min() < 1e-9

@@ -34,9 +34,9 @@ def label(
     """Make boxes of labelled photographs, for an annotation tool or a detector.
 
     The photographs lie in class folders, or have a table of labels; without labels the classifier's
-    prediction counts. Writes a folder or file for each format below --out, and summary.json. Images that
-    cannot be read are left out and listed; the exit code is then 1. Without --model, a classifier is fitted to
-    the labels first, and its accuracy printed. Maps are kept in a run folder: after an
+    prediction counts. Writes a folder or file for each format below --out, and summary.json. Images
+    that cannot be read are left out and listed; the exit code is then 1. Without --model, a classifier
+    is fitted to the labels first, and its accuracy printed. Maps are kept in a run folder: after an
     interruption, rerun the command to resume.
 
     Args:
@@ -47,8 +47,8 @@ def label(
         to: Formats to write, each to a file or folder below --out.
         out: The output folder; it is written whole or not at all.
         run: Folder of the maps; by default runs/label-PHOTOS.
-        corrected: Boxes that a person corrected, in any format that heatbox reads. They are kept; threshold and
-            confidence are calibrated with them, and the other images are labelled again.
+        corrected: Boxes that a person corrected, in any format that heatbox reads. They are kept; threshold
+            and confidence are calibrated with them, and the other images are labelled again.
         review: Maximum number of images on review.html, the most doubtful ones; 0 writes no page.
         as_json: Print summary.json instead of a table.
 
@@ -61,8 +61,8 @@ def label(
     from heatbox._utils.progress import on_terminal, printable
     from heatbox.cli.train import show_accuracy
     from heatbox.evaluation.run import Run
-    from heatbox.labeling.label import default_run, label_photos
     from heatbox.labeling.output import accuracy_sentence, check_outputs
+    from heatbox.labeling.pipeline import default_run, label_photos
     from heatbox.visualization.tables import label_table
 
     if config.model is not None:
@@ -79,9 +79,7 @@ def label(
 
     check_outputs(out, to, options, photos)
     store = Run(run or default_run(photos))
-    written = label_photos(
-        photos, config, store, out, to, options, on_terminal, corrected, review, trained
-    )
+    written = label_photos(photos, config, store, out, to, options, on_terminal, corrected, review, trained)
     summary = written.summary
     if as_json:
         print_json(summary)

@@ -1,7 +1,7 @@
 from .corrections import box_accuracy, open_corrections
-from .label import Labelled, LabelledImage, label, make_maps
 from .output import write_labels
 from .photos import open_photos
+from .pipeline import Labelled, LabelledImage, label, make_maps
 from .propose import BoxSettings, find_objects, propose
 
 __all__ = [

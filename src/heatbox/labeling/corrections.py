@@ -1,4 +1,4 @@
-"""Boxes that a person corrected: they are kept, measure what was proposed, and calibrate what is proposed next."""
+"""Boxes that a person corrected: they are kept, and measure and calibrate what is proposed."""
 
 from __future__ import annotations
 
@@ -74,7 +74,8 @@ def open_corrections(corrected: str | os.PathLike[str], photos: Tree | None = No
     """Open boxes of images in any format that is read; a file of annotations needs no images beside it.
 
     Args:
-        corrected: a data set, as for `heatbox.open_split`; or one file of annotations (.json, .csv, .tsv, .xml).
+        corrected: a data set, as for `heatbox.open_split`; or one file of annotations (.json, .csv, .tsv or
+            .xml).
         photos: the images that a file of annotations is about.
 
     Raises:
@@ -108,8 +109,8 @@ def open_corrections(corrected: str | os.PathLike[str], photos: Tree | None = No
 def match_corrections(split: Split, corrections: Split) -> dict[str, Example]:
     """Which images a person corrected, with boxes in pixels of the images and classes of the network.
 
-    An image is found by its id, or by the end of its path, with folders joined by "_" as YOLO's writer does, and
-    without its ending. Boxes with a confidence are proposals, and images without boxes are taken as not looked at.
+    An image is found by its id, or by the end of its path without its ending, also with folders joined by "_"
+    as in YOLO's layout. Boxes with a confidence are proposals; images without boxes were not looked at.
 
     Args:
         split: the photographs.
@@ -126,9 +127,15 @@ def match_corrections(split: Split, corrections: Split) -> dict[str, Example]:
     """
     names = [str(name) for name in split.class_names]
     names = names or [str(label) for label in range(max(split.num_classes, corrections.num_classes))]
-    corrections = match_classes(corrections.by_image(), len(names), names, corrections.name, "the photographs")
+    corrections = match_classes(
+        corrections.by_image(), len(names), names, corrections.name, "the photographs"
+    )
     boxed = [example for example in corrections if len(example.boxes)]
-    drawn = [example for example in boxed if example.box_scores is None or not np.isfinite(example.box_scores).all()]
+    drawn = [
+        example
+        for example in boxed
+        if example.box_scores is None or not np.isfinite(example.box_scores).all()
+    ]
     reasons = {"have no box": len(corrections) - len(boxed), "have proposals alone": len(boxed) - len(drawn)}
     for reason, number in reasons.items():
         if number:
@@ -192,7 +199,9 @@ class Learned:
 
         def apply(example: Example) -> Example:
             drawn = self.corrected.get(example.id)
-            return example if drawn is None else dataclasses.replace(drawn, box_scores=np.ones(len(drawn.boxes)))
+            return (
+                example if drawn is None else dataclasses.replace(drawn, box_scores=np.ones(len(drawn.boxes)))
+            )
 
         return dataclasses.replace(split, examples=[apply(example) for example in split])
 
@@ -237,19 +246,27 @@ def learn(
     here = dataclasses.replace(split, examples=[e for e in split if e.id in corrected and e.labels])
     records = list(_records(run, here, corrected))
     if not records:
-        raise InputError(f"{split.name}: none of the {len(corrected)} corrected images has a map of a corrected class")
+        raise InputError(
+            f"{split.name}: none of the {len(corrected)} corrected images has a map of a corrected class"
+        )
     notes = []
     if len(corrected) < FEW:
-        notes.append(f"{len(corrected)} corrected images are few: from {FEW} on threshold and confidence can be trusted")
+        notes.append(
+            f"{len(corrected)} corrected images are few: threshold and confidence need {FEW} or more"
+        )
         warnings.warn(notes[-1], AssumptionWarning, stacklevel=2)
     new = settings
     if len(records) > 1:
         found = calibrate_map(records, settings.method)
-        new = dataclasses.replace(settings, threshold=found.threshold, confidence=found.confidence, calibrated=True)
+        new = dataclasses.replace(
+            settings, threshold=found.threshold, confidence=found.confidence, calibrated=True
+        )
     before, after = (_measured(run, here, one, corrected, track) for one in (settings, new))
-    words = "of {boxes:.0f} boxes proposed on {images:.0f} corrected images {accuracy:.0%} are right (IoU .5 or more)"
+    words = "of {boxes:.0f} boxes proposed on {images:.0f} corrected images {accuracy:.0%} are right (IoU .5)"
     notes.append(f"{words.format(**before)}; AP50 {before['AP50']:.1%}, AP {before['AP']:.1%}")
-    notes.append(f"threshold {settings.threshold:.3f} became {new.threshold:.3f}: {after['accuracy']:.0%} are right there")
+    notes.append(
+        f"threshold {settings.threshold:.3f} became {new.threshold:.3f}: {after['accuracy']:.0%} right there"
+    )
     return Learned(corrected, new, before, after, notes)
 
 

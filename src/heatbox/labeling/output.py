@@ -210,4 +210,4 @@ def accuracy_sentence(summary: Mapping[str, Any]) -> str:
     words = f"about {100 * every:.0f} of 100 boxes are right; the most confident half: {100 * half:.0f}"
     if summary["calibrated"]:
         return words
-    return f"{words} (expected of photographs like ImageNet's; --corrected or --calibration measures it on yours)"
+    return f"{words} (expected of photographs like ImageNet's; --corrected or --calibration measures it)"

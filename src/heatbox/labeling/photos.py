@@ -17,7 +17,14 @@ from heatbox._utils.devices import map_in_threads
 from heatbox._utils.progress import Track, silent
 from heatbox.config import LabelConfig, ScoreFunction
 from heatbox.data.classes import match_classes
-from heatbox.data.files.images import TreeImages, header_size, images_among, network_image, picture_size, shown_image
+from heatbox.data.files.images import (
+    TreeImages,
+    header_size,
+    images_among,
+    network_image,
+    picture_size,
+    shown_image,
+)
 from heatbox.data.files.trees import FolderTree, Report, raise_problem
 from heatbox.data.open import open_data_set, open_split
 from heatbox.data.problems import UNREADABLE, LeftOut, Problem
@@ -122,13 +129,16 @@ def listed_photos(photos: Any, labels: Sequence[Any]) -> Split:
         raise InputError(f"there are {len(photos)} images, but labels of {len(labels)}")
     split = _listed(photos, ())
     many = [
-        () if one is None else (one,) if isinstance(one, str | int | np.integer) else tuple(one) for one in labels
+        () if one is None else (one,) if isinstance(one, str | int | np.integer) else tuple(one)
+        for one in labels
     ]
     kinds = {label for one in many for label in one}
     if not all(isinstance(kind, str) for kind in kinds) and any(isinstance(kind, str) for kind in kinds):
         raise InputError("labels are partly names and partly indices, expected one kind")
     names = sorted(kinds) if all(isinstance(kind, str) for kind in kinds) else []
-    numbers = {name: number for number, name in enumerate(names)} if names else {kind: int(kind) for kind in kinds}
+    numbers = (
+        {name: number for number, name in enumerate(names)} if names else {kind: int(kind) for kind in kinds}
+    )
     examples = []
     for example, one in zip(split, many, strict=True):
         found = [numbers[kind] for kind in one]

@@ -14,14 +14,21 @@ from heatbox.boxes.objects import ObjectRules, heatmap_objects
 from heatbox.boxes.ops import REFERENCE_FRAME, REFERENCE_SIDE, box_iou, scale_boxes
 from heatbox.data.types import Example, Split
 from heatbox.evaluation.run import IMAGE, Record, Run
-from heatbox.inference.confidence import ConfidenceModel, box_confidence
+from heatbox.inference.calibration import DEFAULT_THRESHOLD
+from heatbox.inference.confidence import ConfidenceModel, box_confidence, is_large
 from heatbox.maps.normalize import normalize_heatmap
 
-THRESHOLD = 0.35
-"""Fraction of a map's maximum, where nothing is known about the map."""
+LARGE_THRESHOLD = 0.5
+"""Fraction of the maximum of a map of large boxes, see `heatbox.inference.confidence.is_large`."""
 
 ONE = ObjectRules(valley=1, min_share=1, min_peak=0)
 """Rules by which a map has one object."""
+
+
+def default_threshold(method: str) -> float:
+    """The threshold of a map where nothing else is known: that of its kind."""
+    return LARGE_THRESHOLD if is_large(method) else DEFAULT_THRESHOLD
+
 
 @dataclass(frozen=True)
 class BoxSettings:
@@ -41,7 +48,7 @@ class BoxSettings:
     """
 
     method: str
-    threshold: float = THRESHOLD
+    threshold: float = DEFAULT_THRESHOLD
     rules: ObjectRules = field(default_factory=ObjectRules)
     confidence: ConfidenceModel | None = None
     min_confidence: float = 0.0

@@ -1,4 +1,4 @@
-"""The page on which proposed boxes are reviewed: images in the order in which a person should look at them."""
+"""The page on which proposed boxes are reviewed, images in the order in which to look at them."""
 
 from __future__ import annotations
 
@@ -36,7 +36,8 @@ def review_data(
     """
     examples = {example.id: example for example in split}
     images = [
-        _image(split, examples[name], maps.get(name), name in kept) for name in track(ids, "review page", len(ids))
+        _image(split, examples[name], maps.get(name), name in kept)
+        for name in track(ids, "review page", len(ids))
     ]
     return {"frame": REFERENCE_SIDE, "classes": [str(name) for name in split.class_names], "images": images}
 

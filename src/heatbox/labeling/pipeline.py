@@ -17,9 +17,9 @@ from PIL import Image
 from torch import nn
 
 from heatbox._utils.checks import check_integer
+from heatbox._utils.extras import require
 from heatbox._utils.io import folder_name
 from heatbox._utils.progress import Track, silent
-from heatbox._utils.extras import require
 from heatbox.boxes.objects import ObjectRules
 from heatbox.config import EvaluateConfig, LabelConfig, ModelOptions
 from heatbox.data.files.trees import raise_problem
@@ -33,7 +33,6 @@ from heatbox.errors import AssumptionWarning, InputError
 from heatbox.evaluation.predict import predict
 from heatbox.evaluation.run import IMAGE, Run, require_older
 from heatbox.inference.calibration import load_calibration
-from heatbox.inference.confidence import EXPECTED
 from heatbox.inference.scores import score_function, trained_function
 from heatbox.labeling.corrections import Learned, learn, match_corrections, open_corrections
 from heatbox.labeling.output import (
@@ -51,7 +50,7 @@ from heatbox.labeling.photos import (
     with_predicted_labels,
     without_boxes,
 )
-from heatbox.labeling.propose import NOTHING, ONE, THRESHOLD, BoxSettings, Found, in_order, propose
+from heatbox.labeling.propose import NOTHING, ONE, BoxSettings, Found, default_threshold, in_order, propose
 from heatbox.maps.registry import check_requirements, find_method, named_for, requirements_of
 from heatbox.models.introspect import ClassifierView
 from heatbox.training.config import FinetuneConfig
@@ -117,7 +116,7 @@ class Labelled:
 def box_settings(config: LabelConfig) -> BoxSettings:
     """How maps become boxes, as a configuration says."""
     known = None if config.calibration is None else load_calibration(config.calibration).of(config.method)
-    usual = THRESHOLD if known is None else known.threshold
+    usual = default_threshold(config.method) if known is None else known.threshold
     return BoxSettings(
         config.method,
         usual if config.threshold is None else config.threshold,
@@ -131,14 +130,14 @@ def box_settings(config: LabelConfig) -> BoxSettings:
 def about(labelled: Labelled, settings: BoxSettings) -> dict[str, Any]:
     """How boxes are made, for summary.json."""
     config = labelled.config
-    model = settings.confidence or EXPECTED
+    model = settings.confidence
     return {
         "model": config.model,
         "checkpoint": config.checkpoint,
         "map": settings.method,
         "threshold": settings.threshold,
         "min_confidence": settings.min_confidence,
-        "confidence": {"calibrated": settings.calibrated, **dataclasses.asdict(model)},
+        "confidence": "expected" if model is None else dataclasses.asdict(model),
         "labels": "predicted" if labelled.predicted else "given",
         "objects": config.objects,
         **dataclasses.asdict(settings.rules),
@@ -255,7 +254,9 @@ def _fit_classifier(photos: Any, config: LabelConfig, run: Run, track: Track, ov
     report = left_out if config.on_bad == "skip" else raise_problem
     split = without_boxes(open_photos(photos, report=report).take(config.limit))
     if not any(example.labels for example in split):
-        raise InputError(f"{split.name}: no image has a label, so no classifier can be fitted; name one with --model")
+        raise InputError(
+            f"{split.name}: no image has a label, so no classifier can be fitted; name one with --model"
+        )
     labelled = dataclasses.replace(split, examples=[example for example in split if example.labels])
     shared = {name: getattr(config, name) for name in ModelOptions.__dataclass_fields__}
     wanted = FinetuneConfig(
@@ -363,7 +364,9 @@ def label_photos(
         split, kept = learned.applied(split), frozenset(learned.corrected)
         ids, lines = learned.queue(split), learned.as_dict()
         notes += learned.notes
-    summary = summary_of(split, labelled.left_out, about(labelled, settings), notes, settings.calibrated, kept)
+    summary = summary_of(
+        split, labelled.left_out, about(labelled, settings), notes, settings.calibrated, kept
+    )
     if lines:
         summary["corrected"] = lines
     page = review(labelled, split, summary, ids, kept, images, track)
@@ -412,7 +415,7 @@ class LabelledImage:
         return detections_of(self.boxes, self.classes.tolist(), self.confidences, self.class_names)
 
     def to_coco(self) -> dict[str, Any]:
-        """The image as COCO's JSON, whose annotations have a score; see `heatbox.data.formats.coco.to_coco`."""
+        """The image as COCO's JSON with scores; see `heatbox.data.formats.coco.to_coco`."""
         return to_coco(self._split())
 
     def to_yolo(self) -> str:
@@ -450,8 +453,8 @@ def label(
     Maps are kept on disk, so that memory does not grow with the number of images.
 
     Args:
-        images: a path that `heatbox.open_split` reads, such as a folder of class folders; a folder of images; a
-            `datasets.Dataset`; a `Split`; or a list of paths, of PIL images or of arrays.
+        images: a path that `heatbox.open_split` reads, such as a folder of class folders; a folder of
+            images; a `datasets.Dataset`; a `Split`; or a list of paths, of PIL images or of arrays.
         model: the classifier, or its name for `heatbox.create_model`; by default one is fitted to the labels.
         labels: for a list of images, the class of each, its name or its index in the network's classes, or
             several; by default those that the classifier predicts.
@@ -471,7 +474,7 @@ def label(
         AssumptionWarning: images that were left out, and labels that were predicted.
 
     Examples:
-        >>> for image in heatbox.label("photos/", model="resnet50", checkpoint="pretrained"):  # doctest: +SKIP
+        >>> for image in heatbox.label("photos/", "resnet50", checkpoint="pretrained"):  # doctest: +SKIP
         ...     print(image.id, image.boxes, image.confidences)
     """
     known = {one.name for one in dataclasses.fields(LabelConfig)} - {"model"}
