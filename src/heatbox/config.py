@@ -329,9 +329,9 @@ class LabelConfig(ModelOptions):
     fitted to the photographs' labels, as heatbox train finetune does."""
     checkpoint: str | None = None
     """A file of weights, or "pretrained" for those included in heatbox or published by timm."""
-    backbone: str = "tf_efficientnet_lite0"
+    finetune: str = "tf_efficientnet_lite0"
     """Without --model: the pretrained network that is fitted, named like a model."""
-    backbone_checkpoint: str | None = None
+    finetune_checkpoint: str | None = None
     """A file of its weights; by default the published ones."""
     method: str = DEFAULT_MAP
     """The map: any one that heatbox evaluate makes."""

@@ -70,12 +70,12 @@ def label(
 
         warn_of_random_weights(config.model, config.checkpoint)
     if options.model_version is None:
-        name = f"{config.model or config.backbone} {config.method}"
+        name = f"{config.model or config.finetune} {config.method}"
         options = dataclasses.replace(options, model_version=name)
 
     def trained(fitted: Finetuned) -> None:
         if not as_json:
-            show_accuracy(fitted.scores, f"{config.backbone} on {photos}")
+            show_accuracy(fitted.scores, f"{config.finetune} on {photos}")
 
     check_outputs(out, to, options, photos)
     store = Run(run or default_run(photos))

@@ -260,9 +260,9 @@ def _fit_classifier(photos: Any, config: LabelConfig, run: Run, track: Track, ov
     labelled = dataclasses.replace(split, examples=[example for example in split if example.labels])
     shared = {name: getattr(config, name) for name in ModelOptions.__dataclass_fields__}
     wanted = FinetuneConfig(
-        config.backbone,
+        config.finetune,
         photos if isinstance(photos, str) else split.name,
-        checkpoint=config.backbone_checkpoint,
+        checkpoint=config.finetune_checkpoint,
         on_bad=config.on_bad,
         **shared,
     )
