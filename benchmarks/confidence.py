@@ -30,6 +30,7 @@ from heatbox.inference.confidence import (
     box_features,
     expected_model,
     fit_confidence,
+    is_large,
 )
 from heatbox.maps.normalize import normalize_heatmap
 from heatbox.metrics.confidence import accuracy_by_group, area_under_roc, expected_calibration_error
@@ -46,6 +47,7 @@ class Evidence:
     boxes: np.ndarray  # (N, T, 4) in the 224 x 224 frame
     features: np.ndarray  # (N, T, 4)
     together: np.ndarray  # (N, T, 4), features in all maps of the run
+    networks: np.ndarray  # (N, T, 4), features in the same map of all networks
     margins: np.ndarray  # (N, T)
     mean: np.ndarray  # (N,) whether the mean box is right
 
@@ -55,12 +57,11 @@ class Evidence:
         return self.iou >= 0.5
 
 
-def gather(run: Run, methods: list[str]) -> dict[str, Evidence]:
-    """Everything that the tables need of the maps of a run, computed once."""
+def gather(run: Run, methods: list[str], others: list[dict[str, dict]]) -> dict[str, Evidence]:
+    """What the tables need of the maps of a run; `others` are the records of other networks by id."""
     records = [record for batch in run.records() for record in batch]
-    columns = {
-        name: {key: [] for key in ("boxes", "features", "together", "margins", "mean")} for name in methods
-    }
+    keys = ("boxes", "features", "together", "networks", "margins", "mean")
+    columns = {name: {key: [] for key in keys} for name in methods}
     for record in records:
         size = (record["width"], record["height"])
         truth = scale_boxes(record["boxes"], size, REFERENCE_FRAME, truncate=False)
@@ -77,7 +78,13 @@ def gather(run: Run, methods: list[str]) -> dict[str, Evidence]:
             middle = np.minimum(middle if len(middle) else np.zeros((1, 4)), REFERENCE_SIDE - 1)
             column["boxes"].append(boxes[name])
             column["features"].append(own)
+            networks = own.copy()
+            for other in others:
+                same = {name: other[record["id"]][f"map_{name}"]}
+                networks[:, 0] += box_features(same, boxes[name], REFERENCE_FRAME)[:, 0]
+            networks[:, 0] /= 1 + len(others)
             column["together"].append(together)
+            column["networks"].append(networks)
             column["margins"].append([needed_margin(box, truth) for box in boxes[name]])
             column["mean"].append(box_iou(middle, scored, inclusive=True).max() >= 0.5)
     found = {}
@@ -147,7 +154,7 @@ def confidence(
     rng, (first, second) = np.random.default_rng(2), halves(len(found.iou))
     at = chosen_at(found.right[first])
     right, features = found.right[:, at], found.features[:, at]
-    together, rows = found.together[:, at], []
+    together, networks, rows = found.together[:, at], found.networks[:, at], []
 
     def add(words: str, values: list[float]) -> None:
         percent = [f"{100 * one:.1f}" for one in values]
@@ -159,6 +166,9 @@ def confidence(
     deciles = " ".join(f"{100 * one:.0f}" for one in accuracy_by_group(chance, right[second])[1])
     if not np.array_equal(together, features):
         add("expected, all maps", quality(expected_model(["", ""])(together[second]), right[second]))
+    several = not np.array_equal(networks, features)
+    if several:
+        add("expected, networks", quality(expected_model([method, method])(networks[second]), right[second]))
     for number in numbers:
         values, groups = [], []
         for _ in range(splits):
@@ -168,6 +178,14 @@ def confidence(
             values.append(quality(model(features[others]), right[others]))
             groups.append(accuracy_by_group(model(features[others]), right[others])[1])
         add(f"{number} boxes", list(np.mean(values, 0)))
+    if several:
+        values = []
+        for _ in range(splits):
+            order = rng.permutation(len(right))
+            some, others = order[: numbers[-1]], order[numbers[-1] :]
+            model = fit_confidence(networks[some], right[some], expected_model([method, method]))
+            values.append(quality(model(networks[others]), right[others]))
+        add(f"{numbers[-1]} boxes, networks", list(np.mean(values, 0)))
     print(f"\n{name}: accuracy of deciles, expected: {deciles}")
     print(f"{name}: accuracy of deciles, {numbers[-1]} boxes: ", end="")
     print(" ".join(f"{100 * one:.0f}" for one in np.mean(groups, 0)))
@@ -223,18 +241,23 @@ def per_image(name: str, found: Evidence, numbers: list[int], splits: int, metho
 
 
 def fit_constants(found: dict[str, Evidence]) -> None:
-    """Print the constants of `EXPECTED`: of each map alone, and of all together."""
+    """Print the constants of `EXPECTED`: of each map alone, and of all together.
+
+    Only agreement counts, and for walks and several maps the number of borders: with area and aspect too the
+    confidence is better on the same kind of photographs and worse on others and on drawings.
+    """
     nothing, at = ConfidenceModel(0.0, (0.0,) * len(FEATURES)), np.searchsorted(GRID, [0.35, 0.5])
 
-    def fitted(pairs: list[tuple[np.ndarray, np.ndarray]]) -> ConfidenceModel:
+    def fitted(pairs: list[tuple[np.ndarray, np.ndarray]], counting: int) -> ConfidenceModel:
         part = halves(len(pairs[0][1]))[0]
         rows = np.concatenate([features[part][:, at].reshape(-1, len(FEATURES)) for features, _ in pairs])
+        rows[:, counting:] = 0
         return fit_confidence(rows, np.concatenate([r[part][:, at].ravel() for _, r in pairs]), nothing, 1e-3)
 
-    models = {method: fitted([(one.features, one.right)]) for method, one in found.items()}
-    models["several"] = fitted([(one.together, one.right) for one in found.values()])
+    models = {name: fitted([(one.features, one.right)], 1 + is_large(name)) for name, one in found.items()}
+    models["several"] = fitted([(one.together, one.right) for one in found.values()], 2)
     for name, model in models.items():
-        print(name, round(model.intercept, 3), [round(weight, 3) for weight in model.weights])
+        print(name, round(model.intercept, 3), [round(weight, 3) for weight in model.weights], flush=True)
 
 
 def main() -> None:
@@ -244,6 +267,8 @@ def main() -> None:
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN")
     parser.add_argument("--method", nargs="*", default=["walk", "cam"])
     parser.add_argument("--boxes", type=int, nargs="*", default=[20, 50, 100, 400])
+    words = "runs of other networks on the same images, whose maps boxes are compared with too"
+    parser.add_argument("--networks", type=Path, nargs="*", default=[], metavar="RUN", help=words)
     parser.add_argument("--splits", type=int, default=100)
     parser.add_argument("--coverage", type=float, default=0.9)
     parser.add_argument("--fit", action="store_true", help="fit the constants without boxes, print them")
@@ -251,10 +276,14 @@ def main() -> None:
     numbers, splits = arguments.boxes, arguments.splits
     large = [number for number in numbers if number >= 50]
     scores, sure, covered, chosen = [], [], [], []
+    others = [
+        {record["id"]: record for batch in Run(folder).records() for record in batch}
+        for folder in arguments.networks
+    ]
     for folder in arguments.runs:
         run = Run(folder)
         methods = [name for name in arguments.method if name in run.methods()]
-        found = gather(run, methods)
+        found = gather(run, methods, others)
         if arguments.fit:
             fit_constants(found)
         for method, one in found.items():

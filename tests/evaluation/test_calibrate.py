@@ -98,6 +98,15 @@ def test_few_images_are_said_and_enough_are_not(made):
         calibrate_run(run, split_of(records[:12]), ["walk"])
 
 
+def test_a_run_on_masks_is_refused(tmp_path, made):
+    run = Run(tmp_path / "run")
+    run.start({"model": "net"})
+    run.append([{**made[1][0], "mask": np.zeros((224, 224), np.uint8)}])
+    run.finish()
+    with pytest.raises(InputError, match="was scored against masks"):
+        calibrate_run(run, split_of(made[1][:1]))
+
+
 def test_the_seed_decides(made):
     run, records = made
     split = split_of(records[:40])

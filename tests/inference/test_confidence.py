@@ -105,6 +105,29 @@ def test_fit_is_the_penalized_regression_of_scikit_learn():
     np.testing.assert_allclose(found(features), wanted, atol=1e-5)
 
 
+def test_fit_ends_at_the_optimum_however_wrong_the_prior_is():
+    features, right = rows(400)
+    prior, strength = ConfidenceModel(30.0, (-60.0, 20.0, 15.0, -40.0)), 5.0
+    found = fit_confidence(features, right, prior, strength)
+    centre = features.mean(0)
+
+    def loss(model):
+        odds = model.intercept + features @ np.array(model.weights)
+        moved = (np.array(model.weights) - prior.weights) * SPREAD
+        middle = found_at(model) - found_at(prior)
+        return (np.logaddexp(0, odds) - right * odds).sum() + (middle**2 + strength * moved @ moved) / 2
+
+    def found_at(model):
+        return model.intercept + centre @ np.array(model.weights)
+
+    rng = np.random.default_rng(0)
+    for size in (1e-3, 0.1, 1.0):
+        for _ in range(20):
+            change = rng.normal(0, size, 5)
+            other = ConfidenceModel(found.intercept + change[0], tuple(found.weights + change[1:] / SPREAD))
+            assert loss(other) > loss(found)
+
+
 def test_few_boxes_stay_near_the_prior_and_many_leave_it():
     truth = np.array([5.0, -1.0, 0.1, 0.5]) * SPREAD
     far = [

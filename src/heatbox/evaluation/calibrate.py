@@ -68,8 +68,8 @@ def calibrate_run(
         the calibration. See `choose_threshold`, `fit_confidence` and `conformal_margin` for what it contains.
 
     Raises:
-        InputError: no finished run, maps that the run does not contain, no image of the run has a box, only
-            one has, or a coverage outside (0, 1).
+        InputError: no finished run, one that was scored against masks, maps that the run does not contain, no
+            image of the run has a box, only one has, or a coverage outside (0, 1).
 
     Warns:
         AssumptionWarning: the images are few, or too few for the coverage.
@@ -80,6 +80,8 @@ def calibrate_run(
     settings, held = run.settings(), run.methods()
     if unknown := [name for name in methods if name not in held]:
         raise InputError(f"{run.folder}: contains no maps of {unknown[0]!r}, only of {', '.join(held)}")
+    if run.has_masks:
+        raise InputError(f"{run.folder}: was scored against masks; expected a run on a data set with boxes")
     truths = match_images(run, boxes)
     records = [
         {**record, "boxes": truths[record["id"]]}
