@@ -4,11 +4,19 @@
     python benchmarks/maps.py --model convnext_tiny --batch 8 --device cuda --dtype bfloat16
     python benchmarks/maps.py --class-maps --batch 8            # class_maps over the plain forward pass
     python benchmarks/maps.py --construction                    # finding the head, in forward passes
+    python benchmarks/maps.py --fit 900                         # fitting a foreground head
+    python benchmarks/maps.py --collection 2000 50000           # memory of its two passes
 
 Calls take turns and each time is the minimum over the turns; with `--threads 1` on a CPU it is processor
 time. The weights are random: they do not change the cost. `walk` needs a pass at twice the side for its seed,
-`walk-one-pass` one pass whose last stage is run four times. The last lines are the memory of the walk alone,
-beyond its inputs, on a 28 x 28 grid at batch 64: the most that its tensors take at a time.
+`walk-one-pass` one pass whose last stage is run four times. `walk+foreground` adds to the walk the features
+of a foreground head, their projection and the head. The last lines are the memory of the walk alone, beyond
+its inputs, on a 28 x 28 grid at batch 64: the most that its tensors take at a time.
+
+`--fit` fits a projection and a head to random features of the given number of images, of the shape that
+EfficientNet-Lite0 has at 224, and prints the seconds (processor time). `--collection` runs the two passes of
+a run without a network, on random features of the same shape, for each number of images in a process of its
+own, and prints their peak memory and the bytes on disk.
 
 `--class-maps` runs the plain forward pass and `class_maps` in turns on several networks that end in global
 average pooling, and prints the median of the ratios of neighbouring turns. `--construction` divides the time
@@ -20,26 +28,37 @@ from __future__ import annotations
 
 import argparse
 import csv
+import multiprocessing
+import resource
 import statistics
+import tempfile
 import time
 import weakref
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import timm
 import torch
+from PIL import Image
 from timing import build, take_turns, where
 from torch import is_tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from heatbox.data.types import Example, Split
+from heatbox.evaluation.collection import FEATURES, SEEDS, Collection
+from heatbox.evaluation.run import Run
 from heatbox.maps.cam import cam
+from heatbox.maps.foreground import collection_features, fit_foreground, fit_projection
 from heatbox.maps.pc1 import pc1
 from heatbox.maps.random_walk import random_walk
+from heatbox.maps.registry import ForegroundName, head_map
 from heatbox.models.introspect import ClassifierView, class_maps
 
 MEBIBYTE = 2**20
 SWEEP = Path(__file__).resolve().parents[1] / "tests/fixtures/sweep.csv"
+FEATURES_OF_LITE0, GRID = 40 + 112 + 112 + 1280, 14
 POOLED = (
     "resnet50",
     "convnext_tiny",
@@ -56,14 +75,21 @@ def calls(view: ClassifierView, images: torch.Tensor) -> dict[str, Callable[[], 
     """The passes and, on their results, the maps."""
     larger = torch.nn.functional.interpolate(images, scale_factor=2)
     targets = torch.zeros(len(images), dtype=torch.long, device=images.device)
-    output, wide = view.extract(images, sharp=True), view(larger)[0]
-    sharp = output.sharp
+    output, twice = view.extract(images, sharp=True), view.extract(larger, 1)
+    wide, sharp = twice.features, output.sharp
     assert sharp is not None
 
     def cam_of(features: torch.Tensor) -> torch.Tensor:
         return cam(features, view.class_weights(features, targets)[0])
 
     seed, one_pass_seed = cam_of(wide), cam_of(sharp)
+
+    def features() -> torch.Tensor:
+        return collection_features((*output.middle, *twice.middle, wide), tuple(wide.shape[2:])).half()
+
+    with torch.inference_mode(False):
+        head = fit_foreground(features().clone(), seed.clone(), steps=1).to(images.device)
+    walk, name = random_walk(seed, output.middle), ForegroundName("walk")
     return {
         "forward": lambda: view(images),
         "forward at twice the side": lambda: view(larger),
@@ -72,6 +98,7 @@ def calls(view: ClassifierView, images: torch.Tensor) -> dict[str, Callable[[], 
         "pc1": lambda: pc1(output.features),
         "walk, without its seed": lambda: random_walk(seed, output.middle),
         "walk: all but the passes": lambda: random_walk(cam_of(wide), output.middle),
+        "walk+foreground: all but the walk": lambda: name.finish(walk, head_map(head, features())),
         "walk-one-pass: all but the pass": lambda: random_walk(one_pass_seed, output.middle),
     }
 
@@ -107,6 +134,54 @@ def walk_memory(batch: int, side: int, device: str) -> float:
     with PeakMemory() as memory:
         random_walk(seed, features)
     return memory.peak / MEBIBYTE
+
+
+def print_fit(images: int) -> None:
+    """The processor time of fitting a foreground head."""
+    features = torch.randn(images, FEATURES_OF_LITE0, GRID, GRID, dtype=torch.float16)
+    before = time.process_time()
+    projection = fit_projection(features[:128])
+    projected = torch.cat([projection(part).half() for part in features.split(32)])
+    middle = time.process_time()
+    fit_foreground(projected, torch.rand(images, GRID, GRID), projection=projection)
+    after = time.process_time()
+    print(f"projection {middle - before:.1f} s, head on {images} images {after - middle:.1f} s")
+
+
+def collect(images: int) -> None:
+    """The two passes over some images without a network; prints what they take."""
+    examples = [Example(f"{index}.png", 0, (224, 224)) for index in range(images)]
+    split, rng = (
+        Split("random", examples, (), lambda example: Image.new("RGB", example.size)),
+        np.random.default_rng(0),
+    )
+
+    def work(part: Split, store: Run, projection: object) -> None:
+        channels = FEATURES_OF_LITE0 if projection is None else 128
+        noise = rng.standard_normal((4, channels, GRID, GRID), np.float32).astype(np.float16)
+        for start in range(0, len(part), 256):
+            store.append(
+                [
+                    {"id": one.id, "map_walk+foreground": seeds, FEATURES: noise[k % 4], SEEDS: seeds}
+                    for k, one in enumerate(part.examples[start : start + 256])
+                    for seeds in [rng.random((GRID, GRID), np.float32)]
+                ]
+            )
+
+    with tempfile.TemporaryDirectory() as folder:
+        run = Run(Path(folder) / "run")
+        collection = Collection(run)
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        projection = collection.gather(split, 0, (FEATURES_OF_LITE0, GRID, GRID), work)
+        head, _ = collection.fit(split, projection, 0)
+        collection.finish(split, head, run, lambda maps, _: maps, 256)
+        size = sum(file.stat().st_size for file in collection.others.folder.rglob("*.parquet"))
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        print(
+            f"{images} images: peak {peak:.0f} MiB, {before:.0f} MiB before; {len(run)} maps; "
+            f"{size / max(images - 128, 1):.0f} bytes an image on disk (compressed, random features)",
+            flush=True,
+        )
 
 
 def seconds(job: Callable[[], object], device: str) -> float:
@@ -184,9 +259,21 @@ def main() -> None:
     parser.add_argument("--class-maps", action="store_true", help="class_maps beside the plain forward pass")
     parser.add_argument("--construction", action="store_true", help="finding the head beside a forward pass")
     parser.add_argument("--largest", type=float, default=100, help="million parameters, of --construction")
+    parser.add_argument("--fit", type=int, help="number of images to fit a foreground head on")
+    parser.add_argument("--collection", type=int, nargs="+", help="numbers of images of the two passes")
     args = parser.parse_args()
     if args.threads:
         torch.set_num_threads(args.threads)
+    if args.fit or args.collection:
+        print(f"{where(args.device)}\n")
+        with torch.inference_mode(False):
+            if args.fit:
+                print_fit(args.fit)
+        for images in args.collection or ():
+            process = multiprocessing.get_context("spawn").Process(target=collect, args=(images,))
+            process.start()
+            process.join()
+        return
     if args.class_maps or args.construction:
         print(f"{where(args.device)}\n")
         if args.class_maps:
@@ -205,6 +292,8 @@ def main() -> None:
         print(f"| {name} | {spent:.1f} | {spent / args.batch:.2f} | {spent / ms['forward']:.2f} |")
     two = ms["forward"] + ms["forward at twice the side"]
     print(f"\nwalk over the two passes it needs: {ms['walk: all but the passes'] / two:+.1%}")
+    whole_walk = two + ms["walk: all but the passes"]
+    print(f"walk+foreground over the walk: {ms['walk+foreground: all but the walk'] / whole_walk:+.1%}")
     one = ms["forward, last stage four times"]
     print(f"walk-one-pass over the pass it needs: {ms['walk-one-pass: all but the pass'] / one:+.1%}")
     batch, side = 64, 28

@@ -254,13 +254,22 @@ class EvaluateConfig(ModelSpec):
     fullsup_metadata: Path | None = None
     """Folder of its metadata files, if it is not the split's folder."""
     method: tuple[str, ...] = ("cam", "pc1")
-    """Maps to compute and score: cam, pc1, cam-positive, cam-negative, walk, walk-one-pass. walk:pc1 is the
-    random walk from PC1; a name ending in +centre is a map times the centre prior. patch-tokens and attention
+    """Maps to compute and score: cam, pc1, cam-positive, cam-negative, walk, walk-one-pass, foreground.
+    walk:pc1 is the random walk from PC1; foreground is the map of a head that is fitted to the walks of all
+    images, walk+foreground the mean of both; a name ending in +centre is a map times the centre prior.
+    patch-tokens and attention
     are for models with a class token, where cam is patch-tokens. The extra gradcam adds
     gradcam, gradcam++, hirescam, xgradcam, layercam, gradcam-elementwise, eigencam, eigengradcam, kpcacam.
     path/to/file.py:function is your own function of (model, images, targets)."""
     walk_seed: str = "cam"
     """Map from which random walks without a named seed start: cam or pc1 (--seed is always a random seed)."""
+    foreground: Path | None = None
+    """A fitted foreground head, the foreground.safetensors of another run: nothing is fitted. By default a
+    head is fitted to the images that are scored, without their boxes."""
+    foreground_seed: str = "walk"
+    """Maps that a foreground head is fitted to: walk, walk:pc1 or any other map."""
+    seed: int = 0
+    """Random seed of a foreground head's fit."""
     target: Target = "label"
     """Class that the map is for: the ground-truth label (GT-known), or the predicted class. With label, an
     image of several classes is evaluated once for each."""
@@ -294,7 +303,8 @@ class LocateConfig(ModelSpec):
 
     _: KW_ONLY
     method: str = "cam"
-    """The map: cam, pc1, walk, walk-one-pass, walk:pc1, or one of them with +centre; see heatbox evaluate."""
+    """The map: cam, pc1, walk, walk-one-pass, walk:pc1, foreground, walk+foreground, or one of them with
+    +centre; see heatbox evaluate."""
     walk_seed: str = "cam"
     """Map from which a random walk without a named seed starts."""
     threshold: float | Literal["mean"] | None = None
@@ -303,6 +313,13 @@ class LocateConfig(ModelSpec):
     to .70."""
     calibration: Path | None = None
     """A file of heatbox calibrate: its threshold, and the confidence and the outer box of each box."""
+    foreground: Path | None = None
+    """A fitted foreground head, the foreground.safetensors of a run; by default a head is fitted to the
+    images that are given."""
+    foreground_seed: str = "walk"
+    """Maps that a foreground head is fitted to: walk, walk:pc1 or any other map."""
+    seed: int = 0
+    """Random seed of a foreground head's fit."""
     contours: Literal["largest", "all"] = "largest"
     """One box per image, or one for every contour."""
     normalize: str = "min-max"

@@ -42,6 +42,7 @@ from safetensors.torch import load_file
 import heatbox.analysis.runner
 import heatbox.evaluation.predict
 import heatbox.evaluation.score
+import heatbox.inference.collection
 import heatbox.training.trainer
 import heatbox.visualization.report.build
 from heatbox.cli.main import main as main_of_heatbox
@@ -87,6 +88,7 @@ def kinds(root: Path) -> list[Kind]:
         Kind("train", (*train, "--out", "OUT")),
         Kind("finetune", (*finetune, "--out", "OUT")),
         Kind("evaluate", (*evaluate, "--fullsup", str(root / "fullsup"), "--out", "OUT")),
+        Kind("foreground", (*evaluate, "--method", "walk", "walk+foreground", "--out", "OUT")),
         Kind("score", ("score", "--heatmaps", str(root / "maps"), "-d", data, "--out", "OUT")),
         Kind("report", ("report", run, "--out", "OUT/page.html")),
         Kind("export", ("export", run, *files)),
@@ -138,6 +140,7 @@ def command_of(words: Sequence[str]) -> Callable[[], int]:
     def run() -> int:
         heatbox.evaluation.predict.RECORDS_A_SHARD = 4
         heatbox.evaluation.score.MAPS_AT_A_TIME = 8
+        heatbox.inference.collection.SAMPLE = 12
         return main_of_heatbox(list(words))
 
     return run

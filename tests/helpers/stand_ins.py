@@ -91,7 +91,7 @@ def names_for(page: str) -> dict[str, Any]:
     }
     if page in ("README.md", "docs/large-convolutions.md"):
         known["model"] = hb.create_model("replknet_nano")
-    if page in ("docs/instruments.md", "docs/walk.md"):
+    if page in ("docs/instruments.md", "docs/walk.md", "docs/foreground.md"):
         known["model"] = hb.create_model("resnet10_small")
     if page == "docs/walk.md":
         rng = torch.Generator().manual_seed(0)

@@ -1,11 +1,16 @@
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from heatbox.data.glyphs import glyphs
+from heatbox.data.transforms import Preprocess
 from heatbox.errors import AssumptionWarning, InputError
 from heatbox.inference.localizer import Localizer
 from heatbox.models.factory import create_model
+from helpers.random_weights import scrambled
 from helpers.scenes import write_model
 
 
@@ -35,6 +40,80 @@ def test_pictures_of_any_size(model):
     found = Localizer(model, "pc1")(pictures, targets=[1, 2])
     assert [heatmap.shape for heatmap in found.heatmaps] == [(80, 50), (30, 90)]
     assert found.targets.tolist() == [1, 2]
+
+
+def pictures(number, side=64):
+    return [
+        glyph.resize((side, side)) for glyph in map(glyphs("test", number).open_image, glyphs("test", number))
+    ]
+
+
+def test_a_foreground_head_is_fitted_saved_and_applied(model, tmp_path):
+    localizer = Localizer(model, "walk+foreground", preprocess=Preprocess((64, 64)))
+    with pytest.raises(InputError, match=r"no foreground head was fitted; Localizer\.fit_foreground"):
+        localizer(pictures(1))
+    with pytest.warns(AssumptionWarning, match="fitted on 5 images only"):
+        head = localizer.fit_foreground(pictures(5), batch_size=2)
+    assert localizer.head is head
+    wanted = localizer(pictures(6))
+    head.save(tmp_path / "head.safetensors", **head.fitted_on)
+    other = Localizer(
+        model, "walk+foreground", preprocess=Preprocess((64, 64)), foreground=tmp_path / "head.safetensors"
+    )
+    assert torch.equal(other(pictures(6)).maps, wanted.maps)
+    assert head.fitted_on["images"] == "5"
+    assert (head.fitted_on["seeds"], head.fitted_on["size"]) == ("walk", "64 x 64")
+
+
+@pytest.mark.filterwarnings("ignore::heatbox.errors.AssumptionWarning")
+def test_the_fit_depends_on_the_seed_the_images_and_their_targets(model):
+    def fitted(method="foreground", images=None, targets=None, seed=0):
+        localizer = Localizer(model, method, preprocess=Preprocess((64, 64)))
+        head = localizer.fit_foreground(images or pictures(4), targets, seed=seed)
+        return head.members[0][0].weight.detach().clone()
+
+    plain = fitted()
+    assert torch.equal(plain, fitted())
+    assert not torch.equal(plain, fitted(seed=1))
+    assert not torch.equal(plain, fitted("foreground:pc1"))
+    predicted = Localizer(model, preprocess=Preprocess((64, 64)))(pictures(4)).labels
+    assert torch.equal(plain, fitted(targets=predicted))
+    assert not torch.equal(plain, fitted(targets=(predicted + 1) % 10))
+    assert torch.equal(plain, fitted(images=Numbered(pictures(4)), targets=predicted.tolist()))
+    with pytest.raises(InputError, match="2 targets of 4 images"):
+        fitted(targets=[0, 1])
+    with pytest.raises(InputError, match="no image to fit a foreground head on"):
+        Localizer(model, "foreground").fit_foreground(iter(()))
+    with pytest.raises(InputError, match="cam has no foreground head"):
+        Localizer(model).fit_foreground(pictures(2))
+
+
+class Numbered(Sequence):
+    """Images that are opened one by one."""
+
+    def __init__(self, images):
+        self.images = images
+
+    def __len__(self):
+        return len(self.images)
+
+    def __getitem__(self, index):
+        return self.images[index]
+
+
+def test_a_head_for_tokens():
+    """A network of one resolution has no larger input; what it walks on is named."""
+    torch.manual_seed(0)
+    vit = scrambled(create_model("test_vit", num_classes=10), (3, 160, 160))
+    with pytest.warns(AssumptionWarning, match="walk is the approximation walk:patch-tokens"):
+        localizer = Localizer(vit, "walk+foreground")
+    assert localizer.name == "walk:patch-tokens+foreground"
+    assert localizer.head_seed == "walk:patch-tokens"
+    images = torch.randn(4, 3, 160, 160)
+    with pytest.warns(AssumptionWarning, match="4 images only"):
+        head = localizer.fit_foreground(images)
+    assert head.channels == 3 * 64
+    assert localizer(images).maps.shape == (4, 10, 10)
 
 
 def bright_square(model, images, targets):

@@ -15,6 +15,7 @@ from heatbox.config import LocateConfig
 from heatbox.data.glyphs import glyphs
 from heatbox.errors import AssumptionWarning, InputError
 from heatbox.inference.locate import find_images, locate_files, located_split
+from heatbox.maps.foreground import load_foreground
 from helpers.scenes import write_model
 
 CLASSES = ("ant", "bee", "cat")
@@ -216,3 +217,48 @@ def test_equal_names_stay_different_classes():
 def test_no_image_at_all():
     with pytest.raises(InputError, match="no image was named"):
         next(locate_files([], LocateConfig("x")))
+
+
+# ------------------------------------------------------------------------------------------- foreground heads
+
+
+def test_a_head_is_fitted_to_the_images_and_applied_to_others(scene, capsys):
+    damaged = scene / "photos/ant/damaged.png"
+    damaged.write_bytes(b"\x89PNG\r\n\x1a\n")
+    arguments = [
+        "--model",
+        "mine.py:blobs",
+        "--num-classes",
+        "3",
+        "--size",
+        "64",
+        "--method",
+        "walk+foreground",
+    ]
+    assert main(["locate", "photos", "--out", "first", *arguments]) == 1
+    out, err = capsys.readouterr()
+    head = Path("first/foreground.safetensors")
+    assert f"the foreground head is fitted to 6 of these 7 images and saved: --foreground {head}" in err
+    assert "fitted on 6 images only; from fewer than 30" in err
+    assert {line["foreground"] for line in lines(out)} == {"fitted to these images"}
+    assert {line["method"] for line in lines(out)} == {"walk+foreground"}
+    damaged.unlink()
+    one = str(scene / "photos/bee/3.png")
+    assert main(["locate", one, "--no-overlays", "--foreground", str(head), *arguments]) == 0
+    again, err = capsys.readouterr()
+    assert "fitted" not in err
+    (line,) = lines(again)
+    assert line["boxes"] == next(each for each in lines(out) if each["file"].endswith("bee/3.png"))["boxes"]
+    assert line["foreground"] == str(head)
+
+
+def test_a_head_is_fitted_to_maps_of_the_wanted_class(scene, capsys):
+    arguments = ["--model", "mine.py:blobs", "--num-classes", "3", "--size", "64", "--method", "foreground"]
+    heads = []
+    for number, more in enumerate(([], ["--target", "1"], ["--target", "1", "--foreground-seed", "pc1"])):
+        assert main(["locate", "photos", "--out", f"out{number}", *arguments, *more]) == 0
+        heads.append(load_foreground(scene / f"out{number}/foreground.safetensors"))
+    assert [head.fitted_on["seeds"] for head in heads] == ["walk", "walk", "pc1"]
+    first, second, _ = (head.members[0][0].weight for head in heads)
+    assert not (first == second).all()
+    assert "foreground:pc1" in capsys.readouterr().out

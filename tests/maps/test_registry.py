@@ -11,11 +11,13 @@ from heatbox.errors import InputError
 from heatbox.evaluation.predict import evaluate
 from heatbox.evaluation.run import Run
 from heatbox.inference.localizer import Localizer
+from heatbox.maps import registry
 from heatbox.maps.baselines import with_centre_prior
 from heatbox.maps.cam import cam
+from heatbox.maps.foreground import fit_foreground
 from heatbox.maps.pc1 import pc1
 from heatbox.maps.random_walk import random_walk
-from heatbox.maps.registry import MapInputs, find_method, requirements_of, with_seed
+from heatbox.maps.registry import MapInputs, find_method, refuse_heads, requirements_of, with_seed
 from heatbox.models.factory import create_model
 from heatbox.models.introspect import ClassifierView
 from helpers.scenes import write_model, write_split
@@ -76,6 +78,10 @@ def test_names_say_which_seed():
     assert with_seed("walk:cam", "pc1") == "walk:cam"
     assert with_seed("walk", "cam") == "walk"
     assert with_seed("cam+centre", "pc1") == "cam+centre"
+    assert with_seed("foreground", "cam") == "foreground"
+    assert with_seed("foreground+centre", "cam", "pc1") == "foreground:pc1+centre"
+    assert with_seed("walk+foreground", "pc1", "walk") == "walk:pc1+foreground:walk:pc1"
+    assert with_seed("walk+foreground:cam", "pc1") == "walk:pc1+foreground:cam"
 
 
 @pytest.mark.parametrize(
@@ -83,8 +89,14 @@ def test_names_say_which_seed():
     [
         (
             "wlak",
-            "no map method 'wlak', expected one of cam, cam-positive, cam-negative, pc1, walk, walk-one-pass",
+            "no map method 'wlak', expected one of cam, cam-positive, cam-negative, pc1, walk, "
+            "walk-one-pass, foreground",
         ),
+        ("foreground:", "no map method 'foreground:'"),
+        ("+foreground", "no map method"),
+        ("wlak+foreground", "no map method 'wlak'"),
+        ("foreground:walk:wlak", "'wlak' cannot seed a walk"),
+        ("foreground+foreground", "foreground cannot be a part of it, which has a foreground head itself"),
         ("walk:walk", "'walk' cannot seed a walk, expected one of cam, cam-positive, cam-negative, pc1"),
         ("walk:", "'' cannot seed"),
         ("cam:pc1", "no map method 'cam:pc1'"),
@@ -103,12 +115,68 @@ def test_only_what_is_needed_is_computed():
     assert not requirements_of(["walk"]).sharp
     assert requirements_of(["cam", "walk-one-pass"]).sharp
     assert not requirements_of(["walk-one-pass"]).larger
+    head = requirements_of(["foreground"])
+    assert (head.head, head.middle, head.larger, head.sharp, head.class_map) == (*[True] * 3, *[False] * 2)
+    assert requirements_of(["walk+foreground"]).class_map
+    assert requirements_of(["walk-one-pass:pc1+foreground+centre"]).sharp
+
+
+@torch.no_grad()
+def test_a_head_reads_two_middle_layers_at_two_sizes(view):
+    """Strides 8 and 16 of the images, 16 and 32 of those of twice the side, on the grid of the last."""
+    images, larger, targets = torch.randn(2, 3, 64, 64), torch.randn(2, 3, 128, 128), torch.tensor([1, 4])
+    output = view.extract(images)
+    inputs = MapInputs.from_output(output, view, images, targets, larger=larger)
+    finer = view.extract(larger)
+    maps = (*output.middle, finer.middle[-1], finer.features)
+    wanted = np.concatenate([block_means(one.numpy(), finer.features.shape[-1]) for one in maps], 1)
+    found = inputs.head_features
+    assert found.shape == wanted.shape
+    assert np.allclose(found.float().numpy(), wanted, atol=2e-3 * abs(wanted).max())
+
+
+def block_means(maps, side):
+    """(B, C, h, w) averaged over equal blocks; coarser ones interpolated."""
+    if maps.shape[-1] < side:
+        return nn.functional.interpolate(torch.from_numpy(maps), size=side, mode="bilinear").numpy()
+    size = maps.shape[-1] // side
+    return maps.reshape(*maps.shape[:2], side, size, side, size).mean((3, 5))
+
+
+@torch.no_grad()
+def test_parts_that_methods_share_are_computed_once(view, monkeypatch):
+    images, targets = torch.randn(2, 3, 64, 64), torch.tensor([0, 3])
+    inputs = MapInputs.from_output(view.extract(images), view, images, targets)
+    head = fit_foreground(inputs.head_features, find_method("walk")(inputs), steps=2)
+    passes, walks = [], []
+    handle = view.model.register_forward_pre_hook(lambda *_: passes.append(1))
+    monkeypatch.setattr(registry, "random_walk", lambda *a: (walks.append(1), random_walk(*a))[1])
+    inputs = MapInputs.from_output(view.extract(images), view, images, targets, head=head)
+    walk, both, shown = (inputs.map_of(name) for name in ("walk", "walk+foreground", "foreground"))
+    handle.remove()
+    assert (len(passes), len(walks)) == (2, 1)
+    assert torch.allclose(both, (scaled(walk) + scaled(shown)) / 2, atol=1e-6)
+    with pytest.raises(InputError, match="no foreground head was fitted"):
+        find_method("foreground")(MapInputs.from_output(view.extract(images), view, images, targets))
+
+
+def scaled(maps):
+    low, high = maps.amin((1, 2), keepdim=True), maps.amax((1, 2), keepdim=True)
+    return (maps - low) / (high - low)
+
+
+def test_where_no_head_can_be_fitted():
+    refuse_heads(["cam", "walk", lambda *_: None], "this command")
+    with pytest.raises(InputError, match=r"walk\+foreground: this command has no foreground head"):
+        refuse_heads(["cam", "walk+foreground"], "this command")
 
 
 def test_a_model_that_cannot_be_walked_on(tmp_path):
     one_stage = nn.Sequential(nn.Conv2d(3, 4, 8, 8), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))
     with pytest.raises(InputError, match="Sequential: no feature map before the last one"):
         Localizer(one_stage, "walk")
+    with pytest.raises(InputError, match="so there is no foreground head on it"):
+        Localizer(one_stage, "foreground")
     with pytest.raises(InputError, match="hrnet_w18_small: its last stage cannot be run on shifted inputs"):
         Localizer(create_model("hrnet_w18_small"), "walk-one-pass")
 

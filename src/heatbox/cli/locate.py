@@ -48,7 +48,9 @@ def locate(
         heatbox locate photos/*.jpg --model convnext_tiny.fb_in1k --checkpoint pretrained
         heatbox locate cat.jpg --model resnet50 --checkpoint pretrained --method walk --contours all
         heatbox locate photos/ --model mine.py:build --target folder --coco boxes.json --no-overlays
+        heatbox locate photos/ --model resnet50 --checkpoint pretrained --method walk+foreground
     """
+    from heatbox._utils.progress import on_terminal
     from heatbox.data.write import check_output, write_splits
     from heatbox.inference.locate import find_images, locate_files, located_split
 
@@ -65,7 +67,8 @@ def locate(
     lines = []
     for error in skipped:
         say(f"skipped: {error}")
-    for line in locate_files(images, config, out if overlays else None, names) if images or not found else ():
+    located = locate_files(images, config, out if overlays else None, names, on_terminal)
+    for line in located if images or not found else ():
         if isinstance(line, InputError):
             skipped.append(line)
             say(f"skipped: {line}")

@@ -7,6 +7,7 @@ therefore executes the same code on the same data.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import time
 import typing
@@ -30,27 +31,32 @@ from heatbox.data.loader import preprocessed
 from heatbox.data.problems import UNREADABLE, LeftOut, Problem
 from heatbox.data.types import Example, Split
 from heatbox.errors import InputError
+from heatbox.evaluation.collection import Collection, head_note, kept, save_head
 from heatbox.evaluation.images import open_images, require_same_labels, save_images
-from heatbox.evaluation.run import IMAGE, MASK, METRICS, Record, Run, require_older
+from heatbox.evaluation.run import FOREGROUND, HEAD, IMAGE, MASK, METRICS, Record, Run, require_older
 from heatbox.evaluation.score import masks_of, require_comparable, score_run
 from heatbox.evaluation.summary import own_maps
 from heatbox.inference.boxes import frame_boxes, place_map
 from heatbox.inference.calibration import Calibration
+from heatbox.inference.collection import features_shape, fitted_on, head_seed, usable_head
 from heatbox.inference.scores import class_scores, score_function, trained_function
+from heatbox.maps.foreground import ForegroundHead, Projection
 from heatbox.maps.normalize import check_normalization
 from heatbox.maps.registry import (
     ENLARGED,
+    ForegroundName,
     MapInputs,
     Requirements,
     check_requirements,
     find_method,
+    head_map,
     named_for,
     requirements_of,
     run_model,
     with_seed,
 )
 from heatbox.models.introspect import ClassifierView
-from heatbox.models.spec import as_input
+from heatbox.models.spec import as_input, placement
 
 RECORDS_A_SHARD = 256
 
@@ -83,7 +89,7 @@ def evaluate(
     """
     if not config.method:
         raise InputError("no map method was asked for")
-    methods = tuple(with_seed(name, config.walk_seed) for name in config.method)
+    methods = tuple(with_seed(name, config.walk_seed, config.foreground_seed) for name in config.method)
     config = dataclasses.replace(config, method=methods)
     for name in config.method:
         find_method(name)  # an unknown one is reported before anything is built
@@ -93,7 +99,14 @@ def evaluate(
     view = ClassifierView(model, config.output, preprocess.size)
     methods = tuple(dict.fromkeys(named_for(view, name) for name in methods))
     config = dataclasses.replace(config, method=methods)
-    check_requirements(view, requirements_of(methods, view))
+    check_requirements(view, requirements_of((*methods, *_fitted_to(config, view)), view))
+    head = None
+    if config.foreground is not None:
+        if head_seed(methods) is None:
+            raise InputError(
+                f"{config.foreground}: none of {', '.join(methods)} is a map of a foreground head"
+            )
+        head = _usable(config.foreground, view, preprocess.size, methods)
     if calibration is not None and not any(name in calibration.methods for name in methods):
         calibration.of(methods[0])  # raises, before anything is computed
     inner = dataclasses.replace(
@@ -104,16 +117,23 @@ def evaluate(
     require_comparable(config.protocol, split, chosen_on)
     run.start(config, resume=not overwrite)
     require_same_labels(run, split)
-    require_older(Path(config.checkpoint or ""), run.made(), f"maps were made with it in {run.folder}")
+    for file in (config.checkpoint, config.foreground):
+        require_older(Path(file or ""), run.made(), f"maps were made with it in {run.folder}")
+    if head_seed(methods) is not None and head is None:
+        if not run.finished and not (run.folder / HEAD).exists():
+            _fit_head(view, split, config, run, track)
+        head = _usable(run.folder / HEAD, view, preprocess.size, methods)
     if not run.finished:
-        predict(view, split, config, run, track, left_out)
+        predict(view, split, config, run, track, left_out, head)
         save_images(run, split, left_out)
+        if head is not None:
+            run.write_json(FOREGROUND, head_note(head, split, config.foreground))
     fullsup = None
     if chosen_on is not None:  # the split on which thresholds are chosen has a run of its own inside
         fullsup = Run(run.folder / "fullsup")
         fullsup.start(inner)
         if not fullsup.finished:
-            predict(view, chosen_on, inner, fullsup, track, left_out_of_chosen)
+            predict(view, chosen_on, inner, fullsup, track, left_out_of_chosen, head)
             save_images(fullsup, chosen_on, left_out_of_chosen)
             fullsup.finish()
     metrics = score_run(
@@ -218,12 +238,78 @@ def predict(
     run: Run,
     track: Track = silent,
     left_out: LeftOut | None = None,
+    head: ForegroundHead | None = None,
 ) -> None:
     """Write a record for every image of the split that the run does not contain yet.
 
-    With `on_bad` "skip", an image that cannot be read has no record and is added to `left_out`.
+    With `on_bad` "skip", an image that cannot be read has no record and is added to `left_out`. What is known
+    of an image since the foreground head was fitted is not computed again.
     """
-    requirements = requirements_of(config.method, view)
+    if collection := Collection(run):
+        assert head is not None
+        cpu_head = copy.deepcopy(head).cpu()
+        collection.finish(split, cpu_head, run, _placed, RECORDS_A_SHARD)
+    _run_network(view, split, config, run, track, left_out, head)
+    collection.remove()
+
+
+def _fitted_to(config: EvaluateConfig, view: ClassifierView) -> list[str]:
+    """The method to whose maps a head is to be fitted, if one is."""
+    seed = None if config.foreground is not None else head_seed(config.method, view)
+    return [] if seed is None else [seed]
+
+
+def _usable(file: Path, view: ClassifierView, size: Sequence[int], methods: Sequence[str]) -> ForegroundHead:
+    shape = features_shape(view, size, requirements_of(methods, view))
+    return usable_head(file, view, shape[0], size)
+
+
+def _fit_head(
+    view: ClassifierView,
+    split: Split,
+    config: EvaluateConfig,
+    run: Run,
+    track: Track,
+) -> None:
+    """Fit a foreground head to the images and save it; resumed where an earlier call ended."""
+    (seed,) = _fitted_to(config, view)
+    size = config.preprocess(view.model).size
+    shape = features_shape(view, size, requirements_of(config.method, view))
+
+    def work(images: Split, store: Run, projection: Projection | None) -> None:
+        if projection is not None:
+            projection = projection.to(placement(view.model)[0])
+        _run_network(view, images, config, store, track, None, None, (seed, projection))
+
+    collection = Collection(run)
+    for store in (collection.sample, collection.others):
+        require_same_labels(store, split)
+    projection = collection.gather(split, config.seed, shape, work)
+    head, chosen = collection.fit(split, projection, config.seed)
+    about = fitted_on(view, len({one.file for one in chosen}), seed, size)
+    about |= {"data": config.data, "checkpoint": config.weights, "random_seed": config.seed}
+    save_head(run, head, chosen, about)
+
+
+def _run_network(
+    view: ClassifierView,
+    split: Split,
+    config: EvaluateConfig,
+    run: Run,
+    track: Track,
+    left_out: LeftOut | None,
+    head: ForegroundHead | None,
+    fit: tuple[str, Projection | None] | None = None,
+) -> None:
+    """Run the network on the images that a run does not contain yet, and append their records.
+
+    Args:
+        view, split, config, run, track, left_out, head: as for `predict`.
+        fit: the seed of a head that is to be fitted and the projection of its features, None for the images
+            on which that is to be fitted. The records then have no maps of the head but what it needs of the
+            images, see `heatbox.evaluation.collection`.
+    """
+    requirements = requirements_of((*config.method, *(() if fit is None else fit[:1])), view)
     preprocess = config.preprocess(view.model)
     in_pairs = any(example.image for example in split)
     sizes = [preprocess, preprocess.enlarged(ENLARGED)] if requirements.larger else [preprocess]
@@ -234,7 +320,7 @@ def predict(
         return [one(image) for one in sizes] + extent
 
     def records(examples: Sequence[Example], images: Sequence[Tensor]) -> list[Record]:
-        found = _records(view, examples, images, config, requirements)
+        found = _records(view, examples, images, config, requirements, head, fit)
         if in_pairs:
             for record, example in zip(found, examples, strict=True):
                 record[IMAGE] = example.file
@@ -250,7 +336,16 @@ def predict(
     skipped = unreadable if config.on_bad == "skip" else None
     what, channels = f"maps of {split.name}", preprocess.channels
     run_inference(
-        split, prepared, config.batch_size, run, records, what, track, channels=channels, unreadable=skipped
+        split,
+        prepared,
+        config.batch_size,
+        run,
+        records,
+        what,
+        track,
+        RECORDS_A_SHARD,
+        channels,
+        skipped,
     )
 
 
@@ -260,8 +355,10 @@ def _records(
     images: Sequence[Tensor],
     config: EvaluateConfig,
     requirements: Requirements,
+    head: ForegroundHead | None,
+    fit: tuple[str, Projection | None] | None,
 ) -> list[Record]:
-    """Run the classifier and every map method on one batch."""
+    """Run the classifier and every map method on one batch; `fit` as for `_run_network`."""
     with torch.inference_mode():
         extents = images[-1] if config.crop_pct is not None else None
         inputs_of_sizes = images if extents is None else images[:-1]
@@ -270,14 +367,18 @@ def _records(
         logits = output.logits
         labels = torch.tensor([example.label for example in examples], device=batch.device)
         targets = labels if config.target == "label" else logits.argmax(1)
-        inputs = MapInputs.from_output(output, view, batch, targets, config.norm, *more)
-        maps, spent = {}, {"ms_forward": forward_ms}
-        for name in config.method:
-            found, spent[f"ms_{name}"] = _timed(partial(find_method(name), inputs), batch)
-            maps[name] = found.float().cpu().numpy()
+        larger = more[0] if more else None
+        inputs = MapInputs.from_output(output, view, batch, targets, config.norm, larger)
+        further = kept(inputs, *fit, extents) if fit is not None else [{}] * len(examples)
+        tensors, times = _maps(inputs, config.method, head)
+        maps = {name: found.float().cpu().numpy() for name, found in tensors.items()}
+        spent = {"ms_forward": forward_ms, **{f"ms_{name}": value for name, value in times.items()}}
         strongest = _strongest(inputs, config.channels) if "cam" in config.method else {}
         if extents is not None:  # maps of a crop become maps of the whole image
-            maps = {name: _placed(found, extents) for name, found in maps.items()}
+            maps = {
+                name: found if head is None and ForegroundName.of(name) else _placed(found, extents)
+                for name, found in maps.items()
+            }
             if strongest:
                 strongest["channel_maps"] = _placed(strongest["channel_maps"], extents)
         top5 = logits.topk(min(5, logits.shape[1])).indices.cpu().numpy().astype(np.int32)
@@ -295,9 +396,42 @@ def _records(
             **{f"map_{name}": maps[name][index] for name in maps},
             **{name: values[index] for name, values in strongest.items()},
             **spent,
+            **further[index],
         }
         for index, example in enumerate(examples)
     ]
+
+
+def _maps(
+    inputs: MapInputs, methods: Sequence[str], head: ForegroundHead | None
+) -> tuple[dict[str, Tensor], dict[str, float]]:
+    """(B, h, w) maps by method, and milliseconds per image of each, also where methods have a part in common.
+
+    Without a head, the map of a method with one is that of its other part, or one value.
+    """
+    found: dict[str, Tensor] = {}
+    spent: dict[str, float] = {}
+
+    def part(name: str, work: Callable[[], Tensor]) -> tuple[Tensor, float]:
+        if name not in found:
+            found[name], spent[name] = _timed(work, inputs.images)
+        return found[name], spent[name]
+
+    maps, times = {}, {}
+    for method in methods:
+        parts = ForegroundName.of(method)
+        if parts is None:
+            maps[method], times[method] = part(method, partial(inputs.map_of, method))
+            continue
+        base, base_ms = part(parts.base, partial(inputs.map_of, parts.base)) if parts.base else (None, 0)
+        features, ms = part("features", lambda: inputs.head_features)
+        if head is None:
+            maps[method] = torch.zeros(len(features), 1, 1) if base is None else base
+        else:
+            shown, head_ms = part("head", partial(head_map, head, features))
+            maps[method], ms = parts.finish(base, shown), ms + head_ms
+        times[method] = base_ms + ms
+    return maps, times
 
 
 def _placed(maps: np.ndarray, extents: Tensor) -> np.ndarray:

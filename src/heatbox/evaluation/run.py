@@ -6,6 +6,8 @@
 ``metrics.json``        the scores
 ``left-out.json``       which images were left out, and why, if any were
 ``classes.json``        names of the classes of the labels, if they are known
+``foreground.json``     which foreground head made the maps, if one did; ``foreground.safetensors`` is the
+                        head if it was fitted in this run, see `heatbox.evaluation.collection`
 
 Until a run is finished its rows are in ``parts/``, a `ShardStore`: an interrupted run loses at most the last
 few hundred images. Every file is written under a temporary name, flushed to disk and then renamed, so a file
@@ -61,6 +63,8 @@ CONFIG, ENVIRONMENT, METRICS, PREDICTIONS = (
 )
 LEFT_OUT, CLASSES = "left-out.json", "classes.json"
 """Which images were left out and why; the names of the classes of the labels. Written where there are any."""
+FOREGROUND, HEAD, COLLECTION = "foreground.json", "foreground.safetensors", "collection"
+"""What the foreground head was fitted on, the head, and what the first pass of its fit keeps of images."""
 SETTINGS = "settings.json"
 BOX = "box_"
 """Prefix of the columns with each map's box in pixels of the image, (K, 4) xyxy, half-open."""
@@ -70,7 +74,7 @@ IMAGE = "image"
 """Column of records whose ids are pairs of an image and a class of it: the id of the image."""
 LATER_KEYS: dict[str, Any] = {"output": None, "scores": None, "model_options": {}}
 """Keys of config.json that version 0.1.0 did not write → their values in its runs."""
-FOLDERS = ("parts", "records", "records-fullsup", "fullsup")
+FOLDERS = ("parts", "records", "records-fullsup", "fullsup", COLLECTION)
 _PACKAGES = (
     "heatbox",
     "torch",
@@ -211,7 +215,7 @@ class Run:
             # A run that was killed early may lack its config.
             if not there and self.folder.is_dir() and not holds_only(self.folder, ENVIRONMENT):
                 raise InputError(f"{self.folder}: is not empty and contains no run; choose another --out")
-            for name in (CONFIG, ENVIRONMENT, METRICS, PREDICTIONS, LEFT_OUT, CLASSES):
+            for name in (CONFIG, ENVIRONMENT, METRICS, PREDICTIONS, LEFT_OUT, CLASSES, FOREGROUND, HEAD):
                 (self.folder / name).unlink(missing_ok=True)
             for name in FOLDERS:
                 shutil.rmtree(self.folder / name, ignore_errors=True)
@@ -271,7 +275,8 @@ class Run:
 
     def made(self) -> float | None:
         """When the first of its predictions were written, in seconds since 1970; None before that."""
-        return min((file.stat().st_mtime for file in self._files()), default=None)
+        files = [*self._files(), *(self.folder / COLLECTION).rglob("*.parquet")]
+        return min((file.stat().st_mtime for file in files), default=None)
 
     def config(self) -> dict[str, Any]:
         """The configuration of the run."""
@@ -284,6 +289,10 @@ class Run:
     def scores(self) -> dict[str, Any]:
         """The scores of maps that `evaluate` or `score` wrote, validated; see `heatbox.evaluation.schema`."""
         return checked_scores(self.metrics(), self.folder / METRICS)
+
+    def foreground(self) -> dict[str, Any] | None:
+        """What is known of the foreground head that made maps of the run; None if none did."""
+        return self._read_json(FOREGROUND) if (self.folder / FOREGROUND).is_file() else None
 
     def settings(self) -> dict[str, Any]:
         """The config of a run of `evaluate`, validated; with defaults where readers of its maps need them."""

@@ -62,6 +62,13 @@ _MASKS = {
     "transferred?": {"pixel_iou": NUMBER, "threshold": FRACTION},
     "minus_baseline?": {"PxAP": _ESTIMATE},
 }
+_FOREGROUND = {
+    "file": or_null(TEXT),
+    "fitted_images": COUNT,
+    "scored_images?": FINITE,
+    "seeds": TEXT,
+    "model": TEXT,
+}
 _SETTINGS = {
     "protocol?": one_of("reference", "exact"),
     "thresholds?": GRID,
@@ -107,6 +114,7 @@ def checked_scores(content: Mapping[str, Any], where: object) -> dict[str, Any]:
         "top5?": NUMBER,
         "left_out?": {...: COUNT},
         "scores?": one_of("softmax", "sigmoid"),
+        "foreground?": _FOREGROUND,
         "methods": {...: _MASKS if masks else _BOXES},
         "baselines": [TEXT],
         "differences": [

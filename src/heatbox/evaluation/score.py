@@ -357,8 +357,10 @@ def score_run(
     if calibration is not None:
         require_min_max(normalize, calibration.where)
         calibration.require_settings({**run.settings(), "protocol": protocol})
+    note = run.foreground()
+    about = {} if note is None else {"foreground": note}
     table = table_of(found, chosen, images, metrics, calibration)
-    return {**table, **normalized_as(normalize), **_counted(left_out_counts(run))}
+    return {**table, **normalized_as(normalize), **_counted(left_out_counts(run)), **about}
 
 
 def normalized_as(normalize: str) -> dict[str, Any]:

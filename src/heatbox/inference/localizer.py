@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -12,7 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from heatbox._utils.checks import check_choice, check_length, kind_of
+from heatbox._utils.checks import check_choice, check_integer, check_length, kind_of
 from heatbox._utils.extras import require as require_extra
 from heatbox.boxes.contours import Contours, Protocol
 from heatbox.config import ModelOptions, ScoreFunction
@@ -22,13 +24,25 @@ from heatbox.data.transforms import Preprocess, Region
 from heatbox.errors import AssumptionWarning, InputError
 from heatbox.inference.boxes import check_box_options, map_to_boxes, place_map
 from heatbox.inference.calibration import DEFAULT_THRESHOLD, Calibration, outer_boxes
+from heatbox.inference.collection import (
+    MOST_IMAGES,
+    HeadFit,
+    drawn,
+    features_shape,
+    fitted_on,
+    head_seed,
+    sample_size,
+    usable_head,
+)
 from heatbox.inference.confidence import box_confidence, is_large
 from heatbox.inference.scores import class_scores, score_function, trained_function
+from heatbox.maps.foreground import ForegroundHead
 from heatbox.maps.normalize import check_normalization, normalize_heatmap, require_min_max
 from heatbox.maps.registry import (
     ENLARGED,
     MapFunction,
     MapInputs,
+    Requirements,
     check_requirements,
     find_method,
     named_for,
@@ -36,7 +50,7 @@ from heatbox.maps.registry import (
     run_model,
 )
 from heatbox.models.introspect import ClassifierView
-from heatbox.models.spec import as_input, input_channels
+from heatbox.models.spec import as_input, input_channels, placement
 
 if TYPE_CHECKING:
     import supervision
@@ -109,8 +123,9 @@ class Localizer:
 
     Args:
         model: a classifier that `ClassifierView` can analyse.
-        method: "cam", "pc1", "walk", "walk-one-pass", a name composed of these (see
-            `heatbox.maps.registry`), or a callable (model, images, targets) → (B, h, w).
+        method: "cam", "pc1", "walk", "walk-one-pass", "foreground", a name composed of these such as
+            "walk+foreground" (see `heatbox.maps.registry`), or a callable (model, images, targets) →
+            (B, h, w).
         threshold: fraction of a map's maximum above which pixels belong to the object, in [0, 1). No value
             is right for all networks and maps: choose it on images with boxes (`heatbox evaluate`
             prints the best one). By default that of the calibration, or .35. "mean", for random walks, is
@@ -131,6 +146,11 @@ class Localizer:
         confidence: return the confidence of boxes without a calibration too.
         normalize: how maps are brought to [0, 1], see `heatbox.maps.normalize_heatmap`; with a calibration,
             min-max.
+        foreground: the head of a method with "foreground", or its file; without it, `fit_foreground` is to be
+            called first.
+
+    Attributes:
+        head: the foreground head, None where there is none yet.
 
     Raises:
         InputError: an unknown method, contours, norm, protocol, scores or normalization, a threshold outside
@@ -157,6 +177,7 @@ class Localizer:
         calibration: Calibration | None = None,
         confidence: bool = False,
         normalize: str = "min-max",
+        foreground: ForegroundHead | str | Path | None = None,
     ) -> None:
         if threshold is not None and calibration is not None:
             where = calibration.where
@@ -172,6 +193,8 @@ class Localizer:
         """Name of the method; it differs from the one asked for where a model has no exact class map."""
         method = self.name or method
         self.method = find_method(method)
+        self.head_seed = head_seed([method], self.view)
+        """The method to whose maps a foreground head is fitted; None for a method without a head."""
         self.requirements = requirements_of([method], self.view)
         check_requirements(self.view, self.requirements)
         trained, classes = trained_function(self.view), self.view.num_classes
@@ -198,6 +221,103 @@ class Localizer:
             raise InputError(
                 f"preprocess has {self.preprocess.channels} channels, but the model reads {channels}"
             )
+        self.head: ForegroundHead | None = None
+        if foreground is not None:
+            if self.head_seed is None:
+                raise InputError(
+                    f"{self.name or 'the method'} has no foreground head, expected none to be given"
+                )
+            shape = features_shape(self.view, self.preprocess.size, self.requirements)
+            self.head = usable_head(foreground, self.view, shape[0], self.preprocess.size)
+
+    def fit_foreground(
+        self,
+        images: Tensor | Iterable[Image.Image | np.ndarray],
+        targets: Tensor | Sequence[int] | None = None,
+        *,
+        seed: int = 0,
+        batch_size: int = 16,
+    ) -> ForegroundHead:
+        """Fit the foreground head of the method to images, without boxes; later calls use it.
+
+        The network is run on each image once; about 50 KB are kept of an image of 224 pixels.
+
+        Args:
+            images: as for a call; or an iterable of such images, which are read one batch at a time. Of a
+                tensor or list, at most `heatbox.inference.collection.MOST_IMAGES` are drawn by the seed, and
+                an iterable is read to its end.
+            targets: class of each image, for the maps that the head is fitted to; by default the predicted.
+            seed: of all random numbers; the same images and seed give the same head.
+            batch_size: images per forward pass.
+
+        Returns:
+            The head; its `fitted_on` says on what, and ``head.save(file, **head.fitted_on)`` writes it.
+
+        Raises:
+            InputError: the method has no head, no image, nothing to learn; or as a call.
+            TypeError: as a call.
+
+        Warns:
+            AssumptionWarning: there are fewer than `heatbox.inference.collection.FEW_IMAGES` images.
+        """
+        if self.head_seed is None:
+            raise InputError(f"{self.name or 'the method'} has no foreground head that could be fitted")
+        check_integer(batch_size, "batch size")
+        requirements = requirements_of([self.name or "", self.head_seed], self.view)
+        check_requirements(self.view, requirements)
+        if isinstance(images, Tensor | Sequence):
+            order = drawn(len(images), MOST_IMAGES, seed)
+            if targets is not None:
+                check_length(targets, "targets", f"class indices ({len(images)},)")
+                if len(targets) != len(images):
+                    raise InputError(f"there are {len(targets)} targets of {len(images)} images")
+                targets = [int(targets[index]) for index in order]
+            if isinstance(images, Tensor):
+                return self._fit(torch.split(images[order], batch_size), targets, requirements, seed)
+            reading: Iterator[Image.Image | np.ndarray] = map(images.__getitem__, order)
+        else:
+            reading = iter(images)
+        batches = iter(lambda: list(islice(reading, batch_size)), [])
+        return self._fit(batches, targets, requirements, seed)
+
+    def _fit(
+        self,
+        batches: Iterable[Tensor | Sequence[Image.Image | np.ndarray]],
+        targets: Tensor | Sequence[int] | None,
+        requirements: Requirements,
+        seed: int,
+    ) -> ForegroundHead:
+        assert self.head_seed is not None
+        size = self.preprocess.size
+        fit = HeadFit(seed)
+        for images in batches:
+            part = None if targets is None else targets[len(fit) : len(fit) + len(images)]
+            with torch.no_grad():
+                inputs, *_ = self._run(images, part, requirements)
+                if not len(fit):
+                    size = (inputs.images.shape[2], inputs.images.shape[3])
+                    fit.sample = sample_size(inputs.head_features.shape[1:])
+                fit.add(inputs, self.head_seed)
+        head = fit.fit()
+        about = fitted_on(self.view, len(fit), self.head_seed, size) | {"random_seed": seed}
+        head.fitted_on = {name: str(value) for name, value in about.items()}
+        self.head = head.to(placement(self.view.model)[0])
+        return self.head
+
+    def _run(
+        self,
+        images: Tensor | Sequence[Image.Image | np.ndarray],
+        targets: Tensor | Sequence[int] | None,
+        requirements: Requirements,
+    ) -> tuple[MapInputs, Tensor, list[tuple[int, int]], list[Region] | None]:
+        """Inputs of the methods, logits, (width, height) of each image, and what its input shows."""
+        (batch, *more), sizes, extents = self._batch(images)
+        output = run_model(self.view, batch, requirements)
+        labels = output.logits.argmax(1)
+        wanted = labels if targets is None else self._targets(targets, labels)
+        larger = more[0] if more else None
+        inputs = MapInputs.from_output(output, self.view, batch, wanted, self.norm, larger, self.head)
+        return inputs, output.logits, sizes, extents
 
     def __call__(
         self,
@@ -218,14 +338,9 @@ class Localizer:
                 images.
             TypeError: images that are not a sequence, or targets that are not integers.
         """
-        (batch, *more), sizes, extents = self._batch(images)
         # Not in inference mode: custom methods may need gradients, which its tensors do not support.
         with torch.no_grad():
-            output = run_model(self.view, batch, self.requirements)
-            logits = output.logits
-            labels = logits.argmax(1)
-            wanted = labels if targets is None else self._targets(targets, labels)
-            inputs = MapInputs.from_output(output, self.view, batch, wanted, self.norm, *more)
+            inputs, logits, sizes, extents = self._run(images, targets, self.requirements)
             maps = self.method(inputs).float().cpu()
         whole = maps if extents is None else [place_map(*pair) for pair in zip(maps, extents, strict=True)]
         heatmaps = [
@@ -247,8 +362,8 @@ class Localizer:
             margin = self.calibration.margin
             outer = [outer_boxes(found, size, margin) for found, size in zip(boxes, sizes, strict=True)]
         return Prediction(
-            labels.cpu(),
-            wanted.cpu(),
+            logits.argmax(1).cpu(),
+            inputs.targets.cpu(),
             logits.float().cpu(),
             maps,
             heatmaps,

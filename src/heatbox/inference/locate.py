@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
+from heatbox._utils.io import made_folder
+from heatbox._utils.progress import Track, silent
 from heatbox.config import LocateConfig
 from heatbox.data.classes import class_positions
 from heatbox.data.files.images import (
@@ -21,8 +25,9 @@ from heatbox.data.files.images import (
 )
 from heatbox.data.files.trees import FolderTree
 from heatbox.data.types import Example, Split
-from heatbox.errors import InputError
+from heatbox.errors import AssumptionWarning, InputError
 from heatbox.inference.calibration import MODEL_SETTINGS, load_calibration
+from heatbox.inference.collection import HEAD_FILE, MOST_IMAGES, drawn, identity
 from heatbox.inference.localizer import Localizer, Prediction
 from heatbox.inference.scores import score_function
 from heatbox.maps.registry import with_seed
@@ -32,7 +37,11 @@ Line = dict[str, Any]
 
 
 def locate_files(
-    files: Sequence[Path], config: LocateConfig, out: Path | None = None, class_names: Sequence[str] = ()
+    files: Sequence[Path],
+    config: LocateConfig,
+    out: Path | None = None,
+    class_names: Sequence[str] = (),
+    track: Track = silent,
 ) -> Iterator[Line | InputError]:
     """Localize the object of each image file.
 
@@ -42,6 +51,10 @@ def locate_files(
         out: folder for overlays; None draws none.
         class_names: names of the model's classes, in the order of its outputs; by default those that are
             known of the model.
+        track: how to show progress of the fit of a foreground head.
+
+    A method with a foreground head for which none is given is fitted to the files themselves first, at most
+    `MOST_IMAGES` of them; with `out` the head is saved there.
 
     Yields:
         for each file a dictionary for JSON, or the error because of which it was skipped.
@@ -54,7 +67,7 @@ def locate_files(
         raise InputError("no image was named, expected one or more image files")
     calibration = None if config.calibration is None else load_calibration(config.calibration)
     model = config.build()
-    method, target = with_seed(config.method, config.walk_seed), config.target
+    method, target = with_seed(config.method, config.walk_seed, config.foreground_seed), config.target
     localizer = Localizer(
         model,
         method,
@@ -67,6 +80,7 @@ def locate_files(
         calibration=calibration,
         confidence=True,
         normalize=config.normalize,
+        foreground=config.foreground,
     )
     if calibration is not None:
         calibration.require_settings({name: getattr(config, name) for name in MODEL_SETTINGS})
@@ -77,10 +91,18 @@ def locate_files(
         raise InputError(f"there are {len(class_names)} class names, but the model has {number} classes")
     names = class_names or config.class_names(model, number)
     targets = _folder_targets(files, names, number) if target == "folder" else {}
+
+    def target_of(file: Path) -> int | None:
+        return targets[_folder_name(file)] if target == "folder" else target
+
     settings = {"model": config.model, "method": localizer.name, "threshold": localizer.threshold}
     settings |= {"scores": score_function(localizer.score_function, localizer.view.num_classes)}
     if calibration is not None:
         settings |= {"coverage": calibration.coverage}
+    if localizer.head_seed is not None:
+        settings["foreground"] = str(config.foreground) if config.foreground else "fitted to these images"
+        if localizer.head is None:
+            _fit_head(localizer, files, target_of, config.seed, out, track)
     used: set[str] = set()
     inputs = {file.resolve() for file in files}
     for file in files:
@@ -89,7 +111,7 @@ def locate_files(
         except InputError as error:
             yield error
             continue
-        wanted = targets[_folder_name(file)] if target == "folder" else target
+        wanted = target_of(file)
         found = localizer([image], None if wanted is None else [wanted])
         label, (width, height) = int(found.targets[0]), picture_size(image)
         line = {
@@ -121,6 +143,46 @@ def _rated(found: Prediction) -> Line:
     if found.outer_boxes is None:
         return {"expected_confidence": confidence}
     return {"confidence": confidence, "outer_boxes": np.round(found.outer_boxes[0], 2).tolist()}
+
+
+def _fit_head(
+    localizer: Localizer,
+    files: Sequence[Path],
+    target_of: Callable[[Path], int | None],
+    seed: int,
+    out: Path | None,
+    track: Track,
+) -> None:
+    """Fit a foreground head to image files; those that cannot be read take no part.
+
+    Raises:
+        InputError: none of them can be read, the maps have nothing to learn, or the head cannot be written.
+    """
+    chosen = [files[index] for index in drawn(len(files), MOST_IMAGES, seed)]
+    targets: list[int] = []
+    marks: set[str] = set()
+
+    def images() -> Iterator[Image.Image | np.ndarray]:
+        for file in track(chosen, "fitting the foreground head", len(chosen)):
+            try:
+                image = decode_for_network(file, str(file), localizer.preprocess.channels)
+            except InputError:  # reported where the image is localized
+                continue
+            marks.add(identity(file.name, picture_size(image)))
+            wanted = target_of(file)
+            if wanted is not None:
+                targets.append(wanted)
+            yield image
+
+    given = target_of(files[0]) is not None
+    head = localizer.fit_foreground(images(), targets if given else None, seed=seed)
+    number = head.fitted_on["images"]
+    words = f"the foreground head is fitted to {number} of these {len(files)} images"
+    if out is not None:
+        path = made_folder(out) / HEAD_FILE
+        head.save(path, **head.fitted_on, identities=" ".join(sorted(marks)))
+        words += f" and saved: --foreground {path} applies it to others"
+    warnings.warn(words, AssumptionWarning, stacklevel=3)
 
 
 def _folder_name(file: Path) -> str:

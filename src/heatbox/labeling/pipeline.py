@@ -51,7 +51,13 @@ from heatbox.labeling.photos import (
     without_boxes,
 )
 from heatbox.labeling.propose import NOTHING, ONE, BoxSettings, Found, default_threshold, in_order, propose
-from heatbox.maps.registry import check_requirements, find_method, named_for, requirements_of
+from heatbox.maps.registry import (
+    check_requirements,
+    find_method,
+    named_for,
+    refuse_heads,
+    requirements_of,
+)
 from heatbox.models.introspect import ClassifierView
 from heatbox.training.config import FinetuneConfig
 from heatbox.training.finetune import Finetuned, finetune
@@ -169,6 +175,7 @@ def make_maps(
         InputError: bad input; what was computed before it stays in the run folder.
     """
     find_method(config.method)  # an unknown one is reported before anything is built
+    refuse_heads([config.method], "heatbox label")
     box_settings(config)
     for name in ("limit", "batch_size"):
         if (number := getattr(config, name)) is not None:

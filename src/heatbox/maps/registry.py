@@ -1,12 +1,14 @@
 """Map methods by name: "cam", "pc1", "walk", methods of pytorch-grad-cam, or any callable.
 
-Names are composed: "walk:pc1" is the random walk with PC1 as its seed, "cam+centre" is a map times the centre
-prior. Tables and saved runs show the full name, so that different maps are never confused. A new map is a
-function of `MapInputs`, registered in `METHODS`.
+Names are composed: "walk:pc1" is the random walk with PC1 as its seed, "walk+foreground" is the mean of the
+walk and the map of a foreground head, "cam+centre" is a map times the centre prior. Tables and saved runs
+show the full name, so that different maps are never confused. A new map is a function of `MapInputs`,
+registered in `METHODS`.
 """
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
@@ -21,6 +23,7 @@ from heatbox._utils.plugins import is_plugin, load_function
 from heatbox.errors import AssumptionWarning, InputError
 from heatbox.maps.baselines import with_centre_prior
 from heatbox.maps.cam import Signs, cam
+from heatbox.maps.foreground import ForegroundHead, average_maps, collection_features, foreground
 from heatbox.maps.gradcam import GRADIENT_METHODS, gradient_map, tool_class
 from heatbox.maps.pc1 import pc1
 from heatbox.maps.random_walk import random_walk
@@ -29,6 +32,8 @@ from heatbox.models.spec import eval_mode, model_name
 
 MapFunction = Callable[[nn.Module, Tensor, Tensor], Tensor]
 """(model, images (B, 3, H, W), targets (B,)) → maps (B, h, w)."""
+
+_LARGEST_HALF = 65504.0
 
 ENLARGED = 2
 """Side of the larger images over the side of the model's input."""
@@ -44,11 +49,13 @@ class Requirements:
         middle: feature maps of middle layers.
         sharp: the last feature map at twice the resolution.
         larger: the images at `ENLARGED` times the side.
+        head: a foreground head, which reads the feature maps of middle layers at both sizes.
     """
 
     middle: bool = False
     sharp: bool = False
     larger: bool = False
+    head: bool = False
     class_map: bool = field(default=False, compare=False)
     features: bool = field(default=False, compare=False)
 
@@ -66,6 +73,7 @@ class MapInputs:
         middle: feature maps of middle layers, see `ClassifierView.extract`; empty if no method needs them.
         sharp: (B, C, 2 h, 2 w) the last feature map at twice the resolution; None if no method needs it.
         larger: (B, 3, 2 H, 2 W) the images at twice the side; None interpolates them when needed.
+        head: the foreground head of methods that have one.
     """
 
     view: ClassifierView
@@ -76,6 +84,7 @@ class MapInputs:
     middle: tuple[Tensor, ...] = ()
     sharp: Tensor | None = None
     larger: Tensor | None = None
+    head: ForegroundHead | None = None
 
     @classmethod
     def from_output(
@@ -86,9 +95,10 @@ class MapInputs:
         targets: Tensor,
         norm: Literal["fold", "ignore"] = "fold",
         larger: Tensor | None = None,
+        head: ForegroundHead | None = None,
     ) -> MapInputs:
         """Inputs from the output of one forward pass, see `run_model`."""
-        return cls(view, images, output.features, targets, norm, output.middle, output.sharp, larger)
+        return cls(view, images, output.features, targets, norm, output.middle, output.sharp, larger, head)
 
     @cached_property
     def enlarged(self) -> MapInputs:
@@ -101,7 +111,8 @@ class MapInputs:
         images = self.larger
         if images is None:
             images = F.interpolate(self.images, scale_factor=ENLARGED, mode="bicubic", align_corners=False)
-        return MapInputs(self.view, images, self.view.features(images), self.targets, self.norm)
+        output = self.view.extract(images, 1)  # its middle map is for a foreground head
+        return MapInputs.from_output(output, self.view, images, self.targets, self.norm)
 
     @cached_property
     def sharpened(self) -> MapInputs:
@@ -114,6 +125,27 @@ class MapInputs:
     def middle_maps(self) -> tuple[Tensor, ...]:
         """Feature maps of middle layers, from another forward pass if there are none yet."""
         return self.middle or self.view.extract(self.images).middle
+
+    @cached_property
+    def head_features(self) -> Tensor:
+        """(B, C, h, w) float16: what a foreground head reads, on the grid of the larger images' last map.
+
+        The two middle maps of the images, and the last middle map and the last map of the larger images.
+        """
+        finer = self.enlarged
+        maps = (*self.middle_maps, *(finer.middle if finer is not self else ()), finer.features)
+        found = collection_features(maps, (finer.features.shape[2], finer.features.shape[3]))
+        return found.clamp_(-_LARGEST_HALF, _LARGEST_HALF).half()
+
+    @cached_property
+    def _found(self) -> dict[str, Tensor]:
+        return {}
+
+    def map_of(self, method: str) -> Tensor:
+        """The map of a method, (B, h, w), computed once."""
+        if method not in self._found:
+            self._found[method] = find_method(method)(self)
+        return self._found[method]
 
 
 Method = Callable[[MapInputs], Tensor]
@@ -168,6 +200,58 @@ WALKS: dict[str, tuple[Requirements, Callable[[MapInputs], MapInputs]]] = {
 """Name of a walk → its requirements, and the inputs of its seed."""
 
 SEED, CENTRE_PRIOR = "cam", "+centre"
+FOREGROUND, HEAD_SEED = "foreground", "walk"
+
+
+@dataclass(frozen=True)
+class ForegroundName:
+    """The parts of a name [BASE+]foreground[:SEED][+centre].
+
+    Attributes:
+        base: the method whose map is averaged with that of the head; "" for the head alone.
+        seed: the method whose maps the head is fitted to; "" for the default.
+        prior: "+centre" or "".
+    """
+
+    base: str = ""
+    seed: str = ""
+    prior: str = ""
+
+    def __str__(self) -> str:
+        name = f"{self.base}+{FOREGROUND}" if self.base else FOREGROUND
+        return name + (f":{self.seed}" if self.seed not in ("", HEAD_SEED) else "") + self.prior
+
+    @classmethod
+    def of(cls, method: object) -> ForegroundName | None:
+        """The parts of a name; None for a method without a foreground head."""
+        found = _FOREGROUND_NAME.fullmatch(method) if isinstance(method, str) else None
+        return cls(*(part or "" for part in found.groups())) if found else None
+
+    def finish(self, base: Tensor | None, found: Tensor) -> Tensor:
+        """The map of this name.
+
+        Args:
+            base: (B, h, w) of the method `base`.
+            found: (B, h, w) of the head.
+        """
+        maps = found if base is None else average_maps([base, found])
+        return with_centre_prior(maps) if self.prior else maps
+
+
+_FOREGROUND_NAME = re.compile(
+    rf"(?:(.+)\+)?{FOREGROUND}(?::(.+?))?({re.escape(CENTRE_PRIOR)})?", flags=re.DOTALL
+)
+
+
+def head_map(head: ForegroundHead, features: Tensor) -> Tensor:
+    """The map of a head, (B, h, w) in [0, 1], from features that are rounded as stored ones are.
+
+    Args:
+        head: on the device of the features.
+        features: (B, C, h, w), see `MapInputs.head_features`.
+    """
+    projection = head.projection
+    return foreground(head, projection(features.to(projection.mean.device)).half(), projected=True)
 
 
 def find_method(method: str | MapFunction) -> Method:
@@ -182,6 +266,8 @@ def find_method(method: str | MapFunction) -> Method:
     """
     if not isinstance(method, str):
         return _from_function(method)
+    if (parts := ForegroundName.of(method)) is not None:
+        return _with_head(parts, method)
     name = method.removesuffix(CENTRE_PRIOR)
     base, colon, seed = name.partition(":")
     sources = [*METHODS, *TOKEN_METHODS, *GRADIENT_METHODS]
@@ -195,20 +281,37 @@ def find_method(method: str | MapFunction) -> Method:
     elif is_plugin(name):
         found = _from_function(load_function(name))
     else:
-        names = ", ".join([*METHODS, *WALKS, *TOKEN_METHODS, *GRADIENT_METHODS])
+        names = ", ".join([*METHODS, *WALKS, FOREGROUND, *TOKEN_METHODS, *GRADIENT_METHODS])
         raise InputError(
             f"there is no map method {method!r}, expected one of {names}, a walk from another seed "
-            f"(walk:pc1), one with the centre prior (cam{CENTRE_PRIOR}), or path/to/file.py:function"
+            f"(walk:pc1), a mean with the foreground head (walk+{FOREGROUND}), one with the centre prior "
+            f"(cam{CENTRE_PRIOR}), or path/to/file.py:function"
         )
     return (lambda inputs: with_centre_prior(found(inputs))) if name != method else found
 
 
-def with_seed(method: str, seed: str) -> str:
-    """The name of a method, with the seed appended if it is a walk without one.
+def refuse_heads(methods: Iterable[str | MapFunction], where: str) -> None:
+    """Raise for methods with a foreground head where none can be fitted or given.
+
+    Raises:
+        InputError: naming the method.
+    """
+    for method in methods:
+        if ForegroundName.of(method) is not None:
+            raise InputError(f"{method}: {where} has no foreground head, expected another map such as walk")
+
+
+def with_seed(method: str, seed: str, head_seed: str = HEAD_SEED) -> str:
+    """The name of a method, with the seeds appended of walks and foreground heads that have none.
 
     >>> with_seed("walk+centre", "pc1"), with_seed("walk", "cam"), with_seed("cam", "pc1")
     ('walk:pc1+centre', 'walk', 'cam')
+    >>> with_seed("walk+foreground", "cam", "pc1"), with_seed("walk+foreground", "pc1")
+    ('walk+foreground:pc1', 'walk:pc1+foreground:walk:pc1')
     """
+    if (parts := ForegroundName.of(method)) is not None:
+        base = with_seed(parts.base, seed) if parts.base else ""
+        return str(replace(parts, base=base, seed=with_seed(parts.seed or head_seed, seed)))
     name = method.removesuffix(CENTRE_PRIOR)
     return name + f":{seed}" + method[len(name) :] if name in WALKS and seed != SEED else method
 
@@ -222,6 +325,9 @@ def named_for(view: ClassifierView, method: str) -> str:
     Warns:
         AssumptionWarning: the name was changed.
     """
+    if (parts := ForegroundName.of(method)) is not None:
+        changed = {name: named_for(view, one) for name in ("base", "seed") if (one := getattr(parts, name))}
+        return str(replace(parts, **changed))
     name = method.removesuffix(CENTRE_PRIOR)
     base, _, seed = name.partition(":")
     if view.exact or view.reason or SEED not in (name, seed or (SEED if base in WALKS else None)):
@@ -240,19 +346,27 @@ def requirements_of(methods: Iterable[str | MapFunction], view: ClassifierView |
     """The requirements of several methods together.
 
     Args:
-        methods: names or callables.
+        methods: names or callables. The seed of a foreground head counts only where it is one of them: a
+            head that is fitted needs none.
         view: the model. Where its middle maps are as coarse as the last one, as in a ViT, no method needs
             larger images.
     """
-    names = [m.removesuffix(CENTRE_PRIOR).partition(":") for m in methods if isinstance(m, str)]
+    plain: list[str | MapFunction] = []
+    heads = False
+    for method in methods:
+        parts = ForegroundName.of(method)
+        heads = heads or parts is not None
+        plain += [method] if parts is None else [parts.base] * bool(parts.base)
+    names = [m.removesuffix(CENTRE_PRIOR).partition(":") for m in plain if isinstance(m, str)]
     walks = [WALKS[name][0] for name, _, _ in names if name in WALKS]
     sources = {seed or (SEED if name in WALKS else name) for name, _, seed in names}
     found = Requirements(
-        middle=any(walk.middle for walk in walks),
+        middle=heads or any(walk.middle for walk in walks),
         sharp=any(walk.sharp for walk in walks),
-        larger=any(walk.larger for walk in walks),
+        larger=heads or any(walk.larger for walk in walks),
+        head=heads,
         class_map=any(name.startswith(SEED) or name == PATCH_TOKENS for name in sources),
-        features=any(not is_plugin(name) for name, _, _ in names),
+        features=heads or any(not is_plugin("".join(name)) for name in names),
     )
     return replace(found, larger=False) if found.larger and view is not None and view.is_isotropic else found
 
@@ -273,11 +387,13 @@ def check_requirements(view: ClassifierView, requirements: Requirements) -> None
             "need none"
         )
     if requirements.middle and not view.stages:
-        raise InputError(f"{name}: no feature map before the last one was found, so there is no walk on it")
+        what = "foreground head" if requirements.head else "walk"
+        raise InputError(f"{name}: no feature map before the last one was found, so there is no {what} on it")
     if requirements.larger and not view.accepts(ENLARGED):
+        what = "foreground head, which also reads" if requirements.head else "walk, whose seed is the map of"
         raise InputError(
-            f"{name} only runs on images of its own size, so there is no walk, whose seed is the map of an "
-            f"image of {ENLARGED} times the side"
+            f"{name} only runs on images of its own size, so there is no {what} an image of {ENLARGED} times "
+            "the side"
         )
     if requirements.sharp:
         _ = view.last_stage_input  # raises
@@ -294,6 +410,24 @@ def _source(name: str) -> Method:
         tool_class(name)  # raises for a missing package before anything is computed
         return lambda inputs: gradient_map(name, inputs.view, inputs.images, inputs.targets, inputs.features)
     return METHODS[name] if name in METHODS else TOKEN_METHODS[name]
+
+
+def _with_head(parts: ForegroundName, method: str) -> Method:
+    for name in filter(None, (parts.base, parts.seed)):
+        if ForegroundName.of(name) is not None:
+            raise InputError(f"{method!r}: {name} cannot be a part of it, which has a foreground head itself")
+        find_method(name)  # raises
+
+    def combined(inputs: MapInputs) -> Tensor:
+        if inputs.head is None:
+            raise InputError(
+                f"{method}: no foreground head was fitted; Localizer.fit_foreground(images) fits one, and "
+                "--foreground FILE or Localizer(foreground=FILE) applies one"
+            )
+        base = inputs.map_of(parts.base) if parts.base else None
+        return parts.finish(base, head_map(inputs.head, inputs.head_features))
+
+    return combined
 
 
 def _walk(kind: str, seed: Method) -> Method:

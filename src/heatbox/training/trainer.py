@@ -29,7 +29,7 @@ from heatbox.data.open import TrainingSplits
 from heatbox.data.types import Split
 from heatbox.errors import InputError
 from heatbox.evaluation.run import CONFIG, ENVIRONMENT, LEFT_OUT, Run, environment
-from heatbox.maps.registry import find_method
+from heatbox.maps.registry import find_method, refuse_heads
 from heatbox.models.checkpoints import load_checkpoint
 from heatbox.models.outputs import select_output
 from heatbox.models.spec import placement
@@ -235,6 +235,7 @@ def check_settings(config: TrainConfig) -> None:
         raise InputError(f"mixup and cutmix pair images: --per-device {config.per_device} must be even")
     for method in config.method:
         find_method(method)
+    refuse_heads(config.method, "the validation of a training")
 
 
 def make_plan(config: TrainConfig, split: Split, fabric: Any) -> Plan:

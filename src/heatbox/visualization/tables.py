@@ -204,6 +204,7 @@ def _caption(metrics: Mapping[str, Any], masks: bool, times: Mapping[str, float]
         reasons = ", ".join(f"{count} ({reason})" for reason, count in left_out.items())
         text += f" Left out of {sum(left_out.values()) + metrics['images']}: {reasons}."
     text += " Pixel IoU is computed over all pixels." if masks else ""
+    text += _head_words(metrics["foreground"]) if "foreground" in metrics else ""
     text += " Oracle: threshold best on these images"
     transferred = any("transferred" in entry for entry in metrics["methods"].values())
     text += "; transferred: threshold best on the fully supervised split." if transferred else "."
@@ -218,6 +219,20 @@ def _caption(metrics: Mapping[str, Any], masks: bool, times: Mapping[str, float]
             f"{times['forward']:.2f} ms per image."
         )
     return text + (" Baselines, which do not use the images, are in grey." if metrics["baselines"] else "")
+
+
+def _head_words(head: Mapping[str, Any]) -> str:
+    """Whether the foreground head was fitted on the scored images."""
+    number, scored, file = head["fitted_images"], head.get("scored_images"), head["file"]
+    whose = "" if file is None else f" {file}"
+    words = f" The foreground head{whose} was fitted to {head['seeds']} on {number} "
+    if file is None:
+        return words + "of these images (transductive)."
+    if scored is None:
+        return words + "images that it does not name."
+    if scored:
+        return words + f"images, {scored} of which have the names and sizes of these (transductive)."
+    return words + "other images (inductive)."
 
 
 def _table(
