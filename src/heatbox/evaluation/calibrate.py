@@ -72,7 +72,7 @@ def calibrate_run(
             image of the run has a box, only one has, or a coverage outside (0, 1).
 
     Warns:
-        AssumptionWarning: the images are few, or too few for the coverage.
+        AssumptionWarning: images with boxes are not in the run, or it was scored with another normalization.
     """
     run.require_finished()
     conformal_margin(np.zeros(0), coverage)  # raises for a coverage that is no probability
@@ -82,6 +82,9 @@ def calibrate_run(
         raise InputError(f"{run.folder}: contains no maps of {unknown[0]!r}, only of {', '.join(held)}")
     if run.has_masks:
         raise InputError(f"{run.folder}: was scored against masks; expected a run on a data set with boxes")
+    if (other := settings.get("normalize", "min-max")) != "min-max":
+        what = f"{run.folder}: was scored on maps normalized by {other}; calibrated on min-max, the default"
+        warnings.warn(f"{what} elsewhere", AssumptionWarning, stacklevel=2)
     truths = match_images(run, boxes)
     records = [
         {**record, "boxes": truths[record["id"]]}
