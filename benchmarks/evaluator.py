@@ -5,7 +5,8 @@
 For each kind of map, the same heatmaps are scored with a plain implementation of the reference procedure
 (1000 thresholds, `cv2.findContours`, one metric after the other) and with heatbox (both metrics in one pass),
 alternately and on one thread each. The counts are compared, and medians of processor time, which other load
-on the machine hardly affects, and their ratios are printed. `--reference` is a checkout of the reference
+on the machine hardly affects, and their ratios are printed. Then the box metrics alone are compared with the
+box metrics, MaxBoxAccV3 and every pixel score together. `--reference` is a checkout of the reference
 evaluator, which is then timed as well. `--real` is a folder of `.npy` maps of any size. Also measured: two
 threads against one, the start of a second process, memory for a stream of maps, PxAP and the bootstrap.
 """
@@ -27,7 +28,8 @@ from heatbox.maps.normalize import normalize_heatmap
 from heatbox.metrics.bootstrap import best_threshold_interval, bootstrap_interval
 from heatbox.metrics.collection import BoxMetrics
 from heatbox.metrics.functional import V2_IOU
-from heatbox.metrics.max_box_acc import MaxBoxAcc
+from heatbox.metrics.map_score import LocalizationScores
+from heatbox.metrics.max_box_acc import MaxBoxAcc, MaxBoxAccV3
 from heatbox.metrics.pxap import PxAP
 
 THRESHOLDS = list(np.arange(0, 1, 0.001))
@@ -179,6 +181,24 @@ def compare(maps: np.ndarray, slow: dict[str, Callable], repeats: int = 5) -> di
     return {name: float(np.median(spent)) * 1e3 for name, spent in times.items()}
 
 
+def together(maps: np.ndarray, repeats: int = 9) -> tuple[float, float, float]:
+    """Median ms an image of the box metrics, of these with MaxBoxAccV3 and every pixel score, and their ratio."""
+    truth, sizes = truth_of(len(maps)), [(224, 224)] * len(maps)
+    kinds: dict[str, list[float]] = {"boxes": [], "all": []}
+
+    def every() -> None:
+        BoxMetrics([*both(), MaxBoxAccV3(threads=1)]).update(maps, truth, sizes)
+        LocalizationScores(threads=1).update(maps, truth, sizes)
+
+    every()
+    for _ in range(repeats):
+        spent = processor_seconds(lambda: BoxMetrics(both()).update(maps, truth, sizes))
+        kinds["boxes"].append(spent / len(maps) * 1e3)
+        kinds["all"].append(processor_seconds(every) / len(maps) * 1e3)
+    ratio = float(np.median(np.array(kinds["all"]) / kinds["boxes"]))
+    return float(np.median(kinds["boxes"])), float(np.median(kinds["all"])), ratio
+
+
 def two_threads(maps: np.ndarray, repeats: int = 9) -> tuple[float, float, float, float]:
     """Best elapsed and best processor seconds for 256 maps, with one thread and with two, in turns."""
     big = np.concatenate([maps] * (-(-256 // len(maps))))[:256]
@@ -284,6 +304,10 @@ def main() -> None:
         ours = found.pop("heatbox")
         said = "  ".join(f"{name} {ms:.1f} (x{ms / ours:.0f})" for name, ms in found.items())
         print(f"  {kind:12s} heatbox {ours:.3f}  {said}", flush=True)
+    for kind, maps in maps_of.items():
+        if arguments.kinds is None or kind in arguments.kinds:
+            boxes, everything, ratio = together(maps)
+            print(f"  {kind:12s} boxes {boxes:.3f}, with every other score {everything:.3f} (x{ratio:.2f})")
     one, two, one_busy, two_busy = two_threads(maps_of["smooth"])
     print(
         f"threads: 256 maps in {one * 1e3:.0f} ms with one, {two * 1e3:.0f} with two "

@@ -20,6 +20,7 @@ def evaluate(
     out: Path | None = None,
     overwrite: bool = False,
     calibration: Path | None = None,
+    breakdown: bool = False,
     as_json: AsJson = False,
 ) -> int:
     """Make maps of a data set and score them against its boxes or masks.
@@ -34,6 +35,7 @@ def evaluate(
         out: The run folder; by default runs/MODEL-DATA.
         overwrite: Replace an earlier run in the folder.
         calibration: A file of heatbox calibrate; its thresholds are scored beside the best ones.
+        breakdown: Print MaxBoxAcc by size, shape, number and place of objects, and of the hardest classes.
         as_json: Print the scores as JSON instead of a table.
 
     Examples:
@@ -52,7 +54,7 @@ def evaluate(
         say(f"note: {run.folder} contains maps already, which are scored again; --overwrite makes new ones")
     known = None if calibration is None else load_calibration(calibration)
     metrics = run_evaluation(config, run, on_terminal, overwrite, calibration=known)
-    show_scores(metrics, f"{config.model} on {config.data}", as_json)
+    show_scores(metrics, f"{config.model} on {config.data}", as_json, breakdown)
     say(f"run: {run.folder}")
     return SOME_FAILED if metrics.get("left_out") else 0
 
@@ -70,6 +72,7 @@ def rescore(
     metrics: tuple[MetricName, ...] = ("boxes",),
     calibration: Path | None = None,
     normalize: str | None = None,
+    breakdown: bool = False,
     as_json: AsJson = False,
 ) -> int:
     """Score the maps saved in a run again.
@@ -81,6 +84,7 @@ def rescore(
         metrics: Scores besides those of boxes, as for a new run.
         calibration: A file of heatbox calibrate; its thresholds are scored beside the best ones.
         normalize: How maps are brought to [0, 1]; by default as in the run.
+        breakdown: Print MaxBoxAcc by size, shape, number and place of objects, and of the hardest classes.
         as_json: Print the scores as JSON instead of a table.
 
     Examples:
@@ -112,5 +116,5 @@ def rescore(
         known,
         normalize or run.settings()["normalize"],
     )
-    show_scores(found, f"{from_run}, scored again", as_json)
+    show_scores(found, f"{from_run}, scored again", as_json, breakdown)
     return SOME_FAILED if found.get("left_out") else 0

@@ -16,6 +16,7 @@ def score(
     config: Annotated[ScoreConfig, tyro.conf.arg(name="")],
     out: Path | None = None,
     overwrite: bool = False,
+    breakdown: bool = False,
     as_json: AsJson = False,
 ) -> int:
     """Score heatmaps that any tool made.
@@ -29,6 +30,7 @@ def score(
         config: What to score.
         out: The run folder; by default runs/score-HEATMAPS.
         overwrite: Replace an earlier run in the folder.
+        breakdown: Print MaxBoxAcc by size, shape, number and place of objects, and of the hardest classes.
         as_json: Print the scores as JSON instead of a table.
 
     Examples:
@@ -41,7 +43,7 @@ def score(
 
     run = Run(out or Path("runs") / folder_name(f"score-{config.heatmaps}"))
     metrics, problems = score_heatmaps(config, run, on_terminal, overwrite)
-    show_scores(metrics, f"{config.heatmaps} on {config.data}", as_json)
+    show_scores(metrics, f"{config.heatmaps} on {config.data}", as_json, breakdown)
     for problem in problems:
         say(f"left out: {problem}")
     say(f"run: {run.folder}")

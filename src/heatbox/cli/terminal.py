@@ -81,17 +81,26 @@ def _print_rows(table: Table) -> None:
         print(f"\n{table.caption}")
 
 
-def show_scores(metrics: dict[str, Any], title: str, as_json: bool) -> None:
-    """Print what metrics.json contains, as a table with the differences between maps below it, or as JSON."""
+def show_scores(metrics: dict[str, Any], title: str, as_json: bool, breakdown: bool = False) -> None:
+    """Print what metrics.json contains, as tables with the differences between maps below them, or as JSON.
+
+    Args:
+        metrics: the content.
+        title: of the table.
+        as_json: print JSON.
+        breakdown: print the table of groups of images too.
+    """
     if as_json:
         print_json(metrics)
     else:
         from heatbox.visualization.tables import difference_lines, terminal_score_tables
 
-        for table in terminal_score_tables(metrics, title):
+        for table in terminal_score_tables(metrics, title, breakdown):
             print_table(table)
         for line in difference_lines(metrics):
             print(printable(line))
+    for sentence in metrics.get("warnings", ()):
+        say(f"note: {sentence}")
 
 
 def say_written(written: Written) -> int:

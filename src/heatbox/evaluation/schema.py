@@ -40,6 +40,7 @@ _PIXELS = {...: {"value": NUMBER, "interval": _PAIR, "threshold?": FRACTION}}
 _AT = {"MaxBoxAcc": _ESTIMATE, "MaxBoxAccV2": _ESTIMATE, "threshold": FRACTION}
 _BOXES = {
     "localization_scores?": _PIXELS,
+    "per_image_thresholds?": NUMBER,
     "MaxBoxAcc": NUMBER,
     "MaxBoxAcc_interval": _PAIR,
     "threshold": FRACTION,
@@ -117,6 +118,8 @@ def checked_scores(content: Mapping[str, Any], where: object) -> dict[str, Any]:
         "foreground?": _FOREGROUND,
         "methods": {...: _MASKS if masks else _BOXES},
         "baselines": [TEXT],
+        "warnings?": [TEXT],
+        "breakdown?": [{"by": TEXT, "group": TEXT, "images": COUNT, "scores": {...: _ESTIMATE}}],
         "differences": [
             {
                 "first": TEXT,

@@ -27,6 +27,7 @@ from heatbox.boxes.ops import REFERENCE_SIDE, check_boxes
 from heatbox.config import MetricName, ScoreConfig
 from heatbox.data.types import Example, Split
 from heatbox.errors import InputError
+from heatbox.evaluation.guard import MapRanges, policy_sentences
 from heatbox.evaluation.images import left_out_counts, open_images, save_images
 from heatbox.evaluation.run import MASK, METRICS, Run, ShardStore, ids_of, require_older
 from heatbox.evaluation.summary import (
@@ -34,6 +35,7 @@ from heatbox.evaluation.summary import (
     EVERY,
     LARGEST,
     Images,
+    MaskScore,
     Records,
     SplitScore,
     packed_matches,
@@ -45,7 +47,7 @@ from heatbox.inference.calibration import Calibration
 from heatbox.maps.baselines import BASELINES
 from heatbox.maps.normalize import check_normalization, normalize_heatmap, require_min_max
 from heatbox.metrics.collection import BoxMetrics
-from heatbox.metrics.functional import V2_IOU, PixelScore, resize_mask
+from heatbox.metrics.functional import V2_IOU, resize_mask
 from heatbox.metrics.localization_scores import SCORES, MapScores
 from heatbox.metrics.map_score import LocalizationScores
 from heatbox.metrics.max_box_acc import MaxBoxAcc, MaxBoxAccV3
@@ -243,13 +245,13 @@ class MaskScorer(PxAP):
         if self.pixels is not None:
             self.pixels.update(heatmaps, image_sizes=image_sizes, masks=masks)
 
-    def compute(self) -> PixelScore:
+    def compute(self) -> MaskScore:
         """The score over all images.
 
         Raises:
             InputError: no image was added, or no mask has an object pixel.
         """
-        return replace(super().compute(), scores=None if self.pixels is None else self.pixels.all())
+        return MaskScore(**vars(super().compute()), scores=None if self.pixels is None else self.pixels.all())
 
 
 Scorer = BoxScorer | MaskScorer
@@ -360,7 +362,27 @@ def score_run(
     note = run.foreground()
     about = {} if note is None else {"foreground": note}
     table = table_of(found, chosen, images, metrics, calibration)
-    return {**table, **normalized_as(normalize), **_counted(left_out_counts(run)), **about}
+    sentences = images.ranges + policy_sentences(table, 0 if fullsup is None else shared_images(run, fullsup))
+    return {
+        **table,
+        **normalized_as(normalize),
+        **_counted(left_out_counts(run)),
+        **about,
+        "warnings": sentences,
+    }
+
+
+def shared_images(run: Run, other: Run) -> int:
+    """Number of images, by id, size and boxes, that two runs share."""
+    first, second = (
+        {
+            (one["id"], one["width"], one["height"], np.asarray(one.get("boxes", ())).tobytes())
+            for batch in each.records()
+            for one in batch
+        }
+        for each in (run, other)
+    )
+    return len(first & second)
 
 
 def normalized_as(normalize: str) -> dict[str, Any]:
@@ -390,7 +412,7 @@ def score_maps(
     if masks:
         _require_reference(protocol)
     scorers = _scorers((*methods, *BASELINES), masks, thresholds, protocol, metrics)
-    images = Images()
+    images, ranges = Images(), {name: MapRanges() for name in methods}
     for batch in track(run.records(RECORDS_AT_A_TIME), "scoring", -(-len(run) // RECORDS_AT_A_TIME)):
         if empty := [record["id"] for record in batch if not masks and not len(record["boxes"])]:
             raise InputError(f"{run.folder}: image {empty[0]!r} has no box to be scored against")
@@ -409,9 +431,12 @@ def score_maps(
                 maps = [
                     normalize_heatmap(record[f"map_{name}"], REFERENCE_SIDE, normalize) for record in batch
                 ]
+            if name in ranges:
+                ranges[name].add(maps)
             outcome = scorer.update(maps, **truths)
             if isinstance(scorer, BoxScorer):
                 scorer.record([record["id"] for record in batch], outcome)
+    images.ranges = [sentence for name, one in ranges.items() for sentence in one.sentences(name)]
     return {name: scorer.compute() for name, scorer in scorers.items()}, images
 
 
@@ -573,6 +598,7 @@ def _score_folder(
     truths_of: Callable[[Sequence[Example]], dict[str, Any]],
     records: Path | str | None,
     progress: Callable[[int], None] | None,
+    ranges: MapRanges | None = None,
 ) -> dict[str, Any]:
     """Score the maps of a folder with the first scorer, and the baselines with the others on the same images.
 
@@ -595,6 +621,8 @@ def _score_folder(
     loaded = _batches(source.load(skip=seen), malformed, progress, len(done))
     for ids, maps, examples in chain(resumed, loaded):
         truths = truths_of(examples)
+        if ranges is not None and maps is not None:
+            ranges.add(maps)
         for name in scorers if maps is not None else baselines:
             outcome = scorers[name].update(maps if name == own else [_baseline(name)] * len(ids), **truths)
             if isinstance(scorer := scorers[name], BoxScorer):
@@ -761,7 +789,11 @@ def score_heatmaps(
     save_images(run, split, left_out)
     scores = table_of(found, fullsup, images, config.metrics)
     scores |= normalized_as(config.normalize) | _counted(left_out.counts())
-    metrics = {**scores, "problems": problems}
+    shared = 0
+    if chosen_on is not None:
+        shared = len({one.id for one in split.examples} & {one.id for one in chosen_on.examples})
+    sentences = images.ranges + policy_sentences(scores, shared)
+    metrics = {**scores, "problems": problems, "warnings": sentences}
     run.write_json(METRICS, metrics)
     return metrics, problems
 
@@ -775,7 +807,7 @@ def _score_split(
     name = heatmaps.name or "heatmaps"
     name = f"{name} (heatmaps)" if name in BASELINES else name
     scorers = _scorers((name, *BASELINES), masks, config.thresholds, config.protocol, config.metrics)
-    images = Images()
+    images, ranges = Images(), MapRanges()
 
     def truths_of(examples: Sequence[Example]) -> dict[str, Any]:
         images.add_examples(examples)
@@ -785,6 +817,7 @@ def _score_split(
 
     recorded = records if not masks and config.protocol == "reference" else None
     progress = as_callback(track, f"scoring {heatmaps}", len(split))
-    outcome = _score_folder(source, scorers, truths_of, recorded, progress)
+    outcome = _score_folder(source, scorers, truths_of, recorded, progress, ranges)
+    images.ranges = ranges.sentences(name)
     problems = SplitScore({}, 0, **outcome).problems()
     return {name: scorer.compute() for name, scorer in scorers.items()}, images, problems

@@ -15,6 +15,7 @@ from heatbox.boxes.contours import threshold_grid, threshold_index
 from heatbox.config import MetricName, ScoreFunction
 from heatbox.data.types import Example
 from heatbox.errors import AssumptionWarning, InputError
+from heatbox.evaluation.breakdown import breakdown
 from heatbox.inference.calibration import DEFAULT_THRESHOLD, Calibration, MapCalibration
 from heatbox.inference.scores import class_scores
 from heatbox.maps.baselines import BASELINES, CENTRE
@@ -152,6 +153,17 @@ class SplitScore:
         return data_frame(columns)
 
 
+@dataclass(frozen=True)
+class MaskScore(PixelScore):
+    """PxAP of one map on a split.
+
+    Attributes:
+        scores: the pixel scores of each image, where they were computed.
+    """
+
+    scores: MapScores | None = None
+
+
 # -------------------------------------------------------------------------------------------------- tables
 
 Score = SplitScore | PixelScore
@@ -190,6 +202,7 @@ class Images:
         self.sizes: list[Sequence[float]] = []
         self.boxes: list[np.ndarray] = []
         self.of_target: list[bool] = []  # whether the map is of the label's class
+        self.ranges: list[str] = []  # sentences about the values of the maps
         self._ranks: list[np.ndarray] = []
         self._confidence: list[np.ndarray] = []
 
@@ -266,6 +279,13 @@ def table_of(
     own = {name: one for name, one in found.items() if name not in BASELINES}
     if calibration is not None:
         add_calibrated(table["methods"], own, calibration)
+    boxed = {name: one.at_best(LARGEST)[:, 0] for name, one in own.items() if isinstance(one, SplitScore)}
+    if boxed and images is not None:
+        table["breakdown"] = breakdown(boxed, images.boxes, images.sizes, images.labels)
+    for name, one in own.items():
+        if isinstance(one, SplitScore):
+            any_threshold = one.outcomes.bits(LARGEST)[:, one.half].any(1)
+            table["methods"][name]["per_image_thresholds"] = float(any_threshold.mean() * 100)
     table["differences"] = [
         {"first": later, "second": earlier, **_difference(own[later], own[earlier])}
         | ({"localization_scores": _paired(values[later], values[earlier])} if values[later] else {})
@@ -274,10 +294,20 @@ def table_of(
     return table
 
 
+def _pixels_of(found: Score | None) -> MapScores | None:
+    return (
+        found.scores
+        if isinstance(found, MaskScore)
+        else found.pixels
+        if isinstance(found, SplitScore)
+        else None
+    )
+
+
 def image_values(found: Score, images: Images | None, metrics: Sequence[MetricName]) -> dict[str, np.ndarray]:
     """Score → (N,) values whose mean over images is the score; NaN where the ground truth leaves it
     undefined."""
-    scores = found.scores if isinstance(found, PixelScore) else found.pixels
+    scores = _pixels_of(found)
     values = {}
     if scores is not None:
         for name in pixel_scores(metrics):
@@ -319,10 +349,10 @@ def _localization(
 ) -> dict[str, dict[str, Any]]:
     """Each score in percent with its interval, and where it has one the threshold that was chosen for it."""
     table = {name: _mean_estimate(one) for name, one in values.items()}
-    scores = found.scores if isinstance(found, PixelScore) else found.pixels
+    scores = _pixels_of(found)
     if scores is not None and "iou" in table:
         table["iou"]["threshold"] = float(scores.thresholds[scores.best])
-        other = fullsup.scores if isinstance(fullsup, PixelScore) else fullsup.pixels if fullsup else None
+        other = _pixels_of(fullsup)
         if other is not None:
             transferred = _mean_estimate(scores.curve[:, other.best].astype(np.float64))
             table["iou_transferred"] = transferred | {"threshold": float(other.thresholds[other.best])}

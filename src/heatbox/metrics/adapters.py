@@ -5,7 +5,8 @@ Importing this module requires torchmetrics, which heatbox does not install.
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from collections.abc import Mapping
+from dataclasses import fields
 from typing import Any
 
 import torch
@@ -26,6 +27,8 @@ class TorchMetric(torchmetrics.Metric):  # type: ignore[misc]
     """
 
     full_state_update = False
+    higher_is_better = True
+    plot_lower_bound = 0.0
 
     def __init__(self, metric: Metric, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -60,5 +63,29 @@ class TorchMetric(torchmetrics.Metric):  # type: ignore[misc]
                 value = torch.cat(parts) if parts else torch.from_numpy(state[name])
             state[name] = value.cpu().numpy()
         self._metric.load_state_dict(state)
-        score = asdict(self._metric.compute())
-        return {k: torch.tensor(v) for k, v in score.items() if isinstance(v, float)}
+        return {name: torch.tensor(value) for name, value in _scalars(self._metric.compute()).items()}
+
+    def plot(self, val: Any = None, ax: Any = None) -> Any:
+        """Plot the scalars of the score, or those that `forward` or `compute` returned.
+
+        Args:
+            val: what was returned, once or in a list of several calls; by default the current score.
+            ax: the matplotlib axes; by default new ones.
+
+        Returns:
+            (figure, axes).
+        """
+        return self._plot(val, ax)
+
+
+def _scalars(score: Any) -> dict[str, float]:
+    """The numbers of a score, or of several by name."""
+    if isinstance(score, Mapping):
+        found = {name: _scalars(one) for name, one in score.items()}
+        return {
+            name if key == "value" else f"{name}_{key}": value
+            for name, one in found.items()
+            for key, value in one.items()
+        }
+    names = [field.name for field in fields(score)]
+    return {name: value for name in names if isinstance(value := getattr(score, name), float)}

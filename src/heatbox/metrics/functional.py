@@ -686,7 +686,6 @@ class PixelScore:
         images: number of images scored.
         histogram: (2, T + 2) int64, background and object pixels of all images; see `pixel_histogram`.
         histograms: (N, 2, T + 2), the same of each image; N is 0 unless the metric keeps them.
-        scores: the scores of each image besides, where they were computed.
     """
 
     pxap: float
@@ -698,7 +697,6 @@ class PixelScore:
     images: int
     histogram: np.ndarray
     histograms: np.ndarray
-    scores: MapScores | None = None
 
     def at(self, threshold: float) -> float:
         """Percent IoU of the object and {heatmap >= tau} over all pixels at a given threshold.

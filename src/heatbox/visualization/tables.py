@@ -73,11 +73,13 @@ class ScoreTable:
         headings: of the columns after the map's name.
         rows: name of the map or baseline, whether it is a baseline, and its cells.
         caption: what the numbers are.
+        first: heading of the first column.
     """
 
     headings: list[str]
     rows: list[tuple[str, bool, list[Cell]]]
     caption: str
+    first: str = "map"
 
 
 def _with_interval(value: float, interval: Sequence[float], sign: str = "") -> Cell:
@@ -152,7 +154,23 @@ def score_tables(
             for name, entry in methods.items()
         ]
         tables.append(ScoreTable([column.heading for column in shown], rows, _pixel_caption(metrics)))
+    if groups := metrics.get("breakdown"):
+        tables.append(_breakdown_table(groups))
     return tables
+
+
+def _breakdown_table(groups: Sequence[Mapping[str, Any]]) -> ScoreTable:
+    names = list(groups[0]["scores"])
+    rows = []
+    for one in groups:
+        cells = [_with_interval(**one["scores"][name]) for name in names]
+        rows.append((f"{one['by']}: {one['group']}", False, [Cell(f"{one['images']}"), *cells]))
+    caption = (
+        "MaxBoxAcc in percent by the size of the largest object in the image, its shape, the number of "
+        "objects and the place of the largest; classes: those with the lowest scores. Each map at its best "
+        "threshold for all images."
+    )
+    return ScoreTable(["images", *names], rows, caption, "images by")
 
 
 def _pixel_caption(metrics: Mapping[str, Any]) -> str:
@@ -258,13 +276,14 @@ def _text(content: str) -> Text:
     return Text(printable(content))
 
 
-def terminal_score_tables(metrics: Mapping[str, Any], title: str) -> list[Table]:
-    """The score tables for the terminal."""
+def terminal_score_tables(metrics: Mapping[str, Any], title: str, breakdown: bool = False) -> list[Table]:
+    """The score tables for the terminal; the table of groups of images only if asked for."""
     tables = []
-    for content in score_tables(metrics):
+    contents = score_tables(metrics)
+    for content in contents if breakdown else [one for one in contents if one.first == "map"]:
         rows = [[name, *map(str, cells)] for name, _, cells in content.rows]
-        headings, caption = ["map", *content.headings], _text(content.caption)
-        table = _table(headings, rows, ["map"], ["map"], title=_text(title), caption=caption)
+        headings, caption = [content.first, *content.headings], _text(content.caption)
+        table = _table(headings, rows, [content.first], [content.first], title=_text(title), caption=caption)
         for row, (_, baseline, _) in zip(table.rows, content.rows, strict=True):
             row.style = "dim" if baseline else ""
         tables.append(table)
