@@ -177,8 +177,9 @@ SAME_EVERYWHERE = {
     "batch_size": "label, evaluate, train glyphs_resnet, analyze erf, analyze shape-bias, analyze "
     "activation, analyze class-weights, analyze complexity, analyze signed-cam, analyze thresholds, "
     "analyze all",
-    "seed": "demo, locate, evaluate, calibrate, train glyphs_resnet, analyze erf, analyze shape-bias, analyze "
-    "activation, analyze class-weights, analyze complexity, analyze signed-cam, analyze thresholds, analyze all",
+    "seed": "demo, locate, evaluate, calibrate, train glyphs_resnet, analyze erf, analyze shape-bias, "
+    "analyze activation, analyze class-weights, analyze complexity, analyze signed-cam, analyze thresholds, "
+    "analyze all",
 }
 OTHER_WORDS = {
     "dataset", "dataset_path", "data_dir", "data_root", "root", "arch", "backbone", "network",
