@@ -50,6 +50,7 @@ Features = dict[str, Tensor]
 on the same grid, and the "seed" (N, g, g)."""
 
 
+@torch.no_grad()
 def extract(model: str, checkpoint: str, split: Split, bfloat16: bool) -> Features:
     """What the maps are made from: two passes of the network over all images."""
     config = EvaluateConfig(model=model, checkpoint=checkpoint, data="")
@@ -62,7 +63,7 @@ def extract(model: str, checkpoint: str, split: Split, bfloat16: bool) -> Featur
         examples = split.examples[first : first + BATCH]
         images = [split.open_image(example) for example in examples]
         labels = torch.tensor([example.label for example in examples])
-        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+        with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
             small, large = (
                 view.extract(torch.stack([one(image) for image in images]))
                 for one in (preprocess, preprocess.enlarged(ENLARGED))
@@ -108,12 +109,15 @@ def head_maps(
     begin = time.process_time()
     head = fit_foreground(found["features"][fit], walk[fit], seed=seed)
     print(f"fit on {len(fit)} images: {time.process_time() - begin:.0f} s of processor time", file=sys.stderr)
-    alone = foreground(head, found["features"][new])
+    parts = torch.as_tensor(new).split(BATCH)
+    components = torch.cat([head.projection(found["features"][part]) for part in parts])
+    alone = foreground(head, components, projected=True)
     middle = [found[f"middle{k}"][new] for k in (0, 1)]
     return {
         "foreground": alone,
         "mean of walk and foreground": average_maps([alone, walk[new]]),
         "foreground walk": foreground_walk(alone, found["seed"][new], middle),
+        "foreground walk on components": foreground_walk(alone, found["seed"][new], [components]),
     }
 
 
