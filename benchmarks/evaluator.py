@@ -182,7 +182,7 @@ def compare(maps: np.ndarray, slow: dict[str, Callable], repeats: int = 5) -> di
 
 
 def together(maps: np.ndarray, repeats: int = 9) -> tuple[float, float, float]:
-    """Median ms an image of the box metrics, of these with MaxBoxAccV3 and every pixel score, and their ratio."""
+    """Median ms an image of the box metrics, of these with all other scores, and the ratio."""
     truth, sizes = truth_of(len(maps)), [(224, 224)] * len(maps)
     kinds: dict[str, list[float]] = {"boxes": [], "all": []}
 

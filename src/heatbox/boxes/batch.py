@@ -115,7 +115,7 @@ def score_batch(
     levels = (thresholds[None] * tops[:, None]).astype(np.int64)[:, None]
     matches = np.zeros((len(heatmaps), 0, len(thresholds)), np.uint8)
     if len(each):
-        matches = np.take_along_axis(matched, levels.repeat(len(each), 1), axis=2)
+        matches = np.stack([one[:, at] for one, at in zip(matched, levels[:, 0], strict=True)])
     if not return_iou:
         return np.zeros((0, 2, len(thresholds))), sums, matches
     return np.take_along_axis(curves, levels.repeat(2, 1), axis=2), sums, matches

@@ -114,14 +114,24 @@ def _collect(rows, count, grow, height, width, truth, low, pairs, used):
 def _match(pairs, used, objects, top, iou, matched):
     """Ground-truth boxes matched at each level and IoU: pairs in order of IoU, each box and object once."""
     order = np.argsort(-pairs[0, :used], kind="mergesort")
+    # The pairs of each level in the order of IoU: a box is valid at few levels.
+    ends = np.zeros(top + 1, np.int64)
+    for k in range(used):
+        for level in range(np.int64(pairs[3, k]), min(np.int64(pairs[4, k]) + 1, top)):
+            ends[level + 1] += 1
+    for level in range(top):
+        ends[level + 1] += ends[level]
+    of_level, filled = np.empty(ends[top], np.int64), ends.copy()
+    for k in order:
+        for level in range(np.int64(pairs[3, k]), min(np.int64(pairs[4, k]) + 1, top)):
+            of_level[filled[level]] = k
+            filled[level] += 1
     taken, boxes = np.zeros(objects, np.bool_), np.empty(objects)
     for level in range(top):
         taken[:] = False
         count = 0
-        for k in order:
-            if level < pairs[3, k] or level > pairs[4, k] or taken[np.int64(pairs[2, k])]:
-                continue
-            free = True
+        for k in of_level[ends[level] : ends[level + 1]]:
+            free = not taken[np.int64(pairs[2, k])]
             for other in range(count):
                 free &= boxes[other] != pairs[1, k]
             if not free:
