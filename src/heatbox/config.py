@@ -297,6 +297,46 @@ class EvaluateConfig(ModelSpec):
     """Images per forward pass."""
 
 
+Faithfulness = Literal["deletion", "insertion", "drop", "road"]
+
+
+@dataclass(frozen=True)
+class FaithfulnessConfig(ModelSpec):
+    """Measure how the score of a class follows the map of it."""
+
+    data: str
+    """A data set, with or without boxes: a folder, an archive, PATH:SPLIT, or glyphs:test."""
+    _: KW_ONLY
+    metadata: Path | None = None
+    """Folder with image_ids.txt and the other metadata files, if it is not the data folder."""
+    method: tuple[str, ...] = ("cam",)
+    """Maps to measure; see heatbox evaluate."""
+    walk_seed: str = "cam"
+    """Map from which random walks without a named seed start."""
+    measure: tuple[Faithfulness, ...] = ("deletion", "insertion", "drop", "road")
+    """deletion, insertion: area under the score while pixels are removed or inserted by the order of the map.
+    drop: average drop, increase and gain of images multiplied by their map. road: pixels removed and imputed."""
+    target: Target = "label"
+    """Class that the map is for: the label, or the predicted class."""
+    steps: int = 20
+    """Steps of deletion and insertion."""
+    fill: Literal["published", "zero", "mean", "blur"] = "published"
+    """What removed pixels become: zero (after preprocessing), the image's mean, or a blurred image; published
+    is zero, and blur for insertion. ROAD imputes instead."""
+    percentiles: tuple[float, ...] = (10, 20, 30, 40, 50, 60, 70, 80, 90)
+    """Percentiles of the map at which ROAD removes pixels."""
+    norm: Literal["fold", "ignore"] = "fold"
+    """Norm layers of the head: folded into the class weights, or ignored."""
+    on_bad: OnBad = "stop"
+    """What to do with an image that is unreadable: stop, or skip it, count it and exit with code 1."""
+    limit: int | None = None
+    """Maximum number of images; the first ones are used."""
+    batch_size: int = 32
+    """Images per forward pass."""
+    seed: int = 0
+    """Random seed, of the baseline of random maps and of the noise of ROAD."""
+
+
 @dataclass(frozen=True)
 class LocateConfig(ModelSpec):
     """Localize the objects in your own images."""

@@ -159,27 +159,29 @@ def test_the_list_of_commands_fits(width):
 
 # The name of an option, and the commands that have it.
 SAME_EVERYWHERE = {
-    "data": "evaluate, score, train glyphs_resnet, analyze erf, analyze activation, analyze class-weights, "
-    "analyze complexity, analyze signed-cam, analyze thresholds, analyze all, paper",
-    "model": "label, locate, evaluate, train glyphs_resnet, analyze erf, analyze shape-bias, analyze "
-    "activation, analyze class-weights, analyze complexity, analyze signed-cam, analyze thresholds, "
-    "analyze all",
-    "out": "demo, label, locate, evaluate, calibrate, score, train glyphs_resnet, report, convert, data "
-    "check, data prepare, analyze erf, analyze shape-bias, analyze activation, analyze class-weights, "
-    "analyze complexity, analyze signed-cam, analyze thresholds, analyze all, paper",
-    "json": "demo, label, evaluate, evaluate --from-run, calibrate, score, train glyphs_resnet, recipes, "
-    "models, compare, data check, data list, analyze erf, analyze shape-bias, analyze responses, analyze "
-    "activation, analyze class-weights, analyze complexity, analyze signed-cam, analyze thresholds, "
+    "data": "evaluate, faithfulness, score, train glyphs_resnet, analyze erf, analyze activation, "
+    "analyze class-weights, analyze complexity, analyze signed-cam, analyze thresholds, "
     "analyze all, paper",
-    "device": "label, locate, evaluate, train glyphs_resnet, analyze erf, analyze shape-bias, analyze "
-    "activation, analyze class-weights, analyze complexity, analyze signed-cam, analyze thresholds, "
-    "analyze all, paper",
-    "batch_size": "label, evaluate, train glyphs_resnet, analyze erf, analyze shape-bias, analyze "
-    "activation, analyze class-weights, analyze complexity, analyze signed-cam, analyze thresholds, "
-    "analyze all",
-    "seed": "demo, locate, evaluate, calibrate, train glyphs_resnet, analyze erf, analyze shape-bias, "
-    "analyze activation, analyze class-weights, analyze complexity, analyze signed-cam, analyze thresholds, "
-    "analyze all",
+    "model": "label, locate, evaluate, faithfulness, train glyphs_resnet, analyze erf, analyze "
+    "shape-bias, analyze activation, analyze class-weights, analyze complexity, analyze "
+    "signed-cam, analyze thresholds, analyze all",
+    "out": "demo, label, locate, evaluate, faithfulness, calibrate, score, train glyphs_resnet, "
+    "report, convert, data check, data prepare, analyze erf, analyze shape-bias, analyze "
+    "activation, analyze class-weights, analyze complexity, analyze signed-cam, analyze "
+    "thresholds, analyze all, paper",
+    "json": "demo, label, evaluate, faithfulness, evaluate --from-run, calibrate, score, train "
+    "glyphs_resnet, recipes, models, compare, data check, data list, analyze erf, analyze "
+    "shape-bias, analyze responses, analyze activation, analyze class-weights, analyze "
+    "complexity, analyze signed-cam, analyze thresholds, analyze all, paper",
+    "device": "label, locate, evaluate, faithfulness, train glyphs_resnet, analyze erf, analyze "
+    "shape-bias, analyze activation, analyze class-weights, analyze complexity, analyze "
+    "signed-cam, analyze thresholds, analyze all, paper",
+    "batch_size": "label, evaluate, faithfulness, train glyphs_resnet, analyze erf, analyze shape-bias, "
+    "analyze activation, analyze class-weights, analyze complexity, analyze signed-cam, "
+    "analyze thresholds, analyze all",
+    "seed": "demo, faithfulness, locate, evaluate, calibrate, train glyphs_resnet, analyze erf, "
+    "analyze shape-bias, analyze activation, analyze class-weights, analyze complexity, "
+    "analyze signed-cam, analyze thresholds, analyze all",
 }
 OTHER_WORDS = {
     "dataset", "dataset_path", "data_dir", "data_root", "root", "arch", "backbone", "network",

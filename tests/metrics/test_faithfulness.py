@@ -160,10 +160,15 @@ def test_road_equals_pytorch_grad_cam_without_noise(score_images, case):
     assert torch.allclose(found.combined, sum(one.combined for one in both) / 2, atol=1e-6)
 
 
-def test_noise_of_road_depends_on_the_seed_alone(score_images, case):
+def test_noise_of_road_depends_on_the_seeds_alone(score_images, case):
     found = [fn.road(score_images, *case, percentiles=[50], seed=s, batch_size=b).combined
-             for s, b in ((1, 5), (1, 3), (2, 5))]  # fmt: skip
+             for s, b in ((1, 5), (1, 3), (2, 5), ([4, 3, 2, 1], 5))]  # fmt: skip
     assert torch.allclose(found[0], found[1], atol=1e-6) and not torch.allclose(found[0], found[2], atol=1e-6)
+    reverse = [one.flip(0) for one in case]
+    again = fn.road(score_images, *reverse, percentiles=[50], seed=[1, 2, 3, 4], batch_size=5).combined
+    assert torch.allclose(found[3], again.flip(0), atol=1e-6)
+    with pytest.raises(InputError, match="seeds"):
+        fn.road(score_images, *case, seed=[1])
 
 
 def test_wrong_input(score_images, case):

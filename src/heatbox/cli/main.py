@@ -53,6 +53,11 @@ GROUPS: dict[str, dict[str, Command]] = {
             select="evaluate_or_rescore",
         ),
         "score": Command("Score heatmaps that any tool made.", "heatbox.cli.score:score", resumes=True),
+        "faithfulness": Command(
+            "Measure how the score of a class changes when pixels are removed by the order of its map.",
+            "heatbox.cli.faithfulness:faithfulness",
+            resumes=True,
+        ),
     },
     "training": {
         "train": Command(

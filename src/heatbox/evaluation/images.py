@@ -30,6 +30,7 @@ def open_images(
     target: Target = "label",
     on_bad: OnBad = "stop",
     limit: int | None = None,
+    boxes: bool = True,
 ) -> tuple[Split, LeftOut]:
     """Open the split that is evaluated.
 
@@ -41,9 +42,11 @@ def open_images(
         target: "label" evaluates an image of several classes once for each; "predicted" needs one class.
         on_bad: "stop" raises the first problem, "skip" leaves the image out.
         limit: maximum number of images; the first ones are used.
+        boxes: whether the images need boxes, or masks.
 
     Returns:
-        the split, whose images all have boxes, or masks and no boxes; and what was left out.
+        the split, whose images all have boxes, or masks and no boxes, if they need them; and what was left
+        out.
 
     Raises:
         InputError: the data set cannot be opened, an image does not fit, or none is left.
@@ -52,7 +55,7 @@ def open_images(
     skip = on_bad == "skip"
     report = left_out if skip else raise_problem
     split = data if isinstance(data, Split) else open_split(data, metadata, num_classes, report, class_names)
-    boxes, single = not split.has_only_masks, target == "predicted"
+    boxes, single = boxes and not split.has_only_masks, target == "predicted"
     if skip:
         split = left_out.filter(split, boxes, single).take(limit)
         return left_out.filter(_by_class(split, target), boxes), left_out

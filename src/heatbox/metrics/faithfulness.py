@@ -116,6 +116,7 @@ def masked_scores(
     targets: Tensor,
     fill: Fill = "zero",
     batch_size: int = 32,
+    original: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Scores of the class for the images, and for the images multiplied by their map.
 
@@ -125,6 +126,7 @@ def masked_scores(
     Args:
         score_images, images, targets, fill, batch_size: as in `removal_curves`.
         heatmaps: (N, H, W) in [0, 1].
+        original: (N,) scores of the images, if they are known; otherwise they are computed.
 
     Returns:
         (N,) scores Y of the images, and (N,) scores O of the explanation maps; float32 on the CPU.
@@ -137,7 +139,8 @@ def masked_scores(
         raise InputError("heatmaps have values outside [0, 1], expected maps scaled to it")
     weights = heatmaps.to(images.device, images.dtype)[:, None]
     explained = weights * images + (1 - weights) * filled(images, fill)
-    original = _scores(score_images, iter(images), targets, batch_size)
+    if original is None:
+        original = _scores(score_images, iter(images), targets, batch_size)
     return original, _scores(score_images, iter(explained), targets, batch_size)
 
 
@@ -168,8 +171,9 @@ def road(
     targets: Tensor,
     percentiles: Sequence[float] = PERCENTILES,
     noise: float = NOISE,
-    seed: int = 0,
+    seed: int | Sequence[int] = 0,
     batch_size: int = 32,
+    original: Tensor | None = None,
 ) -> Road:
     """ROAD: removed pixels are imputed from those that remain, so that the removal itself tells less.
 
@@ -182,7 +186,8 @@ def road(
         score_images, images, heatmaps, targets, batch_size: as in `removal_curves`.
         percentiles: in (0, 100); the mean over them is returned.
         noise: standard deviation of the noise of imputed pixels.
-        seed: of the noise, which is drawn for each image in order.
+        seed: of the noise: one for each image, or a number to which the image's position is added.
+        original: (N,) scores of the images, if they are known; otherwise they are computed.
 
     Raises:
         InputError: no percentile, or one outside (0, 100), or as `removal_curves`.
@@ -191,20 +196,24 @@ def road(
     if not percentiles or not all(0 < one < 100 for one in percentiles):
         raise InputError(f"percentiles are {list(percentiles)}, expected some between 0 and 100")
     levels = torch.tensor([one / 100 for one in percentiles], dtype=torch.float64)
-    generator = torch.Generator().manual_seed(seed)
+    seeds = [seed + index for index in range(len(images))] if isinstance(seed, int) else seed
+    if len(seeds) != len(images):
+        raise InputError(f"there are {len(seeds)} seeds for {len(images)} images, expected one for each")
     pixels, maps = images.detach().float().cpu(), heatmaps.detach().double().cpu().flatten(1)
     shape = (len(percentiles), *heatmaps.shape[1:])
 
     def changed() -> Iterator[Tensor]:
-        for image, values in zip(pixels, maps, strict=True):
+        for image, values, one_seed in zip(pixels, maps, seeds, strict=True):
             orders = (values, -values)
             removed = torch.cat([(one >= one.quantile(levels)[:, None]).view(shape) for one in orders])
             several = image.expand(len(removed), -1, -1, -1)
             imputed = torch.from_numpy(impute_linear(several.numpy(), removed.numpy()))
+            generator = torch.Generator().manual_seed(one_seed)
             drawn = torch.randn(imputed.shape, generator=generator) * noise
             yield from (imputed + drawn * removed[:, None]).to(images)
 
-    original = _scores(score_images, iter(images), targets, batch_size)
+    if original is None:
+        original = _scores(score_images, iter(images), targets, batch_size)
     repeated = targets.repeat_interleave(2 * len(percentiles))
     found = _scores(score_images, changed(), repeated, batch_size)
     change = found.view(len(images), 2, len(percentiles)).mean(2) - original[:, None]

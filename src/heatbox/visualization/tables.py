@@ -303,6 +303,40 @@ def difference_lines(metrics: Mapping[str, Any]) -> list[str]:
     return lines
 
 
+_FAITHFULNESS = {
+    "deletion": "deletion ↓",
+    "insertion": "insertion ↑",
+    "average_drop": "average drop ↓",
+    "average_increase": "increase ↑",
+    "average_gain": "average gain ↑",
+    "road_most": "ROAD most relevant first ↓",
+    "road_least": "ROAD least relevant first ↑",
+    "road": "ROAD combined ↑",
+}
+
+
+def faithfulness_table(found: Mapping[str, Any], title: str) -> Table:
+    """Scores of faithfulness with intervals; see `heatbox.evaluation.faithfulness`."""
+    columns = list(next(iter(found["methods"].values())))
+    rows = [
+        [name, *(str(_with_interval(**entry[column])) for column in columns)]
+        for name, entry in found["methods"].items()
+    ]
+    caption = (
+        f"Percent of the {found['score_function']} score of the class, means over {found['images']} images, "
+        f"with 95% bootstrap intervals; {found['steps']} steps, fill {found['fill']}. ↑ higher is better, ↓ "
+        "lower. Changed images are none that the network was trained on. Baselines do not use the images."
+    )
+    if left_out := found.get("left_out"):
+        reasons = ", ".join(f"{count} ({reason})" for reason, count in left_out.items())
+        caption += f" Left out: {reasons}."
+    headings = ["map", *(_FAITHFULNESS[column] for column in columns)]
+    table = _table(headings, rows, ["map"], ["map"], title=_text(title), caption=_text(caption))
+    for row, name in zip(table.rows, found["methods"], strict=True):
+        row.style = "dim" if name in found["baselines"] else ""
+    return table
+
+
 def model_table(rows: Sequence[ModelInfo]) -> Table:
     """Size and cost of each model, and the weights that fit it."""
     headings = ("model", "parameters", "GMACs at side", "mean / std", "weights that fit")

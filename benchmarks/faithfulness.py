@@ -1,0 +1,162 @@
+"""Scores of faithfulness: ours, pytorch-grad-cam's and Quantus's on the same network, images, maps and steps.
+
+    uv run --with quantus python benchmarks/faithfulness.py
+    uv run --with quantus python benchmarks/faithfulness.py --model resnet50 --images 8 --device cuda
+
+Compared where the definitions agree: the change of the score of images multiplied by their map (average drop and
+increase), ROAD over nine percentiles (noise 0 for the comparison of values, since each draws its own), and
+deletion to zero in 28 steps (Quantus's pixel flipping). Prints processor time on a CPU, each row's ratio, and the
+largest difference of values. Weights are random: they do not change the cost. A package that is not installed is
+left out, saying so.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+
+import numpy as np
+import timm
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from heatbox.metrics import faithfulness as fn
+
+STEPS = 28
+
+
+class Probabilities(nn.Module):
+    """A classifier followed by softmax, as all three tools are given it; random logits get a usual spread."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits = self.model(images)
+        return (3 * (logits - logits.mean(1, keepdim=True)) / logits.std(1, keepdim=True)).softmax(1)
+
+
+def timed(work: Callable[[], np.ndarray], device: str) -> tuple[float, np.ndarray]:
+    """Seconds and result of one call."""
+    clock = time.perf_counter if device == "cuda" else time.process_time
+    begin = clock()
+    found = work()
+    return clock() - begin, found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--model", default="resnet18")
+    parser.add_argument("--images", type=int, default=4)
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--device", default="cpu")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    torch.manual_seed(0)
+    model = Probabilities(timm.create_model(args.model)).eval().to(args.device)
+    side = model.model.pretrained_cfg["input_size"][1]
+    images = F.interpolate(torch.randn(args.images, 3, 28, 28), size=side, mode="bicubic").to(args.device)
+    maps = F.interpolate(torch.rand(args.images, 1, 7, 7), size=side, mode="bicubic")[:, 0]
+    low, high = maps.amin((1, 2), keepdim=True), maps.amax((1, 2), keepdim=True)
+    maps = (maps - low) / (high - low)
+    with torch.no_grad():
+        targets = model(images).argmax(1).cpu()
+
+    def changes() -> np.ndarray:
+        original, masked = fn.masked_scores(model, images, maps, targets, batch_size=args.batch)
+        drop = (original - masked).clamp_min(0)  # not relative, as pytorch-grad-cam defines it
+        return torch.stack([drop, fn.average_increase(original, masked)]).numpy()
+
+    def road() -> np.ndarray:
+        return fn.road(model, images, maps, targets, noise=0, batch_size=args.batch).combined.numpy()
+
+    def deletion() -> np.ndarray:
+        return fn.removal_curves(model, images, maps, targets, steps=STEPS, batch_size=args.batch).numpy()
+
+    road()  # compiles
+    peers: dict[str, tuple[Callable[[], np.ndarray], str, Callable[[], np.ndarray]]] = {}
+    try:
+        from pytorch_grad_cam.metrics import cam_mult_image
+        from pytorch_grad_cam.metrics import road as their_road
+
+        choose = [lambda output, k=int(k): output[k] for k in targets]
+        numpy_maps = maps.numpy()
+
+        def their_changes() -> np.ndarray:
+            kinds = (cam_mult_image.DropInConfidence, cam_mult_image.IncreaseInConfidence)
+            return np.stack([kind()(images, numpy_maps, choose, model) for kind in kinds])
+
+        def their_combined() -> np.ndarray:
+            percentiles = fn.PERCENTILES
+            imputer = their_road.NoisyLinearImputer(noise=0)
+            orders = (their_road.RemoveLeastRelevantFirst, their_road.RemoveMostRelevantFirst)
+            least, most = (
+                np.mean(
+                    [
+                        their_road.PerturbationConfidenceMetric(order(p, imputer))(
+                            images, numpy_maps, choose, model
+                        )
+                        for p in percentiles
+                    ],
+                    axis=0,
+                )
+                for order in orders
+            )
+            return (least - most) / 2
+
+        peers["drop and increase"] = (changes, "pytorch-grad-cam", their_changes)
+        peers["ROAD combined, 9 percentiles"] = (road, "pytorch-grad-cam", their_combined)
+    except ImportError:
+        print("pytorch-grad-cam is not installed: left out")
+    try:
+        import quantus
+
+        flipping = quantus.PixelFlipping(
+            features_in_step=3 * side * side // STEPS,  # it counts channels
+            perturb_baseline=0.0,
+            normalise=False,
+            disable_warnings=True,
+        )
+
+        def flipped() -> np.ndarray:
+            return np.array(
+                flipping(
+                    model=model,
+                    x_batch=images.cpu().numpy(),
+                    y_batch=targets.numpy(),
+                    a_batch=maps.numpy()[:, None],
+                    device=args.device,
+                    softmax=False,
+                    batch_size=args.images,
+                )
+            )
+
+        if (side * side) % STEPS == 0:
+            peers[f"deletion, {STEPS} steps"] = (deletion, "Quantus", flipped)
+    except ImportError:
+        print("Quantus is not installed: left out")
+
+    print(f"{args.model} at {side}, {args.images} images, {args.threads} threads, seconds an image")
+    total_ours = total_theirs = 0.0
+    for name, (work, peer, theirs) in peers.items():
+        ours_s, ours_values = timed(work, args.device)
+        theirs_s, their_values = timed(theirs, args.device)
+        if their_values.shape != ours_values.shape:  # Quantus leaves out the score before the first step
+            ours_values = ours_values[:, -their_values.shape[1] :]
+        difference = float(np.abs(ours_values - their_values).max())
+        total_ours, total_theirs = total_ours + ours_s, total_theirs + theirs_s
+        print(
+            f"{name:32s} ours {ours_s / args.images:7.3f}   {peer} {theirs_s / args.images:7.3f}   "
+            f"x{theirs_s / ours_s:.1f}   largest difference {difference:.1e}"
+        )
+    if total_ours:
+        print(f"{'together':32s} ours {total_ours / args.images:7.3f}   peers "
+              f"{total_theirs / args.images:7.3f}   x{total_theirs / total_ours:.1f}")  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()

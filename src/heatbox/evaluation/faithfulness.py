@@ -1,0 +1,276 @@
+"""Faithfulness of maps over a data set: the scores of `heatbox.metrics.faithfulness` for each image and map.
+
+The maps that `heatbox evaluate` would save are resized to the network's input and measured at once, so that the
+network runs on the changed images in full batches. A run folder has a record for each image; its scores are in
+faithfulness.json.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import zlib
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from heatbox._utils.checks import check_integer
+from heatbox._utils.progress import Track, silent
+from heatbox.config import FaithfulnessConfig, ScoreFunction
+from heatbox.data.problems import UNREADABLE, LeftOut, Problem
+from heatbox.data.types import Example, Split
+from heatbox.errors import InputError
+from heatbox.evaluation.images import open_images, require_same_labels, save_images
+from heatbox.evaluation.predict import run_inference
+from heatbox.evaluation.run import Record, Run, require_older
+from heatbox.inference.scores import score_function, trained_function
+from heatbox.maps.baselines import centre_gaussian
+from heatbox.maps.normalize import normalize_heatmap
+from heatbox.maps.registry import (
+    ENLARGED,
+    MapInputs,
+    check_requirements,
+    find_method,
+    named_for,
+    requirements_of,
+    run_model,
+    with_seed,
+)
+from heatbox.metrics import faithfulness as fn
+from heatbox.metrics.bootstrap import bootstrap_interval, paired_interval
+from heatbox.models.introspect import ClassifierView
+from heatbox.models.spec import as_input
+
+FAITHFULNESS = "faithfulness.json"
+CENTRE, RANDOM = "centre-gaussian", "random"
+BASELINES = (CENTRE, RANDOM)
+"""Maps that do not depend on the image: a Gaussian in its centre, and noise."""
+
+COLUMNS: dict[str, tuple[str, ...]] = {
+    "deletion": ("deletion",),
+    "insertion": ("insertion",),
+    "drop": ("average_drop", "average_increase", "average_gain"),
+    "road": ("road_most", "road_least", "road"),
+}
+"""Measure → its scores of an image."""
+
+_FILLS: dict[str, fn.Fill] = {"deletion": "zero", "insertion": "blur", "drop": "zero"}
+"""Measure → what removed pixels become in the paper that defines it."""
+
+
+def measure_faithfulness(
+    config: FaithfulnessConfig,
+    run: Run,
+    track: Track = silent,
+    overwrite: bool = False,
+    model: nn.Module | None = None,
+    split: Split | None = None,
+) -> dict[str, Any]:
+    """Measure the maps of a data set; an interrupted run is resumed.
+
+    Args:
+        config: the model, the data, the methods and the measures.
+        run: the run folder.
+        track: how to show progress.
+        overwrite: remove what an earlier run left in the folder.
+        model: the classifier; by default it is built from the config.
+        split: the images; by default they are opened from the config.
+
+    Returns:
+        the content of faithfulness.json: "images", "score_function", the options, "methods" (name → score →
+        "value" and "interval" in percent), "curves" (method → the mean curve of each of deletion and
+        insertion), "baselines", and the paired "differences" between methods.
+
+    Raises:
+        InputError: bad input; what was computed before it stays in the run folder.
+    """
+    if not config.method or not config.measure:
+        raise InputError("no map method or no measure was named, expected one or more of each")
+    methods = tuple(with_seed(name, config.walk_seed) for name in config.method)
+    for name in methods:
+        find_method(name)  # an unknown one is reported before anything is built
+    for option in ("steps", "batch_size"):
+        check_integer(getattr(config, option), option.replace("_", " "))
+    if not config.percentiles or not all(0 < one < 100 for one in config.percentiles):
+        raise InputError(f"percentiles are {list(config.percentiles)}, expected some between 0 and 100")
+    model = config.build() if model is None else config.to_device(model)
+    preprocess = config.preprocess(model)
+    view = ClassifierView(model, config.output, preprocess.size)
+    methods = tuple(dict.fromkeys(named_for(view, name) for name in methods))
+    config = dataclasses.replace(config, method=methods)
+    requirements = requirements_of(methods, view)
+    check_requirements(view, requirements)
+    names = config.class_names(view.model, view.num_classes)
+    split, left_out = open_images(
+        split if split is not None else config.data,
+        config.metadata,
+        view.num_classes,
+        names,
+        config.target,
+        config.on_bad,
+        config.limit,
+        boxes=False,
+    )
+    run.start(config, config.seed, resume=not overwrite)
+    require_same_labels(run, split)
+    require_older(Path(config.checkpoint or ""), run.made(), f"maps were measured with it in {run.folder}")
+    function = score_function(config.scores, view.num_classes, trained_function(view))
+    if not run.finished:
+        sizes = [preprocess, preprocess.enlarged(ENLARGED)] if requirements.larger else [preprocess]
+
+        def prepared(image: Any) -> list[Tensor]:
+            return [one(image) for one in sizes]
+
+        def records(examples: Sequence[Example], images: Sequence[Tensor]) -> list[Record]:
+            batch, *more = (as_input(view.model, one) for one in images)
+            with torch.no_grad():  # not inference mode: gradient methods follow
+                output = run_model(view, batch, requirements)
+                labels = torch.tensor([example.label for example in examples], device=batch.device)
+                targets = labels if config.target == "label" else output.logits.argmax(1)
+                inputs = MapInputs.from_output(output, view, batch, targets, config.norm, *more)
+                maps = {name: find_method(name)(inputs).float().cpu() for name in config.method}
+            return _measure(view, function, examples, batch, output.logits, targets, maps, config)
+
+        def unreadable(example: Example, error: InputError) -> None:
+            left_out(Problem(str(error), example.id, UNREADABLE))
+
+        run_inference(
+            split,
+            prepared,
+            config.batch_size,
+            run,
+            records,
+            f"faithfulness on {split.name}",
+            track,
+            shard_size=config.batch_size,
+            channels=preprocess.channels,
+            unreadable=unreadable if config.on_bad == "skip" else None,
+        )
+        save_images(run, split, left_out)
+        run.finish()
+    found = _summary(run, config, function)
+    if left_out.counts():
+        found["left_out"] = left_out.counts()
+    run.write_json(FAITHFULNESS, found)
+    return found
+
+
+def _measure(
+    view: ClassifierView,
+    function: ScoreFunction,
+    examples: Sequence[Example],
+    images: Tensor,
+    logits: Tensor,
+    targets: Tensor,
+    maps: Mapping[str, Tensor],
+    config: FaithfulnessConfig,
+) -> list[Record]:
+    """The record of each image of a batch: its scores for every map."""
+
+    def score_images(changed: Tensor) -> Tensor:
+        return _probabilities(view.extract(changed, 0).logits, function)
+
+    seeds = [config.seed + zlib.crc32(example.id.encode()) for example in examples]
+    sides = (int(images.shape[2]), int(images.shape[3]))
+    heatmaps = {name: torch.from_numpy(normalize_heatmap(found, sides)) for name, found in maps.items()}
+    heatmaps[CENTRE] = torch.from_numpy(centre_gaussian(*sides)).expand(len(images), -1, -1)
+    heatmaps[RANDOM] = torch.stack(
+        [torch.rand(sides, generator=torch.Generator().manual_seed(one)) for one in seeds]
+    )
+    original = _probabilities(logits, function)[range(len(images)), targets.tolist()].float().cpu()
+    records: list[Record] = [
+        {"id": example.id, "label": example.label, "target": target, "score": score}
+        for example, target, score in zip(examples, targets.tolist(), original.tolist(), strict=True)
+    ]
+    for name, heatmap in heatmaps.items():
+        found = _scores_of(score_images, images, heatmap, targets, original, seeds, config)
+        for column, values in found.items():
+            for record, value in zip(records, values.numpy(), strict=True):
+                record[f"{column}_{name}"] = float(value) if value.ndim == 0 else value
+    return records
+
+
+def _scores_of(
+    score_images: fn.ScoreImages,
+    images: Tensor,
+    heatmaps: Tensor,
+    targets: Tensor,
+    original: Tensor,
+    seeds: Sequence[int],
+    config: FaithfulnessConfig,
+) -> dict[str, Tensor]:
+    """Name → (N,) scores, and (N, S + 1) curves, of one map of each image."""
+    found: dict[str, Tensor] = {}
+    for measure in config.measure:
+        fill = _FILLS.get(measure, "zero") if config.fill == "published" else config.fill
+        if measure == "road":
+            road = fn.road(
+                score_images,
+                images,
+                heatmaps,
+                targets,
+                config.percentiles,
+                seed=seeds,
+                batch_size=config.batch_size,
+                original=original,
+            )
+            found |= {"road_most": road.most, "road_least": road.least, "road": road.combined}
+        elif measure == "drop":
+            _, masked = fn.masked_scores(
+                score_images, images, heatmaps, targets, fill, config.batch_size, original
+            )
+            for column in COLUMNS[measure]:
+                found[column] = getattr(fn, column)(original, masked)
+        else:
+            curves = fn.removal_curves(
+                score_images, images, heatmaps, targets, measure, config.steps, fill, config.batch_size
+            )
+            found |= {f"{measure}_curve": curves, measure: fn.area_under_curve(curves)}
+    return found
+
+
+def _probabilities(logits: Tensor, function: ScoreFunction) -> Tensor:
+    return logits.float().softmax(1) if function == "softmax" else logits.float().sigmoid()
+
+
+def _summary(run: Run, config: FaithfulnessConfig, function: ScoreFunction) -> dict[str, Any]:
+    """Scores with intervals, mean curves and paired differences, from the records of a run."""
+    columns = [column for measure in config.measure for column in COLUMNS[measure]]
+    curved = [measure for measure in config.measure if measure in ("deletion", "insertion")]
+    names = [*config.method, *BASELINES]
+    values: dict[tuple[str, str], list[float]] = {key: [] for key in itertools.product(names, columns)}
+    totals = {key: np.zeros(config.steps + 1) for key in itertools.product(names, curved)}
+    images = 0
+    for batch in run.records():
+        images += len(batch)
+        for record in batch:
+            for (name, column), found in values.items():
+                found.append(record[f"{column}_{name}"])
+            for (name, measure), total in totals.items():
+                total += record[f"{measure}_curve_{name}"]
+    whole = {key: np.array(found) for key, found in values.items()}
+    kept = ("measure", "steps", "fill", "percentiles", "target", "seed")
+    return {
+        "images": images,
+        "score_function": function,
+        **{name: getattr(config, name) for name in kept},
+        "methods": {name: {c: _interval(whole[name, c]) for c in columns} for name in names},
+        "curves": {name: {m: (totals[name, m] / images).tolist() for m in curved} for name in names if curved},
+        "baselines": list(BASELINES),
+        "differences": [
+            {"first": later, "second": earlier}
+            | {c: _interval(whole[later, c], whole[earlier, c]) for c in columns}
+            for earlier, later in itertools.combinations(config.method, 2)
+        ],
+    }
+
+
+def _interval(values: np.ndarray, other: np.ndarray | None = None) -> dict[str, Any]:
+    interval = partial(paired_interval, other=other) if other is not None else bootstrap_interval
+    found = interval(values, resamples=2000)
+    return {"value": found.estimate, "interval": [found.low, found.high]}

@@ -1,0 +1,164 @@
+"""`heatbox faithfulness`: records, resumption, and what the numbers are."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from heatbox.cli.main import main
+from heatbox.config import FaithfulnessConfig
+from heatbox.data.files.images import open_for_network
+from heatbox.data.open import open_split
+from heatbox.errors import InputError
+from heatbox.evaluation import faithfulness
+from heatbox.evaluation.run import Run
+from helpers.scenes import write_model, write_split
+
+SIDE = 32
+
+
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory):
+    """A data set, a model, and the options that bring them together."""
+    folder = tmp_path_factory.mktemp("faithfulness")
+    write_split(folder / "set", 6)
+    options = {"model": write_model(folder), "data": str(folder / "set"), "size": SIDE, "batch_size": 4}
+    options |= {"method": ("cam", "walk:pc1"), "steps": 5, "percentiles": (30, 70), "scores": "softmax"}
+    return folder, options
+
+
+@pytest.fixture(scope="module")
+def found(scene):
+    folder, options = scene
+    run = Run(folder / "run")
+    return faithfulness.measure_faithfulness(FaithfulnessConfig(**options), run), run
+
+
+def test_one_image_by_hand(scene, found):
+    """Deletion of the CAM of each image, with a loop over steps and no code of the package but the model's."""
+    _, options = scene
+    config = FaithfulnessConfig(**options)
+    model = config.build()
+    preprocess = config.preprocess(model)
+    split = open_split(options["data"], None)
+    records = {record["id"]: record for batch in found[1].records() for record in batch}
+    assert len(records) == 6
+    for example in split:
+        image = preprocess(open_for_network(split.open_image, 3)(example))
+        with torch.no_grad():
+            features = model[:5](image[None])
+            cam = torch.einsum("c,chw->hw", model[7].weight[example.label], features[0]).numpy()
+            import cv2
+
+            large = cv2.resize(cam, (SIDE, SIDE), interpolation=cv2.INTER_CUBIC).ravel()
+            order = np.argsort(-(large - large.min()) / (large.max() - large.min()), kind="stable")
+            curve = []
+            for k in range(6):
+                changed = image.clone().flatten(1)
+                changed[:, order[: round(k / 5 * SIDE**2)]] = 0
+                curve.append(model(changed.view(1, 3, SIDE, SIDE)).softmax(1)[0, example.label].item())
+        record = records[example.id]
+        np.testing.assert_allclose(record["deletion_curve_cam"], curve, atol=2e-3)
+        assert record["deletion_cam"] == pytest.approx(np.trapezoid(curve, dx=0.2), abs=2e-3)
+        assert record["score"] == pytest.approx(curve[0], abs=1e-6)
+
+
+def test_the_summary_is_of_the_records(found):
+    scores, run = found
+    records = [record for batch in run.records() for record in batch]
+    assert list(scores["methods"]) == ["cam", "walk:pc1", "centre-gaussian", "random"]
+    for name, entry in scores["methods"].items():
+        for column, cell in entry.items():
+            values = [record[f"{column}_{name}"] for record in records]
+            assert cell["value"] == pytest.approx(100 * np.mean(values), abs=1e-4)
+            assert cell["interval"][0] <= cell["value"] <= cell["interval"][1]
+    mean = np.mean([record["insertion_curve_cam"] for record in records], axis=0)
+    np.testing.assert_allclose(scores["curves"]["cam"]["insertion"], mean, atol=1e-6)
+    (pair,) = scores["differences"]
+    first, second = (scores["methods"][pair[key]]["road"]["value"] for key in ("first", "second"))
+    assert pair["road"]["value"] == pytest.approx(first - second, abs=1e-4)
+    assert json.loads((run.folder / "faithfulness.json").read_text())["images"] == 6
+
+
+def test_an_interrupted_run_is_resumed(scene, found, monkeypatch):
+    folder, options = scene
+    run = Run(folder / "interrupted")
+    calls = []
+
+    def stop(*arguments):
+        if calls:
+            raise KeyboardInterrupt
+        calls.append(1)
+        return measure(*arguments)
+
+    measure = faithfulness._measure
+    monkeypatch.setattr(faithfulness, "_measure", stop)
+    with pytest.raises(KeyboardInterrupt):
+        faithfulness.measure_faithfulness(FaithfulnessConfig(**options), run)
+    assert len(run.done()) == 4
+    monkeypatch.setattr(faithfulness, "_measure", measure)
+    assert faithfulness.measure_faithfulness(FaithfulnessConfig(**options), run) == found[0]
+    with pytest.raises(InputError, match="another steps"):
+        faithfulness.measure_faithfulness(FaithfulnessConfig(**options | {"steps": 6}), run)
+
+
+def test_measures_and_fills_are_chosen(scene, found):
+    folder, options = scene
+    chosen = options | {"measure": ("insertion", "deletion"), "fill": "blur", "method": ("cam",)}
+    scores = faithfulness.measure_faithfulness(FaithfulnessConfig(**chosen), Run(folder / "blur"))
+    cam, published = scores["methods"]["cam"], found[0]["methods"]["cam"]
+    assert set(cam) == {"insertion", "deletion"}
+    assert cam["insertion"]["value"] == pytest.approx(published["insertion"]["value"], abs=1e-4)
+    assert cam["deletion"]["value"] != pytest.approx(published["deletion"]["value"], abs=1e-4)
+
+
+def test_the_command(scene, capsys):
+    folder, options = scene
+    command = ["faithfulness", "--model", options["model"], "--data", options["data"], "--size", str(SIDE)]
+    command += ["--out", str(folder / "command"), "--steps", "2", "--measure", "deletion", "drop", "--limit", "3"]
+    assert main(command) == 0
+    printed = capsys.readouterr()
+    assert "average gain" in printed.out and "random" in printed.out and "3 images" in printed.out
+    assert main([*command, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["images"] == 3
+    for wrong in (["--percentiles", "0"], ["--steps", "0"], ["--method", "cams"]):
+        assert main([*command, *wrong, "--overwrite"]) == 2
+        assert len(capsys.readouterr().err.strip().splitlines()) == 1
+
+
+def test_images_need_no_boxes(tmp_path, scene):
+    _, options = scene
+    for label in range(2):
+        (tmp_path / "photos" / f"class{label}").mkdir(parents=True)
+        pixels = (torch.rand(20, 30, 3) * 255).byte().numpy()
+        from PIL import Image
+
+        Image.fromarray(pixels).save(tmp_path / "photos" / f"class{label}" / "a.png")
+    chosen = options | {"data": str(tmp_path / "photos"), "measure": ("drop",), "num_classes": 2}
+    scores = faithfulness.measure_faithfulness(FaithfulnessConfig(**chosen), Run(tmp_path / "run"))
+    assert scores["images"] == 2
+
+
+def test_a_better_map_scores_better():
+    """A network that sees one quarter of the image: the map of that quarter beats its opposite in every score."""
+
+    def score_images(images):
+        inside = images[:, :, :8, :8].mean((1, 2, 3))
+        return torch.stack([inside, -inside], 1).mul(4).softmax(1)
+
+    images = torch.rand(3, 3, 16, 16) + 0.5
+    right = F.pad(torch.ones(3, 8, 8), (0, 8, 0, 8))
+    targets = torch.zeros(3, dtype=torch.long)
+    fn = faithfulness.fn
+    scores = []
+    for heatmap in (right, 1 - right):
+        ramp = heatmap + torch.rand(3, 16, 16) * 1e-3
+        area = {m: fn.area_under_curve(fn.removal_curves(score_images, images, ramp, targets, m))
+                for m in ("deletion", "insertion")}  # fmt: skip
+        original, masked = fn.masked_scores(score_images, images, heatmap, targets)
+        road = fn.road(score_images, images, ramp, targets)
+        drop = fn.average_drop(original, masked)
+        scores.append(torch.stack([-area["deletion"], area["insertion"], -drop, road.combined]))
+    assert bool((scores[0][:3] > scores[1][:3]).all())
