@@ -3,11 +3,11 @@
     uv run --with quantus python benchmarks/faithfulness.py
     uv run --with quantus python benchmarks/faithfulness.py --model resnet50 --images 8 --device cuda
 
-Compared where the definitions agree: the change of the score of images multiplied by their map (average drop and
-increase), ROAD over nine percentiles (noise 0 for the comparison of values, since each draws its own), and
-deletion to zero in 28 steps (Quantus's pixel flipping). Prints processor time on a CPU, each row's ratio, and the
-largest difference of values. Weights are random: they do not change the cost. A package that is not installed is
-left out, saying so.
+Compared where the definitions agree: the change of the score of images multiplied by their map (average
+drop and increase), ROAD over nine percentiles (noise 0 for the comparison of values, since each draws its
+own), and deletion to zero in 28 steps (Quantus's pixel flipping). Prints processor time on a CPU, each
+row's ratio, and the largest difference of values. Weights are random: they do not change the cost. A
+package that is not installed is left out, saying so.
 """
 
 from __future__ import annotations

@@ -315,7 +315,8 @@ class FaithfulnessConfig(ModelSpec):
     """Map from which random walks without a named seed start."""
     measure: tuple[Faithfulness, ...] = ("deletion", "insertion", "drop", "road")
     """deletion, insertion: area under the score while pixels are removed or inserted by the order of the map.
-    drop: average drop, increase and gain of images multiplied by their map. road: pixels removed and imputed."""
+    drop: average drop, increase and gain of images multiplied by their map. road: pixels are removed and
+    imputed."""
     target: Target = "label"
     """Class that the map is for: the label, or the predicted class."""
     steps: int = 20

@@ -37,7 +37,7 @@ def found(scene):
 
 
 def test_one_image_by_hand(scene, found):
-    """Deletion of the CAM of each image, with a loop over steps and no code of the package but the model's."""
+    """Deletion by the CAM of each image: a loop over steps, with no code of the package but the model's."""
     _, options = scene
     config = FaithfulnessConfig(**options)
     model = config.build()
@@ -117,10 +117,22 @@ def test_measures_and_fills_are_chosen(scene, found):
 def test_the_command(scene, capsys):
     folder, options = scene
     command = ["faithfulness", "--model", options["model"], "--data", options["data"], "--size", str(SIDE)]
-    command += ["--out", str(folder / "command"), "--steps", "2", "--measure", "deletion", "drop", "--limit", "3"]
+    command += [
+        "--out",
+        str(folder / "command"),
+        "--steps",
+        "2",
+        "--measure",
+        "deletion",
+        "drop",
+        "--limit",
+        "3",
+    ]
     assert main(command) == 0
     printed = capsys.readouterr()
-    assert "average gain" in printed.out and "random" in printed.out and "3 images" in printed.out
+    assert "average gain" in printed.out
+    assert "random" in printed.out
+    assert "3 images" in printed.out
     assert main([*command, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["images"] == 3
     for wrong in (["--percentiles", "0"], ["--steps", "0"], ["--method", "cams"]):
@@ -142,7 +154,7 @@ def test_images_need_no_boxes(tmp_path, scene):
 
 
 def test_a_better_map_scores_better():
-    """A network that sees one quarter of the image: the map of that quarter beats its opposite in every score."""
+    """A network that sees one quarter of the image: the map of that quarter beats its opposite."""
 
     def score_images(images):
         inside = images[:, :, :8, :8].mean((1, 2, 3))

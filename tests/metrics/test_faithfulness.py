@@ -54,7 +54,8 @@ def test_fills():
     assert not fn.filled(images, "zero").any()
     assert torch.allclose(fn.filled(images, "mean"), images.mean((2, 3))[..., None, None].expand_as(images))
     blurred = fn.filled(images, "blur")
-    assert blurred.shape == images.shape and blurred.std() < images.std()
+    assert blurred.shape == images.shape
+    assert blurred.std() < images.std()
     constant = torch.full((1, 3, 224, 224), 0.5)
     assert torch.allclose(fn.filled(constant, "blur"), constant)
     point = torch.zeros(1, 1, 224, 224)
@@ -163,7 +164,8 @@ def test_road_equals_pytorch_grad_cam_without_noise(score_images, case):
 def test_noise_of_road_depends_on_the_seeds_alone(score_images, case):
     found = [fn.road(score_images, *case, percentiles=[50], seed=s, batch_size=b).combined
              for s, b in ((1, 5), (1, 3), (2, 5), ([4, 3, 2, 1], 5))]  # fmt: skip
-    assert torch.allclose(found[0], found[1], atol=1e-6) and not torch.allclose(found[0], found[2], atol=1e-6)
+    assert torch.allclose(found[0], found[1], atol=1e-6)
+    assert not torch.allclose(found[0], found[2], atol=1e-6)
     reverse = [one.flip(0) for one in case]
     again = fn.road(score_images, *reverse, percentiles=[50], seed=[1, 2, 3, 4], batch_size=5).combined
     assert torch.allclose(found[3], again.flip(0), atol=1e-6)

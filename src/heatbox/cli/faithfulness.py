@@ -38,7 +38,7 @@ def faithfulness(
 
     Examples:
         heatbox faithfulness --model resnet50 --checkpoint pretrained --data photos/ --method cam walk gradcam
-        heatbox faithfulness --model resnet50 --checkpoint pretrained --data photos/ --measure road --limit 200
+        heatbox faithfulness --model resnet50 --checkpoint pretrained --data photos/ --measure road
     """
     from heatbox._utils.progress import on_terminal, printable
     from heatbox.evaluation.faithfulness import measure_faithfulness

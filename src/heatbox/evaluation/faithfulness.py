@@ -1,8 +1,8 @@
 """Faithfulness of maps over a data set: the scores of `heatbox.metrics.faithfulness` for each image and map.
 
-The maps that `heatbox evaluate` would save are resized to the network's input and measured at once, so that the
-network runs on the changed images in full batches. A run folder has a record for each image; its scores are in
-faithfulness.json.
+The maps that `heatbox evaluate` would save are resized to the network's input and measured at once, so that
+the network runs on the changed images in full batches. A run folder has a record for each image; its scores
+are in faithfulness.json.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from heatbox._utils.checks import check_integer
 from heatbox._utils.progress import Track, silent
 from heatbox.config import FaithfulnessConfig, ScoreFunction
-from heatbox.data.problems import UNREADABLE, LeftOut, Problem
+from heatbox.data.problems import UNREADABLE, Problem
 from heatbox.data.types import Example, Split
 from heatbox.errors import InputError
 from heatbox.evaluation.images import open_images, require_same_labels, save_images
@@ -260,7 +260,9 @@ def _summary(run: Run, config: FaithfulnessConfig, function: ScoreFunction) -> d
         "score_function": function,
         **{name: getattr(config, name) for name in kept},
         "methods": {name: {c: _interval(whole[name, c]) for c in columns} for name in names},
-        "curves": {name: {m: (totals[name, m] / images).tolist() for m in curved} for name in names if curved},
+        "curves": {
+            name: {m: (totals[name, m] / images).tolist() for m in curved} for name in names if curved
+        },
         "baselines": list(BASELINES),
         "differences": [
             {"first": later, "second": earlier}

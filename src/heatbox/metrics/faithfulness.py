@@ -1,11 +1,11 @@
 """Faithfulness of heatmaps: how the score of a class changes when pixels are removed by the order of a map.
 
-These scores need no boxes. They judge a map by the network alone, on images that no camera takes: a network may
-react to the removal itself (Hooker et al., "A Benchmark for Interpretability Methods in Deep Neural Networks",
-NeurIPS 2019). ROAD reduces this; no score excludes it (docs/faithfulness.md).
+These scores need no boxes. They judge a map by the network alone, on images that no camera takes: a network
+may react to the removal itself (Hooker et al., "A Benchmark for Interpretability Methods in Deep Neural
+Networks", NeurIPS 2019). ROAD reduces this; no score excludes it (docs/faithfulness.md).
 
-Every function takes `score_images`, a function from (N, C, H, W) images to the (N, K) scores of their classes,
-probabilities for the published definitions. It is called with at most `batch_size` images.
+Every function takes `score_images`, a function from (N, C, H, W) images to the (N, K) scores of their
+classes, probabilities for the published definitions. It is called with at most `batch_size` images.
 """
 
 from __future__ import annotations
@@ -40,7 +40,6 @@ class Road:
     Attributes:
         most: (N,) most relevant pixels removed first, averaged over the percentiles; lower is better.
         least: (N,) least relevant pixels removed first; higher is better.
-        combined: (N,) (least - most) / 2; higher is better.
     """
 
     most: Tensor
@@ -48,6 +47,7 @@ class Road:
 
     @property
     def combined(self) -> Tensor:
+        """(N,) half of the difference, higher is better."""
         return (self.least - self.most) / 2
 
 
@@ -145,7 +145,7 @@ def masked_scores(
 
 
 def average_drop(original: Tensor, masked: Tensor) -> Tensor:
-    """(N,) max(0, Y - O) / Y of each image (Grad-CAM++, equation 16); the mean is published. Lower is better."""
+    """(N,) max(0, Y - O) / Y of each image; lower is better (Grad-CAM++, section 4.1)."""
     return ((original - masked) / original.clamp_min(torch.finfo(original.dtype).tiny)).clamp_min(0)
 
 
@@ -178,9 +178,9 @@ def road(
     """ROAD: removed pixels are imputed from those that remain, so that the removal itself tells less.
 
     Rong et al., "A Consistent and Efficient Evaluation Strategy for Attribution Methods", ICML 2022. With
-    percentile p, pixels of at least the p-th percentile of the map are removed (most relevant first), or those
-    of at least the p-th percentile of the negated map (least relevant first); linear interpolation between
-    values. Imputation: `impute_linear`, plus Gaussian noise.
+    percentile p, pixels of at least the p-th percentile of the map are removed (most relevant first), or
+    those of at least the p-th percentile of the negated map (least relevant first); linear interpolation
+    between values. Imputation: `impute_linear`, plus Gaussian noise.
 
     Args:
         score_images, images, heatmaps, targets, batch_size: as in `removal_curves`.
@@ -252,9 +252,7 @@ def _ranks(heatmaps: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def _scores(
-    score_images: ScoreImages, images: Iterator[Tensor], targets: Tensor, batch_size: int
-) -> Tensor:
+def _scores(score_images: ScoreImages, images: Iterator[Tensor], targets: Tensor, batch_size: int) -> Tensor:
     """(N,) float32 score of each image's class, of images that are made as they are needed."""
     found: list[Tensor] = []
     batch: list[Tensor] = []

@@ -1,9 +1,9 @@
 """Noisy linear imputation: removed pixels are filled in from those that remain.
 
 Rong et al., "A Consistent and Efficient Evaluation Strategy for Attribution Methods", ICML 2022 (ROAD),
-section 5: a removed pixel is the weighted mean of its neighbours, 1/6 for each of the four direct ones and 1/12
-for each of the four diagonal ones, removed neighbours included. The system of these equations is solved here by
-multigrid: the errors that neighbouring equations remove slowly are removed on coarser grids.
+section 5: a removed pixel is the weighted mean of its neighbours, 1/6 for each of the four direct ones and
+1/12 for each of the four diagonal ones, removed neighbours included. The system of these equations is
+solved here by multigrid: the errors that neighbouring equations remove slowly are removed on coarser grids.
 """
 
 # mypy: disallow-untyped-defs=False
@@ -56,7 +56,7 @@ def _relax(x, b, unknown, scale, downwards):
 
 @compiled
 def _restrict(x, b, unknown, scale, coarse, coarse_unknown):
-    """Sum the residuals of each four pixels: the equations of a grid of twice the spacing are four times as large."""
+    """Sum the residuals of each four pixels: at twice the spacing the equations are four times as large."""
     channels, height, width = x.shape
     coarse[:] = 0
     for c in range(channels):
@@ -142,7 +142,8 @@ def _levels(removed: np.ndarray) -> list[_Level]:
         inside = np.zeros((1, height + 2, width + 2), np.float32)
         inside[:, 1:-1, 1:-1] = 1
         scale = np.ones((height + 2, width + 2), np.float32)
-        total = sum(
+        total = np.zeros((height, width), np.float32)
+        total += sum(
             weight / 12 * inside[0, 1 + di : height + 1 + di, 1 + dj : width + 1 + dj]
             for di, dj, weight in _NEIGHBOURS
         )
@@ -150,7 +151,7 @@ def _levels(removed: np.ndarray) -> list[_Level]:
         found.append((unknown, scale))
         if min(height, width) <= 2 or not removed.any():
             return found
-        removed = _in_fours(np.pad(removed, _even(removed.shape), constant_values=True)).all((1, 3))
+        removed = np.all(_in_fours(np.pad(removed, _even(removed.shape), constant_values=True)), axis=(1, 3))
 
 
 _NEIGHBOURS = tuple((di, dj, 1 if di and dj else 2) for di in (-1, 0, 1) for dj in (-1, 0, 1) if di or dj)
