@@ -225,9 +225,7 @@ def test_flags_of_one_name_are_of_one_kind(words):
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_completion_prints_a_script(shell, capsys):
-    with pytest.raises(SystemExit) as stop:
-        main(["completion", shell])
-    assert stop.value.code in (0, None)
+    assert main(["completion", shell]) == 0
     script = capsys.readouterr().out
     for word in ("evaluate", "shape-bias", "--batch-size", "replknet_31b_in1k_384"):
         assert word in script
@@ -253,8 +251,7 @@ def complete(script, *words):
 
 @pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
 def test_bash_completes(tmp_path, capsys):
-    with pytest.raises(SystemExit):
-        main(["completion", "bash"])
+    assert main(["completion", "bash"]) == 0
     script = tmp_path / "heatbox.bash"
     script.write_text(capsys.readouterr().out)
     assert set(COMMANDS) <= complete(script, "heatbox")

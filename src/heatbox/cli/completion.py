@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import redirect_stdout, suppress
+from io import StringIO
 from typing import Literal
 
 import tyro
@@ -12,6 +14,9 @@ from heatbox.cli.parsing import one_of, run_parser
 from heatbox.cli.train import finetune
 from heatbox.training.config import FINETUNE
 from heatbox.training.recipes import RECIPES
+
+UNSAID = ("{None}|", " (default: None)", " (default: False)", " (required)")
+"""What descriptions of options say without need; fish takes all of them as one argument of at most 128 KiB."""
 
 Shell = Literal["bash", "zsh", "fish", "tcsh"]
 
@@ -31,7 +36,13 @@ def completion(shell: tyro.conf.Positional[Shell]) -> None:
     # Recipes complete by name only: with their sixty settings each, the script would exceed a megabyte.
     recipes: dict[str, Callable[..., object]] = {FINETUNE: finetune, **RECIPES}
     functions["train"] = {name: _without_settings(make) for name, make in recipes.items()}
-    run_parser(one_of(functions), brief=True, prog="heatbox", args=["--tyro-print-completion", shell])
+    script = StringIO()
+    with redirect_stdout(script), suppress(SystemExit):
+        run_parser(one_of(functions), brief=True, prog="heatbox", args=["--tyro-print-completion", shell])
+    text = script.getvalue()
+    for word in UNSAID:
+        text = text.replace(word, "")
+    print(text, end="")
 
 
 def _without_settings(recipe: Callable[..., object]) -> Callable[[], None]:
