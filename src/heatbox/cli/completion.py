@@ -16,7 +16,7 @@ from heatbox.training.config import FINETUNE
 from heatbox.training.recipes import RECIPES
 
 UNSAID = ("{None}|", " (default: None)", " (default: False)", " (required)")
-"""What descriptions of options say without need; fish takes all of them as one argument of at most 128 KiB."""
+"""What descriptions of options say without need; fish takes all as one argument of at most 128 KiB."""
 
 Shell = Literal["bash", "zsh", "fish", "tcsh"]
 

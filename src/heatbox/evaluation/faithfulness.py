@@ -37,6 +37,7 @@ from heatbox.maps.registry import (
     check_requirements,
     find_method,
     named_for,
+    refuse_heads,
     requirements_of,
     run_model,
     with_seed,
@@ -94,6 +95,7 @@ def measure_faithfulness(
     methods = tuple(with_seed(name, config.walk_seed) for name in config.method)
     for name in methods:
         find_method(name)  # an unknown one is reported before anything is built
+    refuse_heads(methods, "heatbox faithfulness")
     for option in ("steps", "batch_size"):
         check_integer(getattr(config, option), option.replace("_", " "))
     if not config.percentiles or not all(0 < one < 100 for one in config.percentiles):
@@ -132,7 +134,8 @@ def measure_faithfulness(
                 output = run_model(view, batch, requirements)
                 labels = torch.tensor([example.label for example in examples], device=batch.device)
                 targets = labels if config.target == "label" else output.logits.argmax(1)
-                inputs = MapInputs.from_output(output, view, batch, targets, config.norm, *more)
+                larger = more[0] if more else None
+                inputs = MapInputs.from_output(output, view, batch, targets, config.norm, larger)
                 maps = {name: find_method(name)(inputs).float().cpu() for name in config.method}
             return _measure(view, function, examples, batch, output.logits, targets, maps, config)
 
