@@ -19,19 +19,32 @@ class MapRanges:
     def __init__(self) -> None:
         self.maps = self.constant = self.binary = 0
         self.top = 0.0
+        self.latest: list[
+            tuple[int, float]
+        ] = []  # of the last maps: number of values if 1 or 2, and the largest
 
     def add(self, maps: Sequence[np.ndarray] | np.ndarray) -> None:
         """Look at some maps (H, W)."""
+        self.latest = []
         for one in maps:
-            self.maps += 1
+            values = 0
             part = one[::STRIDE, ::STRIDE]
             low, high = part.min(), part.max()
-            self.top = max(self.top, float(one.max()))
             if low == high and (one == low).all():
-                self.constant += 1
+                values = 1
             elif ((part == low) | (part == high)).all():
                 low, high = one.min(), one.max()
-                self.binary += bool(((one == low) | (one == high)).all())
+                values = 2 * bool(((one == low) | (one == high)).all())
+            self.latest.append((values, float(one.max())))
+        self.restore(self.latest)
+
+    def restore(self, found: Sequence[tuple[int, float]]) -> None:
+        """Count maps that have been looked at, as `latest` describes them."""
+        for values, top in found:
+            self.maps += 1
+            self.constant += values == 1
+            self.binary += values == 2
+            self.top = max(self.top, top)
 
     def sentences(self, name: str) -> list[str]:
         """What is wrong with the maps of a name, one sentence each."""

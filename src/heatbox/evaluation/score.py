@@ -96,6 +96,7 @@ class BoxScorer(BoxMetrics):
         )
         self.matches: list[bytes] | None = [] if each else None
         self.objects: list[int] = []  # of each image of the last update
+        self.ranges: MapRanges | None = None  # looks at the maps, where it is set
         self.protocol, self.thresholds, self.keep = protocol, thresholds, keep
         self.pixels = LocalizationScores(threads=threads) if pixels else None
         self.latest: MapScores | None = None  # of the last update
@@ -140,6 +141,9 @@ class BoxScorer(BoxMetrics):
             if self.matches is not None:
                 packed[EACH] = unpacked_matches(table["matches"].to_pylist(), self.thresholds)
                 packed["objects"] = np.array(table["objects"].to_pylist(), np.int64)
+            if self.ranges is not None and "top" in table.column_names:  # not in records of earlier versions
+                looked = [table[name].to_pylist() for name in ("values_of_map", "top")]
+                packed["looked"] = np.array(looked, np.float64).reshape(2, len(ids))
             if self.pixels is None:
                 return ids, packed, None
             grid = self.pixels.thresholds
@@ -147,6 +151,9 @@ class BoxScorer(BoxMetrics):
             return ids, packed, MapScores(values, curve, grid)
 
         for shard, (ids, packed, scores) in shards.read(decoded):
+            if self.ranges is not None and "looked" in packed:
+                values, tops = packed.pop("looked").tolist()
+                self.ranges.restore(list(zip(map(int, values), tops, strict=True)))
             if self.pixels is not None and scores is not None:
                 self.pixels.add(scores)
             self.written |= dict.fromkeys(ids, shard.stat().st_mtime)
@@ -171,6 +178,8 @@ class BoxScorer(BoxMetrics):
     ) -> np.ndarray | None:
         """As `BoxMetrics.update`, for the pixel scores too; the curves are those of the first two metrics."""
         curves = super().update(heatmaps, boxes, image_sizes, return_iou)
+        if self.ranges is not None:
+            self.ranges.add(heatmaps)
         if self.matches is not None:
             matched = self.latest_counts[-1].matched
             self.objects = [len(np.atleast_2d(one)) for one in boxes]
@@ -199,6 +208,12 @@ class BoxScorer(BoxMetrics):
             for name, bits in packed.items():
                 rows = bits.reshape(len(ids), -1)
                 columns[name] = pa.array([row.tobytes() for row in rows], pa.binary(rows.shape[1]))
+            if self.ranges is not None:
+                values, tops = zip(*self.ranges.latest, strict=True)
+                columns |= {
+                    "values_of_map": pa.array(values, pa.uint8()),
+                    "top": pa.array(tops, pa.float64()),
+                }
             if self.matches is not None:
                 columns["matches"] = pa.array(self.matches[-len(ids) :], pa.binary())
                 columns["objects"] = pa.array(self.objects, pa.int64())
@@ -621,7 +636,7 @@ def _score_folder(
     loaded = _batches(source.load(skip=seen), malformed, progress, len(done))
     for ids, maps, examples in chain(resumed, loaded):
         truths = truths_of(examples)
-        if ranges is not None and maps is not None:
+        if ranges is not None and maps is not None and not isinstance(scorers[own], BoxScorer):
             ranges.add(maps)
         for name in scorers if maps is not None else baselines:
             outcome = scorers[name].update(maps if name == own else [_baseline(name)] * len(ids), **truths)
@@ -808,6 +823,8 @@ def _score_split(
     name = f"{name} (heatmaps)" if name in BASELINES else name
     scorers = _scorers((name, *BASELINES), masks, config.thresholds, config.protocol, config.metrics)
     images, ranges = Images(), MapRanges()
+    if isinstance(scorer := scorers[name], BoxScorer):
+        scorer.ranges = ranges
 
     def truths_of(examples: Sequence[Example]) -> dict[str, Any]:
         images.add_examples(examples)
