@@ -1,7 +1,9 @@
 """`heatbox label`: photographs with labels become boxes in the formats of other tools."""
 
+import dataclasses
 import hashlib
 import json
+import re
 import shutil
 
 import numpy as np
@@ -15,6 +17,7 @@ from heatbox.errors import InputError
 from heatbox.evaluation import predict
 from heatbox.inference.boxes import map_to_boxes
 from heatbox.labeling import pipeline as labeling
+from heatbox.labeling.photos import own_classes
 from helpers.scenes import write_model
 
 COUNT, TURNED = 20, 0x0112
@@ -199,3 +202,20 @@ def test_every_label_of_an_image_is_searched(tmp_path):
     for example in split:
         name = example.id.rpartition("/")[2]
         assert labels[name] == {split.class_names[label] for label in example.labels} or not example.labels
+
+
+def test_files_have_the_classes_of_the_photographs():
+    split = dataclasses.replace(glyphs("test", 4), class_names=["star", "disc"], examples=[])
+    names, places = own_classes(split, 3, ["disc", "ring", "star"], "photos")
+    assert (names, places) == (("star", "disc"), (2, 0))
+
+
+def test_the_review_page_shows_the_most_doubtful_first(done):
+    root = done[0]
+    page = (root / "boxes" / "review.html").read_text()
+    data = json.loads(re.search('id="review-data">(.*?)</script>', page, re.DOTALL)[1])
+    assert len(data["images"]) == COUNT + 2
+    least = [min(one["scores"], default=-1) for one in data["images"]]
+    assert least == sorted(least)
+    coco = json.loads((root / "boxes" / "coco.json").read_text())
+    assert sum(len(one["boxes"]) for one in data["images"]) == len(coco["annotations"])

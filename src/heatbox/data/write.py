@@ -225,7 +225,7 @@ def _with_shared_classes(splits: Sequence[Split], notes: list[str]) -> list[Spli
         examples = split.examples
         if found != names[: len(found)]:
             labels = np.array([position[name] for name in found])
-            examples = [_relabelled(example, labels) for example in examples]
+            examples = [relabelled(example, labels) for example in examples]
         shared.append(dataclasses.replace(split, examples=examples, class_names=names, class_ids=()))
     return shared
 
@@ -250,7 +250,8 @@ def _class_names(split: Split, notes: list[str]) -> list[str]:
     return names
 
 
-def _relabelled(example: Example, labels: np.ndarray) -> Example:
+def relabelled(example: Example, labels: np.ndarray) -> Example:
+    """An example with other class indices: `labels` has the new one at the place of each old one."""
     boxes = example.box_labels
     return dataclasses.replace(
         example,

@@ -37,30 +37,23 @@ from heatbox.models.introspect import ClassifierView
 from heatbox.models.spec import as_input
 
 
-def open_photos(
-    photos: Any,
-    class_names: Sequence[str] = (),
-    num_classes: int | None = None,
-    report: Report = raise_problem,
-) -> Split:
+def open_photos(photos: Any, class_names: Sequence[str] = (), report: Report = raise_problem) -> Split:
     """Open photographs with their labels, or without any.
 
     Args:
         photos: what `heatbox.open_split` reads; a folder of images without labels; a split; or a list of
             paths, of PIL images or of arrays, which have no labels.
-        class_names: names of the network's classes, where they are known.
-        num_classes: number of classes of the network; labels become those of the network.
+        class_names: names of the classes of images without labels.
         report: receives each problem with an image, which is then skipped.
 
     Returns:
         one example per image.
 
     Raises:
-        InputError: nothing can be read there, or classes that are not those of the network.
+        InputError: nothing can be read there.
     """
     if isinstance(photos, Split):
-        split = photos.by_image()
-        return split if num_classes is None else match_classes(split, num_classes, class_names)
+        return photos.by_image()
     if isinstance(photos, Sequence) and not isinstance(photos, str):
         return _listed(photos, class_names)
     where = os.fspath(photos) if isinstance(photos, str | os.PathLike) else ""
@@ -68,7 +61,7 @@ def open_photos(
         tree = FolderTree(Path(where))
         names = [name for name in tree.walk() if not any(part.startswith(".") for part in name.split("/"))]
         return _without_labels("all", list(images_among(names)), class_names, TreeImages(tree))
-    return open_split(photos, num_classes=num_classes, report=report, class_names=class_names).by_image()
+    return open_split(photos, report=report).by_image()
 
 
 def _is_unlabelled(folder: Path) -> bool:
@@ -199,6 +192,35 @@ def without_boxes(split: Split) -> Split:
     what = f"{boxed} of {len(split)} images have boxes, which are not used; --corrected learns from them"
     warnings.warn(f"{split.name}: {what}", AssumptionWarning, stacklevel=2)
     return dataclasses.replace(split, examples=[label_only(example) for example in split])
+
+
+def own_classes(
+    given: Split, num_classes: int, class_names: Sequence[str], where: str
+) -> tuple[tuple[str, ...], tuple[int, ...]]:
+    """The names of the classes of photographs, and the class of the network for each.
+
+    Args:
+        given: the photographs with their own labels.
+        num_classes: number of classes of the network.
+        class_names: their names, where they are known.
+        where: the data set, for messages.
+    """
+    names = [str(name) for name in given.class_names]
+    if not names:  # the labels are numbers of classes of the network
+        used = sorted({label for example in given for label in example.labels})
+        known = [str(name) for name in class_names] or [str(number) for number in range(num_classes)]
+        return tuple(known[label] for label in used), tuple(used)
+    examples = [Example(str(label), label, (0, 0)) for label in range(given.num_classes)]
+    probe = dataclasses.replace(given, examples=examples)
+    found = match_classes(probe, num_classes, class_names, where)
+    return tuple(names), tuple(example.label for example in found)
+
+
+def used_classes(split: Split) -> tuple[tuple[str, ...], tuple[int, ...]]:
+    """Names and numbers of the classes that images have."""
+    used = sorted({label for example in split for label in example.labels})
+    names = [*map(str, split.class_names), *map(str, range(len(split.class_names), split.num_classes))]
+    return tuple(names[label] for label in used), tuple(used)
 
 
 def label_only(example: Example) -> Example:

@@ -22,6 +22,7 @@ from heatbox._utils.io import folder_name
 from heatbox._utils.progress import Track, silent
 from heatbox.boxes.objects import ObjectRules
 from heatbox.config import EvaluateConfig, LabelConfig, ModelOptions
+from heatbox.data.classes import match_classes
 from heatbox.data.files.trees import raise_problem
 from heatbox.data.formats.coco import to_coco
 from heatbox.data.formats.options import WriteOptions
@@ -29,6 +30,7 @@ from heatbox.data.formats.yolo import label_lines
 from heatbox.data.objects import detections_of
 from heatbox.data.problems import LeftOut
 from heatbox.data.types import Example, Split
+from heatbox.data.write import relabelled
 from heatbox.errors import AssumptionWarning, InputError
 from heatbox.evaluation.predict import predict
 from heatbox.evaluation.run import IMAGE, Run, require_older
@@ -47,6 +49,8 @@ from heatbox.labeling.photos import (
     listed_photos,
     measured,
     open_photos,
+    own_classes,
+    used_classes,
     with_predicted_labels,
     without_boxes,
 )
@@ -89,6 +93,8 @@ class Labelled:
         left_out: the images that could not be used.
         predicted: whether the labels are the classifier's.
         notes: what was assumed, a sentence each.
+        class_names: the classes of the photographs, which files have.
+        places: the class of the network for each of them.
     """
 
     split: Split
@@ -98,6 +104,27 @@ class Labelled:
     left_out: LeftOut
     predicted: bool
     notes: tuple[str, ...] = ()
+    class_names: tuple[str, ...] = ()
+    places: tuple[int, ...] = ()
+
+    def in_own_classes(self, example: Example) -> Example:
+        """An example whose labels are positions in `class_names`, not classes of the network."""
+        return relabelled(example, self._own)
+
+    def in_network_classes(self, example: Example) -> Example:
+        """The inverse of `in_own_classes`."""
+        return relabelled(example, np.array(self.places, np.int64))
+
+    def own_split(self, split: Split) -> Split:
+        """A split whose classes are those of the photographs."""
+        examples = [self.in_own_classes(example) for example in split]
+        return dataclasses.replace(split, examples=examples, class_names=self.class_names, class_ids=())
+
+    @cached_property
+    def _own(self) -> np.ndarray:
+        found = np.full(max(self.places, default=-1) + 1, -1, np.int64)
+        found[list(self.places)] = np.arange(len(self.places))
+        return found
 
     @cached_property
     def settings(self) -> BoxSettings:
@@ -197,10 +224,12 @@ def make_maps(
     from heatbox.models.spec import class_names
 
     names = class_names(model, view.num_classes)
-    split = open_photos(photos, names, view.num_classes, report).take(config.limit)
-    if not len(split):
+    given = open_photos(photos, names, report).take(config.limit)
+    if not len(given):
         first = f"; the first problem: {left_out.problems[0]}" if left_out.problems else ""
-        raise InputError(f"{split.name}: has no image that can be labelled{first}")
+        raise InputError(f"{given.name}: has no image that can be labelled{first}")
+    where = photos if isinstance(photos, str) else given.name
+    split = match_classes(given, view.num_classes, names, where)
     split = without_boxes(measured(split, left_out if skip else None, track))
     if not split.class_names and len(names):
         split = dataclasses.replace(split, class_names=list(names))
@@ -230,7 +259,8 @@ def make_maps(
     searched = dataclasses.replace(split, examples=[example for example in split if example.labels])
     if len(searched):
         predict(view, searched.by_class(), maps_config, run, track, left_out)
-    return Labelled(split, run, view, config, left_out, predicted, tuple(notes))
+    own = used_classes(split) if predicted else own_classes(given, view.num_classes, names, where)
+    return Labelled(split, run, view, config, left_out, predicted, tuple(notes), *own)
 
 
 def _maps_config(config: LabelConfig, photos: str) -> EvaluateConfig:
@@ -371,6 +401,7 @@ def label_photos(
         split, kept = learned.applied(split), frozenset(learned.corrected)
         ids, lines = learned.queue(split), learned.as_dict()
         notes += learned.notes
+    split = labelled.own_split(split)
     summary = summary_of(
         split, labelled.left_out, about(labelled, settings), notes, settings.calibrated, kept
     )
@@ -382,7 +413,8 @@ def label_photos(
 
 def _learn(labelled: Labelled, corrected: str, track: Track) -> Learned:
     tree = getattr(labelled.split.open_image, "tree", None)
-    found = match_corrections(labelled.split, open_corrections(corrected, tree))
+    drawn = match_corrections(labelled.own_split(labelled.split), open_corrections(corrected, tree))
+    found = {name: labelled.in_network_classes(example) for name, example in drawn.items()}
     return learn(labelled.run, labelled.split, labelled.settings, found, track)
 
 
@@ -398,7 +430,8 @@ class LabelledImage:
         size: (width, height) in pixels.
         labels: classes that were searched.
         boxes: (K, 4) float64 xyxy in pixels, half-open, the most confident first.
-        classes: (K,) int64 class index of each box.
+        classes: (K,) int64 class index of each box: of the images' own classes, or of the network's where
+            labels were predicted.
         confidences: (K,) float64 in [0, 1].
         masks: (K, 224, 224) bool, the part of the whole image that each box is around.
         class_names: class index → name; empty where the classes have none.
@@ -496,7 +529,10 @@ def label(
         if labelled.left_out.problems:
             many, first = len(labelled.left_out.problems), labelled.left_out.problems[0]
             warnings.warn(f"{many} images are left out: {first}", AssumptionWarning, stacklevel=2)
-        names = tuple(str(name) for name in labelled.split.class_names)
+        own = labelled.in_own_classes
+        names = labelled.class_names
+        if labelled.predicted:  # indices are those of the network
+            own, names = (lambda example: example), tuple(map(str, labelled.split.class_names))
         ready: dict[str, tuple[Example, list[Found]]] = {}
         found = labelled.proposals(track=track)
         for example in labelled.split:
@@ -507,7 +543,8 @@ def label(
             if not example.labels:
                 yield _labelled_image(example, [], names)
             elif example.id in ready:
-                yield _labelled_image(*ready.pop(example.id), names)
+                done = ready.pop(example.id)
+                yield _labelled_image(own(done[0]), done[1], names)
 
 
 def _labelled_image(example: Example, found: Sequence[Found], names: tuple[str, ...]) -> LabelledImage:

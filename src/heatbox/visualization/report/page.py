@@ -56,7 +56,7 @@ def render(content: Mapping[str, Any]) -> str:
     )
     style = asset("page.css")
     explorer, review = content.get("explorer"), content.get("review")
-    names = ("heat.js", "frames.js", "review.js") if review else _EXPLORER
+    names = ("boxes.js", "heat.js", "frames.js", "review.js") if review else _EXPLORER
     script, shown = "\n".join(map(asset, names)), explorer or review
     return environment.from_string(asset("page.html.j2")).render(
         {"explorer": None, "review": None, **content},
