@@ -256,7 +256,8 @@ class EvaluateConfig(ModelSpec):
     method: tuple[str, ...] = ("cam", "pc1")
     """Maps to compute and score: cam, pc1, cam-positive, cam-negative, walk, walk-one-pass, foreground.
     walk:pc1 is the random walk from PC1; foreground is the map of a head that is fitted to the walks of all
-    images, walk+foreground the mean of both; a name ending in +centre is a map times the centre prior.
+    images, walk+foreground the mean of both, foreground-walk a walk of the class map that starts on it; larger
+    is the class map of the image of twice the side; a name ending in +centre is a map times the centre prior.
     patch-tokens and attention
     are for models with a class token, where cam is patch-tokens. The extra gradcam adds
     gradcam, gradcam++, hirescam, xgradcam, layercam, gradcam-elementwise, eigencam, eigengradcam, kpcacam.
@@ -344,7 +345,7 @@ class LocateConfig(ModelSpec):
 
     _: KW_ONLY
     method: str = "cam"
-    """The map: cam, pc1, walk, walk-one-pass, walk:pc1, foreground, walk+foreground, or one of them with
+    """The map: cam, pc1, walk, walk-one-pass, walk:pc1, foreground, foreground-walk, or one of them with
     +centre; see heatbox evaluate."""
     walk_seed: str = "cam"
     """Map from which a random walk without a named seed starts."""

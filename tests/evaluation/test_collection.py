@@ -28,7 +28,14 @@ from helpers.scenes import write_model, write_split
 
 pytestmark = pytest.mark.filterwarnings("ignore::heatbox.errors.AssumptionWarning")
 
-METHODS = ("walk", "foreground", "walk:pc1+foreground", "walk+foreground+centre")
+METHODS = (
+    "walk",
+    "foreground",
+    "walk:pc1+foreground",
+    "walk+foreground+centre",
+    "foreground-walk",
+    "larger",
+)
 IMAGES, SAMPLE = 14, 6
 
 
@@ -110,6 +117,24 @@ def head_in_numpy(head, features):
     return 1 / (1 + np.exp(-logits.reshape(features.shape[1:])))
 
 
+def foreground_walk_in_numpy(head, features, found, seed):
+    """sqrt(P · scaled(T(s · sqrt(P)))), with a step T on the correlations of the projected features."""
+    projection = head.projection
+    state = (projection.mean, projection.std, projection.components, projection.offset)
+    mean, std, components, offset = (one.numpy().astype(np.float64) for one in state)
+    x = features.reshape(len(features), -1)
+    x = components @ np.clip((x - mean[:, None]) / std[:, None], -4, 4) - offset[:, None]
+    x = x - x.mean(1, keepdims=True)
+    deviation = x.std(1, keepdims=True)
+    x = x / (deviation + 0.1 * deviation.mean())
+    x = x / np.linalg.norm(x, axis=0)
+    affinity = np.maximum(x.T @ x, 0)
+    prior = scaled(found.astype(np.float64))
+    start = (scaled(seed.astype(np.float64)) * np.sqrt(prior)).ravel()
+    walked = (affinity / affinity.sum(1, keepdims=True) @ start).reshape(seed.shape)
+    return np.sqrt(prior * scaled(walked))
+
+
 @torch.no_grad()
 def test_maps_are_those_of_the_saved_head(scene):
     """The features are made again here with the network alone, the head is computed in NumPy."""
@@ -136,6 +161,10 @@ def test_maps_are_those_of_the_saved_head(scene):
         y = (np.arange(16) - 7.5) / 4
         prior = np.exp(-0.5 * (y[:, None] ** 2 + y[None] ** 2)) ** 0.25
         assert np.allclose(maps["map_walk+foreground+centre"], scaled(mean) * prior, atol=1e-5)
+        weights = model[7].weight[example.label].numpy()  # the norm layer is before the activation
+        assert np.allclose(maps["map_larger"], np.einsum("c,chw->hw", weights, last[0].numpy()), atol=1e-4)
+        wanted = foreground_walk_in_numpy(head, features, maps["map_foreground"], maps["map_larger"])
+        assert np.allclose(maps["map_foreground-walk"], wanted, atol=5e-3)
 
 
 def test_the_run_says_what_the_head_was_fitted_on(scene):

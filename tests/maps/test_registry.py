@@ -17,7 +17,14 @@ from heatbox.maps.cam import cam
 from heatbox.maps.foreground import fit_foreground
 from heatbox.maps.pc1 import pc1
 from heatbox.maps.random_walk import random_walk
-from heatbox.maps.registry import MapInputs, find_method, refuse_heads, requirements_of, with_seed
+from heatbox.maps.registry import (
+    ForegroundName,
+    MapInputs,
+    find_method,
+    refuse_heads,
+    requirements_of,
+    with_seed,
+)
 from heatbox.models.factory import create_model
 from heatbox.models.introspect import ClassifierView
 from helpers.scenes import write_model, write_split
@@ -82,6 +89,10 @@ def test_names_say_which_seed():
     assert with_seed("foreground+centre", "cam", "pc1") == "foreground:pc1+centre"
     assert with_seed("walk+foreground", "pc1", "walk") == "walk:pc1+foreground:walk:pc1"
     assert with_seed("walk+foreground:cam", "pc1") == "walk:pc1+foreground:cam"
+    assert with_seed("foreground-walk", "cam") == "foreground-walk"
+    assert with_seed("foreground-walk+centre", "pc1", "cam") == "larger:pc1+foreground-walk:cam+centre"
+    assert str(ForegroundName.of("larger+foreground-walk:walk")) == "foreground-walk"
+    assert with_seed("larger", "pc1") == "larger:pc1"
 
 
 @pytest.mark.parametrize(
@@ -90,7 +101,7 @@ def test_names_say_which_seed():
         (
             "wlak",
             "no map method 'wlak', expected one of cam, cam-positive, cam-negative, pc1, walk, "
-            "walk-one-pass, foreground",
+            "walk-one-pass, larger, foreground",
         ),
         ("foreground:", "no map method 'foreground:'"),
         ("+foreground", "no map method"),
@@ -118,6 +129,9 @@ def test_only_what_is_needed_is_computed():
     head = requirements_of(["foreground"])
     assert (head.head, head.middle, head.larger, head.sharp, head.class_map) == (*[True] * 3, *[False] * 2)
     assert requirements_of(["walk+foreground"]).class_map
+    assert requirements_of(["foreground-walk"]).class_map
+    assert requirements_of(["larger"]).larger
+    assert not requirements_of(["larger"]).middle
     assert requirements_of(["walk-one-pass:pc1+foreground+centre"]).sharp
 
 

@@ -189,7 +189,7 @@ def _add_maps(
         if parts is None:
             continue
         base = torch.from_numpy(np.stack([record[column] for record in records])) if parts.base else None
-        maps = parts.finish(base, found).numpy()
+        maps = parts.finish(base, found, features).numpy()
         if extents:
             maps = placed(maps, torch.from_numpy(np.stack(extents)))
         for record, one in zip(records, maps, strict=True):

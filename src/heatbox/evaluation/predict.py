@@ -40,7 +40,7 @@ from heatbox.inference.boxes import frame_boxes, place_map
 from heatbox.inference.calibration import Calibration
 from heatbox.inference.collection import features_shape, fitted_on, head_seed, usable_head
 from heatbox.inference.scores import class_scores, score_function, trained_function
-from heatbox.maps.foreground import ForegroundHead, Projection
+from heatbox.maps.foreground import ForegroundHead, Projection, foreground
 from heatbox.maps.normalize import check_normalization
 from heatbox.maps.registry import (
     ENLARGED,
@@ -49,8 +49,8 @@ from heatbox.maps.registry import (
     Requirements,
     check_requirements,
     find_method,
-    head_map,
     named_for,
+    projected_features,
     requirements_of,
     run_model,
     with_seed,
@@ -428,8 +428,10 @@ def _maps(
         if head is None:
             maps[method] = torch.zeros(len(features), 1, 1) if base is None else base
         else:
-            shown, head_ms = part("head", partial(head_map, head, features))
-            maps[method], ms = parts.finish(base, shown), ms + head_ms
+            read, read_ms = part("read", partial(projected_features, head, features))
+            shown, head_ms = part("head", partial(foreground, head, read, projected=True))
+            maps[method], walk_ms = _timed(partial(parts.finish, base, shown, read), inputs.images)
+            ms += read_ms + head_ms + walk_ms
         times[method] = base_ms + ms
     return maps, times
 

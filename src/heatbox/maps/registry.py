@@ -23,7 +23,13 @@ from heatbox._utils.plugins import is_plugin, load_function
 from heatbox.errors import AssumptionWarning, InputError
 from heatbox.maps.baselines import with_centre_prior
 from heatbox.maps.cam import Signs, cam
-from heatbox.maps.foreground import ForegroundHead, average_maps, collection_features, foreground
+from heatbox.maps.foreground import (
+    ForegroundHead,
+    average_maps,
+    collection_features,
+    foreground,
+    foreground_walk,
+)
 from heatbox.maps.gradcam import GRADIENT_METHODS, gradient_map, tool_class
 from heatbox.maps.pc1 import pc1
 from heatbox.maps.random_walk import random_walk
@@ -193,65 +199,80 @@ TOKEN_METHODS: dict[str, Method] = {
 }
 """Methods for models that read their logits from a class token."""
 
+LARGER = "larger"
 WALKS: dict[str, tuple[Requirements, Callable[[MapInputs], MapInputs]]] = {
     "walk": (Requirements(middle=True, larger=True), lambda inputs: inputs.enlarged),
     "walk-one-pass": (Requirements(middle=True, sharp=True), lambda inputs: inputs.sharpened),
+    LARGER: (Requirements(larger=True), lambda inputs: inputs.enlarged),
 }
-"""Name of a walk → its requirements, and the inputs of its seed."""
+"""Name of a walk → its requirements, and the inputs of its seed. "larger" is the seed of a walk itself, the
+map of the image of twice the side."""
 
 SEED, CENTRE_PRIOR = "cam", "+centre"
-FOREGROUND, HEAD_SEED = "foreground", "walk"
+FOREGROUND, FOREGROUND_WALK, HEAD_SEED = "foreground", "foreground-walk", "walk"
 
 
 @dataclass(frozen=True)
 class ForegroundName:
-    """The parts of a name [BASE+]foreground[:SEED][+centre].
+    """The parts of a name [BASE+]foreground[-walk][:SEED][+centre].
 
     Attributes:
-        base: the method whose map is averaged with that of the head; "" for the head alone.
+        base: the method whose map is averaged with that of the head, "" for the head alone; or the class map
+            that a foreground walk starts from, by default "larger".
+        walk: whether it is a foreground walk, see `heatbox.maps.foreground.foreground_walk`.
         seed: the method whose maps the head is fitted to; "" for the default.
         prior: "+centre" or "".
     """
 
     base: str = ""
+    walk: bool = False
     seed: str = ""
     prior: str = ""
 
     def __str__(self) -> str:
-        name = f"{self.base}+{FOREGROUND}" if self.base else FOREGROUND
+        name = FOREGROUND_WALK if self.walk else FOREGROUND
+        if self.base and not (self.walk and self.base == LARGER):
+            name = f"{self.base}+{name}"
         return name + (f":{self.seed}" if self.seed not in ("", HEAD_SEED) else "") + self.prior
 
     @classmethod
     def of(cls, method: object) -> ForegroundName | None:
         """The parts of a name; None for a method without a foreground head."""
         found = _FOREGROUND_NAME.fullmatch(method) if isinstance(method, str) else None
-        return cls(*(part or "" for part in found.groups())) if found else None
+        if found is None:
+            return None
+        base, walk, seed, prior = (part or "" for part in found.groups())
+        return cls(base or (LARGER if walk else ""), bool(walk), seed, prior)
 
-    def finish(self, base: Tensor | None, found: Tensor) -> Tensor:
+    def finish(self, base: Tensor | None, found: Tensor, projected: Tensor) -> Tensor:
         """The map of this name.
 
         Args:
             base: (B, h, w) of the method `base`.
             found: (B, h, w) of the head.
+            projected: (B, D, h, w) features that the head read, on which a foreground walk steps.
         """
-        maps = found if base is None else average_maps([base, found])
+        if self.walk:
+            assert base is not None
+            maps = foreground_walk(found, base, [projected.to(base.device)])
+        else:
+            maps = found if base is None else average_maps([base, found])
         return with_centre_prior(maps) if self.prior else maps
 
 
 _FOREGROUND_NAME = re.compile(
-    rf"(?:(.+)\+)?{FOREGROUND}(?::(.+?))?({re.escape(CENTRE_PRIOR)})?", flags=re.DOTALL
+    rf"(?:(.+)\+)?{FOREGROUND}(-walk)?(?::(.+?))?({re.escape(CENTRE_PRIOR)})?", flags=re.DOTALL
 )
 
 
-def head_map(head: ForegroundHead, features: Tensor) -> Tensor:
-    """The map of a head, (B, h, w) in [0, 1], from features that are rounded as stored ones are.
+def projected_features(head: ForegroundHead, features: Tensor) -> Tensor:
+    """(B, D, h, w) float16: what a head reads, rounded as stored features are.
 
     Args:
         head: on the device of the features.
         features: (B, C, h, w), see `MapInputs.head_features`.
     """
-    projection = head.projection
-    return foreground(head, projection(features.to(projection.mean.device)).half(), projected=True)
+    return head.projection(features.to(head.projection.mean.device)).half()
 
 
 def find_method(method: str | MapFunction) -> Method:
@@ -284,8 +305,8 @@ def find_method(method: str | MapFunction) -> Method:
         names = ", ".join([*METHODS, *WALKS, FOREGROUND, *TOKEN_METHODS, *GRADIENT_METHODS])
         raise InputError(
             f"there is no map method {method!r}, expected one of {names}, a walk from another seed "
-            f"(walk:pc1), a mean with the foreground head (walk+{FOREGROUND}), one with the centre prior "
-            f"(cam{CENTRE_PRIOR}), or path/to/file.py:function"
+            f"(walk:pc1), a mean with the foreground head (walk+{FOREGROUND}), {FOREGROUND_WALK}, one with "
+            f"the centre prior (cam{CENTRE_PRIOR}), or path/to/file.py:function"
         )
     return (lambda inputs: with_centre_prior(found(inputs))) if name != method else found
 
@@ -425,13 +446,16 @@ def _with_head(parts: ForegroundName, method: str) -> Method:
                 "--foreground FILE or Localizer(foreground=FILE) applies one"
             )
         base = inputs.map_of(parts.base) if parts.base else None
-        return parts.finish(base, head_map(inputs.head, inputs.head_features))
+        projected = projected_features(inputs.head, inputs.head_features)
+        return parts.finish(base, foreground(inputs.head, projected, projected=True), projected)
 
     return combined
 
 
 def _walk(kind: str, seed: Method) -> Method:
     _, seed_inputs = WALKS[kind]
+    if kind == LARGER:
+        return lambda inputs: seed(seed_inputs(inputs))
     return lambda inputs: random_walk(seed(seed_inputs(inputs)), inputs.middle_maps)
 
 
