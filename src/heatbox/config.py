@@ -256,8 +256,9 @@ class EvaluateConfig(ModelSpec):
     method: tuple[str, ...] = ("cam", "pc1")
     """Maps to compute and score: cam, pc1, cam-positive, cam-negative, walk, walk-one-pass, foreground.
     walk:pc1 is the random walk from PC1; foreground is the map of a head that is fitted to the walks of all
-    images, walk+foreground the mean of both, foreground-walk a walk of the class map that starts on it; larger
-    is the class map of the image of twice the side; a name ending in +centre is a map times the centre prior.
+    images, walk+foreground the mean of both, foreground-walk a walk of the class map that starts on it;
+    larger is the class map of the image of twice the side; a name ending in +centre is a map times the
+    centre prior.
     patch-tokens and attention
     are for models with a class token, where cam is patch-tokens. The extra gradcam adds
     gradcam, gradcam++, hirescam, xgradcam, layercam, gradcam-elementwise, eigencam, eigengradcam, kpcacam.

@@ -347,8 +347,8 @@ def named_for(view: ClassifierView, method: str) -> str:
         AssumptionWarning: the name was changed.
     """
     if (parts := ForegroundName.of(method)) is not None:
-        changed = {name: named_for(view, one) for name in ("base", "seed") if (one := getattr(parts, name))}
-        return str(replace(parts, **changed))
+        base, seed = (named_for(view, one) if one else "" for one in (parts.base, parts.seed))
+        return str(replace(parts, base=base, seed=seed))
     name = method.removesuffix(CENTRE_PRIOR)
     base, _, seed = name.partition(":")
     if view.exact or view.reason or SEED not in (name, seed or (SEED if base in WALKS else None)):
