@@ -118,17 +118,22 @@ def head_in_numpy(head, features):
 
 
 def foreground_walk_in_numpy(head, features, found, seed):
-    """sqrt(P · scaled(T(s · sqrt(P)))), with a step T on the correlations of the projected features."""
+    """sqrt(P · scaled(T(s · sqrt(P)))), with a step T on the correlations of the first two maps.
+
+    The small network has no more channels than there are components, so nothing of the maps is lost.
+    """
     projection = head.projection
-    state = (projection.mean, projection.std, projection.components, projection.offset)
-    mean, std, components, offset = (one.numpy().astype(np.float64) for one in state)
+    mean, std = (one.numpy()[:, None].astype(np.float64) for one in (projection.mean, projection.std))
     x = features.reshape(len(features), -1)
-    x = components @ np.clip((x - mean[:, None]) / std[:, None], -4, 4) - offset[:, None]
-    x = x - x.mean(1, keepdims=True)
-    deviation = x.std(1, keepdims=True)
-    x = x / (deviation + 0.1 * deviation.mean())
-    x = x / np.linalg.norm(x, axis=0)
-    affinity = np.maximum(x.T @ x, 0)
+    x = std * np.clip((x - mean) / std, -4, 4)
+    affinity = 0
+    for one in (x[:8], x[8:16]):
+        one = one - one.mean(1, keepdims=True)
+        deviation = one.std(1, keepdims=True)
+        varies = deviation > 1e-6 * abs(mean[: len(one)])
+        one = np.where(varies, one / (deviation + 0.1 * deviation.mean()), 0)
+        one = one / np.linalg.norm(one, axis=0)
+        affinity = affinity + np.maximum(one.T @ one, 0)
     prior = scaled(found.astype(np.float64))
     start = (scaled(seed.astype(np.float64)) * np.sqrt(prior)).ravel()
     walked = (affinity / affinity.sum(1, keepdims=True) @ start).reshape(seed.shape)

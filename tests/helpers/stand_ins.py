@@ -61,6 +61,7 @@ def lay_out(folder: Path) -> None:
     (folder / "names.txt").write_text("bee\nant\n" + "".join(f"class {number}\n" for number in range(8)))
     evaluate = ["evaluate", "--model", "mine.py:build", "--checkpoint", "mine.pth", "--data", "birds.tar"]
     assert main([*evaluate, "--size", "64", "--out", "runs/a", "--json"]) == 0
+    assert main([*evaluate, "--size", "64", "--method", "foreground", "--out", "runs/fit", "--json"]) == 0
     calibrate = ["calibrate", "runs/a", "--boxes", "birds-val.tar", "--method", "cam"]
     assert main([*calibrate, "--json"]) == 0
     for name in ("runs/b", "runs/resnet50-test", "runs/mobilenet-ilsvrc-900"):

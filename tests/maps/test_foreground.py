@@ -7,6 +7,7 @@ import torch
 from heatbox.errors import InputError
 from heatbox.maps.foreground import (
     CLIP,
+    FITTED_ON,
     ForegroundHead,
     Projection,
     average_maps,
@@ -297,3 +298,31 @@ def test_average_of_scaled_maps():
         average_maps([])
     with pytest.raises(TypeError, match="expected a list"):
         average_maps(first)
+
+
+def test_restored_maps_are_those_that_were_projected():
+    """Channels that are sums of four components, none clipped: nothing is lost."""
+    torch.manual_seed(1)
+    mixed = torch.einsum("cd,ndhw->nchw", torch.randn(10, 4), torch.rand(6, 4, 5, 5))
+    features = mixed * torch.rand(1, 10, 1, 1) + torch.randn(1, 10, 1, 1)
+    projection = fit_projection(features, dims=4, layers=[3, 5, 2])
+    projected = projection(features)
+    first, second = projection.restore(projected, 2)
+    assert (first.shape[1], second.shape[1]) == (3, 5)
+    torch.testing.assert_close(torch.cat([first, second], 1), features[:, :8], rtol=1e-3, atol=1e-3)
+    assert len(projection.restore(projected, 9)) == 3
+    with pytest.raises(InputError, match=r"layers are \[3, 5\], expected 10 channels"):
+        fit_projection(features, layers=[3, 5])
+
+
+def test_layers_of_a_saved_head_are_checked(tmp_path):
+    features = torch.randn(8, 6, 4, 4)
+    head = fit_foreground(features, features[:, 0], projection=None, steps=1)
+    about = dict.fromkeys(FITTED_ON, "1")
+    head.save(tmp_path / "head.safetensors", **about)
+    assert load_foreground(tmp_path / "head.safetensors").projection.layers.tolist() == [6]
+    for wrong, words in ((torch.tensor([5]), "layers"), (torch.tensor([7, -1]), "layers is not positive")):
+        head.projection.layers = wrong
+        head.save(tmp_path / "wrong.safetensors", **about)
+        with pytest.raises(InputError, match=words):
+            load_foreground(tmp_path / "wrong.safetensors")

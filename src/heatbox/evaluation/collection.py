@@ -38,7 +38,7 @@ from heatbox.inference.collection import (
     warn_of_few,
 )
 from heatbox.maps.foreground import ForegroundHead, Projection, fit_foreground, fit_projection, foreground
-from heatbox.maps.registry import ForegroundName, MapInputs
+from heatbox.maps.registry import ForegroundName, HeadShape, MapInputs
 from heatbox.models.checkpoints import read_safetensors, write_safetensors
 
 FEATURES, SEEDS, EXTENT = "features", "seeds", "extent"
@@ -68,13 +68,13 @@ class Collection:
         """Remove it, once the maps of the head are saved."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def gather(self, split: Split, seed: int, shape: Sequence[int], work: Pass) -> Projection:
+    def gather(self, split: Split, seed: int, shape: HeadShape, work: Pass) -> Projection:
         """The first pass, resumed where an earlier call ended; returns the projection of the features.
 
         Args:
             split: the images.
             seed: draws the images on which the projection is fitted.
-            shape: (C, h, w) of the features of an image.
+            shape: of the features of an image.
             work: (images, run to append to, projection) runs the network on the images that the run does not
                 contain yet and appends their records with what `kept` returns.
 
@@ -93,7 +93,8 @@ class Collection:
             records = list(_records(self.sample))
             if not records:
                 raise InputError(f"{split.name}: none of the first {len(first)} images drawn can be used")
-            projection = fit_projection(torch.from_numpy(np.stack([record[FEATURES] for record in records])))
+            features = torch.from_numpy(np.stack([record[FEATURES] for record in records]))
+            projection = fit_projection(features, layers=shape.layers)
             write_safetensors(path, projection.state_dict(), {})
         work(replace(split, examples=parts[1]), self.others, projection)
         return projection
@@ -172,7 +173,7 @@ def _records(run: Run, projection: Projection | None = None) -> Iterator[Record]
 
 def _read_projection(path: Path) -> Projection:
     state, _ = read_safetensors(path)
-    return Projection(state["mean"], state["std"], state["components"], state["offset"])
+    return Projection(*(state[name] for name in ("mean", "std", "components", "offset", "layers")))
 
 
 def _add_maps(
@@ -189,7 +190,7 @@ def _add_maps(
         if parts is None:
             continue
         base = torch.from_numpy(np.stack([record[column] for record in records])) if parts.base else None
-        maps = parts.finish(base, found, features).numpy()
+        maps = parts.finish(base, head, features, found).numpy()
         if extents:
             maps = placed(maps, torch.from_numpy(np.stack(extents)))
         for record, one in zip(records, maps, strict=True):

@@ -261,7 +261,7 @@ def _fitted_to(config: EvaluateConfig, view: ClassifierView) -> list[str]:
 
 def _usable(file: Path, view: ClassifierView, size: Sequence[int], methods: Sequence[str]) -> ForegroundHead:
     shape = features_shape(view, size, requirements_of(methods, view))
-    return usable_head(file, view, shape[0], size)
+    return usable_head(file, view, shape.channels, size)
 
 
 def _fit_head(
@@ -430,7 +430,7 @@ def _maps(
         else:
             read, read_ms = part("read", partial(projected_features, head, features))
             shown, head_ms = part("head", partial(foreground, head, read, projected=True))
-            maps[method], walk_ms = _timed(partial(parts.finish, base, shown, read), inputs.images)
+            maps[method], walk_ms = _timed(partial(parts.finish, base, head, read, shown), inputs.images)
             ms += read_ms + head_ms + walk_ms
         times[method] = base_ms + ms
     return maps, times

@@ -30,6 +30,7 @@ from heatbox.maps.foreground import (
 from heatbox.maps.registry import (
     HEAD_SEED,
     ForegroundName,
+    HeadShape,
     MapFunction,
     MapInputs,
     Requirements,
@@ -77,22 +78,18 @@ def drawn(count: int, most: int, seed: int) -> list[int]:
     return order
 
 
-def sample_size(shape: Sequence[int]) -> int:
-    """Number of images on which the projection is fitted.
-
-    Args:
-        shape: (C, h, w) of the features of an image.
-    """
-    return max(1, min(SAMPLE, SAMPLE_BYTES // (2 * int(np.prod(shape)))))
+def sample_size(shape: HeadShape) -> int:
+    """Number of images on which the projection is fitted, for features of a shape."""
+    return max(1, min(SAMPLE, SAMPLE_BYTES // (2 * shape.channels * shape.height * shape.width)))
 
 
-def features_shape(view: ClassifierView, size: Sequence[int], requirements: Requirements) -> tuple[int, ...]:
-    """(C, h, w) of the features that a head reads, from a pass of a blank image of (height, width) pixels."""
+def features_shape(view: ClassifierView, size: Sequence[int], requirements: Requirements) -> HeadShape:
+    """The shape of the features that a head reads, from a pass of a blank image of (height, width) pixels."""
     images = blank_input(view.model, *size)
     with torch.no_grad():
         output = run_model(view, images, requirements)
         targets = torch.zeros(len(images), dtype=torch.long, device=output.logits.device)
-        return tuple(MapInputs.from_output(output, view, images, targets).head_features.shape[1:])
+        return MapInputs.from_output(output, view, images, targets).head_shape
 
 
 def gathered(inputs: MapInputs, seed: str, projection: Projection | None) -> tuple[Tensor, Tensor]:
@@ -125,6 +122,7 @@ class HeadFit:
         check_integer(seed, "seed", 0)
         self.seed, self.sample = seed, sample
         self.projection: Projection | None = None
+        self.layers: tuple[int, ...] = ()
         self._features: list[Tensor] = []
         self._maps: list[Tensor] = []
 
@@ -134,6 +132,7 @@ class HeadFit:
     def add(self, inputs: MapInputs, method: str) -> None:
         """Keep what `gathered` returns for some images; `method` is the seed."""
         features, maps = gathered(inputs, method, self.projection)
+        self.layers = inputs.head_shape.layers
         self._features.append(features)
         self._maps.append(maps)
         if self.projection is None and len(self) >= self.sample:
@@ -141,7 +140,7 @@ class HeadFit:
 
     def _project(self) -> None:
         features = torch.cat(self._features)
-        projection = fit_projection(features)
+        projection = fit_projection(features, layers=self.layers)
         self._features = [projected(projection, features)]
         self.projection = projection.to(features.device)
 

@@ -228,7 +228,7 @@ class Localizer:
                     f"{self.name or 'the method'} has no foreground head, expected none to be given"
                 )
             shape = features_shape(self.view, self.preprocess.size, self.requirements)
-            self.head = usable_head(foreground, self.view, shape[0], self.preprocess.size)
+            self.head = usable_head(foreground, self.view, shape.channels, self.preprocess.size)
 
     def fit_foreground(
         self,
@@ -296,7 +296,7 @@ class Localizer:
                 inputs, *_ = self._run(images, part, requirements)
                 if not len(fit):
                     size = (inputs.images.shape[2], inputs.images.shape[3])
-                    fit.sample = sample_size(inputs.head_features.shape[1:])
+                    fit.sample = sample_size(inputs.head_shape)
                 fit.add(inputs, self.head_seed)
         head = fit.fit()
         about = fitted_on(self.view, len(fit), self.head_seed, size) | {"random_seed": seed}

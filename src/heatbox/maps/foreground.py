@@ -57,15 +57,20 @@ class Projection(nn.Module):
         mean, std: (C,) of the features.
         components: (D, C), the principal axes of the standardised features, each divided by its deviation.
         offset: (D,), the component of the mean of the standardised features.
+        layers: (L,) int64, the number of channels of each of the maps that the features consist of.
     """
 
     mean: Tensor
     std: Tensor
     components: Tensor
     offset: Tensor
+    layers: Tensor
 
-    def __init__(self, mean: Tensor, std: Tensor, components: Tensor, offset: Tensor) -> None:
+    def __init__(
+        self, mean: Tensor, std: Tensor, components: Tensor, offset: Tensor, layers: Tensor | None = None
+    ) -> None:
         super().__init__()
+        self.register_buffer("layers", torch.tensor([len(mean)]) if layers is None else layers)
         self.register_buffer("mean", mean)
         self.register_buffer("std", std)
         self.register_buffer("components", components)
@@ -91,12 +96,31 @@ class Projection(nn.Module):
         _check_features(features, self.channels)
         return F.conv2d(self._standardised(features), self.components[..., None, None], -self.offset)
 
+    def restore(self, projected: Tensor, count: int) -> list[Tensor]:
+        """The first maps that the features consist of, as far as their components describe them.
+
+        Args:
+            projected: (N, D, h, w) that the projection returned, any float dtype.
+            count: number of maps.
+
+        Returns:
+            `count` maps (N, C_i, h, w) float32; fewer if the features consist of fewer.
+        """
+        sizes = self.layers[:count].tolist()
+        channels = sum(sizes)
+        components = self.components / self.components.square().sum(1, keepdim=True)
+        offset = self.offset.view(1, -1, 1, 1)
+        found = F.conv2d(projected.float() + offset, components[:, :channels].mT[..., None, None])
+        shape = (1, -1, 1, 1)
+        found = found * self.std[:channels].view(shape) + self.mean[:channels].view(shape)
+        return list(found.split(sizes, 1))
+
     def _standardised(self, features: Tensor) -> Tensor:
         shape = (1, -1, 1, 1)
         return ((features.float() - self.mean.view(shape)) / self.std.view(shape)).clamp_(-CLIP, CLIP)
 
 
-def fit_projection(features: Tensor, dims: int = 128) -> Projection:
+def fit_projection(features: Tensor, dims: int = 128, layers: Sequence[int] | None = None) -> Projection:
     """Fit a projection to features: whitened principal components of the standardised channels.
 
     Computed in float64 from at most `POSITIONS` positions, without random numbers.
@@ -104,6 +128,8 @@ def fit_projection(features: Tensor, dims: int = 128) -> Projection:
     Args:
         features: (N, C, h, w) features of some images, any float dtype. A few hundred images are enough.
         dims: number of components; at most as many as there are channels are kept, and none without variance.
+        layers: number of channels of each map that the features consist of, see `collection_features`; by
+            default one map of all.
 
     Raises:
         InputError: another shape, values that are not finite, or features without any variance.
@@ -111,6 +137,9 @@ def fit_projection(features: Tensor, dims: int = 128) -> Projection:
     """
     _check_features(features)
     check_integer(dims, "dims")
+    layers = [features.shape[1]] if layers is None else list(layers)
+    if sum(layers) != features.shape[1]:
+        raise InputError(f"layers are {layers}, expected {features.shape[1]} channels in all")
     samples, channels, height, width = features.shape
     cells = height * width
     total = samples * cells
@@ -133,8 +162,10 @@ def fit_projection(features: Tensor, dims: int = 128) -> Projection:
     axes = axes[:, order]
     axes = axes * axes.gather(0, axes.abs().argmax(0, keepdim=True)).sign()  # eigenvectors have no sign
     components = (axes / values[order].sqrt()).mT
-    tensors = (mean, std, components, components @ centre)
-    return Projection(*(tensor.float().contiguous() for tensor in tensors))
+    offset = (components @ centre).float()
+    return Projection(
+        mean.float(), std.float(), components.float().contiguous(), offset, torch.tensor(layers)
+    )
 
 
 class ForegroundHead(nn.Module):
@@ -221,6 +252,8 @@ def load_foreground(path: str | Path) -> ForegroundHead:
     for name, tensor in head.state_dict().items():
         if not bool(torch.isfinite(tensor).all()):
             raise InputError(f"{path}: {name} is not finite")
+    if not bool((head.projection.layers > 0).all()):
+        raise InputError(f"{path}: projection.layers is not positive")
     if not bool((head.projection.std > 0).all()):
         raise InputError(f"{path}: projection.std is not positive")
     head.fitted_on = {name: value for name, value in about.items() if name not in ("kind", "format")}
@@ -234,8 +267,11 @@ def _empty_head(state: dict[str, Tensor], path: Path) -> ForegroundHead:
         raise InputError(f"{path}: has no tensors of a foreground head")
     dims, channels = components.shape
     members = sum(name.endswith(".0.weight") for name in state)
+    layers = state.get("projection.layers")
+    if layers is None or layers.ndim != 1 or layers.dtype != torch.int64 or int(layers.sum()) != channels:
+        raise InputError(f"{path}: its layers are not those of {channels} channels")
     empty = Projection(
-        torch.zeros(channels), torch.ones(channels), torch.zeros(dims, channels), torch.zeros(dims)
+        torch.zeros(channels), torch.ones(channels), torch.zeros(dims, channels), torch.zeros(dims), layers
     )
     return ForegroundHead(empty, members, len(first))
 

@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -64,6 +64,24 @@ class Requirements:
     head: bool = False
     class_map: bool = field(default=False, compare=False)
     features: bool = field(default=False, compare=False)
+
+
+class HeadShape(NamedTuple):
+    """The shape of the features of an image that a foreground head reads.
+
+    Attributes:
+        layers: number of channels of each of the maps that they consist of.
+        height, width: of their grid.
+    """
+
+    layers: tuple[int, ...]
+    height: int
+    width: int
+
+    @property
+    def channels(self) -> int:
+        """Number of channels of all maps."""
+        return sum(self.layers)
 
 
 @dataclass(frozen=True)
@@ -132,15 +150,25 @@ class MapInputs:
         """Feature maps of middle layers, from another forward pass if there are none yet."""
         return self.middle or self.view.extract(self.images).middle
 
+    @property
+    def _head_maps(self) -> tuple[Tensor, ...]:
+        finer = self.enlarged
+        return (*self.middle_maps, *(finer.middle if finer is not self else ()), finer.features)
+
+    @property
+    def head_shape(self) -> HeadShape:
+        """The shape of what a foreground head reads."""
+        maps = self._head_maps
+        return HeadShape(tuple(one.shape[1] for one in maps), *maps[-1].shape[2:])
+
     @cached_property
     def head_features(self) -> Tensor:
         """(B, C, h, w) float16: what a foreground head reads, on the grid of the larger images' last map.
 
         The two middle maps of the images, and the last middle map and the last map of the larger images.
         """
-        finer = self.enlarged
-        maps = (*self.middle_maps, *(finer.middle if finer is not self else ()), finer.features)
-        found = collection_features(maps, (finer.features.shape[2], finer.features.shape[3]))
+        maps = self._head_maps
+        found = collection_features(maps, (maps[-1].shape[2], maps[-1].shape[3]))
         return found.clamp_(-_LARGEST_HALF, _LARGEST_HALF).half()
 
     @cached_property
@@ -244,17 +272,19 @@ class ForegroundName:
         base, walk, seed, prior = (part or "" for part in found.groups())
         return cls(base or (LARGER if walk else ""), bool(walk), seed, prior)
 
-    def finish(self, base: Tensor | None, found: Tensor, projected: Tensor) -> Tensor:
+    def finish(self, base: Tensor | None, head: ForegroundHead, projected: Tensor, found: Tensor) -> Tensor:
         """The map of this name.
 
         Args:
             base: (B, h, w) of the method `base`.
+            head: the head.
+            projected: (B, D, h, w) features that the head read, on its device.
             found: (B, h, w) of the head.
-            projected: (B, D, h, w) features that the head read, on which a foreground walk steps.
         """
         if self.walk:
             assert base is not None
-            maps = foreground_walk(found, base, [projected.to(base.device)])
+            middle = head.projection.restore(projected, 2)
+            maps = foreground_walk(found, base, [one.to(base.device) for one in middle])
         else:
             maps = found if base is None else average_maps([base, found])
         return with_centre_prior(maps) if self.prior else maps
@@ -447,7 +477,8 @@ def _with_head(parts: ForegroundName, method: str) -> Method:
             )
         base = inputs.map_of(parts.base) if parts.base else None
         projected = projected_features(inputs.head, inputs.head_features)
-        return parts.finish(base, foreground(inputs.head, projected, projected=True), projected)
+        found = foreground(inputs.head, projected, projected=True)
+        return parts.finish(base, inputs.head, projected, found)
 
     return combined
 
