@@ -240,8 +240,8 @@ class ModelSpec(ModelOptions):
 
 
 @dataclass(frozen=True)
-class EvaluateConfig(ModelSpec):
-    """Compute the maps of a data set and score them."""
+class EvaluateOptions(ModelOptions):
+    """Which maps of which data set are computed, and how they are scored, whichever network makes them."""
 
     data: str
     """A data set: a folder, an archive, PATH:SPLIT, or glyphs:test (glyphs:fullsup, glyphs:train,
@@ -265,9 +265,6 @@ class EvaluateConfig(ModelSpec):
     path/to/file.py:function is your own function of (model, images, targets)."""
     walk_seed: str = "cam"
     """Map from which random walks without a named seed start: cam or pc1 (--seed is always a random seed)."""
-    foreground: Path | None = None
-    """A fitted foreground head, the foreground.safetensors of another run: nothing is fitted. By default a
-    head is fitted to the images that are scored, without their boxes."""
     foreground_seed: str = "walk"
     """Maps that a foreground head is fitted to: walk, walk:pc1 or any other map."""
     seed: int = 0
@@ -297,6 +294,68 @@ class EvaluateConfig(ModelSpec):
     """Maximum number of images; the first ones are used."""
     batch_size: int = 32
     """Images per forward pass."""
+
+
+@dataclass(frozen=True)
+class EvaluateConfig(EvaluateOptions, ModelSpec):
+    """Compute the maps of a data set and score them."""
+
+    _: KW_ONLY
+    foreground: Path | None = None
+    """A fitted foreground head, the foreground.safetensors of another run: nothing is fitted. By default a
+    head is fitted to the images that are scored, without their boxes."""
+
+
+@dataclass(frozen=True)
+class NetworksConfig(EvaluateOptions):
+    """Compute the maps of a data set with several networks, average them, and score them."""
+
+    _: KW_ONLY
+    model: tuple[str, ...]
+    """The networks, each named as for one network."""
+    checkpoint: tuple[str, ...] = ()
+    """A file of weights, "pretrained" or "none" for each network, in their order; one "pretrained" is for
+    all."""
+    foreground: tuple[Path, ...] = ()
+    """A fitted foreground head for each network, in their order. By default a head of each network is fitted
+    to the images that are scored, without their boxes."""
+
+    def each(self) -> list[EvaluateConfig]:
+        """The configuration of each network alone.
+
+        Raises:
+            InputError: other than one checkpoint or head per network, a network named twice, or maps of the
+                predicted class, which may be another one for each network.
+        """
+        from heatbox.errors import InputError
+
+        number = len(self.model)
+        checkpoints = self.checkpoint * (number if self.checkpoint == ("pretrained",) else 1)
+        for name, values in (("checkpoint", checkpoints), ("foreground", self.foreground)):
+            if len(values) not in (0, number):
+                raise InputError(
+                    f"--{name} has {len(values)} values, expected one for each of {number} networks"
+                )
+        weights = [None if one == "none" else one for one in checkpoints] or [None] * number
+        pairs = list(zip(self.model, weights, strict=True))
+        if twice := [one for one in pairs if pairs.count(one) > 1]:
+            named = " with ".join(filter(None, twice[0]))
+            raise InputError(f"{named} is named twice, expected different networks")
+        if self.target != "label":
+            raise InputError(
+                "networks may predict different classes, whose maps have no mean; expected --target label"
+            )
+        common = {name: getattr(self, name) for name in EvaluateOptions.__dataclass_fields__ if name != "_"}
+        heads = self.foreground or (None,) * number
+        return [
+            EvaluateConfig(model=model, checkpoint=checkpoint, foreground=head, **common)
+            for (model, checkpoint), head in zip(pairs, heads, strict=True)
+        ]
+
+    def names(self) -> list[str]:
+        """A short name of each network; numbered where they have the same."""
+        short = [model.rstrip("/").rpartition("/")[2] for model in self.model]
+        return [f"{name} {number}" if short.count(name) > 1 else name for number, name in enumerate(short, 1)]
 
 
 Faithfulness = Literal["deletion", "insertion", "drop", "road"]

@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
 from heatbox._utils.io import folder_name
 from heatbox.cli.terminal import SOME_FAILED, AsJson, say, show_scores, warn_of_random_weights
-from heatbox.config import EvaluateConfig, MetricName
+from heatbox.config import EvaluateConfig, MetricName, NetworksConfig
 from heatbox.errors import InputError
 
 
@@ -28,7 +28,7 @@ def evaluate(
     Masks are used where there are no boxes. Writes a run folder and prints a table. After an interruption,
     rerun the command to resume. With --on-bad skip, images that cannot be used are left out and counted; the
     exit code is then 1. With --from-run RUN instead of --model and --data, the maps saved in a run
-    are scored again.
+    are scored again. With --model A B --checkpoint a b, the maps of several networks are averaged.
 
     Args:
         config: What to evaluate.
@@ -43,26 +43,78 @@ def evaluate(
         heatbox evaluate --model mine.py:build --checkpoint mine.pth --data birds.tar --fullsup birds-val.tar
         heatbox evaluate --from-run runs/resnet50-test --metrics all
     """
-    from heatbox._utils.progress import on_terminal
     from heatbox.evaluation.predict import evaluate as run_evaluation
+
+    return _evaluated(run_evaluation, [config], config, out, overwrite, calibration, breakdown, as_json)
+
+
+def evaluate_networks(
+    config: Annotated[NetworksConfig, tyro.conf.arg(name="")],
+    out: Path | None = None,
+    overwrite: bool = False,
+    calibration: Path | None = None,
+    breakdown: bool = False,
+    as_json: AsJson = False,
+) -> int:
+    """Average the maps of several networks and score them against the boxes or masks of a data set.
+
+    The maps of each network are scaled to [0, 1] and averaged. The run folder contains a run of each network,
+    and the table has a row for each beside the mean. After an interruption, rerun the command to resume.
+
+    Args:
+        config: What to evaluate.
+        out: The run folder; by default runs/MODELS-DATA.
+        overwrite: Replace an earlier run in the folder.
+        calibration: A file of heatbox calibrate; its thresholds are scored beside the best ones.
+        breakdown: Print MaxBoxAcc by size, shape, number and place of objects, and of the hardest classes.
+        as_json: Print the scores as JSON instead of a table.
+
+    Examples:
+        heatbox evaluate --model resnet50 mine.py:build --checkpoint pretrained mine.pth --data ILSVRC/test
+    """
+    from heatbox.evaluation.networks import evaluate_networks as run_evaluation
+
+    each = config.each()
+    return _evaluated(run_evaluation, each, config, out, overwrite, calibration, breakdown, as_json)
+
+
+def _evaluated(
+    work: Callable[..., dict[str, Any]],
+    networks: Sequence[EvaluateConfig],
+    config: EvaluateConfig | NetworksConfig,
+    out: Path | None,
+    overwrite: bool,
+    calibration: Path | None,
+    breakdown: bool,
+    as_json: bool,
+) -> int:
+    """Evaluate by a function of (config, run, track, overwrite, calibration) and print the scores."""
+    from heatbox._utils.progress import on_terminal
     from heatbox.evaluation.run import Run
     from heatbox.inference.calibration import load_calibration
 
-    warn_of_random_weights(config.model, config.checkpoint)
-    run = Run(out or Path("runs") / folder_name(f"{config.model}-{config.data}"))
+    for one in networks:
+        warn_of_random_weights(one.model, one.checkpoint)
+    models = [one.model for one in networks]
+    run = Run(out or Path("runs") / folder_name("-".join([*models, config.data])))
     if run.finished and not overwrite:
         say(f"note: {run.folder} contains maps already, which are scored again; --overwrite makes new ones")
     known = None if calibration is None else load_calibration(calibration)
-    metrics = run_evaluation(config, run, on_terminal, overwrite, calibration=known)
-    show_scores(metrics, f"{config.model} on {config.data}", as_json, breakdown)
+    metrics = work(config, run, on_terminal, overwrite, calibration=known)
+    show_scores(metrics, f"{' + '.join(models)} on {config.data}", as_json, breakdown)
     say(f"run: {run.folder}")
     return SOME_FAILED if metrics.get("left_out") else 0
 
 
 def evaluate_or_rescore(args: Sequence[str]) -> tuple[Callable[..., int | None], str, Sequence[str]]:
-    """Function, prog and arguments of `heatbox evaluate`; --from-run selects `rescore`."""
-    again = any(re.match(r"--from[-_]run\b", arg) for arg in args)
-    return rescore if again else evaluate, "heatbox evaluate", args
+    """Function, prog and arguments of `heatbox evaluate`.
+
+    --from-run selects `rescore`, several values of --model select `evaluate_networks`.
+    """
+    if any(re.match(r"--from[-_]run\b", arg) for arg in args):
+        return rescore, "heatbox evaluate", args
+    several = re.search(r"(?:^|\0)(?:--model|-m)\0[^-\0][^\0]*\0[^-\0]", "\0".join(args))
+    return evaluate_networks if several else evaluate, "heatbox evaluate", args
 
 
 def rescore(
@@ -91,7 +143,7 @@ def rescore(
         heatbox evaluate --from-run runs/resnet50-test --protocol exact
     """
     from heatbox._utils.progress import on_terminal
-    from heatbox.evaluation.run import Run
+    from heatbox.evaluation.run import FULLSUP, Run
     from heatbox.evaluation.score import score_run
     from heatbox.inference.calibration import load_calibration
 
@@ -103,7 +155,7 @@ def rescore(
             f"{from_run}: is an unfinished run that contains maps of {len(run)} images so far; "
             "rerun the command that started it to resume"
         )
-    fullsup = Run(from_run / "fullsup")
+    fullsup = Run(from_run / FULLSUP)
     methods = run.methods()
     found = score_run(
         run,

@@ -33,7 +33,7 @@ from heatbox.data.types import Example, Split
 from heatbox.errors import InputError
 from heatbox.evaluation.collection import Collection, head_note, kept, save_head
 from heatbox.evaluation.images import open_images, require_same_labels, save_images
-from heatbox.evaluation.run import FOREGROUND, HEAD, IMAGE, MASK, METRICS, Record, Run, require_older
+from heatbox.evaluation.run import FOREGROUND, FULLSUP, HEAD, IMAGE, MASK, METRICS, Record, Run, require_older
 from heatbox.evaluation.score import masks_of, require_comparable, score_run
 from heatbox.evaluation.summary import own_maps
 from heatbox.inference.boxes import frame_boxes, place_map
@@ -87,17 +87,68 @@ def evaluate(
     Raises:
         InputError: bad input; what was computed before it stays in the run folder.
     """
+    ready = prepare(config, model, split)
+    if calibration is not None and not any(name in calibration.methods for name in ready.config.method):
+        calibration.of(ready.config.method[0])  # raises, before anything is computed
+    fullsup = make_maps(ready, run, track, overwrite)
+    return save_scores(run, fullsup, ready.config, ready.config.method, ready.function, track, calibration)
+
+
+@dataclasses.dataclass(frozen=True)
+class Prepared:
+    """What an evaluation of one network needs, checked before anything is computed.
+
+    Attributes:
+        config: the configuration; its methods have the names that they have for this network.
+        view: the classifier.
+        names: method that was asked for → its name for this network.
+        function: how its logits become scores of classes.
+        head: the foreground head that was given.
+        split: the images.
+        left_out: what is left out of them.
+        chosen_on: the images on which thresholds are chosen, if they are others.
+        left_out_of_chosen: what is left out of those.
+    """
+
+    config: EvaluateConfig
+    view: ClassifierView
+    names: dict[str, str]
+    function: ScoreFunction
+    head: ForegroundHead | None
+    split: Split
+    left_out: LeftOut
+    chosen_on: Split | None
+    left_out_of_chosen: LeftOut
+
+    @property
+    def inner(self) -> EvaluateConfig:
+        """The configuration of the run on the images on which thresholds are chosen."""
+        return without_fullsup(self.config)
+
+
+def without_fullsup(config: EvaluateConfig) -> EvaluateConfig:
+    """The configuration of the run on the fully supervised split of another."""
+    metadata = config.fullsup_metadata
+    return dataclasses.replace(config, data=config.fullsup or "", metadata=metadata, fullsup=None)
+
+
+def prepare(config: EvaluateConfig, model: nn.Module | None = None, split: Split | None = None) -> Prepared:
+    """Build the network and open the images.
+
+    Raises:
+        InputError: whatever can be wrong with them.
+    """
     if not config.method:
         raise InputError("no map method was asked for")
-    methods = tuple(with_seed(name, config.walk_seed, config.foreground_seed) for name in config.method)
-    config = dataclasses.replace(config, method=methods)
-    for name in config.method:
+    asked = [with_seed(name, config.walk_seed, config.foreground_seed) for name in config.method]
+    for name in asked:
         find_method(name)  # an unknown one is reported before anything is built
     _check_numbers(config)
     model = config.build() if model is None else config.to_device(model)
     preprocess = config.preprocess(model)  # a size or mean that no input can have is reported here
     view = ClassifierView(model, config.output, preprocess.size)
-    methods = tuple(dict.fromkeys(named_for(view, name) for name in methods))
+    names = {name: named_for(view, name) for name in asked}
+    methods = tuple(dict.fromkeys(names.values()))
     config = dataclasses.replace(config, method=methods)
     check_requirements(view, requirements_of((*methods, *_fitted_to(config, view)), view))
     head = None
@@ -107,38 +158,80 @@ def evaluate(
                 f"{config.foreground}: none of {', '.join(methods)} is a map of a foreground head"
             )
         head = _usable(config.foreground, view, preprocess.size, methods)
-    if calibration is not None and not any(name in calibration.methods for name in methods):
-        calibration.of(methods[0])  # raises, before anything is computed
-    inner = dataclasses.replace(
-        config, data=config.fullsup or "", metadata=config.fullsup_metadata, fullsup=None
-    )
     split, left_out = _open(config, view, split)
+    inner = without_fullsup(config)
     chosen_on, left_out_of_chosen = _open(inner, view) if config.fullsup is not None else (None, LeftOut())
     require_comparable(config.protocol, split, chosen_on)
+    function = score_function(config.scores, view.num_classes, trained_function(view))
+    return Prepared(config, view, names, function, head, split, left_out, chosen_on, left_out_of_chosen)
+
+
+def make_maps(ready: Prepared, run: Run, track: Track = silent, overwrite: bool = False) -> Run | None:
+    """Make the maps of a run as far as it lacks them; the shards are not joined yet.
+
+    Args:
+        ready: the network and the images.
+        run: the run folder.
+        track: how to show progress.
+        overwrite: remove what an earlier run left in the folder.
+
+    Returns:
+        the finished run on the images on which thresholds are chosen, if there are any.
+
+    Raises:
+        InputError: the folder contains another run, or an image cannot be read.
+    """
+    config, view, split, head = ready.config, ready.view, ready.split, ready.head
     run.start(config, resume=not overwrite)
     require_same_labels(run, split)
     for file in (config.checkpoint, config.foreground):
         require_older(Path(file or ""), run.made(), f"maps were made with it in {run.folder}")
-    if head_seed(methods) is not None and head is None:
+    if head_seed(config.method) is not None and head is None:
         if not run.finished and not (run.folder / HEAD).exists():
             _fit_head(view, split, config, run, track)
-        head = _usable(run.folder / HEAD, view, preprocess.size, methods)
+        head = _usable(run.folder / HEAD, view, config.preprocess(view.model).size, config.method)
     if not run.finished:
-        predict(view, split, config, run, track, left_out, head)
-        save_images(run, split, left_out)
+        predict(view, split, config, run, track, ready.left_out, head)
+        save_images(run, split, ready.left_out)
         if head is not None:
             run.write_json(FOREGROUND, head_note(head, split, config.foreground))
-    fullsup = None
-    if chosen_on is not None:  # the split on which thresholds are chosen has a run of its own inside
-        fullsup = Run(run.folder / "fullsup")
-        fullsup.start(inner)
-        if not fullsup.finished:
-            predict(view, chosen_on, inner, fullsup, track, left_out_of_chosen, head)
-            save_images(fullsup, chosen_on, left_out_of_chosen)
-            fullsup.finish()
+    if ready.chosen_on is None:
+        return None
+    fullsup = Run(run.folder / FULLSUP)  # a run of its own inside
+    fullsup.start(ready.inner)
+    if not fullsup.finished:
+        predict(view, ready.chosen_on, ready.inner, fullsup, track, ready.left_out_of_chosen, head)
+        save_images(fullsup, ready.chosen_on, ready.left_out_of_chosen)
+        fullsup.finish()
+    return fullsup
+
+
+def save_scores(
+    run: Run,
+    fullsup: Run | None,
+    config: EvaluateConfig,
+    methods: Sequence[str],
+    function: ScoreFunction,
+    track: Track = silent,
+    calibration: Calibration | None = None,
+) -> dict[str, Any]:
+    """Score a run whose maps are made, finish it, and write metrics.json.
+
+    Args:
+        run: the run.
+        fullsup: the run on the images on which thresholds are chosen.
+        config: how to score.
+        methods: names of the maps.
+        function: how logits become scores of classes.
+        track: how to show progress.
+        calibration: see `score_run`.
+
+    Returns:
+        the scores.
+    """
     metrics = score_run(
         run,
-        config.method,
+        methods,
         config.thresholds,
         config.protocol,
         fullsup,
@@ -147,7 +240,6 @@ def evaluate(
         calibration,
         config.normalize,
     )
-    function = score_function(config.scores, view.num_classes, trained_function(view))
     if not run.finished:
         run.finish(_columns(metrics, config.protocol, run.has_masks, function, config.normalize))
     run.write_json(METRICS, {**metrics, "scores": function})

@@ -8,6 +8,9 @@
 ``classes.json``        names of the classes of the labels, if they are known
 ``foreground.json``     which foreground head made the maps, if one did; ``foreground.safetensors`` is the
                         head if it was fitted in this run, see `heatbox.evaluation.collection`
+``fullsup/``            the run on the fully supervised split, if there is one
+``networks.json``       the networks whose maps were averaged, if they were; ``networks/1``, ... are their
+                        runs, see `heatbox.evaluation.networks`
 
 Until a run is finished its rows are in ``parts/``, a `ShardStore`: an interrupted run loses at most the last
 few hundred images. Every file is written under a temporary name, flushed to disk and then renamed, so a file
@@ -48,6 +51,7 @@ from heatbox.evaluation.schema import (
     SavedRecord,
     check_columns,
     check_record,
+    checked_networks,
     checked_scores,
     checked_settings,
 )
@@ -65,6 +69,9 @@ LEFT_OUT, CLASSES = "left-out.json", "classes.json"
 """Which images were left out and why; the names of the classes of the labels. Written where there are any."""
 FOREGROUND, HEAD, COLLECTION = "foreground.json", "foreground.safetensors", "collection"
 """What the foreground head was fitted on, the head, and what the first pass of its fit keeps of images."""
+FULLSUP, NETWORKS = "fullsup", "networks"
+"""Folders of runs in a run: on the fully supervised split, and of each network whose maps are averaged."""
+NETWORKS_NOTE = "networks.json"
 SETTINGS = "settings.json"
 BOX = "box_"
 """Prefix of the columns with each map's box in pixels of the image, (K, 4) xyxy, half-open."""
@@ -74,7 +81,18 @@ IMAGE = "image"
 """Column of records whose ids are pairs of an image and a class of it: the id of the image."""
 LATER_KEYS: dict[str, Any] = {"output": None, "scores": None, "model_options": {}}
 """Keys of config.json that version 0.1.0 did not write → their values in its runs."""
-FOLDERS = ("parts", "records", "records-fullsup", "fullsup", COLLECTION)
+FILES = (
+    CONFIG,
+    ENVIRONMENT,
+    METRICS,
+    PREDICTIONS,
+    LEFT_OUT,
+    CLASSES,
+    FOREGROUND,
+    HEAD,
+    NETWORKS_NOTE,
+)
+FOLDERS = ("parts", "records", "records-fullsup", FULLSUP, NETWORKS, COLLECTION)
 _PACKAGES = (
     "heatbox",
     "torch",
@@ -215,7 +233,7 @@ class Run:
             # A run that was killed early may lack its config.
             if not there and self.folder.is_dir() and not holds_only(self.folder, ENVIRONMENT):
                 raise InputError(f"{self.folder}: is not empty and contains no run; choose another --out")
-            for name in (CONFIG, ENVIRONMENT, METRICS, PREDICTIONS, LEFT_OUT, CLASSES, FOREGROUND, HEAD):
+            for name in FILES:
                 (self.folder / name).unlink(missing_ok=True)
             for name in FOLDERS:
                 shutil.rmtree(self.folder / name, ignore_errors=True)
@@ -293,6 +311,12 @@ class Run:
     def foreground(self) -> dict[str, Any] | None:
         """What is known of the foreground head that made maps of the run; None if none did."""
         return self._read_json(FOREGROUND) if (self.folder / FOREGROUND).is_file() else None
+
+    def networks(self) -> list[dict[str, Any]] | None:
+        """The networks whose maps were averaged, see `heatbox.evaluation.networks`; None if none were."""
+        if not (self.folder / NETWORKS_NOTE).is_file():
+            return None
+        return checked_networks(self._read_json(NETWORKS_NOTE), self.folder / NETWORKS_NOTE)
 
     def settings(self) -> dict[str, Any]:
         """The config of a run of `evaluate`, validated; with defaults where readers of its maps need them."""

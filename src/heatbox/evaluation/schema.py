@@ -70,6 +70,7 @@ _FOREGROUND = {
     "seeds": TEXT,
     "model": TEXT,
 }
+_NETWORKS = [{"name": TEXT, "model": TEXT, "checkpoint": or_null(TEXT), "foreground?": _FOREGROUND}]
 _SETTINGS = {
     "protocol?": one_of("reference", "exact"),
     "thresholds?": GRID,
@@ -116,6 +117,7 @@ def checked_scores(content: Mapping[str, Any], where: object) -> dict[str, Any]:
         "left_out?": {...: COUNT},
         "scores?": one_of("softmax", "sigmoid"),
         "foreground?": _FOREGROUND,
+        "networks?": _NETWORKS,
         "methods": {...: _MASKS if masks else _BOXES},
         "baselines": [TEXT],
         "warnings?": [TEXT],
@@ -174,6 +176,16 @@ def checked_network(content: Mapping[str, Any], where: object) -> dict[str, Any]
         InputError: naming the key with another value.
     """
     found: dict[str, Any] = checked(content, _NETWORK, str(where))
+    return found
+
+
+def checked_networks(content: Mapping[str, Any], where: object) -> list[dict[str, Any]]:
+    """The networks that the content of a run's networks.json lists.
+
+    Raises:
+        InputError: naming the key with another value.
+    """
+    found: list[dict[str, Any]] = checked(content, {"networks": _NETWORKS}, str(where))["networks"]
     return found
 
 

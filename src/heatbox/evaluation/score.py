@@ -374,8 +374,8 @@ def score_run(
     if calibration is not None:
         require_min_max(normalize, calibration.where)
         calibration.require_settings({**run.settings(), "protocol": protocol})
-    note = run.foreground()
-    about = {} if note is None else {"foreground": note}
+    notes = {"foreground": run.foreground(), "networks": run.networks()}
+    about = {key: note for key, note in notes.items() if note is not None}
     table = table_of(found, chosen, images, metrics, calibration)
     sentences = images.ranges + policy_sentences(table, 0 if fullsup is None else shared_images(run, fullsup))
     return {

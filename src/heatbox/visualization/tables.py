@@ -223,6 +223,7 @@ def _caption(metrics: Mapping[str, Any], masks: bool, times: Mapping[str, float]
         text += f" Left out of {sum(left_out.values()) + metrics['images']}: {reasons}."
     text += " Pixel IoU is computed over all pixels." if masks else ""
     text += _head_words(metrics["foreground"]) if "foreground" in metrics else ""
+    text += _network_words(metrics["networks"]) if "networks" in metrics else ""
     text += " Oracle: threshold best on these images"
     transferred = any("transferred" in entry for entry in metrics["methods"].values())
     text += "; transferred: threshold best on the fully supervised split." if transferred else "."
@@ -239,10 +240,21 @@ def _caption(metrics: Mapping[str, Any], masks: bool, times: Mapping[str, float]
     return text + (" Baselines, which do not use the images, are in grey." if metrics["baselines"] else "")
 
 
-def _head_words(head: Mapping[str, Any]) -> str:
-    """Whether the foreground head was fitted on the scored images."""
+def _network_words(networks: Sequence[Mapping[str, Any]]) -> str:
+    """Which networks were averaged, and on what their foreground heads were fitted."""
+    names = ", ".join(one["name"] for one in networks)
+    text = (
+        f" Rows without the name of a network: the mean of the maps of {names}. Classification, in all rows: "
+        "the mean of their scores."
+    )
+    heads = [_head_words(one["foreground"], f" of {one['name']}") for one in networks if "foreground" in one]
+    return text + "".join(heads)
+
+
+def _head_words(head: Mapping[str, Any], of: str = "") -> str:
+    """Whether the foreground head was fitted on the scored images; `of` is the network, where several are."""
     number, scored, file = head["fitted_images"], head.get("scored_images"), head["file"]
-    whose = "" if file is None else f" {file}"
+    whose = of if file is None else f"{of} {file}"
     words = f" The foreground head{whose} was fitted to {head['seeds']} on {number} "
     if file is None:
         return words + "of these images (transductive)."
