@@ -434,8 +434,8 @@ class LocateConfig(ModelSpec):
     the predicted one."""
 
 
-DEFAULT_MAP = "walk"
-"""The map from which `heatbox label` makes boxes."""
+DEFAULT_MAP, MAP_OF_FEW = "foreground-walk", "walk"
+"""The maps from which `heatbox label` makes boxes: of a collection, and of too few images to learn from."""
 
 
 @dataclass(frozen=True)
@@ -452,8 +452,13 @@ class LabelConfig(ModelOptions):
     """Without --model: the pretrained network that is fitted, named like a model."""
     finetune_checkpoint: str | None = None
     """A file of its weights; by default the published ones."""
-    method: str = DEFAULT_MAP
-    """The map: any one that heatbox evaluate makes."""
+    method: str | None = None
+    """The map: any one that heatbox evaluate makes; by default foreground-walk, which learns from all images,
+    or walk for fewer than 30."""
+    foreground: Path | None = None
+    """A fitted foreground head, the foreground.safetensors of another run: nothing is fitted."""
+    seed: int = 0
+    """Random seed of a foreground head's fit."""
     threshold: float | None = None
     """Fraction of the map's maximum above which pixels belong to an object; by default that of the
     calibration; without one .5 for walks and maps of the foreground, .35 for others."""

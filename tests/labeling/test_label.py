@@ -13,11 +13,12 @@ from PIL import Image
 from heatbox import open_split
 from heatbox.cli.main import main
 from heatbox.data.glyphs import glyphs
-from heatbox.errors import InputError
+from heatbox.errors import AssumptionWarning, InputError
 from heatbox.evaluation import predict
 from heatbox.inference.boxes import map_to_boxes
 from heatbox.labeling import pipeline as labeling
 from heatbox.labeling.photos import own_classes
+from heatbox.maps.foreground import load_foreground
 from helpers.scenes import write_model
 
 COUNT, TURNED = 20, 0x0112
@@ -110,6 +111,30 @@ def test_boxes_are_those_of_the_saved_maps(done):
         assert len(example.boxes) == (1 if len(every) else 0)
         if len(every):
             assert np.abs(every - example.boxes).max(1).min() < 1e-9
+
+
+def test_a_collection_has_a_foreground_head(done, tmp_path, monkeypatch):
+    """The default map learns from all images; another run may be given its head."""
+    root = done[0]
+    photos = str(root / "photos")
+    with pytest.warns(AssumptionWarning, match="fewer than 30 maps .* so the map is walk"):
+        assert labeling.make_maps(photos, config_of(root), labeling.Run(root / "run")).config.method == "walk"
+    monkeypatch.setattr(labeling, "FEW_IMAGES", 10)
+    first = labeling.make_maps(photos, config_of(root), labeling.Run(tmp_path / "a"))
+    assert first.config.method == "foreground-walk"
+    head = tmp_path / "a" / "foreground.safetensors"
+    assert load_foreground(head).fitted_on["images"] == str(COUNT + 2)
+    before = {one["id"]: one["map_foreground-walk"] for batch in first.run.records() for one in batch}
+    assert np.ptp(np.stack(list(before.values()))) > 0.1
+    given = config_of(root, foreground=head, method="foreground-walk")
+    second = labeling.make_maps(photos, given, labeling.Run(tmp_path / "b"))
+    assert not (tmp_path / "b" / "foreground.safetensors").exists()
+    for batch in second.run.records():
+        for one in batch:
+            assert np.allclose(one["map_foreground-walk"], before[one["id"]], atol=1e-3)
+    wrong = config_of(root, foreground=head, method="walk")
+    with pytest.raises(InputError, match="none of walk is a map of a foreground head"):
+        labeling.make_maps(photos, wrong, labeling.Run(tmp_path / "c"))
 
 
 def config_of(root, **more):

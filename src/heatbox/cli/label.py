@@ -70,7 +70,7 @@ def label(
 
         warn_of_random_weights(config.model, config.checkpoint)
     if options.model_version is None:
-        name = f"{config.model or config.finetune} {config.method}"
+        name = " ".join(filter(None, (config.model or config.finetune, config.method)))
         options = dataclasses.replace(options, model_version=name)
 
     def trained(fitted: Finetuned) -> None:

@@ -150,14 +150,9 @@ def prepare(config: EvaluateConfig, model: nn.Module | None = None, split: Split
     names = {name: named_for(view, name) for name in asked}
     methods = tuple(dict.fromkeys(names.values()))
     config = dataclasses.replace(config, method=methods)
-    check_requirements(view, requirements_of((*methods, *_fitted_to(config, view)), view))
-    head = None
-    if config.foreground is not None:
-        if head_seed(methods) is None:
-            raise InputError(
-                f"{config.foreground}: none of {', '.join(methods)} is a map of a foreground head"
-            )
-        head = _usable(config.foreground, view, preprocess.size, methods)
+    seeds = fitted_seeds(methods, config.foreground, view)
+    check_requirements(view, requirements_of((*methods, *seeds), view))
+    head = None if config.foreground is None else run_head(view, None, config, None)
     split, left_out = _open(config, view, split)
     inner = without_fullsup(config)
     chosen_on, left_out_of_chosen = _open(inner, view) if config.fullsup is not None else (None, LeftOut())
@@ -186,10 +181,7 @@ def make_maps(ready: Prepared, run: Run, track: Track = silent, overwrite: bool 
     require_same_labels(run, split)
     for file in (config.checkpoint, config.foreground):
         require_older(Path(file or ""), run.made(), f"maps were made with it in {run.folder}")
-    if head_seed(config.method) is not None and head is None:
-        if not run.finished and not (run.folder / HEAD).exists():
-            _fit_head(view, split, config, run, track)
-        head = _usable(run.folder / HEAD, view, config.preprocess(view.model).size, config.method)
+    head = ready.head or run_head(view, split, config, run, track)
     if not run.finished:
         predict(view, split, config, run, track, ready.left_out, head)
         save_images(run, split, ready.left_out)
@@ -345,14 +337,49 @@ def predict(
     collection.remove()
 
 
-def _fitted_to(config: EvaluateConfig, view: ClassifierView) -> list[str]:
-    """The method to whose maps a head is to be fitted, if one is."""
-    seed = None if config.foreground is not None else head_seed(config.method, view)
+def fitted_seeds(methods: Sequence[str], given: Path | None, view: ClassifierView) -> list[str]:
+    """The method to whose maps a head of some methods is to be fitted, if one is and none is given."""
+    seed = None if given is not None else head_seed(methods, view)
     return [] if seed is None else [seed]
 
 
-def _usable(file: Path, view: ClassifierView, size: Sequence[int], methods: Sequence[str]) -> ForegroundHead:
-    shape = features_shape(view, size, requirements_of(methods, view))
+def run_head(
+    view: ClassifierView,
+    split: Split | None,
+    config: EvaluateConfig,
+    run: Run | None,
+    track: Track = silent,
+) -> ForegroundHead | None:
+    """The foreground head of a run: the given one, or one that is fitted to its images if it has none yet.
+
+    Args:
+        view: the model.
+        split: the images; not needed for a given head.
+        config: the methods, and the given head.
+        run: the run, started; not needed for a given head.
+        track: how to show progress.
+
+    Returns:
+        None if no method has a head.
+
+    Raises:
+        InputError: a head that is given and not of these methods or this model; or as `predict`.
+    """
+    if head_seed(config.method) is None:
+        if config.foreground is None:
+            return None
+        raise InputError(
+            f"{config.foreground}: none of {', '.join(config.method)} is a map of a foreground head"
+        )
+    file = config.foreground
+    if file is None:
+        assert run is not None
+        file = run.folder / HEAD
+        if not run.finished and not file.exists():
+            assert split is not None
+            _fit_head(view, split, config, run, track)
+    size = config.preprocess(view.model).size
+    shape = features_shape(view, size, requirements_of(config.method, view))
     return usable_head(file, view, shape.channels, size)
 
 
@@ -364,7 +391,7 @@ def _fit_head(
     track: Track,
 ) -> None:
     """Fit a foreground head to the images and save it; resumed where an earlier call ended."""
-    (seed,) = _fitted_to(config, view)
+    (seed,) = fitted_seeds(config.method, None, view)
     size = config.preprocess(view.model).size
     shape = features_shape(view, size, requirements_of(config.method, view))
 

@@ -21,7 +21,7 @@ from heatbox._utils.extras import require
 from heatbox._utils.io import folder_name
 from heatbox._utils.progress import Track, silent
 from heatbox.boxes.objects import ObjectRules
-from heatbox.config import EvaluateConfig, LabelConfig, ModelOptions
+from heatbox.config import DEFAULT_MAP, MAP_OF_FEW, EvaluateConfig, LabelConfig, ModelOptions
 from heatbox.data.classes import match_classes
 from heatbox.data.files.trees import raise_problem
 from heatbox.data.formats.coco import to_coco
@@ -32,9 +32,10 @@ from heatbox.data.problems import LeftOut
 from heatbox.data.types import Example, Split
 from heatbox.data.write import relabelled
 from heatbox.errors import AssumptionWarning, InputError
-from heatbox.evaluation.predict import predict
+from heatbox.evaluation.predict import fitted_seeds, predict, run_head
 from heatbox.evaluation.run import IMAGE, Run, require_older
 from heatbox.inference.calibration import load_calibration
+from heatbox.inference.collection import FEW_IMAGES
 from heatbox.inference.scores import score_function, trained_function
 from heatbox.labeling.corrections import Learned, learn, match_corrections, open_corrections
 from heatbox.labeling.output import (
@@ -59,7 +60,6 @@ from heatbox.maps.registry import (
     check_requirements,
     find_method,
     named_for,
-    refuse_heads,
     requirements_of,
 )
 from heatbox.models.introspect import ClassifierView
@@ -148,10 +148,11 @@ class Labelled:
 
 def box_settings(config: LabelConfig) -> BoxSettings:
     """How maps become boxes, as a configuration says."""
-    known = None if config.calibration is None else load_calibration(config.calibration).of(config.method)
-    usual = default_threshold(config.method) if known is None else known.threshold
+    method = config.method or DEFAULT_MAP
+    known = None if config.calibration is None else load_calibration(config.calibration).of(method)
+    usual = default_threshold(method) if known is None else known.threshold
     return BoxSettings(
-        config.method,
+        method,
         usual if config.threshold is None else config.threshold,
         ONE if config.objects == "one" else ObjectRules(),
         None if known is None else known.confidence,
@@ -201,8 +202,9 @@ def make_maps(
     Raises:
         InputError: bad input; what was computed before it stays in the run folder.
     """
-    find_method(config.method)  # an unknown one is reported before anything is built
-    refuse_heads([config.method], "heatbox label")
+    if config.method is None and config.calibration is not None:
+        config = dataclasses.replace(config, method=_calibrated_method(config.calibration))
+    find_method(config.method or DEFAULT_MAP)  # an unknown one is reported before anything is built
     box_settings(config)
     for name in ("limit", "batch_size"):
         if (number := getattr(config, name)) is not None:
@@ -215,8 +217,10 @@ def make_maps(
     model = config.to_device(model) if model is not None else config.spec.build()
     preprocess = config.preprocess(model)
     view = ClassifierView(model, config.output, preprocess.size)
-    config = dataclasses.replace(config, method=named_for(view, config.method))
-    check_requirements(view, requirements_of([config.method], view))
+    method = named_for(view, config.method or DEFAULT_MAP)
+    check_requirements(
+        view, requirements_of([method, *fitted_seeds([method], config.foreground, view)], view)
+    )
     function = score_function(config.scores, view.num_classes, trained_function(view))
     skip = config.on_bad == "skip"
     left_out = LeftOut()
@@ -233,12 +237,19 @@ def make_maps(
     split = without_boxes(measured(split, left_out if skip else None, track))
     if not split.class_names and len(names):
         split = dataclasses.replace(split, class_names=list(names))
+    few = config.method is None and sum(len(example.labels) or 1 for example in split) < FEW_IMAGES
+    config = dataclasses.replace(config, method=named_for(view, MAP_OF_FEW) if few else method)
     maps_config = _maps_config(config, photos if isinstance(photos, str) else split.name)
     weights = config.spec.weights if config.model is not None else None
     settings = dataclasses.asdict(maps_config) | {"weights": weights, "min_score": config.min_score}
     run.start(settings, resume=not overwrite)  # how boxes are made of the maps may change
     require_older(Path(config.checkpoint or ""), run.made(), f"maps were made with it in {run.folder}")
     notes: list[str] = []
+    if few:
+        notes.append(
+            f"there are fewer than {FEW_IMAGES} maps for a foreground head to learn from, so the map is "
+            f"{config.method}"
+        )
     predicted = not any(example.labels for example in split)
     if predicted:
         inner = Run(run.folder / CLASSES_RUN)
@@ -258,7 +269,9 @@ def make_maps(
         warnings.warn(f"{split.name}: {note}", AssumptionWarning, stacklevel=2)
     searched = dataclasses.replace(split, examples=[example for example in split if example.labels])
     if len(searched):
-        predict(view, searched.by_class(), maps_config, run, track, left_out)
+        pairs = searched.by_class()
+        head = run_head(view, pairs, maps_config, run, track)
+        predict(view, pairs, maps_config, run, track, left_out, head)
     own = used_classes(split) if predicted else own_classes(given, view.num_classes, names, where)
     return Labelled(split, run, view, config, left_out, predicted, tuple(notes), *own)
 
@@ -270,13 +283,21 @@ def _maps_config(config: LabelConfig, photos: str) -> EvaluateConfig:
         config.model or "",
         photos,
         checkpoint=config.checkpoint,
-        method=(config.method,),
+        method=(config.method or DEFAULT_MAP,),
+        foreground=config.foreground,
+        seed=config.seed,
         on_bad=config.on_bad,
         limit=config.limit,
         batch_size=config.batch_size,
         channels=0,
         **shared,
     )
+
+
+def _calibrated_method(file: Path) -> str | None:
+    """The only map of a calibration; None if it has several."""
+    methods = list(load_calibration(file).methods)
+    return methods[0] if len(methods) == 1 else None
 
 
 def _fit_classifier(photos: Any, config: LabelConfig, run: Run, track: Track, overwrite: bool) -> Finetuned:
