@@ -179,7 +179,7 @@ SAME_EVERYWHERE = {
     "batch_size": "label, evaluate, faithfulness, train glyphs_resnet, analyze erf, analyze shape-bias, "
     "analyze activation, analyze class-weights, analyze complexity, analyze signed-cam, "
     "analyze thresholds, analyze all",
-    "seed": "demo, faithfulness, locate, evaluate, calibrate, train glyphs_resnet, analyze erf, "
+    "seed": "demo, label, faithfulness, locate, evaluate, calibrate, train glyphs_resnet, analyze erf, "
     "analyze shape-bias, analyze activation, analyze class-weights, analyze complexity, "
     "analyze signed-cam, analyze thresholds, analyze all",
 }
