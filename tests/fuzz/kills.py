@@ -40,13 +40,15 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import heatbox.analysis.runner
+import heatbox.evaluation.networks
 import heatbox.evaluation.predict
 import heatbox.evaluation.score
 import heatbox.inference.collection
 import heatbox.training.trainer
 import heatbox.visualization.report.build
 from heatbox.cli.main import main as main_of_heatbox
-from helpers.scenes import write_model, write_split
+from heatbox.models.factory import create_model
+from helpers.scenes import write_checkpoint, write_model, write_split
 from helpers.training import RECIPE, write_small_data
 
 IGNORED = ("environment.json",)  # versions and the like
@@ -63,7 +65,11 @@ class Kind:
 
 def prepare(root: Path) -> None:
     """Small data in a folder: images, heatmaps, a network and a finished run."""
-    write_model(root)
+    network = create_model(write_model(root))
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.mul_(1 + torch.rand_like(parameter))
+    write_checkpoint(network, root / "other.safetensors")
     data = write_split(root / "set", 32)
     write_split(root / "fullsup", 12)
     write_small_data(root / "glyphs")
@@ -79,6 +85,8 @@ def kinds(root: Path) -> list[Kind]:
     model, data, run = f"{root / 'mine.py'}:blobs", str(root / "set"), str(root / "run")
     forward = ("--size", "64", "--batch-size", "4", "--device", "cpu")
     evaluate = ("evaluate", "-m", model, "-d", data, *forward)
+    others = ("-m", model, model, "--checkpoint", "none", str(root / "other.safetensors"))
+    networks = ("evaluate", *others, "-d", data, *forward, "--fullsup", str(root / "fullsup"))
     train = ("train", *RECIPE, "--data", str(root / "glyphs"), "--save-minutes", "0")
     whole = ("--epochs", "2", "--save-minutes", "0", "--lr", "1e-3")
     finetune = ("train", "finetune", "-m", "resnet10_small", "-d", str(root / "glyphs"), *forward, *whole)
@@ -89,6 +97,7 @@ def kinds(root: Path) -> list[Kind]:
         Kind("finetune", (*finetune, "--out", "OUT")),
         Kind("evaluate", (*evaluate, "--fullsup", str(root / "fullsup"), "--out", "OUT")),
         Kind("foreground", (*evaluate, "--method", "walk", "walk+foreground", "--out", "OUT")),
+        Kind("networks", (*networks, "--method", "cam", "walk+foreground", "--out", "OUT")),
         Kind("score", ("score", "--heatmaps", str(root / "maps"), "-d", data, "--out", "OUT")),
         Kind("report", ("report", run, "--out", "OUT/page.html")),
         Kind("export", ("export", run, *files)),
@@ -139,6 +148,7 @@ def command_of(words: Sequence[str]) -> Callable[[], int]:
 
     def run() -> int:
         heatbox.evaluation.predict.RECORDS_A_SHARD = 4
+        heatbox.evaluation.networks.RECORDS_A_SHARD = 4
         heatbox.evaluation.score.MAPS_AT_A_TIME = 8
         heatbox.inference.collection.SAMPLE = 12
         return main_of_heatbox(list(words))
