@@ -90,6 +90,7 @@ def kinds(root: Path) -> list[Kind]:
     train = ("train", *RECIPE, "--data", str(root / "glyphs"), "--save-minutes", "0")
     whole = ("--epochs", "2", "--save-minutes", "0", "--lr", "1e-3")
     finetune = ("train", "finetune", "-m", "resnet10_small", "-d", str(root / "glyphs"), *forward, *whole)
+    to = ("--to", "coco", "csv", "label-studio", "--review", "5", "--overwrite")
     files = ("--coco", "OUT/c.json", "--npy", "OUT/maps", "--overlays", "OUT/pictures")
     return [
         Kind("run", (*evaluate, "--out", run)),
@@ -98,6 +99,7 @@ def kinds(root: Path) -> list[Kind]:
         Kind("evaluate", (*evaluate, "--fullsup", str(root / "fullsup"), "--out", "OUT")),
         Kind("foreground", (*evaluate, "--method", "walk", "walk+foreground", "--out", "OUT")),
         Kind("networks", (*networks, "--method", "cam", "walk+foreground", "--out", "OUT")),
+        Kind("label", ("label", data, "-m", model, *forward, "--run", "OUT/run", "--out", "OUT/boxes", *to)),
         Kind("score", ("score", "--heatmaps", str(root / "maps"), "-d", data, "--out", "OUT")),
         Kind("report", ("report", run, "--out", "OUT/page.html")),
         Kind("export", ("export", run, *files)),
@@ -251,6 +253,7 @@ READERS: dict[str, Callable[[Path], Any]] = {
     ".html": _page,
     ".png": _png,
     ".svg": lambda path: (path.read_text(), path.read_text().index("</svg>"))[0],
+    ".xml": lambda path: (path.read_text(), path.read_text().index("</View>"))[0],
     ".npy": lambda path: np.load(path).tobytes(),
     ".npz": lambda path: {name: array.tolist() for name, array in np.load(path).items()},
     ".parquet": _table,
