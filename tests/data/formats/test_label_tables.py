@@ -7,6 +7,7 @@ import tarfile
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from heatbox.data.open import open_data_set, open_split
 from heatbox.errors import InputError
@@ -239,3 +240,27 @@ def test_scores_of_predictions(tmp_path):
         "image,label,x1,y1,x2,y2,score\na.jpg,cat,1,2,3,4,0.5\na.jpg,cat,1,2,3,9,0.25\n",
     )
     assert np.array_equal(open_split(str(tmp_path)).examples[0].box_scores, [0.5, 0.25])
+
+
+@pytest.mark.parametrize("place", ["", "images/", "val/"])
+def test_class_folders_of_validation_images_of_imagenet(tmp_path, place):
+    """Their names do not make them the published set, whose images lie in one folder."""
+    for number, name in enumerate(["bee", "ant", "bee"]):
+        path = tmp_path / place / name / f"ILSVRC2012_val_{number + 1:08d}.JPEG"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 6)).save(path)
+    data = open_data_set(tmp_path)
+    assert data.layout == "folder of classes"
+    split = data.load(data.splits[0])
+    assert split.class_names == ["ant", "bee"]
+    assert [example.label for example in split] == [0, 1, 1]
+
+
+def test_validation_images_beside_test_images_are_not_sorted_by_class(tmp_path):
+    for name in ("val", "test"):
+        (tmp_path / name).mkdir()
+        Image.new("RGB", (8, 6)).save(tmp_path / name / "ILSVRC2012_val_00000001.JPEG")
+    data = open_data_set(tmp_path)
+    assert data.layout == "ILSVRC2012"
+    with pytest.raises(InputError, match="no class folder, XML or devkit lists the class"):
+        data.load("val")

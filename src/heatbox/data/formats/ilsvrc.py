@@ -29,6 +29,8 @@ _WNID = re.compile(r"n\d{8}")
 _VAL = re.compile(r"ILSVRC2012_val_(\d{8})\.(?:JPEG|jpeg|jpg|png)")
 _TRAIN = re.compile(r"n\d{8}_\d+\.(?:JPEG|jpeg|jpg|png)")
 _NUMBER = re.compile(r"[0-9]{1,4}")
+_NO_CLASSES = frozenset({"train", "val", "valid", "validation", "test", "images", "data"})
+_LISTS = ("meta.mat", "map_clsloc.txt", "ILSVRC2012_validation_ground_truth.txt")
 
 
 def split_names(tree: Tree) -> tuple[str, ...]:
@@ -71,6 +73,8 @@ def _split_folders(tree: Tree) -> dict[str, str]:
     """Split → folder of its images or of its class folders; none if a table has labels or boxes of them."""
     found: dict[str, str] = {}
     for folder in find_folders(tree, _split_of, depth=4):
+        if _is_class_folder(tree, folder):
+            continue
         name, last = _split_of(below(tree, folder)), folder.rpartition("/")[2].lower()
         # Images for validation that someone took from the training images.
         name = last if name == "train" and last in ("val", "valid", "validation", "test") else name
@@ -80,6 +84,21 @@ def _split_folders(tree: Tree) -> dict[str, str]:
     ):
         return {}
     return found
+
+
+def _is_class_folder(tree: Tree, folder: str) -> bool:
+    """Whether a folder of validation images is one of several, of any names, that sort them by class.
+
+    The published set has all in one folder, and other files that list their classes.
+    """
+    parent, _, last = folder.rpartition("/")
+    siblings = [name for name in tree.folders(parent) if name != last and name.lower() not in _NO_CLASSES]
+    several = any(any(map(is_image, tree.files(join(parent, name)))) for name in siblings)
+    if not folder or last.lower() in _NO_CLASSES or not several:
+        return False
+    return not any(_find(tree, name) for name in _LISTS) and not any(
+        find_folders(tree, lambda one: one.paths("", ".xml"), depth=4)
+    )
 
 
 def _split_of(tree: Tree) -> str:
