@@ -8,7 +8,9 @@ import pytest
 
 from heatbox.boxes.ops import box_iou
 from heatbox.cli.main import main
+from heatbox.data.open import open_split
 from heatbox.data.types import Example, Split
+from heatbox.data.write import WriteOptions, write_splits
 from heatbox.errors import AssumptionWarning, InputError
 from heatbox.evaluation.calibrate import calibrate_run, calibration_lines, match_images, notes_on_number
 from heatbox.evaluation.run import Run
@@ -223,3 +225,25 @@ def test_calibrate_then_evaluate_and_locate(tmp_path, capsys, monkeypatch):
     (tmp_path / "c.json").write_text("{}")
     assert main([*locate, "--calibration", "c.json"]) == 2
     assert "is not a calibration" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["boxes.json", "boxes.csv"])
+def test_one_file_of_annotations_is_enough(tmp_path, capsys, name):
+    """The same boxes from the data set, and from one file that names the images."""
+    split = open_split(write_split(tmp_path / "set", 24))
+    evaluate = ["evaluate", "--model", write_model(tmp_path), "--data", str(tmp_path / "set"), "--size", "64"]
+    assert main([*evaluate, "--method", "cam", "--out", str(tmp_path / "run"), "--json"]) == 0
+    write_splits(
+        [split], tmp_path / name, name.rpartition(".")[2].replace("json", "coco"), WriteOptions(images="none")
+    )
+    found = []
+    for boxes in (tmp_path / "set", tmp_path / name):
+        capsys.readouterr()
+        assert main(["calibrate", str(tmp_path / "run"), "--boxes", str(boxes), "--json"]) == 0
+        found.append(json.loads(capsys.readouterr().out))
+    for one in found:
+        del one["boxes"]
+    assert found[0] == found[1]
+    (tmp_path / "bad.csv").write_text("image,x1,y1,x2,y2\ntest/000000.png,1,2,3,4\n")
+    assert main(["calibrate", str(tmp_path / "run"), "--boxes", str(tmp_path / "bad.csv")]) == 2
+    assert "expected columns for the image, its class, and x1, y1, x2, y2" in capsys.readouterr().err

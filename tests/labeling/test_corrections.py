@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from heatbox.cli.main import main
+from heatbox.data.annotations import open_annotations
 from heatbox.data.glyphs import glyphs
 from heatbox.data.types import Example, Split
 from heatbox.data.write import WriteOptions, write_splits
@@ -15,7 +16,6 @@ from heatbox.labeling.corrections import (
     box_accuracy,
     expected_errors,
     match_corrections,
-    open_corrections,
 )
 from helpers.scenes import write_model
 
@@ -57,7 +57,7 @@ def test_corrections_are_read_in_every_format(scene, tmp_path, to):
     )
     from heatbox.data.files.trees import FolderTree
 
-    found = match_corrections(photos, open_corrections(path, FolderTree(root / "photos")))
+    found = match_corrections(photos, open_annotations(path, FolderTree(root / "photos")))
     assert set(found) == {example.id for example in some}
     for example in some:
         assert found[example.id].labels == example.labels

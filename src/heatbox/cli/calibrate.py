@@ -26,7 +26,8 @@ def calibrate(
 
     Args:
         run: The folder of a run of heatbox evaluate.
-        boxes: Images with boxes, in any format that --data reads; matched by id or file name.
+        boxes: Images with boxes, in any format that --data reads, or a file of annotations (.json, .csv,
+            .tsv, .xml) without the images; matched by id or file name.
         method: The maps to calibrate; by default all of the run.
         coverage: Probability with which an outer box is to contain the object.
         out: The file to write; by default calibration.json in the run folder.
@@ -38,11 +39,11 @@ def calibrate(
         heatbox calibrate runs/resnet50-test --boxes boxes.json --method cam --coverage 0.95
     """
     from heatbox._utils.progress import on_terminal, printable
-    from heatbox.data.open import open_split
-    from heatbox.evaluation.calibrate import calibrate_run, calibration_lines, notes_on_number
+    from heatbox.evaluation.calibrate import calibrate_run, calibration_lines, notes_on_number, open_boxes
     from heatbox.evaluation.run import Run
 
-    found = calibrate_run(Run(run), open_split(boxes), method, coverage, seed, track=on_terminal)
+    store = Run(run)
+    found = calibrate_run(store, open_boxes(boxes, store), method, coverage, seed, track=on_terminal)
     path = found.save(out or run / "calibration.json")
     if as_json:
         print(path.read_text(), end="")

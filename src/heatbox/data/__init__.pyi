@@ -1,3 +1,4 @@
+from .annotations import open_annotations
 from .check import CheckReport, check_data
 from .glyphs import glyphs, glyphs_cue_conflict
 from .loader import TrainCrop
@@ -18,6 +19,7 @@ __all__ = [
     "check_data",
     "glyphs",
     "glyphs_cue_conflict",
+    "open_annotations",
     "open_data_set",
     "open_split",
     "prepare_cub",

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -18,9 +18,11 @@ from heatbox._utils.checks import check_integer
 from heatbox._utils.progress import Track, silent
 from heatbox.boxes.contours import Protocol, threshold_grid
 from heatbox.boxes.ops import REFERENCE_SIDE
+from heatbox.data.annotations import ANNOTATION_FILES, open_annotations
+from heatbox.data.open import open_split
 from heatbox.data.types import Example, Split
 from heatbox.errors import AssumptionWarning, InputError
-from heatbox.evaluation.images import class_names_of
+from heatbox.evaluation.images import class_names_of, reopen_images
 from heatbox.evaluation.run import IMAGE, Record, Run
 from heatbox.evaluation.score import RECORDS_AT_A_TIME, BoxScorer
 from heatbox.inference.boxes import map_to_boxes
@@ -214,6 +216,26 @@ def _box(
 
 
 # --------------------------------------------------------------------------------------- images and boxes
+
+
+def open_boxes(boxes: str, run: Run) -> Split:
+    """Images with boxes: a data set, or one file of annotations of the images of a run.
+
+    Args:
+        boxes: as for `heatbox.open_split`, or a file of annotations.
+        run: the run, whose images a file of annotations is about.
+
+    Raises:
+        InputError: the format is not recognized, or the images of the run are gone.
+    """
+    if Path(boxes).suffix.lower() not in ANNOTATION_FILES:
+        return open_split(boxes)
+    images = reopen_images(run)
+    if (tree := getattr(images.open_image, "tree", None)) is None:
+        raise InputError(
+            f"{boxes}: is of images in files, but those of {images.name} are none; give a data set"
+        )
+    return open_annotations(boxes, tree)
 
 
 def match_images(run: Run, boxes: Split) -> dict[str, np.ndarray]:

@@ -1,4 +1,4 @@
-from .corrections import box_accuracy, open_corrections
+from .corrections import box_accuracy
 from .output import write_labels
 from .photos import open_photos
 from .pipeline import Labelled, LabelledImage, label, make_maps
@@ -12,7 +12,6 @@ __all__ = [
     "find_objects",
     "label",
     "make_maps",
-    "open_corrections",
     "open_photos",
     "propose",
     "write_labels",

@@ -22,6 +22,7 @@ from heatbox._utils.io import folder_name
 from heatbox._utils.progress import Track, silent
 from heatbox.boxes.objects import ObjectRules
 from heatbox.config import DEFAULT_MAP, MAP_OF_FEW, EvaluateConfig, LabelConfig, ModelOptions
+from heatbox.data.annotations import open_annotations
 from heatbox.data.classes import match_classes
 from heatbox.data.files.trees import raise_problem
 from heatbox.data.formats.coco import to_coco
@@ -37,7 +38,7 @@ from heatbox.evaluation.run import IMAGE, Run, require_older
 from heatbox.inference.calibration import load_calibration
 from heatbox.inference.collection import FEW_IMAGES
 from heatbox.inference.scores import score_function, trained_function
-from heatbox.labeling.corrections import Learned, learn, match_corrections, open_corrections
+from heatbox.labeling.corrections import Learned, learn, match_corrections
 from heatbox.labeling.output import (
     REVIEW,
     WrittenLabels,
@@ -434,7 +435,7 @@ def label_photos(
 
 def _learn(labelled: Labelled, corrected: str, track: Track) -> Learned:
     tree = getattr(labelled.split.open_image, "tree", None)
-    drawn = match_corrections(labelled.own_split(labelled.split), open_corrections(corrected, tree))
+    drawn = match_corrections(labelled.own_split(labelled.split), open_annotations(corrected, tree))
     found = {name: labelled.in_network_classes(example) for name, example in drawn.items()}
     return learn(labelled.run, labelled.split, labelled.settings, found, track)
 
