@@ -21,7 +21,8 @@ def random_splits(seed, images=30, classes=3):
         boxes, kinds = np.hstack([corner, corner + side]), rng.integers(0, classes, count)
         kept = rng.random(count) < 0.8
         moved = boxes[kept] + rng.normal(0, 3, (kept.sum(), 4))
-        extra = [*np.tile(rng.uniform(0, 60, (int(rng.integers(0, 3)), 2)), 2), 0, 0, 20, 20]
+        extra = np.tile(rng.uniform(0, 60, (int(rng.integers(0, 3)), 2)), 2)
+        extra[:, 2:] += 20
         every = np.vstack([moved, extra])
         labels = np.r_[kinds[kept], rng.integers(0, classes, len(extra))]
         scores = rng.permutation(10_000)[: len(every)] / 10_000 + number * 1e-7
