@@ -434,8 +434,10 @@ class LocateConfig(ModelSpec):
     the predicted one."""
 
 
-DEFAULT_MAP, MAP_OF_FEW = "foreground-walk", "walk"
-"""The maps from which `heatbox label` makes boxes: of a collection, and of too few images to learn from."""
+DEFAULT_MAP = "foreground-walk"
+OTHER_MAPS = ("walk", "walk-one-pass", "cam", "pc1")
+"""The map from which `heatbox label` makes boxes, and those that take its place, the first that is possible,
+where there are too few images to learn from or the network has no foreground head."""
 
 
 @dataclass(frozen=True)
@@ -453,8 +455,8 @@ class LabelConfig(ModelOptions):
     finetune_checkpoint: str | None = None
     """A file of its weights; by default the published ones."""
     method: str | None = None
-    """The map: any one that heatbox evaluate makes; by default foreground-walk, which learns from all images,
-    or walk for fewer than 30."""
+    """The map: any one that heatbox evaluate makes; by default foreground-walk, which learns from all images.
+    For fewer than 30 images, and networks without such a map, it is walk or another one, with a note."""
     foreground: Path | None = None
     """A fitted foreground head, the foreground.safetensors of another run: nothing is fitted."""
     seed: int = 0

@@ -137,6 +137,27 @@ def test_a_collection_has_a_foreground_head(done, tmp_path, monkeypatch):
         labeling.make_maps(photos, wrong, labeling.Run(tmp_path / "c"))
 
 
+def test_a_network_of_one_size_has_another_map(done, tmp_path):
+    """Its inputs cannot be enlarged; what was asked for is refused, not replaced."""
+    flat = """
+from torch import nn
+
+def flat():
+    head = [nn.Flatten(), nn.Linear(16 * 8 * 8, 10)]
+    return nn.Sequential(nn.Conv2d(3, 8, 5, 4, 2), nn.ReLU(), nn.Conv2d(8, 16, 3, 2, 1), nn.ReLU(), *head)
+"""
+    (tmp_path / "flat.py").write_text(flat)
+    photos = str(done[0] / "photos")
+    config = dataclasses.replace(config_of(done[0]), model=f"{tmp_path / 'flat.py'}:flat")
+    with pytest.warns(AssumptionWarning, match="only runs on images of its own size.*so the map is"):
+        found = labeling.make_maps(photos, config, labeling.Run(tmp_path / "run"))
+    assert found.config.method in ("walk-one-pass", "cam")
+    with pytest.raises(InputError, match="only runs on images of its own size"):
+        labeling.make_maps(
+            photos, dataclasses.replace(config, method="walk"), labeling.Run(tmp_path / "walk")
+        )
+
+
 def config_of(root, **more):
     model = f"{root / 'mine.py'}:blobs"
     return labeling.LabelConfig(model=model, size=64, batch_size=4, device="cpu", **more)

@@ -280,3 +280,15 @@ def test_the_last_stage_of_torchvisions_networks(make, boundary):
 def test_networks_of_one_size_are_refused_before_anything_is_computed(make):
     with pytest.raises(InputError, match=r"only runs on images of its own size|no feature map before"):
         Localizer(make(), "walk")
+
+
+def test_a_network_of_another_size_than_is_known():
+    """A head on a flattened map, of images of 64 pixels, which nothing tells but the size that is given."""
+    head = [nn.Flatten(), nn.Linear(16 * 8 * 8, 10)]
+    layers = [nn.Conv2d(3, 8, 5, 4, 2), nn.ReLU(), nn.Conv2d(8, 16, 3, 2, 1), nn.ReLU()]
+    view = ClassifierView(nn.Sequential(*layers, *head), size=(64, 64))
+    assert [stage.size for stage in view.stages] == [(2, 2)]
+    assert not view.is_isotropic
+    assert not view.accepts(2)
+    assert view.accepts(1)
+    assert view.last_stage_input.size == (2, 2)

@@ -21,7 +21,7 @@ from heatbox._utils.extras import require
 from heatbox._utils.io import folder_name
 from heatbox._utils.progress import Track, silent
 from heatbox.boxes.objects import ObjectRules
-from heatbox.config import DEFAULT_MAP, MAP_OF_FEW, EvaluateConfig, LabelConfig, ModelOptions
+from heatbox.config import DEFAULT_MAP, OTHER_MAPS, EvaluateConfig, LabelConfig, ModelOptions
 from heatbox.data.annotations import open_annotations
 from heatbox.data.classes import match_classes
 from heatbox.data.files.trees import raise_problem
@@ -218,10 +218,7 @@ def make_maps(
     model = config.to_device(model) if model is not None else config.spec.build()
     preprocess = config.preprocess(model)
     view = ClassifierView(model, config.output, preprocess.size)
-    method = named_for(view, config.method or DEFAULT_MAP)
-    check_requirements(
-        view, requirements_of([method, *fitted_seeds([method], config.foreground, view)], view)
-    )
+    method, why = _possible_map(view, config)
     function = score_function(config.scores, view.num_classes, trained_function(view))
     skip = config.on_bad == "skip"
     left_out = LeftOut()
@@ -238,19 +235,19 @@ def make_maps(
     split = without_boxes(measured(split, left_out if skip else None, track))
     if not split.class_names and len(names):
         split = dataclasses.replace(split, class_names=list(names))
-    few = config.method is None and sum(len(example.labels) or 1 for example in split) < FEW_IMAGES
-    config = dataclasses.replace(config, method=named_for(view, MAP_OF_FEW) if few else method)
+    fits = config.method is None and config.foreground is None and not why
+    if fits and sum(len(example.labels) or 1 for example in split) < FEW_IMAGES:
+        method, _ = _possible_map(view, config, OTHER_MAPS)
+        why = f"there are fewer than {FEW_IMAGES} maps for a foreground head to learn from"
+    config = dataclasses.replace(config, method=method)
     maps_config = _maps_config(config, photos if isinstance(photos, str) else split.name)
     weights = config.spec.weights if config.model is not None else None
     settings = dataclasses.asdict(maps_config) | {"weights": weights, "min_score": config.min_score}
     run.start(settings, resume=not overwrite)  # how boxes are made of the maps may change
     require_older(Path(config.checkpoint or ""), run.made(), f"maps were made with it in {run.folder}")
     notes: list[str] = []
-    if few:
-        notes.append(
-            f"there are fewer than {FEW_IMAGES} maps for a foreground head to learn from, so the map is "
-            f"{config.method}"
-        )
+    if why:
+        notes.append(f"{why}, so the map is {config.method}")
     predicted = not any(example.labels for example in split)
     if predicted:
         inner = Run(run.folder / CLASSES_RUN)
@@ -293,6 +290,29 @@ def _maps_config(config: LabelConfig, photos: str) -> EvaluateConfig:
         channels=0,
         **shared,
     )
+
+
+def _possible_map(
+    view: ClassifierView, config: LabelConfig, maps: Sequence[str] = (DEFAULT_MAP, *OTHER_MAPS)
+) -> tuple[str, str]:
+    """The map that was asked for, or the first that a network has; and why it is not the first of them.
+
+    Raises:
+        InputError: the network does not have the map that was asked for, or none of them.
+    """
+    why = ""
+    for name in (config.method,) if config.method else maps:
+        method = named_for(view, name)
+        try:
+            check_requirements(
+                view, requirements_of([method, *fitted_seeds([method], config.foreground, view)], view)
+            )
+            return method, why
+        except InputError as error:
+            if config.method is not None or config.foreground is not None:
+                raise
+            why = why or str(error)
+    raise InputError(f"{why}; nor is another map possible")
 
 
 def _calibrated_method(file: Path) -> str | None:

@@ -133,6 +133,7 @@ class ClassifierView:
         check_weights(model)
         self.model = unwrap(model)
         self._output = output
+        self._size = None if size is None else (size[0], size[1])
         self._offsets: dict[tuple[int, int], SharpOffset] = {}
         self._accepted: dict[int, bool] = {}
         self._sources: Any = WeakIdKeyDictionary()
@@ -201,9 +202,19 @@ class ClassifierView:
         return output.features, output.logits
 
     @cached_property
-    def _outputs(self) -> list[StageOutput]:
+    def _probed(self) -> tuple[list[StageOutput], tuple[int, int] | None]:
+        """Outputs of modules, and the size of the probe if the model does not run on its own size."""
         with eval_mode(self.model):
-            return find_outputs(self.model, self._head)
+            try:
+                return find_outputs(self.model, self._head), None
+            except Exception:  # a model can raise anything on a size that it is not made for
+                if self._size is None:
+                    raise
+            return find_outputs(self.model, self._head, self._size), self._size
+
+    @property
+    def _outputs(self) -> list[StageOutput]:
+        return self._probed[0]
 
     @cached_property
     def stages(self) -> list[StageOutput]:
@@ -218,7 +229,7 @@ class ClassifierView:
             InputError: the last stage does not double the stride, or cannot be run alone.
         """
         with eval_mode(self.model):
-            return find_last_stage_input(self.model, self._head, self._outputs)
+            return find_last_stage_input(self.model, self._head, *self._probed)
 
     @cached_property
     def is_isotropic(self) -> bool:
@@ -228,7 +239,8 @@ class ClassifierView:
     def accepts(self, factor: int) -> bool:
         """Whether the model runs on images of its own size times a factor."""
         if factor not in self._accepted:
-            channels, height, width = input_size(self.model)
+            channels, *own = input_size(self.model)
+            height, width = self._probed[1] or own
             images = as_input(self.model, torch.zeros(1, channels, factor * height, factor * width))
             try:
                 with eval_mode(self.model), unchanged(self.model), torch.no_grad():

@@ -87,13 +87,14 @@ class StageOutput:
         return all(1.5 < ratio <= 2 for ratio in self.size)
 
 
-def find_outputs(model: nn.Module, head: Head) -> list[StageOutput]:
+def find_outputs(model: nn.Module, head: Head, size: Sequence[int] | None = None) -> list[StageOutput]:
     """All outputs of modules that are maps of the whole image, in order, found by one forward pass.
 
     Tokens are taken for a map only if they are in the order of the image: a change of its upper left quarter
-    has to change the upper left quarter of the tokens most.
+    has to change the upper left quarter of the tokens most. The pass is of images of `size` (height, width),
+    by default the model's own.
     """
-    images = _probe_images(model)
+    images = _probe_images(model, size)
     height, width = images.shape[2:]
     images[1] = images[0]
     images[1, :, : height // 2, : width // 2] *= -1
@@ -181,8 +182,10 @@ def _blocks(model: nn.Module, outputs: Sequence[StageOutput]) -> list[StageOutpu
     return max(sequences, key=len, default=[])
 
 
-def find_last_stage_input(model: nn.Module, head: Head, outputs: Sequence[StageOutput]) -> StageOutput:
-    """The input of the last stage, which has to be shifted; checked on a random image.
+def find_last_stage_input(
+    model: nn.Module, head: Head, outputs: Sequence[StageOutput], size: Sequence[int] | None = None
+) -> StageOutput:
+    """The input of the last stage, which has to be shifted; checked on a random image of a size.
 
     The outputs of twice the last map's resolution are tried from the last one backwards: one inside a block
     is read together with an earlier one, which has no shifted copies.
@@ -197,7 +200,7 @@ def find_last_stage_input(model: nn.Module, head: Head, outputs: Sequence[StageO
             f"{model_name(model)}: no feature map of twice the last one's resolution was found, so its last "
             "stage cannot be run on shifted inputs"
         )
-    images = _probe_images(model)
+    images = _probe_images(model, size)
     reason = ""
     with eval_mode(model), unchanged(model), torch.no_grad():
         plain = head(images)[0]
