@@ -160,8 +160,8 @@ def average_gain(original: Tensor, masked: Tensor) -> Tensor:
     Zhang et al., "Opti-CAM: Optimizing saliency maps for interpretability", CVIU 2024, section 4.1. An image
     whose score is 1 cannot gain: 0.
     """
-    room = 1 - original
-    return torch.where(room > 0, (masked - original).clamp_min(0) / room.clamp_min(1e-12), 0)
+    possible = 1 - original
+    return torch.where(possible > 0, (masked - original).clamp_min(0) / possible.clamp_min(1e-12), 0)
 
 
 def road(
