@@ -153,6 +153,20 @@ def test_images_need_no_boxes(tmp_path, scene):
     assert scores["images"] == 2
 
 
+def test_images_that_cannot_be_read_are_counted_in_every_rerun(tmp_path, scene, capsys):
+    _, options = scene
+    write_split(tmp_path / "set", 4)
+    next(iter((tmp_path / "set" / "images").rglob("*.png"))).write_bytes(b"\x89PNG\r\n\x1a\n and no more")
+    command = ["faithfulness", "--model", options["model"], "--data", str(tmp_path / "set"), "--size", "32"]
+    command += ["--measure", "drop", "--out", str(tmp_path / "run"), "--json"]
+    assert main([*command, "--on-bad", "stop"]) == 2
+    capsys.readouterr()
+    for more in (["--overwrite"], []):
+        assert main([*command, "--on-bad", "skip", *more]) == 1
+        found = json.loads(capsys.readouterr().out)
+        assert (found["images"], found["left_out"]) == (3, {"unreadable": 1})
+
+
 def test_a_better_map_scores_better():
     """A network that sees one quarter of the image: the map of that quarter beats its opposite."""
 

@@ -25,7 +25,7 @@ from heatbox.config import FaithfulnessConfig, ScoreFunction
 from heatbox.data.problems import UNREADABLE, Problem
 from heatbox.data.types import Example, Split
 from heatbox.errors import InputError
-from heatbox.evaluation.images import open_images, require_same_labels, save_images
+from heatbox.evaluation.images import left_out_counts, open_images, require_same_labels, save_images
 from heatbox.evaluation.predict import run_inference
 from heatbox.evaluation.run import Record, Run, require_older
 from heatbox.inference.scores import score_function, trained_function
@@ -157,8 +157,8 @@ def measure_faithfulness(
         save_images(run, split, left_out)
         run.finish()
     found = _summary(run, config, function)
-    if left_out.counts():
-        found["left_out"] = left_out.counts()
+    if counts := left_out_counts(run):  # also of a run that was finished before
+        found["left_out"] = counts
     run.write_json(FAITHFULNESS, found)
     return found
 
