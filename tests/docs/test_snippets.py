@@ -172,3 +172,19 @@ def test_snippets_run(page, reader, monkeypatch):
             for large, little in stand_ins.SMALLER.items():
                 text = text.replace(large, little)
             exec(compile(text, block.place, "exec"), names)
+
+
+def test_every_photograph_of_the_documentation_has_a_known_release_and_is_small():
+    files = {
+        str(path.relative_to(ROOT / "docs/photos")): path.stat().st_size
+        for path in (ROOT / "docs/photos").rglob("*")
+        if path.is_file() and path.name != "README.md"
+    }
+    rows = re.findall(
+        r"^\| `(\S+)` \|.*(?:CC0|public domain).*`[0-9a-f]{64}` \|$",
+        (ROOT / "docs/photos/README.md").read_text(),
+        re.MULTILINE,
+    )
+    assert files
+    assert sorted(rows) == sorted(files)
+    assert all(size <= 60_000 for size in files.values())
