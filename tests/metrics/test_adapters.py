@@ -59,30 +59,6 @@ def test_a_collection_gives_the_scores_of_the_metrics():
         assert float(everything[name]) == pytest.approx(one.value)
 
 
-def test_states_of_processes_are_reduced_as_torchmetrics_does():
-    """The reduction that torchmetrics applies to what it gathered: sums, and concatenations."""
-    from heatbox.metrics.adapters import TorchMetric
-
-    maps, boxes, sizes = scene()
-    for make in (MaxBoxAccV2, MaxBoxAccV3, LocalizationScores, lambda: PointingGame(15)):
-        parts = [TorchMetric(make()) for _ in range(2)]
-        whole = TorchMetric(make())
-        whole.update(maps, boxes, sizes)
-        for part, chosen in zip(parts, (slice(0, 2), slice(2, 6)), strict=True):
-            part.update(maps[chosen], boxes[chosen], sizes[chosen])
-        both = TorchMetric(make(), dist_sync_fn=None)
-        for state, reduce in both._reductions.items():
-            values = [getattr(part, state) for part in parts]
-            if isinstance(values[0], list):
-                rows = [one for value in values for one in value]
-                setattr(both, state, [torch.cat(rows)] if rows else [])
-            else:
-                setattr(both, state, reduce(torch.stack(values)))
-        both._update_count = 2
-        for name, value in whole.compute().items():
-            assert float(both.compute()[name]) == pytest.approx(float(value))
-
-
 def test_forward_reset_and_masks():
     from heatbox.metrics.adapters import TorchMetric
 
@@ -100,14 +76,3 @@ def test_forward_reset_and_masks():
     pixels.update(maps, masks)
     assert float(pixels.compute()["pxap"]) == pytest.approx(100)
     assert BoxMetrics([MaxBoxAcc()])  # has a collection of its own, without torchmetrics
-
-
-def test_plots():
-    pytest.importorskip("matplotlib")
-    from heatbox.metrics.adapters import TorchMetric
-
-    metric = TorchMetric(LocalizationScores())
-    metric.update(*scene(2))
-    figure, _ = metric.plot()
-    assert figure is not None
-    assert metric.higher_is_better

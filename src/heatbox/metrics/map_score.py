@@ -81,7 +81,7 @@ class LocalizationScores(Metric):
 
     def settings(self) -> tuple[Any, ...]:
         """The settings that two metrics must share to be merged."""
-        return self.tolerance, self.k, self.quantile, len(self.thresholds)
+        return float(self.tolerance), self.k, float(self.quantile), len(self.thresholds)
 
     def reset(self) -> None:
         """Forget every image."""
