@@ -5,7 +5,7 @@
     python benchmarks/maps.py --class-maps --batch 8            # class_maps over the plain forward pass
     python benchmarks/maps.py --construction                    # finding the head, in forward passes
     python benchmarks/maps.py --fit 900                         # fitting a foreground head
-    python benchmarks/maps.py --collection 2000 50000           # memory of its two passes
+    python benchmarks/maps.py --collection 2000 50000           # memory of an evaluation with such a head
 
 Calls take turns and each time is the minimum over the turns; with `--threads 1` on a CPU it is processor
 time. The weights are random: they do not change the cost. `walk` needs a pass at twice the side for its seed,
@@ -14,9 +14,10 @@ of a foreground head, their projection and the head. The last lines are the memo
 its inputs, on a 28 x 28 grid at batch 64: the most that its tensors take at a time.
 
 `--fit` fits a projection and a head to random features of the given number of images, of the shape that
-EfficientNet-Lite0 has at 224, and prints the seconds (processor time). `--collection` runs the two passes of
-a run without a network, on random features of the same shape, for each number of images in a process of its
-own, and prints their peak memory and the bytes on disk.
+EfficientNet-Lite0 has at 224, and prints the seconds (processor time). `--collection` evaluates generated
+images of 32 pixels with a small network, whose head reads 128 components on a 16 x 16 grid (Lite0 at 224 has
+14 x 14): its maps are made in the two passes of a head that is fitted to them, and scored. Each number of
+images is a process of its own, whose peak memory is printed after each step.
 
 `--class-maps` runs the plain forward pass and `class_maps` in turns on several networks that end in global
 average pooling, and prints the median of the ratios of neighbouring turns. `--construction` divides the time
@@ -46,19 +47,21 @@ from torch import is_tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from heatbox.config import EvaluateConfig
 from heatbox.data.types import Example, Split
-from heatbox.evaluation.collection import FEATURES, SEEDS, Collection
+from heatbox.evaluation.predict import make_maps, prepare, save_scores
 from heatbox.evaluation.run import Run
 from heatbox.maps.cam import cam
-from heatbox.maps.foreground import collection_features, fit_foreground, fit_projection
+from heatbox.maps.foreground import collection_features, fit_foreground, fit_projection, foreground
 from heatbox.maps.pc1 import pc1
 from heatbox.maps.random_walk import random_walk
-from heatbox.maps.registry import ForegroundName, head_map
+from heatbox.maps.registry import ForegroundName, projected_features
 from heatbox.models.introspect import ClassifierView, class_maps
 
 MEBIBYTE = 2**20
 SWEEP = Path(__file__).resolve().parents[1] / "tests/fixtures/sweep.csv"
 FEATURES_OF_LITE0, GRID = 40 + 112 + 112 + 1280, 14
+SMALL, SIDE = "resnet10_small", 32
 POOLED = (
     "resnet50",
     "convnext_tiny",
@@ -90,6 +93,11 @@ def calls(view: ClassifierView, images: torch.Tensor) -> dict[str, Callable[[], 
     with torch.inference_mode(False):
         head = fit_foreground(features().clone(), seed.clone(), steps=1).to(images.device)
     walk, name = random_walk(seed, output.middle), ForegroundName("walk")
+
+    def with_head(features: torch.Tensor) -> torch.Tensor:
+        read = projected_features(head, features)
+        return name.finish(walk, head, read, foreground(head, read, projected=True))
+
     return {
         "forward": lambda: view(images),
         "forward at twice the side": lambda: view(larger),
@@ -98,7 +106,7 @@ def calls(view: ClassifierView, images: torch.Tensor) -> dict[str, Callable[[], 
         "pc1": lambda: pc1(output.features),
         "walk, without its seed": lambda: random_walk(seed, output.middle),
         "walk: all but the passes": lambda: random_walk(cam_of(wide), output.middle),
-        "walk+foreground: all but the walk": lambda: name.finish(walk, head_map(head, features())),
+        "walk+foreground: all but the walk": lambda: with_head(features()),
         "walk-one-pass: all but the pass": lambda: random_walk(one_pass_seed, output.middle),
     }
 
@@ -148,40 +156,52 @@ def print_fit(images: int) -> None:
     print(f"projection {middle - before:.1f} s, head on {images} images {after - middle:.1f} s")
 
 
-def collect(images: int) -> None:
-    """The two passes over some images without a network; prints what they take."""
-    examples = [Example(f"{index}.png", 0, (224, 224)) for index in range(images)]
-    split, rng = (
-        Split("random", examples, (), lambda example: Image.new("RGB", example.size)),
-        np.random.default_rng(0),
+def collect(images: int, folder: Path) -> None:
+    """Evaluate some generated images with a small network; prints the peak memory after each step."""
+
+    def opened(example: Example) -> Image.Image:
+        rng = np.random.default_rng(int(example.id))
+        pixels = rng.integers(0, 128, (SIDE, SIDE, 3), np.uint8)
+        left, top, right, bottom = example.boxes[0].astype(int)
+        pixels[top:bottom, left:right] += 120
+        return Image.fromarray(pixels)
+
+    def peak() -> float:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+    rng = np.random.default_rng(0)
+    corners = rng.integers(0, SIDE // 2, (images, 2))
+    boxes = np.concatenate([corners, corners + rng.integers(8, SIDE // 2, (images, 2))], 1).astype(float)
+    examples = [
+        Example(str(index), index % 10, (SIDE, SIDE), boxes[index : index + 1]) for index in range(images)
+    ]
+    split = Split("generated", examples, (), opened)
+    config = EvaluateConfig(
+        SMALL, "generated", method=("foreground-walk",), scores="softmax", channels=0, batch_size=64
+    )
+    ready, run = prepare(config, build(SMALL).eval(), split), Run(folder)
+    ready.view(torch.zeros(1, 3, SIDE, SIDE))
+    before, began = peak(), time.monotonic()
+    make_maps(ready, run)
+    made = peak()
+    save_scores(run, None, ready.config, ready.config.method, ready.function)
+    print(
+        f"| {images} | {before:.0f} | {made:.0f} | {peak():.0f} | {time.monotonic() - began:.0f} |",
+        flush=True,
     )
 
-    def work(part: Split, store: Run, projection: object) -> None:
-        channels = FEATURES_OF_LITE0 if projection is None else 128
-        noise = rng.standard_normal((4, channels, GRID, GRID), np.float32).astype(np.float16)
-        for start in range(0, len(part), 256):
-            store.append(
-                [
-                    {"id": one.id, "map_walk+foreground": seeds, FEATURES: noise[k % 4], SEEDS: seeds}
-                    for k, one in enumerate(part.examples[start : start + 256])
-                    for seeds in [rng.random((GRID, GRID), np.float32)]
-                ]
-            )
 
-    with tempfile.TemporaryDirectory() as folder:
-        run = Run(Path(folder) / "run")
-        collection = Collection(run)
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        projection = collection.gather(split, 0, (FEATURES_OF_LITE0, GRID, GRID), work)
-        head, _ = collection.fit(split, projection, 0)
-        collection.finish(split, head, run, lambda maps, _: maps, 256)
-        size = sum(file.stat().st_size for file in collection.others.folder.rglob("*.parquet"))
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        print(
-            f"{images} images: peak {peak:.0f} MiB, {before:.0f} MiB before; {len(run)} maps; "
-            f"{size / max(images - 128, 1):.0f} bytes an image on disk (compressed, random features)",
-            flush=True,
-        )
+def print_collections(numbers: list[int]) -> None:
+    """Peak memory of evaluations of different numbers of images, each in a process of its own."""
+    print(f"{SMALL} at {SIDE} pixels, map foreground-walk; resident MiB at most\n")
+    print("| images | before | maps made | scored | s |\n|---|---|---|---|---|", flush=True)
+    for images in numbers:
+        with tempfile.TemporaryDirectory() as folder:
+            work = multiprocessing.get_context("spawn").Process(
+                target=collect, args=(images, Path(folder) / "run")
+            )
+            work.start()
+            work.join()
 
 
 def seconds(job: Callable[[], object], device: str) -> float:
@@ -269,10 +289,8 @@ def main() -> None:
         with torch.inference_mode(False):
             if args.fit:
                 print_fit(args.fit)
-        for images in args.collection or ():
-            process = multiprocessing.get_context("spawn").Process(target=collect, args=(images,))
-            process.start()
-            process.join()
+            if args.collection:
+                print_collections(args.collection)
         return
     if args.class_maps or args.construction:
         print(f"{where(args.device)}\n")
