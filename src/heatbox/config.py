@@ -9,16 +9,17 @@ from __future__ import annotations
 import hashlib
 import inspect
 import warnings
-from collections.abc import Mapping, Sequence
-from dataclasses import KW_ONLY, dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass, field, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 if TYPE_CHECKING:
     from torch import nn
 
     from heatbox.data.transforms import Preprocess
 
+Config = TypeVar("Config")
 Target = Literal["label", "predicted"]
 OnBad = Literal["stop", "skip"]
 ScoreFunction = Literal["softmax", "sigmoid"]
@@ -306,11 +307,10 @@ class EvaluateConfig(EvaluateOptions, ModelSpec):
     head is fitted to the images that are scored, without their boxes."""
 
 
-@dataclass(frozen=True)
-class NetworksConfig(EvaluateOptions):
-    """Compute the maps of a data set with several networks, average them, and score them."""
+@dataclass(frozen=True, kw_only=True)
+class Networks:
+    """Several networks whose maps are averaged, beside the options that are for all of them."""
 
-    _: KW_ONLY
     model: tuple[str, ...]
     """The networks, each named as for one network."""
     checkpoint: tuple[str, ...] = ()
@@ -318,14 +318,16 @@ class NetworksConfig(EvaluateOptions):
     all."""
     foreground: tuple[Path, ...] = ()
     """A fitted foreground head for each network, in their order. By default a head of each network is fitted
-    to the images that are scored, without their boxes."""
+    to the images that are given, without boxes."""
 
-    def each(self) -> list[EvaluateConfig]:
+    def each_as(self, kind: Callable[..., Config]) -> list[Config]:
         """The configuration of each network alone.
 
+        Args:
+            kind: the configuration of one network, with all other fields of this one.
+
         Raises:
-            InputError: other than one checkpoint or head per network, a network named twice, or maps of the
-                predicted class, which may be another one for each network.
+            InputError: other than one checkpoint or head per network, or a network named twice.
         """
         from heatbox.errors import InputError
 
@@ -341,14 +343,11 @@ class NetworksConfig(EvaluateOptions):
         if twice := [one for one in pairs if pairs.count(one) > 1]:
             named = " with ".join(filter(None, twice[0]))
             raise InputError(f"{named} is named twice, expected different networks")
-        if self.target != "label":
-            raise InputError(
-                "networks may predict different classes, whose maps have no mean; expected --target label"
-            )
-        common = {name: getattr(self, name) for name in EvaluateOptions.__dataclass_fields__ if name != "_"}
+        own = ("model", "checkpoint", "foreground")
+        common = {one.name: getattr(self, one.name) for one in fields(self) if one.name not in own}
         heads = self.foreground or (None,) * number
         return [
-            EvaluateConfig(model=model, checkpoint=checkpoint, foreground=head, **common)
+            kind(model=model, checkpoint=checkpoint, foreground=head, **common)
             for (model, checkpoint), head in zip(pairs, heads, strict=True)
         ]
 
@@ -356,6 +355,34 @@ class NetworksConfig(EvaluateOptions):
         """A short name of each network; numbered where they have the same."""
         short = [model.rstrip("/").rpartition("/")[2] for model in self.model]
         return [f"{name} {number}" if short.count(name) > 1 else name for number, name in enumerate(short, 1)]
+
+    def joined(self) -> dict[str, str | None]:
+        """Models, checkpoints and heads in one text each, as runs and calibrations name them."""
+        weights = self.checkpoint * (len(self.model) if self.checkpoint == ("pretrained",) else 1)
+        return {
+            "model": " + ".join(self.model),
+            "checkpoint": " + ".join(weights) or None,
+            "foreground": " + ".join(map(str, self.foreground)) or None,
+        }
+
+
+@dataclass(frozen=True)
+class NetworksConfig(EvaluateOptions, Networks):
+    """Compute the maps of a data set with several networks, average them, and score them."""
+
+    def each(self) -> list[EvaluateConfig]:
+        """The configuration of each network alone; see `Networks.each_as`.
+
+        Raises:
+            InputError: as there, or maps of the predicted class, which may be another one for each network.
+        """
+        from heatbox.errors import InputError
+
+        if self.target != "label":
+            raise InputError(
+                "networks may predict different classes, whose maps have no mean; expected --target label"
+            )
+        return self.each_as(EvaluateConfig)
 
 
 Faithfulness = Literal["deletion", "insertion", "drop", "road"]
@@ -399,11 +426,10 @@ class FaithfulnessConfig(ModelSpec):
     """Random seed, of the baseline of random maps and of the noise of ROAD."""
 
 
-@dataclass(frozen=True)
-class LocateConfig(ModelSpec):
-    """Localize the objects in your own images."""
+@dataclass(frozen=True, kw_only=True)
+class LocateOptions(ModelOptions):
+    """Which boxes are made of images, whichever network makes the maps."""
 
-    _: KW_ONLY
     method: str = "cam"
     """The map: cam, pc1, walk, walk-one-pass, walk:pc1, foreground, foreground-walk, or one of them with
     +centre; see heatbox evaluate."""
@@ -415,9 +441,6 @@ class LocateConfig(ModelSpec):
     to .70."""
     calibration: Path | None = None
     """A file of heatbox calibrate: its threshold, and the confidence and the outer box of each box."""
-    foreground: Path | None = None
-    """A fitted foreground head, the foreground.safetensors of a run; by default a head is fitted to the
-    images that are given."""
     foreground_seed: str = "walk"
     """Maps that a foreground head is fitted to: walk, walk:pc1 or any other map."""
     seed: int = 0
@@ -434,31 +457,38 @@ class LocateConfig(ModelSpec):
     the predicted one."""
 
 
+@dataclass(frozen=True)
+class LocateConfig(LocateOptions, ModelSpec):
+    """Localize the objects in your own images."""
+
+    _: KW_ONLY
+    foreground: Path | None = None
+    """A fitted foreground head, the foreground.safetensors of a run; by default a head is fitted to the
+    images that are given."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LocateNetworksConfig(LocateOptions, Networks):
+    """Localize the objects in your own images with the mean of the maps of several networks."""
+
+    def each(self) -> list[LocateConfig]:
+        """The configuration of each network alone; see `Networks.each_as`."""
+        return self.each_as(LocateConfig)
+
+
 DEFAULT_MAP = "foreground-walk"
 OTHER_MAPS = ("walk", "walk-one-pass", "cam", "pc1")
 """The map from which `heatbox label` makes boxes, and those that take its place, the first that is possible,
 where there are too few images to learn from or the network has no foreground head."""
 
 
-@dataclass(frozen=True)
-class LabelConfig(ModelOptions):
-    """Make boxes of labelled photographs."""
+@dataclass(frozen=True, kw_only=True)
+class LabelOptions(ModelOptions):
+    """Which boxes are made of photographs, whichever network makes the maps."""
 
-    _: KW_ONLY
-    model: str | None = None
-    """A timm model name, hf:FOLDER or hf:OWNER/NAME, or path/to/file.py:function; by default a classifier is
-    fitted to the photographs' labels, as heatbox train finetune does."""
-    checkpoint: str | None = None
-    """A file of weights, or "pretrained" for those included in heatbox or published by timm."""
-    finetune: str = "tf_efficientnet_lite0"
-    """Without --model: the pretrained network that is fitted, named like a model."""
-    finetune_checkpoint: str | None = None
-    """A file of its weights; by default the published ones."""
     method: str | None = None
     """The map: any one that heatbox evaluate makes; by default foreground-walk, which learns from all images.
     For fewer than 30 images, and networks without such a map, it is walk or another one, with a note."""
-    foreground: Path | None = None
-    """A fitted foreground head, the foreground.safetensors of another run: nothing is fitted."""
     seed: int = 0
     """Random seed of a foreground head's fit."""
     threshold: float | None = None
@@ -479,6 +509,23 @@ class LabelConfig(ModelOptions):
     batch_size: int = 16
     """Images per forward pass."""
 
+
+@dataclass(frozen=True, kw_only=True)
+class LabelConfig(LabelOptions):
+    """Make boxes of labelled photographs."""
+
+    model: str | None = None
+    """A timm model name, hf:FOLDER or hf:OWNER/NAME, or path/to/file.py:function; by default a classifier is
+    fitted to the photographs' labels, as heatbox train finetune does."""
+    checkpoint: str | None = None
+    """A file of weights, or "pretrained" for those included in heatbox or published by timm."""
+    finetune: str = "tf_efficientnet_lite0"
+    """Without --model: the pretrained network that is fitted, named like a model."""
+    finetune_checkpoint: str | None = None
+    """A file of its weights; by default the published ones."""
+    foreground: Path | None = None
+    """A fitted foreground head, the foreground.safetensors of another run: nothing is fitted."""
+
     @property
     def spec(self) -> ModelSpec:
         """The model's part of the configuration.
@@ -492,6 +539,15 @@ class LabelConfig(ModelOptions):
             raise InputError("name a classifier with --model (and its weights with --checkpoint)")
         shared = {name: getattr(self, name) for name in ModelOptions.__dataclass_fields__}
         return ModelSpec(self.model, checkpoint=self.checkpoint, **shared)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelNetworksConfig(LabelOptions, Networks):
+    """Make boxes of labelled photographs with the mean of the maps of several networks."""
+
+    def each(self) -> list[LabelConfig]:
+        """The configuration of each network alone; see `Networks.each_as`."""
+        return self.each_as(LabelConfig)
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from heatbox.cli import terminal
 from heatbox.cli.evaluate import evaluate_or_rescore
 from heatbox.cli.main import COMMANDS, load, main, overview
 from heatbox.cli.parsing import examples, parse
-from heatbox.cli.train import pick_recipe, train_command
+from heatbox.cli.train import train_command
 from helpers.scenes import write_model, write_split
 
 ESCAPE = "\x1b"
@@ -94,10 +94,8 @@ def test_every_command_has_help_and_examples_that_parse(words):
         command, *args = shlex.split(re.split(r" [>|] ", line)[0])
         assert command == "heatbox"
         name, target = args[0], load(args[0])
-        if name == "train":
-            found, _, rest = pick_recipe(args[1:])
-        elif name == "evaluate":
-            found, _, rest = evaluate_or_rescore(args[1:])
+        if COMMANDS[name].select:
+            found, _, rest = load(name, COMMANDS[name].select)(args[1:])
         else:
             nested = isinstance(target, Mapping)
             found, rest = (target[args[1]], args[2:]) if nested else (target, args[1:])

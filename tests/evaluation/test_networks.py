@@ -20,28 +20,15 @@ from heatbox.evaluation.compare import compare_runs
 from heatbox.evaluation.networks import evaluate_networks
 from heatbox.evaluation.predict import evaluate
 from heatbox.evaluation.run import Run, ShardStore
+from heatbox.inference.networks import logits_of
 from heatbox.maps.foreground import fit_foreground
 from heatbox.visualization.tables import score_table
-from helpers.scenes import write_model, write_split
+from helpers.scenes import write_model, write_other_model, write_split
 
 pytestmark = pytest.mark.filterwarnings("ignore::heatbox.errors.AssumptionWarning")
 
 METHODS = ("cam", "walk+foreground")
 IMAGES = 10
-FINE = """
-from torch import nn
-import torch
-
-def fine(num_classes=10):
-    torch.manual_seed(1)
-    return nn.Sequential(
-        nn.Conv2d(3, 8, 3, 2, 1), nn.ReLU(), nn.Conv2d(8, 12, 3, 2, 1), nn.BatchNorm2d(12), nn.ReLU(),
-        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(12, num_classes),
-    )
-
-def one_more():
-    return fine(11)
-"""
 
 
 @pytest.fixture(autouse=True)
@@ -61,11 +48,11 @@ def scene(tmp_path_factory):
     """A configuration of two networks with grids of 8 x 8 and 16 x 16, and the finished run of it."""
     folder = tmp_path_factory.mktemp("networks")
     first = write_model(folder)
-    (folder / "other.py").write_text(FINE)
+    second = write_other_model(folder)
     data = str(write_split(folder / "set", IMAGES))
     config = NetworksConfig(
         data,
-        model=(first, f"{folder / 'other.py'}:fine"),
+        model=(first, second),
         method=METHODS,
         size=64,
         batch_size=4,
@@ -250,7 +237,7 @@ def test_the_command_with_thresholds_of_another_split(scene, tmp_path, capsys):
 
 def test_sigmoid_scores_are_averaged_too():
     scores = np.array([[0.25, 0.999, 0.0]])
-    found = networks._logits(scores, "sigmoid").astype(np.float64)
+    found = logits_of(scores, "sigmoid").astype(np.float64)
     np.testing.assert_allclose(1 / (1 + np.exp(-found)), scores, atol=1e-6)
 
 
@@ -287,7 +274,7 @@ def test_networks_of_other_classes_are_refused_before_maps_are_made(scene, tmp_p
     assert not (tmp_path / "run").exists()
 
     def network(label, function="softmax"):
-        split = [SimpleNamespace(id="a", label=label)]
+        split = [SimpleNamespace(id="a", labels=(label,))]
         return SimpleNamespace(view=SimpleNamespace(num_classes=10), split=split, function=function)
 
     with pytest.raises(InputError, match="image 'a' is class 1 of x and class 2 of y"):

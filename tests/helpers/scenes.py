@@ -25,6 +25,22 @@ def no_model():
 '''
 
 
+FINE = """
+from torch import nn
+import torch
+
+def fine(num_classes=10):
+    torch.manual_seed(1)
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3, 2, 1), nn.ReLU(), nn.Conv2d(8, 12, 3, 2, 1), nn.BatchNorm2d(12), nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(12, num_classes),
+    )
+
+def one_more():
+    return fine(11)
+"""
+
+
 MOBILENET = """
 from timm.models import efficientnet
 
@@ -39,6 +55,12 @@ def write_model(folder: Path) -> str:
     """A file.py:function of a small network; returns its name."""
     (folder / "mine.py").write_text(MODEL_FILE)
     return f"{folder / 'mine.py'}:blobs"
+
+
+def write_other_model(folder: Path) -> str:
+    """A file.py:function of another small network, with a finer grid; returns its name."""
+    (folder / "other.py").write_text(FINE)
+    return f"{folder / 'other.py'}:fine"
 
 
 def write_split(folder: Path, count: int = 20) -> Path:

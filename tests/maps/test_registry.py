@@ -222,7 +222,7 @@ def test_pictures_are_read_again_at_twice_the_size(tmp_path):
     caught = []
     handle = model.register_forward_pre_hook(lambda _, args: caught.append(args[0]))
     localizer = Localizer(model, "walk")
-    localizer.preprocess = type(localizer.preprocess)((64, 64))
+    localizer.networks[0].preprocess = type(localizer.preprocess)((64, 64))
     caught.clear()
     localizer([Image.fromarray(stripes)])
     handle.remove()

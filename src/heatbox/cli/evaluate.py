@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import tyro
 
 from heatbox._utils.io import folder_name
+from heatbox.cli.parsing import for_networks, names_networks
 from heatbox.cli.terminal import SOME_FAILED, AsJson, say, show_scores, warn_of_random_weights
 from heatbox.config import EvaluateConfig, MetricName, NetworksConfig
 from heatbox.errors import InputError
@@ -28,7 +29,8 @@ def evaluate(
     Masks are used where there are no boxes. Writes a run folder and prints a table. After an interruption,
     rerun the command to resume. With --on-bad skip, images that cannot be used are left out and counted; the
     exit code is then 1. With --from-run RUN instead of --model and --data, the maps saved in a run
-    are scored again. With --model A B --checkpoint a b, the maps of several networks are averaged.
+    are scored again. With --model A B --checkpoint a b, the maps of several networks are averaged: the run
+    folder contains a run of each, and the table has a row for each beside the mean.
 
     Args:
         config: What to evaluate.
@@ -41,58 +43,16 @@ def evaluate(
     Examples:
         heatbox evaluate --model resnet50 --checkpoint pretrained --data ILSVRC/test --method cam pc1
         heatbox evaluate --model mine.py:build --checkpoint mine.pth --data birds.tar --fullsup birds-val.tar
+        heatbox evaluate --model resnet50 mine.py:build --checkpoint pretrained mine.pth --data ILSVRC/test
         heatbox evaluate --from-run runs/resnet50-test --metrics all
     """
-    from heatbox.evaluation.predict import evaluate as run_evaluation
-
-    return _evaluated(run_evaluation, [config], config, out, overwrite, calibration, breakdown, as_json)
-
-
-def evaluate_networks(
-    config: Annotated[NetworksConfig, tyro.conf.arg(name="")],
-    out: Path | None = None,
-    overwrite: bool = False,
-    calibration: Path | None = None,
-    breakdown: bool = False,
-    as_json: AsJson = False,
-) -> int:
-    """Average the maps of several networks and score them against the boxes or masks of a data set.
-
-    The maps of each network are scaled to [0, 1] and averaged. The run folder contains a run of each network,
-    and the table has a row for each beside the mean. After an interruption, rerun the command to resume.
-
-    Args:
-        config: What to evaluate.
-        out: The run folder; by default runs/MODELS-DATA.
-        overwrite: Replace an earlier run in the folder.
-        calibration: A file of heatbox calibrate; its thresholds are scored beside the best ones.
-        breakdown: Print MaxBoxAcc by size, shape, number and place of objects, and of the hardest classes.
-        as_json: Print the scores as JSON instead of a table.
-
-    Examples:
-        heatbox evaluate --model resnet50 mine.py:build --checkpoint pretrained mine.pth --data ILSVRC/test
-    """
-    from heatbox.evaluation.networks import evaluate_networks as run_evaluation
-
-    each = config.each()
-    return _evaluated(run_evaluation, each, config, out, overwrite, calibration, breakdown, as_json)
-
-
-def _evaluated(
-    work: Callable[..., dict[str, Any]],
-    networks: Sequence[EvaluateConfig],
-    config: EvaluateConfig | NetworksConfig,
-    out: Path | None,
-    overwrite: bool,
-    calibration: Path | None,
-    breakdown: bool,
-    as_json: bool,
-) -> int:
-    """Evaluate by a function of (config, run, track, overwrite, calibration) and print the scores."""
     from heatbox._utils.progress import on_terminal
+    from heatbox.evaluation.networks import evaluate_networks
+    from heatbox.evaluation.predict import evaluate as evaluate_one
     from heatbox.evaluation.run import Run
     from heatbox.inference.calibration import load_calibration
 
+    networks = config.each() if isinstance(config, NetworksConfig) else [config]
     for one in networks:
         warn_of_random_weights(one.model, one.checkpoint)
     models = [one.model for one in networks]
@@ -100,7 +60,10 @@ def _evaluated(
     if run.finished and not overwrite:
         say(f"note: {run.folder} contains maps already, which are scored again; --overwrite makes new ones")
     known = None if calibration is None else load_calibration(calibration)
-    metrics = work(config, run, on_terminal, overwrite, calibration=known)
+    if isinstance(config, NetworksConfig):
+        metrics = evaluate_networks(config, run, on_terminal, overwrite, known)
+    else:
+        metrics = evaluate_one(config, run, on_terminal, overwrite, calibration=known)
     show_scores(metrics, f"{' + '.join(models)} on {config.data}", as_json, breakdown)
     say(f"run: {run.folder}")
     return SOME_FAILED if metrics.get("left_out") else 0
@@ -109,12 +72,12 @@ def _evaluated(
 def evaluate_or_rescore(args: Sequence[str]) -> tuple[Callable[..., int | None], str, Sequence[str]]:
     """Function, prog and arguments of `heatbox evaluate`.
 
-    --from-run selects `rescore`, several values of --model select `evaluate_networks`.
+    --from-run selects `rescore`, several values of --model the configuration of several networks.
     """
     if any(re.match(r"--from[-_]run\b", arg) for arg in args):
         return rescore, "heatbox evaluate", args
-    several = re.search(r"(?:^|\0)(?:--model|-m)\0[^-\0][^\0]*\0[^-\0]", "\0".join(args))
-    return evaluate_networks if several else evaluate, "heatbox evaluate", args
+    several = names_networks(args)
+    return for_networks(evaluate, NetworksConfig) if several else evaluate, "heatbox evaluate", args
 
 
 def rescore(

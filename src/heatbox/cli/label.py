@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from heatbox.cli.terminal import MOST_PROBLEMS, SOME_FAILED, AsJson, print_json, print_table, say
-from heatbox.config import LabelConfig
+from heatbox.cli.parsing import for_networks, names_networks
+from heatbox.cli.terminal import (
+    MOST_PROBLEMS,
+    SOME_FAILED,
+    AsJson,
+    print_json,
+    print_table,
+    say,
+    warn_of_random_weights,
+)
+from heatbox.config import LabelConfig, LabelNetworksConfig
 from heatbox.data.formats.options import WriteOptions
 
 if TYPE_CHECKING:
@@ -36,7 +46,8 @@ def label(
     The photographs lie in class folders, or have a table of labels; without labels the classifier's
     prediction counts. Writes a folder or file for each format below --out, and summary.json. Images
     that cannot be read are left out and listed; the exit code is then 1. Without --model, a classifier
-    is fitted to the labels first, and its accuracy printed. Maps are kept in a run folder: after an
+    is fitted to the labels first, and its accuracy printed. With --model A B --checkpoint a b after the
+    photographs, the maps of several networks are averaged. Maps are kept in a run folder: after an
     interruption, rerun the command to resume.
 
     Args:
@@ -65,17 +76,18 @@ def label(
     from heatbox.labeling.pipeline import default_run, label_photos
     from heatbox.visualization.tables import label_table
 
-    if config.model is not None:
-        from heatbox.cli.terminal import warn_of_random_weights
-
-        warn_of_random_weights(config.model, config.checkpoint)
+    each = config.each() if isinstance(config, LabelNetworksConfig) else [config]
+    for one in each:
+        if one.model is not None:
+            warn_of_random_weights(one.model, one.checkpoint)
     if options.model_version is None:
-        name = " ".join(filter(None, (config.model or config.finetune, config.method)))
+        models = " + ".join(one.model or one.finetune for one in each)
+        name = " ".join(filter(None, (models, config.method)))
         options = dataclasses.replace(options, model_version=name)
 
     def trained(fitted: Finetuned) -> None:
         if not as_json:
-            show_accuracy(fitted.scores, f"{config.finetune} on {photos}")
+            show_accuracy(fitted.scores, f"{each[0].finetune} on {photos}")
 
     check_outputs(out, to, options, photos)
     store = Run(run or default_run(photos))
@@ -97,3 +109,9 @@ def label(
         say(f"... and {len(problems) - MOST_PROBLEMS} more in {out / 'summary.json'}")
     say(f"boxes: {out} ({', '.join(written.files)})")
     return SOME_FAILED if problems else 0
+
+
+def one_or_several(args: Sequence[str]) -> tuple[Callable[..., int | None], str, Sequence[str]]:
+    """Function, prog and arguments of `heatbox label`: of several networks where --model names some."""
+    several = args[:1] != [] and not args[0].startswith("-") and names_networks(args)
+    return for_networks(label, LabelNetworksConfig) if several else label, "heatbox label", args

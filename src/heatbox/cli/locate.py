@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
+from heatbox.cli.parsing import for_networks, names_networks
 from heatbox.cli.terminal import SOME_FAILED, say, say_written, warn_of_random_weights
-from heatbox.config import LocateConfig
+from heatbox.config import LocateConfig, LocateNetworksConfig
 from heatbox.data.formats.options import AnnotationFiles, WriteOptions, WrittenFormat
 from heatbox.errors import InputError
 
@@ -30,7 +31,8 @@ def locate(
 
     Prints one JSON object per image (file, label, score, boxes in its pixels) and writes overlay PNGs, and
     annotation files of all images where they are requested. A file that cannot be read is reported and
-    skipped; the exit code is then 1.
+    skipped; the exit code is then 1. With --model A B --checkpoint a b after the images, the maps and the
+    class scores of several networks are averaged.
 
     Args:
         photos: Image files of any size and format, and folders of them.
@@ -49,15 +51,18 @@ def locate(
         heatbox locate cat.jpg --model resnet50 --checkpoint pretrained --method walk --contours all
         heatbox locate photos/ --model mine.py:build --target folder --coco boxes.json --no-overlays
         heatbox locate photos/ --model resnet50 --checkpoint pretrained --method walk+foreground
+        heatbox locate photos/ --model resnet50 mine.py:build --checkpoint pretrained mine.pth --method walk
     """
     from heatbox._utils.progress import on_terminal
     from heatbox.data.write import check_output, write_splits
     from heatbox.inference.locate import find_images, locate_files, located_split
 
-    warn_of_random_weights(config.model, config.checkpoint)
+    each = config.each() if isinstance(config, LocateNetworksConfig) else [config]
+    for one in each:
+        warn_of_random_weights(one.model, one.checkpoint)
     outputs: dict[WrittenFormat, Path] = {**({"coco": coco} if coco else {}), **files.chosen()}
     if options.model_version is None:
-        options = replace(options, model_version=f"{config.model} {config.method}")
+        options = replace(options, model_version=f"{' + '.join(one.model for one in each)} {config.method}")
     for name, path in outputs.items():
         check_output(path, name, options, photos)
     names = _class_names(class_names)
@@ -86,6 +91,12 @@ def locate(
     for name, path in outputs.items():
         code = max(code, say_written(write_splits([split], path, name, options)))
     return code
+
+
+def one_or_several(args: Sequence[str]) -> tuple[Callable[..., int | None], str, Sequence[str]]:
+    """Function, prog and arguments of `heatbox locate`: of several networks where --model names some."""
+    several = args[:1] != [] and not args[0].startswith("-") and names_networks(args)
+    return for_networks(locate, LocateNetworksConfig) if several else locate, "heatbox locate", args
 
 
 def _class_names(given: Sequence[str]) -> list[str]:

@@ -44,8 +44,11 @@ GROUPS: dict[str, dict[str, Command]] = {
             "Make boxes of labelled photographs, for an annotation tool or a detector.",
             "heatbox.cli.label:label",
             resumes=True,
+            select="one_or_several",
         ),
-        "locate": Command("Localize the object in image files.", "heatbox.cli.locate:locate"),
+        "locate": Command(
+            "Localize the object in image files.", "heatbox.cli.locate:locate", select="one_or_several"
+        ),
         "evaluate": Command(
             "Make maps of a data set and score them against its boxes or masks.",
             "heatbox.cli.evaluate:evaluate",

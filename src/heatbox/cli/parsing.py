@@ -133,6 +133,36 @@ def with_verbose(function: Callable[..., int | None]) -> Callable[..., Any]:
     return bound
 
 
+def for_networks(function: Callable[..., int | None], config: type) -> Callable[..., int | None]:
+    """A command whose configuration is that of several networks.
+
+    Args:
+        function: the command of one network, which has a parameter `config`.
+        config: the dataclass in place of its configuration.
+    """
+
+    @functools.wraps(function)
+    def command(*given: Any, **settings: Any) -> int | None:
+        return function(*given, **settings)
+
+    hints = get_type_hints(function, include_extras=True)
+    command.__annotations__ = hints | {"config": Annotated[config, tyro.conf.arg(name="")]}
+    return command
+
+
+def names_networks(args: Sequence[str]) -> bool:
+    """Whether arguments name several networks: --model with several values.
+
+    For a command with files, those come first; after options, what follows the model is a file.
+
+    >>> names_networks(["photos/", "--model", "resnet18", "resnet50"])
+    True
+    >>> names_networks(["--model", "resnet18", "--size", "64", "photos/"])
+    False
+    """
+    return bool(re.search(r"(?:^|\0)(?:--model|-m)\0[^-\0][^\0]*\0[^-\0]", "\0".join(args)))
+
+
 def description(function: Callable[..., Any]) -> str:
     """The head of --help: the documentation up to its arguments, and its examples."""
     text = inspect.getdoc(function) or ""

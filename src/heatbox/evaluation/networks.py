@@ -21,7 +21,8 @@ import torch
 
 from heatbox._utils.io import read_json, to_json
 from heatbox._utils.progress import Track, silent
-from heatbox.config import EvaluateConfig, NetworksConfig, ScoreFunction
+from heatbox.config import EvaluateConfig, Networks, NetworksConfig, ScoreFunction
+from heatbox.data.types import Split
 from heatbox.errors import InputError
 from heatbox.evaluation.images import require_same_labels
 from heatbox.evaluation.predict import (
@@ -46,7 +47,7 @@ from heatbox.evaluation.run import (
     require_older,
 )
 from heatbox.inference.calibration import Calibration
-from heatbox.inference.scores import class_scores
+from heatbox.inference.networks import common_outputs, logits_of, mean_name, mean_scores
 from heatbox.maps.foreground import average_maps
 
 _OF_THE_IMAGE = ("id", "label", "target", "width", "height", "boxes", IMAGE, MASK)
@@ -85,7 +86,7 @@ def evaluate_networks(
     methods = _methods(ready)
     if calibration is not None and not any(name in calibration.methods for name in methods):
         calibration.of(next(iter(methods)))  # raises, before anything is computed
-    run.start(_description(config, each[0], each), resume=not overwrite)
+    run.start(description(config, each[0], each), resume=not overwrite)
     require_same_labels(run, ready[0].split)
     for file in map(Path, (*config.checkpoint, *map(str, config.foreground))):
         require_older(file, run.made(), f"maps were made with it in {run.folder}")
@@ -99,13 +100,13 @@ def evaluate_networks(
                 save_scores(part, chosen, one.config, one.config.method, one.function, track)
             parts.append(part)
             chosen_on += [] if chosen is None else [chosen]
-        _average(parts, names, methods, function, run, track)
+        average_runs(parts, names, methods, function, run, track)
         run.write_json(NETWORKS_NOTE, {"networks": _notes(parts, names, each)})
         if fullsup is not None:
             inner = [without_fullsup(one) for one in each]
-            fullsup.start(_description(config, inner[0], inner))
+            fullsup.start(description(config, inner[0], inner))
             if not fullsup.finished:
-                _average(chosen_on, names, methods, function, fullsup, track)
+                average_runs(chosen_on, names, methods, function, fullsup, track)
                 fullsup.finish()
     columns = [*methods, *(_of(name, network) for name in methods for network in names)]
     return save_scores(run, fullsup, each[0], columns, function, track, calibration)
@@ -121,52 +122,49 @@ def _require_same_classes(ready: Sequence[Prepared], names: Sequence[str]) -> Sc
     Raises:
         InputError: the networks differ in it, in the number of their classes or in the order of them.
     """
-    first, *others = ready
-    labels = {example.id: example.label for example in first.split}
-    for one, name in zip(others, names[1:], strict=True):
-        if one.view.num_classes != first.view.num_classes:
-            raise InputError(
-                f"{names[0]} has {first.view.num_classes} classes and {name} {one.view.num_classes}, "
-                "expected networks of the same classes"
+    function = common_outputs(names, [one.view.num_classes for one in ready], [one.function for one in ready])
+    for one, name in zip(ready[1:], names[1:], strict=True):
+        require_same_split(ready[0].split, one.split, names[0], name)
+    return function
+
+
+def require_same_split(first: Split, other: Split, name: str, other_name: str) -> None:
+    """Check that a data set has the same classes for two networks.
+
+    Raises:
+        InputError: an image has another class.
+    """
+    labels = {example.id: example.labels for example in first}
+    for example in other:
+        if example.labels != labels.get(example.id):
+            one, two = (
+                ", ".join(map(str, found or ())) for found in (labels.get(example.id), example.labels)
             )
-        for example in one.split:
-            if example.label != labels.get(example.id):
-                raise InputError(
-                    f"image {example.id!r} is class {labels.get(example.id)} of {names[0]} and class "
-                    f"{example.label} of {name}, expected networks with the classes in one order"
-                )
-        if one.function != first.function:
             raise InputError(
-                f"the scores of {names[0]} are by {first.function} and those of {name} by {one.function}; "
-                "--scores sets one for all"
+                f"image {example.id!r} is class {one} of {name} and class {two} of {other_name}, "
+                "expected networks with the classes in one order"
             )
-    return first.function
 
 
 def _methods(ready: Sequence[Prepared]) -> dict[str, list[str]]:
-    """Name of each mean → the method of each network; as asked for where the networks' names differ."""
-    found = {}
-    for asked in ready[0].names:
-        own = [one.names[asked] for one in ready]
-        found[own[0] if len(set(own)) == 1 else asked] = own
-    return found
+    """Name of each mean → the method of each network."""
+    own = {asked: [one.names[asked] for one in ready] for asked in ready[0].names}
+    return {mean_name(names, asked): names for asked, names in own.items()}
 
 
-def _description(
-    config: NetworksConfig, first: EvaluateConfig, each: Sequence[EvaluateConfig]
-) -> dict[str, Any]:
-    """The content of config.json: like that of one network, with the networks in a list."""
+def description(config: Networks, first: Any, each: Sequence[Any]) -> dict[str, Any]:
+    """The content of config.json: like that of one network, with the networks in a list.
+
+    Args:
+        config: names the networks.
+        first: the configuration of the first network alone.
+        each: the configuration of each.
+    """
     content: dict[str, Any] = json.loads(to_json(first))
     networks = [
         {"model": one.model, "checkpoint": one.checkpoint, "foreground": one.foreground} for one in each
     ]
-    weights = [one.checkpoint or "none" for one in each] if config.checkpoint else None
-    return content | {
-        "model": " + ".join(config.model),
-        "checkpoint": weights and " + ".join(weights),
-        "foreground": " + ".join(map(str, config.foreground)) or None,
-        "networks": networks,
-    }
+    return content | config.joined() | {"networks": networks}
 
 
 def _notes(
@@ -184,7 +182,7 @@ def _notes(
 # ------------------------------------------------------------------------------------------------- the mean
 
 
-def _average(
+def average_runs(
     parts: Sequence[Run],
     names: Sequence[str],
     methods: Mapping[str, Sequence[str]],
@@ -243,8 +241,9 @@ def _mean(
     function: ScoreFunction,
 ) -> list[Record]:
     """The records of the mean for some images, each given by its record of each network."""
-    scores = np.mean([[class_scores(one["logits"], function) for one in records] for records in group], 1)
-    logits = _logits(scores, function)
+    stacked = [np.stack([one["logits"] for one in network]) for network in zip(*group, strict=True)]
+    scores = mean_scores(stacked, function)
+    logits = logits_of(scores, function)
     top5 = np.argsort(-scores, 1, kind="stable")[:, :5].astype(np.int32)
     maps = {
         mean: average_maps(
@@ -269,13 +268,3 @@ def _mean(
                 record[f"ms_{_of(mean, network)}"] = time
         found.append(record)
     return found
-
-
-def _logits(scores: np.ndarray, function: ScoreFunction) -> np.ndarray:
-    """(N, K) float32 logits of which a function makes these scores, as far as float32 can tell."""
-    least = np.finfo(np.float32).tiny
-    if function == "softmax":
-        found = np.log(scores.clip(least))
-    else:
-        found = np.log(scores.clip(least)) - np.log((1 - scores).clip(np.finfo(np.float64).eps))
-    return found.astype(np.float32)

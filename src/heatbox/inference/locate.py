@@ -13,7 +13,7 @@ from PIL import Image
 
 from heatbox._utils.io import made_folder
 from heatbox._utils.progress import Track, silent
-from heatbox.config import LocateConfig
+from heatbox.config import LocateConfig, LocateNetworksConfig
 from heatbox.data.classes import class_positions
 from heatbox.data.files.images import (
     TreeImages,
@@ -38,7 +38,7 @@ Line = dict[str, Any]
 
 def locate_files(
     files: Sequence[Path],
-    config: LocateConfig,
+    config: LocateConfig | LocateNetworksConfig,
     out: Path | None = None,
     class_names: Sequence[str] = (),
     track: Track = silent,
@@ -47,7 +47,8 @@ def locate_files(
 
     Args:
         files: image files of any size and format; see `find_images` for folders.
-        config: the model, the map and the threshold; see also `heatbox.create_model` and `heatbox.Localizer`.
+        config: the model or models, the map and the threshold; see also `heatbox.create_model` and
+            `heatbox.Localizer`.
         out: folder for overlays; None draws none.
         class_names: names of the model's classes, in the order of its outputs; by default those that are
             known of the model.
@@ -66,42 +67,47 @@ def locate_files(
     if not files:
         raise InputError("no image was named, expected one or more image files")
     calibration = None if config.calibration is None else load_calibration(config.calibration)
-    model = config.build()
+    if isinstance(config, LocateNetworksConfig):
+        each, named = config.each(), config.joined()
+    else:
+        each, named = [config], {"model": config.model, "checkpoint": config.checkpoint}
+    models = [one.build() for one in each]
     method, target = with_seed(config.method, config.walk_seed, config.foreground_seed), config.target
     localizer = Localizer(
-        model,
+        models,
         method,
         config.threshold,
         config.contours,
-        preprocess=config.preprocess(model),
+        preprocess=[one.preprocess(model) for one, model in zip(each, models, strict=True)],
         protocol=config.protocol,
         scores=config.scores,
         output=config.output,
         calibration=calibration,
         confidence=True,
         normalize=config.normalize,
-        foreground=config.foreground,
+        foreground=[one.foreground for one in each],
     )
     if calibration is not None:
-        calibration.require_settings({name: getattr(config, name) for name in MODEL_SETTINGS})
+        calibration.require_settings({name: getattr(each[0], name) for name in MODEL_SETTINGS} | named)
     number = localizer.view.num_classes
     if isinstance(target, int) and not 0 <= target < number:
         raise InputError(f"class {target} is out of range: the model has classes 0 to {number - 1}")
     if class_names and len(class_names) != number:
         raise InputError(f"there are {len(class_names)} class names, but the model has {number} classes")
-    names = class_names or config.class_names(model, number)
+    names = class_names or each[0].class_names(models[0], number)
     targets = _folder_targets(files, names, number) if target == "folder" else {}
 
     def target_of(file: Path) -> int | None:
         return targets[_folder_name(file)] if target == "folder" else target
 
-    settings = {"model": config.model, "method": localizer.name, "threshold": localizer.threshold}
+    settings = {"model": named["model"], "method": localizer.name, "threshold": localizer.threshold}
     settings |= {"scores": score_function(localizer.score_function, localizer.view.num_classes)}
     if calibration is not None:
         settings |= {"coverage": calibration.coverage}
     if localizer.head_seed is not None:
-        settings["foreground"] = str(config.foreground) if config.foreground else "fitted to these images"
-        if localizer.head is None:
+        given = " + ".join(str(one.foreground) for one in each if one.foreground is not None)
+        settings["foreground"] = given or "fitted to these images"
+        if not given:
             _fit_head(localizer, files, target_of, config.seed, out, track)
     used: set[str] = set()
     inputs = {file.resolve() for file in files}
@@ -175,13 +181,17 @@ def _fit_head(
             yield image
 
     given = target_of(files[0]) is not None
-    head = localizer.fit_foreground(images(), targets if given else None, seed=seed)
-    number = head.fitted_on["images"]
-    words = f"the foreground head is fitted to {number} of these {len(files)} images"
+    localizer.fit_foreground(images(), targets if given else None, seed=seed)
+    heads = [head for head in localizer.heads if head is not None]
+    of = "" if len(heads) == 1 else " of each network"
+    number = heads[0].fitted_on["images"]
+    words = f"the foreground head{of} is fitted to {number} of these {len(files)} images"
     if out is not None:
-        path = made_folder(out) / HEAD_FILE
-        head.save(path, **head.fitted_on, identities=" ".join(sorted(marks)))
-        words += f" and saved: --foreground {path} applies it to others"
+        paths = []
+        for place, head in enumerate(heads, 1):
+            paths.append(made_folder(out) / (HEAD_FILE if not of else f"{place}-{HEAD_FILE}"))
+            head.save(paths[-1], **head.fitted_on, identities=" ".join(sorted(marks)))
+        words += f" and saved: --foreground {' '.join(map(str, paths))} applies it to others"
     warnings.warn(words, AssumptionWarning, stacklevel=3)
 
 

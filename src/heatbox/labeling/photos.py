@@ -15,7 +15,7 @@ from PIL import Image
 from heatbox._utils.checks import kind_of
 from heatbox._utils.devices import map_in_threads
 from heatbox._utils.progress import Track, silent
-from heatbox.config import LabelConfig, ScoreFunction
+from heatbox.config import LabelOptions, ScoreFunction
 from heatbox.data.classes import match_classes
 from heatbox.data.files.images import (
     TreeImages,
@@ -32,7 +32,7 @@ from heatbox.data.types import Example, Split
 from heatbox.errors import AssumptionWarning, InputError
 from heatbox.evaluation.predict import run_inference
 from heatbox.evaluation.run import Record, Run
-from heatbox.inference.scores import class_scores
+from heatbox.inference.networks import mean_scores
 from heatbox.models.introspect import ClassifierView
 from heatbox.models.spec import as_input
 
@@ -230,8 +230,8 @@ def label_only(example: Example) -> Example:
 
 def with_predicted_labels(
     split: Split,
-    view: ClassifierView,
-    config: LabelConfig,
+    views: Sequence[ClassifierView],
+    config: LabelOptions,
     function: ScoreFunction,
     run: Run,
     track: Track = silent,
@@ -244,7 +244,7 @@ def with_predicted_labels(
 
     Args:
         split: images without labels.
-        view: the classifier.
+        views: the classifier, or several whose scores are averaged.
         config: preprocessing, batch size, `min_score`.
         function: how scores are made of logits.
         run: where predictions are kept; images that it contains are not predicted again.
@@ -259,12 +259,15 @@ def with_predicted_labels(
     """
     import torch
 
-    preprocess = config.preprocess(view.model)
+    prepared = [config.preprocess(view.model) for view in views]
 
-    def records(examples: Sequence[Example], images: Any) -> list[Record]:
+    def records(examples: Sequence[Example], images: Sequence[Any]) -> list[Record]:
         with torch.inference_mode():
-            logits = view.extract(as_input(view.model, images), 0).logits.float().cpu().numpy()
-        scores = class_scores(logits, function)
+            logits = [
+                view.extract(as_input(view.model, one), 0).logits.float().cpu().numpy()
+                for view, one in zip(views, images, strict=True)
+            ]
+        scores = mean_scores(logits, function)
         found = []
         for example, row in zip(examples, scores, strict=True):
             labels = np.flatnonzero(row >= config.min_score)
@@ -281,8 +284,8 @@ def with_predicted_labels(
 
     what = f"classes of {split.name}"
     run_inference(
-        split, preprocess, config.batch_size, run, records, what, track,
-        channels=preprocess.channels, unreadable=unreadable,
+        split, lambda image: [one(image) for one in prepared], config.batch_size, run, records, what, track,
+        channels=prepared[0].channels, unreadable=unreadable,
     )  # fmt: skip
     classes = {record["id"]: record["classes"].tolist() for batch in run.records() for record in batch}
     examples, empty = [], 0

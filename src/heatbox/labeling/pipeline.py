@@ -21,7 +21,14 @@ from heatbox._utils.extras import require
 from heatbox._utils.io import folder_name
 from heatbox._utils.progress import Track, silent
 from heatbox.boxes.objects import ObjectRules
-from heatbox.config import DEFAULT_MAP, OTHER_MAPS, EvaluateConfig, LabelConfig, ModelOptions
+from heatbox.config import (
+    DEFAULT_MAP,
+    OTHER_MAPS,
+    EvaluateConfig,
+    LabelConfig,
+    LabelNetworksConfig,
+    ModelOptions,
+)
 from heatbox.data.annotations import open_annotations
 from heatbox.data.classes import match_classes
 from heatbox.data.files.trees import raise_problem
@@ -33,10 +40,12 @@ from heatbox.data.problems import LeftOut
 from heatbox.data.types import Example, Split
 from heatbox.data.write import relabelled
 from heatbox.errors import AssumptionWarning, InputError
+from heatbox.evaluation.networks import average_runs, description, require_same_split
 from heatbox.evaluation.predict import fitted_seeds, predict, run_head
-from heatbox.evaluation.run import IMAGE, Run, require_older
+from heatbox.evaluation.run import IMAGE, NETWORKS, Run, require_older
 from heatbox.inference.calibration import load_calibration
 from heatbox.inference.collection import FEW_IMAGES
+from heatbox.inference.networks import common_outputs, mean_name, require_same_order
 from heatbox.inference.scores import score_function, trained_function
 from heatbox.labeling.corrections import Learned, learn, match_corrections
 from heatbox.labeling.output import (
@@ -89,7 +98,7 @@ class Labelled:
     Attributes:
         split: the images with their labels and without boxes, one example for each.
         run: the maps of each class of each image.
-        view: the classifier.
+        view: the classifier, the first of several.
         config: the configuration, with the name of the map for this classifier.
         left_out: the images that could not be used.
         predicted: whether the labels are the classifier's.
@@ -101,7 +110,7 @@ class Labelled:
     split: Split
     run: Run
     view: ClassifierView
-    config: LabelConfig
+    config: LabelConfig | LabelNetworksConfig
     left_out: LeftOut
     predicted: bool
     notes: tuple[str, ...] = ()
@@ -147,7 +156,7 @@ class Labelled:
         return in_order(self.split, found)
 
 
-def box_settings(config: LabelConfig) -> BoxSettings:
+def box_settings(config: LabelConfig | LabelNetworksConfig) -> BoxSettings:
     """How maps become boxes, as a configuration says."""
     method = config.method or DEFAULT_MAP
     known = None if config.calibration is None else load_calibration(config.calibration).of(method)
@@ -166,9 +175,10 @@ def about(labelled: Labelled, settings: BoxSettings) -> dict[str, Any]:
     """How boxes are made, for summary.json."""
     config = labelled.config
     model = settings.confidence
+    networks = config.joined() if isinstance(config, LabelNetworksConfig) else {}
     return {
-        "model": config.model,
-        "checkpoint": config.checkpoint,
+        "model": networks.get("model", config.model),
+        "checkpoint": networks.get("checkpoint", config.checkpoint),
         "map": settings.method,
         "threshold": settings.threshold,
         "min_confidence": settings.min_confidence,
@@ -181,7 +191,7 @@ def about(labelled: Labelled, settings: BoxSettings) -> dict[str, Any]:
 
 def make_maps(
     photos: Any,
-    config: LabelConfig,
+    config: LabelConfig | LabelNetworksConfig,
     run: Run,
     track: Track = silent,
     overwrite: bool = False,
@@ -192,8 +202,9 @@ def make_maps(
 
     Args:
         photos: as for `heatbox.labeling.photos.open_photos`.
-        config: the classifier, the map, and what to do with images that cannot be read.
-        run: the run folder.
+        config: the classifier or classifiers, the map, and what to do with images that cannot be read.
+        run: the run folder; of several classifiers it contains a run of each, see
+            `heatbox.evaluation.networks`.
         track: shows progress.
         overwrite: remove what an earlier run left in the folder.
         model: the classifier; by default it is built from the configuration, or fitted to the photographs
@@ -210,52 +221,72 @@ def make_maps(
     for name in ("limit", "batch_size"):
         if (number := getattr(config, name)) is not None:
             check_integer(number, name.replace("_", " "))
-    fitted = None
-    if model is None and config.model is None:
+    if isinstance(config, LabelConfig) and model is None and config.model is None:
         fitted = _fit_classifier(photos, config, run, track, overwrite)
         config = dataclasses.replace(config, model=fitted.spec.model, checkpoint=fitted.spec.checkpoint)
         trained(fitted)
-    model = config.to_device(model) if model is not None else config.spec.build()
-    preprocess = config.preprocess(model)
-    view = ClassifierView(model, config.output, preprocess.size)
-    method, why = _possible_map(view, config)
-    function = score_function(config.scores, view.num_classes, trained_function(view))
+    each = config.each() if isinstance(config, LabelNetworksConfig) else [config]
+    models = [one.spec.build() for one in each] if model is None else [config.to_device(model)]
+    views = [ClassifierView(one, config.output, config.preprocess(one).size) for one in models]
+    own, why = _possible_map(views, config)
+    networks = config.names() if isinstance(config, LabelNetworksConfig) else [""]
+    function = common_outputs(
+        networks,
+        [view.num_classes for view in views],
+        [score_function(config.scores, view.num_classes, trained_function(view)) for view in views],
+    )
+    view = views[0]
     skip = config.on_bad == "skip"
     left_out = LeftOut()
     report = left_out if skip else raise_problem
     from heatbox.models.spec import class_names
 
-    names = class_names(model, view.num_classes)
+    known = [class_names(one, view.num_classes) for one in models]
+    if len(models) > 1:
+        require_same_order(networks, known)
+    names = known[0]
     given = open_photos(photos, names, report).take(config.limit)
     if not len(given):
         first = f"; the first problem: {left_out.problems[0]}" if left_out.problems else ""
         raise InputError(f"{given.name}: has no image that can be labelled{first}")
     where = photos if isinstance(photos, str) else given.name
     split = match_classes(given, view.num_classes, names, where)
+    for network, others in zip(networks[1:], known[1:], strict=True):
+        require_same_split(split, match_classes(given, view.num_classes, others, where), networks[0], network)
     split = without_boxes(measured(split, left_out if skip else None, track))
     if not split.class_names and len(names):
         split = dataclasses.replace(split, class_names=list(names))
-    fits = config.method is None and config.foreground is None and not why
+    fits = config.method is None and not config.foreground and not why
     if fits and sum(len(example.labels) or 1 for example in split) < FEW_IMAGES:
-        method, _ = _possible_map(view, config, OTHER_MAPS)
+        own, _ = _possible_map(views, config, OTHER_MAPS)
         why = f"there are fewer than {FEW_IMAGES} maps for a foreground head to learn from"
-    config = dataclasses.replace(config, method=method)
-    maps_config = _maps_config(config, photos if isinstance(photos, str) else split.name)
-    weights = config.spec.weights if config.model is not None else None
-    settings = dataclasses.asdict(maps_config) | {"weights": weights, "min_score": config.min_score}
-    run.start(settings, resume=not overwrite)  # how boxes are made of the maps may change
-    require_older(Path(config.checkpoint or ""), run.made(), f"maps were made with it in {run.folder}")
+    config = dataclasses.replace(config, method=mean_name(own, config.method or own[0]))
+    each = [dataclasses.replace(one, method=name) for one, name in zip(each, own, strict=True)]
+    configs = [_maps_config(one, photos if isinstance(photos, str) else split.name) for one in each]
+    settings = [
+        dataclasses.asdict(one)
+        | {"weights": one.weights if one.model else None, "min_score": config.min_score}
+        for one in configs
+    ]
+    several = isinstance(config, LabelNetworksConfig)
+    whole = (
+        description(config, settings[0], configs) if isinstance(config, LabelNetworksConfig) else settings[0]
+    )
+    run.start(whole, resume=not overwrite)  # how boxes are made of the maps may change
+    for one in each:
+        require_older(Path(one.checkpoint or ""), run.made(), f"maps were made with it in {run.folder}")
     notes: list[str] = []
     if why:
         notes.append(f"{why}, so the map is {config.method}")
     predicted = not any(example.labels for example in split)
     if predicted:
         inner = Run(run.folder / CLASSES_RUN)
+        weights = " + ".join(str(one["weights"]) for one in settings) if several else settings[0]["weights"]
         inner.start(
             {"min_score": config.min_score, "scores": function, "weights": weights}, resume=not overwrite
         )
         split, empty = with_predicted_labels(
-            split, view, config, function, inner, track, left_out if skip else None
+            split, views, config, function, inner, track, left_out if skip else None
         )
         notes.append(
             f"no image has a label, so those that the classifier predicts are used ({function} score of at "
@@ -267,11 +298,18 @@ def make_maps(
         warnings.warn(f"{split.name}: {note}", AssumptionWarning, stacklevel=2)
     searched = dataclasses.replace(split, examples=[example for example in split if example.labels])
     if len(searched):
-        pairs = searched.by_class()
-        head = run_head(view, pairs, maps_config, run, track)
-        predict(view, pairs, maps_config, run, track, left_out, head)
-    own = used_classes(split) if predicted else own_classes(given, view.num_classes, names, where)
-    return Labelled(split, run, view, config, left_out, predicted, tuple(notes), *own)
+        pairs, parts = searched.by_class(), []
+        for number, (maps, content, seen) in enumerate(zip(configs, settings, views, strict=True), 1):
+            part = Run(run.folder / NETWORKS / str(number)) if several else run
+            if several:
+                part.start(content)
+            head = run_head(seen, pairs, maps, part, track)
+            predict(seen, pairs, maps, part, track, left_out if number == 1 else LeftOut(), head)
+            parts.append(part)
+        if several:
+            average_runs(parts, networks, {config.method or "": own}, function, run, track)
+    classes = used_classes(split) if predicted else own_classes(given, view.num_classes, names, where)
+    return Labelled(split, run, view, config, left_out, predicted, tuple(notes), *classes)
 
 
 def _maps_config(config: LabelConfig, photos: str) -> EvaluateConfig:
@@ -293,23 +331,28 @@ def _maps_config(config: LabelConfig, photos: str) -> EvaluateConfig:
 
 
 def _possible_map(
-    view: ClassifierView, config: LabelConfig, maps: Sequence[str] = (DEFAULT_MAP, *OTHER_MAPS)
-) -> tuple[str, str]:
-    """The map that was asked for, or the first that a network has; and why it is not the first of them.
+    views: Sequence[ClassifierView],
+    config: LabelConfig | LabelNetworksConfig,
+    maps: Sequence[str] = (DEFAULT_MAP, *OTHER_MAPS),
+) -> tuple[list[str], str]:
+    """The map that was asked for, or the first that all networks have; and why it is not the first of them.
+
+    Returns:
+        the name of the map for each network, and the reason.
 
     Raises:
-        InputError: the network does not have the map that was asked for, or none of them.
+        InputError: a network does not have the map that was asked for, or none of them.
     """
     why = ""
     for name in (config.method,) if config.method else maps:
-        method = named_for(view, name)
+        own = [named_for(view, name) for view in views]
         try:
-            check_requirements(
-                view, requirements_of([method, *fitted_seeds([method], config.foreground, view)], view)
-            )
-            return method, why
+            for view, method in zip(views, own, strict=True):
+                seeds = [] if config.foreground else fitted_seeds([method], None, view)
+                check_requirements(view, requirements_of([method, *seeds], view))
+            return own, why
         except InputError as error:
-            if config.method is not None or config.foreground is not None:
+            if config.method is not None or config.foreground:
                 raise
             why = why or str(error)
     raise InputError(f"{why}; nor is another map possible")
@@ -404,7 +447,7 @@ def review(
 
 def label_photos(
     photos: str,
-    config: LabelConfig,
+    config: LabelConfig | LabelNetworksConfig,
     run: Run,
     out: Path,
     to: Sequence[str],
@@ -524,7 +567,7 @@ def _no_image(example: Example) -> Image.Image:
 
 def label(
     images: Any,
-    model: str | nn.Module | None = None,
+    model: str | Sequence[str] | nn.Module | None = None,
     labels: Sequence[Any] | None = None,
     run: str | Path | None = None,
     track: Track = silent,
@@ -538,6 +581,8 @@ def label(
         images: a path that `heatbox.open_split` reads, such as a folder of class folders; a folder of
             images; a `datasets.Dataset`; a `Split`; or a list of paths, of PIL images or of arrays.
         model: the classifier, or its name for `heatbox.create_model`; by default one is fitted to the labels.
+            A list of names is of networks whose maps and class scores are averaged; in settings, `checkpoint`
+            and `foreground` are then lists too.
         labels: for a list of images, the class of each, its name or its index in the network's classes, or
             several; by default those that the classifier predicts.
         run: folder in which maps are kept, so that another call goes on from there; by default a temporary
@@ -559,11 +604,16 @@ def label(
         >>> for image in heatbox.label("photos/", "resnet50", checkpoint="pretrained"):  # doctest: +SKIP
         ...     print(image.id, image.boxes, image.confidences)
     """
-    known = {one.name for one in dataclasses.fields(LabelConfig)} - {"model"}
+    several = isinstance(model, list | tuple)
+    kind: Any = LabelNetworksConfig if several else LabelConfig
+    known = {one.name for one in dataclasses.fields(kind)} - {"model"}
     if unknown := sorted({*settings} - known):
         raise InputError(f"there is no setting {unknown[0]!r}, expected one of {', '.join(sorted(known))}")
-    name, network = (model, None) if model is None or isinstance(model, str) else (None, model)
-    config = LabelConfig(model=name, **settings)
+    network = model if isinstance(model, nn.Module) else None
+    if several:
+        settings |= {key: tuple(settings[key]) for key in ("checkpoint", "foreground") if key in settings}
+    named: Any = tuple(model) if isinstance(model, list | tuple) else model if network is None else None
+    config = kind(model=named, **settings)
     with ExitStack() as stack:
         folder = run or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="heatbox-label-")), "run")
         opened = images if labels is None else listed_photos(images, labels)
