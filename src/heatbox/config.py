@@ -34,6 +34,7 @@ MetricName = Literal[
     "max_box_acc_v3",
     "cor_loc",
     "localization_ap",
+    "pseudo_boxes",
     "all",
 ]
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"]
@@ -288,7 +289,8 @@ class EvaluateOptions(ModelOptions):
     metrics: tuple[MetricName, ...] = ("boxes",)
     """Scores besides those of boxes, which are always computed (PxAP for masks): pointing_game,
     energy_pointing_game, relevance_rank, top_k_intersection, auc, iou, max_box_acc_v3 (reference protocol),
-    cor_loc, localization_ap (of a run, which has logits), or all."""
+    cor_loc, localization_ap (of a run, which has logits), pseudo_boxes (thresholds and a map chosen without
+    ground truth, by the mean boxes of a random walk), or all."""
     channels: int = 3
     """Channels of highest class weight to save for the report page, if a CAM is computed."""
     limit: int | None = None
@@ -562,6 +564,9 @@ class ScoreConfig:
     """Heatmaps of a fully supervised split, on which thresholds are chosen for the transferred scores."""
     fullsup: str | None = None
     """The fully supervised split, given like --data."""
+    pseudo_heatmaps: Path | None = None
+    """Heatmaps of a random walk of the same images: their mean boxes are taken for the ground truth that
+    chooses the thresholds of the pseudo scores."""
     normalize: str = "min-max"
     """How maps are brought to [0, 1]: min-max, max, percentile or ivr; percentile:0.9 and ivr:0.4 set the
     percentile. Only with --resize; other maps are scored as they are."""
@@ -572,7 +577,8 @@ class ScoreConfig:
     metrics: tuple[MetricName, ...] = ("boxes",)
     """Scores besides those of boxes, which are always computed (PxAP for masks): pointing_game,
     energy_pointing_game, relevance_rank, top_k_intersection, auc, iou, max_box_acc_v3 (reference protocol),
-    cor_loc, localization_ap (of a run, which has logits), or all."""
+    cor_loc, or all. (localization_ap is for a run of heatbox evaluate, which has logits; pseudo_boxes come
+    with --pseudo-heatmaps.)"""
     on_bad: OnBad = "stop"
     """What to do with an image that has no box or one outside it: stop, or skip it, count it by reason and
     exit with code 1."""

@@ -45,6 +45,13 @@ def test_scores_of_groups_are_means_of_their_images_and_the_hardest_classes_come
     means = [np.mean([one["scores"][name]["value"] for name in "ab"]) for one in classes]
     assert means == sorted(means)
     assert len(classes) == 7
+    named = breakdown(hits, boxes, [(60, 60)] * 60, labels, ["ant", "bee", "cat", "dog"])
+    names = [one["group"] for one in named if one["by"] == "class"]
+    expected = [
+        {"0": "ant", "1": "bee", "2": "cat", "3": "dog"}.get(name, name)
+        for name in [one["group"] for one in classes]
+    ]
+    assert names == expected  # numbers where there is no name
 
 
 def test_maps_of_a_wrong_scale_are_told_apart():

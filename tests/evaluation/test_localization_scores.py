@@ -131,12 +131,21 @@ def test_a_run_has_transferred_iou_and_localization_ap(scene, capsys):
     entry = found["methods"]["cam"]
     scores = entry["localization_scores"]
     assert scores["iou_transferred"]["value"] == scores["iou"]["value"]  # the same images
+    assert scores["max_box_acc_v3_transferred"]["value"] == scores["max_box_acc_v3"]["value"]
     confidence = [one["score"] for one in records]
     ap = F.localization_ap(maps, boxes, sizes, confidence, threshold=entry["threshold"])
     assert scores["localization_ap"]["value"] == pytest.approx(ap.ap)
     aucs = {name: one["localization_scores"]["auc"]["value"] for name, one in found["methods"].items()}
     (pair,) = found["differences"]
     assert pair["localization_scores"]["auc"]["value"] == pytest.approx(aucs["pc1"] - aucs["cam"])
+    ranked = {name: one["localization_scores"]["localization_ap"] for name, one in found["methods"].items()}
+    apart = pair["localization_scores"]["localization_ap"]
+    assert apart["value"] == pytest.approx(ranked["pc1"]["value"] - ranked["cam"]["value"])
+    minus = found["methods"]["cam"]["minus_baseline"]["localization_scores"]["localization_ap"]
+    centre = ranked["centre-gaussian"]["value"]
+    assert minus["value"] == pytest.approx(ranked["cam"]["value"] - centre)
+    for one in (apart, minus):
+        assert one["interval"][0] <= one["value"] <= one["interval"][1]
 
 
 def test_the_third_version_is_of_the_reference_protocol(scene, capsys):

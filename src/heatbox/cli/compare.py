@@ -7,10 +7,14 @@ from pathlib import Path
 import tyro
 
 from heatbox.cli.terminal import AsJson, print_json
+from heatbox.config import MetricName
 
 
 def compare(
-    first: tyro.conf.Positional[Path], second: tyro.conf.Positional[Path], as_json: AsJson = False
+    first: tyro.conf.Positional[Path],
+    second: tyro.conf.Positional[Path],
+    metrics: tuple[MetricName, ...] = (),
+    as_json: AsJson = False,
 ) -> None:
     """Compare two runs on the same images.
 
@@ -20,6 +24,8 @@ def compare(
     Args:
         first: The folder of a run of heatbox evaluate.
         second: The folder of another on the same images; differences are this one minus the first.
+        metrics: Scores besides those of boxes, as for heatbox evaluate; by default those that one of the runs
+            was scored with. pseudo_boxes also tells which map of both runs to choose without ground truth.
         as_json: Print JSON, with every flipped image, instead of text.
 
     Examples:
@@ -28,7 +34,7 @@ def compare(
     from heatbox._utils.progress import on_terminal, printable
     from heatbox.evaluation.compare import compare_runs, comparison_lines
 
-    found = compare_runs(first, second, on_terminal)
+    found = compare_runs(first, second, on_terminal, metrics)
     if as_json:
         print_json(found)
     else:

@@ -63,6 +63,7 @@ def breakdown(
     boxes: Sequence[np.ndarray],
     sizes: Sequence[Sequence[float]],
     labels: Sequence[int],
+    class_names: Sequence[str] = (),
 ) -> list[dict[str, Any]]:
     """MaxBoxAcc of each group of images, each map at its one best threshold for the split.
 
@@ -71,6 +72,7 @@ def breakdown(
         boxes: for each image a (K, 4) xyxy array in pixels of the image.
         sizes: for each image its (width, height).
         labels: for each image its class.
+        class_names: names of the classes, where they are known.
 
     Returns:
         for each group that has an image: "by" (size, shape, objects, place or class), "group", "images", and
@@ -83,7 +85,8 @@ def breakdown(
     classes, index, counts = np.unique(np.asarray(labels), return_inverse=True, return_counts=True)
     mean = np.bincount(index.reshape(-1), np.mean(list(hits.values()), axis=0)) / counts
     hardest = [k for k in np.argsort(mean, kind="stable") if counts[k] >= FEWEST][:HARDEST]
-    return rows + [_row("class", str(classes[k]), index.reshape(-1) == k, hits) for k in hardest]
+    names = [class_names[c] if 0 <= c < len(class_names) else str(c) for c in classes.tolist()]
+    return rows + [_row("class", names[k], index.reshape(-1) == k, hits) for k in hardest]
 
 
 def _row(by: str, group: str, chosen: np.ndarray, hits: Mapping[str, np.ndarray]) -> dict[str, Any]:

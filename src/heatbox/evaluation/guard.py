@@ -76,10 +76,11 @@ def policy_sentences(table: Mapping[str, Any], shared: int = 0) -> list[str]:
     """
     entries = [entry for name, entry in table["methods"].items() if name not in table["baselines"]]
     found = []
-    if not any("transferred" in entry or "calibrated" in entry for entry in entries):
+    if not any({"transferred", "calibrated", "pseudo"} & set(entry) for entry in entries):
         found.append(
             "thresholds are the best ones for the scored images (oracle), chosen with their ground truth; "
-            "--fullsup gives scores at thresholds that were chosen on other images"
+            "--fullsup gives scores at thresholds that were chosen on other images, --metrics pseudo_boxes "
+            "at thresholds that were chosen without ground truth"
         )
     if shared:
         found.append(

@@ -52,6 +52,7 @@ _BOXES = {
     "transferred?": _AT,
     "calibrated?": _AT,
     "fixed?": _AT,
+    "pseudo?": {**_AT, "minus_oracle": {"MaxBoxAcc": _ESTIMATE, "MaxBoxAccV2": _ESTIMATE}},
     "minus_baseline?": {"MaxBoxAcc": _ESTIMATE, "MaxBoxAccV2": _ESTIMATE},
 }
 _MASKS = {
@@ -121,6 +122,13 @@ def checked_scores(content: Mapping[str, Any], where: object) -> dict[str, Any]:
         "methods": {...: _MASKS if masks else _BOXES},
         "baselines": [TEXT],
         "warnings?": [TEXT],
+        "pseudo_boxes?": {
+            "map": TEXT,
+            "images": COUNT,
+            "MaxBoxAcc?": _ESTIMATE,
+            "agreement?": {...: NUMBER},
+            "chosen?": TEXT,
+        },
         "breakdown?": [{"by": TEXT, "group": TEXT, "images": COUNT, "scores": {...: _ESTIMATE}}],
         "differences": [
             {

@@ -23,12 +23,21 @@ from heatbox._utils.checks import check_length, kind_of
 from heatbox._utils.devices import available_cores
 from heatbox._utils.progress import Track, as_callback, silent
 from heatbox.boxes.contours import Protocol, check_heatmap
-from heatbox.boxes.ops import REFERENCE_SIDE, check_boxes
+from heatbox.boxes.ops import REFERENCE_FRAME, REFERENCE_SIDE, check_boxes, scale_boxes
 from heatbox.config import MetricName, ScoreConfig
 from heatbox.data.types import Example, Split
 from heatbox.errors import InputError
 from heatbox.evaluation.guard import MapRanges, policy_sentences
-from heatbox.evaluation.images import left_out_counts, open_images, save_images
+from heatbox.evaluation.images import class_names_of, left_out_counts, open_images, save_images
+from heatbox.evaluation.pseudo import (
+    AGREEMENT_IMAGES,
+    PseudoScores,
+    agreement,
+    is_right,
+    pseudo_box,
+    pseudo_source,
+    threshold_box,
+)
 from heatbox.evaluation.run import MASK, METRICS, Run, ShardStore, ids_of, require_older
 from heatbox.evaluation.summary import (
     EACH,
@@ -361,13 +370,17 @@ def score_run(
         a dictionary for metrics.json; see `heatbox.evaluation.summary.table_of`.
 
     Raises:
-        InputError: a method whose maps the run does not contain, an image without boxes, or a calibration of
-            other methods.
+        InputError: a method whose maps the run does not contain, an image without boxes, a calibration of
+            other methods, or pseudo-boxes of maps without a random walk.
     """
     held = run.methods()
     if unknown := [name for name in methods if name not in held]:
         raise InputError(f"{run.folder}: contains no maps of {unknown[0]!r}, only of {', '.join(held)}")
-    found, images = score_maps(run, methods, thresholds, protocol, track, metrics, normalize)
+    if run.has_masks and "pseudo_boxes" in metrics:
+        raise InputError(f"{run.folder}: was scored against masks; pseudo_boxes is about boxes")
+    source = None if run.has_masks else pseudo_source(methods, metrics, run.folder)
+    found, images = score_maps(run, methods, thresholds, protocol, track, metrics, normalize, source)
+    images.class_names = class_names_of(run) or ()
     chosen: dict[str, Any] = {}
     if fullsup is not None:
         chosen, _ = score_maps(fullsup, methods, thresholds, protocol, track, metrics, normalize)
@@ -418,16 +431,21 @@ def score_maps(
     track: Track = silent,
     metrics: Sequence[MetricName] = ("boxes",),
     normalize: str = "min-max",
+    pseudo: str | None = None,
 ) -> tuple[dict[str, Any], Images]:
     """Scores of each method and baseline, and the images in the order of their outcomes.
 
-    The scores are `SplitScore` with records, or `PixelScore` with histograms where the run contains masks.
+    With `pseudo`, the name of a map, also against its mean boxes: `Images.pseudo`. The scores are
+    `SplitScore` with records, or `PixelScore` with histograms where the run contains masks.
     """
     masks = run.has_masks
     if masks:
         _require_reference(protocol)
     scorers = _scorers((*methods, *BASELINES), masks, thresholds, protocol, metrics)
     images, ranges = Images(), {name: MapRanges() for name in methods}
+    against = {name: BoxScorer(protocol, thresholds, keep=False) for name in scorers if pseudo is not None}
+    right: list[bool] = []
+    box_of = partial(pseudo_box, protocol=protocol, normalize=normalize)
     for batch in track(run.records(RECORDS_AT_A_TIME), "scoring", -(-len(run) // RECORDS_AT_A_TIME)):
         if empty := [record["id"] for record in batch if not masks and not len(record["boxes"])]:
             raise InputError(f"{run.folder}: image {empty[0]!r} has no box to be scored against")
@@ -439,6 +457,9 @@ def score_maps(
             else {"boxes": [record["boxes"] for record in batch], "return_iou": True}
         )
         truths["image_sizes"] = sizes
+        mean = [] if pseudo is None else _in_threads(box_of, [record[f"map_{pseudo}"] for record in batch])
+        kept = [i for i, box in enumerate(mean) if len(box)]
+        right += [is_right(mean[i][0], batch[i]["boxes"], sizes[i], protocol) for i in kept]
         for name, scorer in scorers.items():
             if name in BASELINES:
                 maps = [_baseline(name)] * len(batch)
@@ -451,8 +472,57 @@ def score_maps(
             outcome = scorer.update(maps, **truths)
             if isinstance(scorer, BoxScorer):
                 scorer.record([record["id"] for record in batch], outcome)
+            if kept:
+                boxes = [mean[i] for i in kept]
+                against[name].update([maps[i] for i in kept], boxes, [REFERENCE_FRAME] * len(kept))
+    if pseudo is not None and right:
+        scores = {name: scorer.compute() for name, scorer in against.items()}
+        own = {name: scores[name] for name in methods}
+        agreeing = _agreement(run, own, protocol, normalize, scorers[pseudo].ids)  # type: ignore[union-attr]
+        images.pseudo = PseudoScores(pseudo, scores, np.array(right), agreeing)
     images.ranges = [sentence for name, one in ranges.items() for sentence in one.sentences(name)]
     return {name: scorer.compute() for name, scorer in scorers.items()}, images
+
+
+def _agreement(
+    run: Run, scores: Mapping[str, SplitScore], protocol: Protocol, normalize: str, ids: Sequence[str]
+) -> dict[str, float]:
+    """Agreement of the boxes of a run's maps, each at the threshold that its score is best at."""
+    boxes = boxes_at_best(run, scores, protocol, normalize, some_of(ids))
+    return agreement({name: np.array([*each.values()]) for name, each in boxes.items()})
+
+
+def some_of(ids: Sequence[str]) -> set[str]:
+    """The images that an agreement is computed on."""
+    return set(ids[:: -(-len(ids) // AGREEMENT_IMAGES)])
+
+
+def boxes_at_best(
+    run: Run, scores: Mapping[str, SplitScore], protocol: Protocol, normalize: str, ids: Container[str]
+) -> dict[str, dict[str, np.ndarray]]:
+    """Map → id → (4,) box in the 224 x 224 frame at the threshold that its MaxBoxAcc is best at.
+
+    Args:
+        run: the run.
+        scores: map → its scores.
+        protocol: how maps are binarized.
+        normalize: how maps are brought to [0, 1].
+        ids: of the images.
+    """
+    at = {name: float(one.scores[LARGEST].threshold[one.half]) for name, one in scores.items()}
+    found: dict[str, dict[str, np.ndarray]] = {name: {} for name in scores}
+    for batch in run.records(RECORDS_AT_A_TIME):
+        some = [record for record in batch if record["id"] in ids]
+        for name, threshold in at.items():
+            box_of = partial(threshold_box, threshold=threshold, protocol=protocol, normalize=normalize)
+            boxes = _in_threads(box_of, [record[f"map_{name}"] for record in some])
+            found[name] |= {record["id"]: box for record, box in zip(some, boxes, strict=True)}
+    return found
+
+
+def _in_threads(work: Callable[[np.ndarray], np.ndarray], maps: Sequence[np.ndarray]) -> list[np.ndarray]:
+    with ThreadPoolExecutor(available_cores()) as pool:
+        return list(pool.map(work, maps))
 
 
 # --------------------------------------------------------------------------------------------- of a stream
@@ -785,7 +855,7 @@ def score_heatmaps(
     check_normalization(config.normalize)
     if config.normalize != "min-max" and not config.resize:
         raise InputError(f"--normalize {config.normalize} needs --resize: other maps are scored as they are")
-    for folder in (config.heatmaps, config.fullsup_heatmaps):
+    for folder in (config.heatmaps, config.fullsup_heatmaps, config.pseudo_heatmaps):
         if folder is not None and not folder.is_dir():
             raise InputError(f"{folder}: is not a folder, expected one of <image id>.npy heatmaps")
     split, left_out = open_images(config.data, on_bad=config.on_bad)
@@ -793,6 +863,11 @@ def score_heatmaps(
     if config.fullsup is not None:
         chosen_on, _ = open_images(config.fullsup, on_bad=config.on_bad)
     require_comparable(config.protocol, split, chosen_on)
+    against = None
+    if config.pseudo_heatmaps is not None:
+        against = _with_pseudo_boxes(config, config.pseudo_heatmaps, split)
+    elif "pseudo_boxes" in config.metrics:
+        raise InputError("pseudo_boxes are mean boxes of a random walk: give its maps as --pseudo-heatmaps")
     run.start(config, resume=not overwrite)  # only now: a folder is not to be bound to bad input
     found, images, problems = _score_split(config, config.heatmaps, split, run.folder / "records", track)
     fullsup: dict[str, Any] = {}
@@ -801,7 +876,13 @@ def score_heatmaps(
         other, _, more = _score_split(config, config.fullsup_heatmaps, chosen_on, records, track)
         problems += [f"fullsup: {problem}" for problem in more]
         fullsup = dict(zip(found, other.values(), strict=True))  # the first is the folder's own
+    if against is not None and config.pseudo_heatmaps is not None:
+        pseudo_split, right = against
+        plain, records = replace(config, metrics=("boxes",)), run.folder / "records-pseudo"
+        other, _, _ = _score_split(plain, config.heatmaps, pseudo_split, records, track)
+        images.pseudo = PseudoScores(config.pseudo_heatmaps.name, other, right, {})
     save_images(run, split, left_out)
+    images.class_names = split.class_names or ()
     scores = table_of(found, fullsup, images, config.metrics)
     scores |= normalized_as(config.normalize) | _counted(left_out.counts())
     shared = 0
@@ -811,6 +892,31 @@ def score_heatmaps(
     metrics = {**scores, "problems": problems, "warnings": sentences}
     run.write_json(METRICS, metrics)
     return metrics, problems
+
+
+def _with_pseudo_boxes(config: ScoreConfig, pseudo: Path, split: Split) -> tuple[Split, np.ndarray]:
+    """The images of a split with the mean boxes of a folder's maps in place of their own; whether these are
+    right.
+
+    Raises:
+        InputError: the split has masks, or a map of the folder is missing or malformed.
+    """
+    if split.has_only_masks:
+        raise InputError(f"{split.name}: has masks; --pseudo-heatmaps is about boxes")
+    source = MapFolder(pseudo, split.examples, config.resize, config.protocol, normalize=config.normalize)
+    if missing := [name for name, file in source.files.items() if file is None]:
+        raise InputError(f"{pseudo}: contains no heatmap of image {missing[0]!r}, expected one of each image")
+    kept, right = [], []
+    for _, loaded, example in source.load(skip=set()):
+        if isinstance(loaded, InputError):
+            raise loaded
+        if len(box := pseudo_box(loaded, config.protocol)):
+            boxes = scale_boxes(box, REFERENCE_FRAME, example.size, truncate=False)
+            kept.append(replace(example, boxes=boxes))
+            right.append(is_right(box[0], example.boxes, example.size, config.protocol))
+    if not kept:
+        raise InputError(f"{pseudo}: every map has the same value everywhere, so that there is no mean box")
+    return replace(split, examples=kept), np.array(right)
 
 
 def _score_split(

@@ -26,7 +26,7 @@ from heatbox.metrics.bootstrap import (
     paired_interval,
     pxap_interval,
 )
-from heatbox.metrics.detection import class_weights, ranked_ap, ranked_precision
+from heatbox.metrics.detection import LocalizationAP, class_weights, ranked_ap, ranked_precision
 from heatbox.metrics.functional import (
     BoxScore,
     PixelScore,
@@ -41,6 +41,8 @@ from heatbox.metrics.localization_scores import MapScores
 
 if TYPE_CHECKING:
     import pandas
+
+    from heatbox.evaluation.pseudo import PseudoScores
 
 LARGEST, EVERY, EACH = "MaxBoxAcc", "MaxBoxAccV2", "MaxBoxAccV3"
 PIXEL_RESAMPLES, AP_RESAMPLES = 1000, 200
@@ -203,6 +205,8 @@ class Images:
         self.boxes: list[np.ndarray] = []
         self.of_target: list[bool] = []  # whether the map is of the label's class
         self.ranges: list[str] = []  # sentences about the values of the maps
+        self.class_names: Sequence[str] = ()
+        self.pseudo: PseudoScores | None = None
         self._ranks: list[np.ndarray] = []
         self._confidence: list[np.ndarray] = []
 
@@ -267,28 +271,32 @@ def table_of(
         for name, one in found.items()
     }
     values = {name: image_values(one, images, metrics) for name, one in found.items()}
-    for name, one in found.items():
-        if values[name]:
-            entry = table["methods"][name]
-            entry["localization_scores"] = _localization(one, values[name], fullsup.get(name))
-            if ap := _ranking(one, images, metrics):
-                entry["localization_scores"]["localization_ap"] = ap
-            if one is not centre:
-                entry["minus_baseline"]["localization_scores"] = _paired(values[name], values[CENTRE])
+    ranked = {"localization_ap", "all"} & set(metrics) and isinstance(centre, SplitScore)
+    ranking = ranking_of(images) if ranked else None
+    more = bool(values[CENTRE]) or ranking is not None
+    for name, one in found.items() if more else ():
+        entry = table["methods"][name]
+        entry["localization_scores"] = _localization(one, values[name], fullsup.get(name))
+        if ranking is not None:
+            entry["localization_scores"]["localization_ap"] = ranked_estimate(ranking, _hits(one))
+        if one is not centre:
+            entry["minus_baseline"]["localization_scores"] = _apart(values, name, CENTRE, ranking, found)
     table["baselines"] = list(BASELINES)
     own = {name: one for name, one in found.items() if name not in BASELINES}
     if calibration is not None:
         add_calibrated(table["methods"], own, calibration)
+    if images is not None and images.pseudo is not None:
+        table["pseudo_boxes"] = add_pseudo(table["methods"], found, own, images.pseudo)
     boxed = {name: one.at_best(LARGEST)[:, 0] for name, one in own.items() if isinstance(one, SplitScore)}
     if boxed and images is not None:
-        table["breakdown"] = breakdown(boxed, images.boxes, images.sizes, images.labels)
+        table["breakdown"] = breakdown(boxed, images.boxes, images.sizes, images.labels, images.class_names)
     for name, one in own.items():
         if isinstance(one, SplitScore):
             any_threshold = one.outcomes.bits(LARGEST)[:, one.half].any(1)
             table["methods"][name]["per_image_thresholds"] = float(any_threshold.mean() * 100)
     table["differences"] = [
         {"first": later, "second": earlier, **_difference(own[later], own[earlier])}
-        | ({"localization_scores": _paired(values[later], values[earlier])} if values[later] else {})
+        | ({"localization_scores": _apart(values, later, earlier, ranking, own)} if more else {})
         for earlier, later in itertools.combinations(own, 2)
     ]
     return table
@@ -334,9 +342,10 @@ def unpacked_matches(packed: Sequence[bytes], thresholds: int) -> np.ndarray:
     return np.frombuffer(joined, np.uint8).reshape(len(packed), -1, thresholds)
 
 
-def _matched(matches: Sequence[bytes], score: BoxScore) -> np.ndarray:
-    """(N,) matched ground-truth boxes of each image at the best thresholds, averaged over the IoUs."""
-    at = threshold_index(score.threshold, len(score.thresholds))
+def _matched(matches: Sequence[bytes], score: BoxScore, threshold: np.ndarray | None = None) -> np.ndarray:
+    """(N,) matched ground-truth boxes of each image, averaged over the IoUs, at given or the best
+    thresholds."""
+    at = threshold_index(score.threshold if threshold is None else threshold, len(score.thresholds))
     found = []
     for first in range(0, len(matches), 1024):
         matched = unpacked_matches(matches[first : first + 1024], len(score.thresholds))
@@ -356,27 +365,97 @@ def _localization(
         if other is not None:
             transferred = _mean_estimate(scores.curve[:, other.best].astype(np.float64))
             table["iou_transferred"] = transferred | {"threshold": float(other.thresholds[other.best])}
+    if isinstance(found, SplitScore) and found.matches and isinstance(fullsup, SplitScore):
+        score, chosen = found.scores[EACH], fullsup.scores[EACH].threshold
+        each = _matched(found.matches, score, chosen) * len(found.matches) / score.images
+        table["max_box_acc_v3_transferred"] = _mean_estimate(each)
     return table
 
 
-def _ranking(found: Score, images: Images | None, metrics: Sequence[MetricName]) -> dict[str, Any]:
-    """Localization AP of a run's maps, with the confidence that its logits give."""
-    if not {"localization_ap", "all"} & set(metrics) or isinstance(found, PixelScore) or images is None:
-        return {}
-    if images.confidence is None:
-        return {}
-    has = np.array(images.of_target)
-    hits = found.at_best(LARGEST)[:, 0] & has
-    if not has.any():
-        return {}
-    score = ranked_ap(hits, images.confidence, np.array(images.labels), has)
-    rng, drawn = np.random.default_rng(0), []
-    for _ in range(AP_RESAMPLES):
-        pick = rng.integers(0, len(hits), len(hits))
-        if has[pick].any():
-            drawn.append(100 * ranked_precision(hits[pick], images.confidence[pick], int(has[pick].sum())))
-    ends = np.quantile(drawn, [0.025, 0.975]).tolist()
+@dataclass(frozen=True)
+class Ranking:
+    """What localization AP needs besides hits.
+
+    Attributes:
+        confidence: (N,) of the class of each map.
+        labels: (N,) classes.
+        has: (N,) whether the image has an object of that class.
+    """
+
+    confidence: np.ndarray
+    labels: np.ndarray
+    has: np.ndarray
+
+    def score(self, found: np.ndarray) -> LocalizationAP:
+        """The AP of (N,) booleans, whether the box of each image is right."""
+        return ranked_ap(found & self.has, self.confidence, self.labels, self.has)
+
+    def drawn(self, found: np.ndarray) -> np.ndarray:
+        """(R,) percent of resamples, the same for any ranking of as many images; NaN without an object."""
+        rng, hits, drawn = np.random.default_rng(0), found & self.has, []
+        for _ in range(AP_RESAMPLES):
+            pick = rng.integers(0, len(hits), len(hits))
+            objects = int(self.has[pick].sum())
+            drawn.append(ranked_precision(hits[pick], self.confidence[pick], objects) if objects else np.nan)
+        return 100 * np.array(drawn)
+
+
+def ranking_of(images: Images | None, index: Any = slice(None)) -> Ranking | None:
+    """For localization AP of the maps of some images, with the confidence that their logits give; None if it
+    is not defined."""
+    if images is None or images.confidence is None:
+        return None
+    has = np.array(images.of_target, bool)[index]
+    return Ranking(images.confidence[index], np.array(images.labels)[index], has) if has.any() else None
+
+
+def ranked_estimate(ranking: Ranking, found: np.ndarray) -> dict[str, Any]:
+    """Localization AP with its interval."""
+    score = ranking.score(found)
+    ends = np.nanquantile(ranking.drawn(found), [0.025, 0.975]).tolist()
     return {"value": score.ap, "interval": ends, "mean_over_classes": score.mean}
+
+
+def ranked_difference(
+    later: tuple[Ranking, np.ndarray], earlier: tuple[Ranking, np.ndarray]
+) -> dict[str, Any]:
+    """The localization AP of one map minus that of another on the same images with its paired interval."""
+    apart = later[0].score(later[1]).ap - earlier[0].score(earlier[1]).ap
+    drawn = later[0].drawn(later[1]) - earlier[0].drawn(earlier[1])
+    return {"value": apart, "interval": np.nanquantile(drawn, [0.025, 0.975]).tolist()}
+
+
+def values_of_part(
+    values: Mapping[str, np.ndarray], images: Images, index: np.ndarray
+) -> dict[str, np.ndarray]:
+    """`image_values` of some of the images; those that weight images by classes or objects do so anew."""
+    found = {name: one[index] for name, one in values.items()}
+    labels, objects = np.array(images.labels), np.array([len(np.atleast_2d(one)) for one in images.boxes])
+    if "cor_loc" in found:
+        found["cor_loc"] = found["cor_loc"] / class_weights(labels)[index] * class_weights(labels[index])
+    if "max_box_acc_v3" in found:
+        found["max_box_acc_v3"] = found["max_box_acc_v3"] * objects.mean() / objects[index].mean()
+    return found
+
+
+def _apart(
+    values: Mapping[str, Mapping[str, np.ndarray]],
+    later: str,
+    earlier: str,
+    ranking: Ranking | None,
+    found: Mapping[str, Score],
+) -> dict[str, Any]:
+    """The paired differences of the scores of --metrics between two maps."""
+    apart = _paired(values[later], values[earlier])
+    if ranking is not None:
+        first, second = ((ranking, _hits(found[name])) for name in (later, earlier))
+        apart["localization_ap"] = ranked_difference(first, second)
+    return apart
+
+
+def _hits(found: Score) -> np.ndarray:
+    assert isinstance(found, SplitScore)
+    return found.at_best(LARGEST)[:, 0]
 
 
 def _mean_estimate(values: np.ndarray) -> dict[str, Any]:
@@ -431,8 +510,49 @@ def add_calibrated(
             entries[name]["fixed"] = _at(one, DEFAULT_THRESHOLD, (DEFAULT_THRESHOLD,) * 3, others)
 
 
+def add_pseudo(
+    entries: Mapping[str, dict[str, Any]],
+    found: Mapping[str, Score],
+    own: Mapping[str, Score],
+    pseudo: PseudoScores,
+) -> dict[str, Any]:
+    """Add the scores at thresholds that pseudo-boxes chose, what they lose, and those at the fixed threshold.
+
+    Args:
+        entries: the entries of "methods" in metrics.json, which get "pseudo", and "fixed" unless a
+            calibration gave it.
+        found: the scores of maps and baselines.
+        own: those of the maps alone.
+        pseudo: their scores against the pseudo-boxes.
+
+    Returns:
+        the entry "pseudo_boxes" of metrics.json: whose boxes they are, how many are right, the agreement of
+        each map with the others, and the map that has the largest.
+    """
+    for name, against in pseudo.scores.items():
+        one = found[name]
+        assert isinstance(one, SplitScore)
+        every = np.ones(len(one.outcomes.ids), bool)
+        half = float(against.scores[LARGEST].threshold[against.half])
+        v2 = against.scores[EVERY].threshold
+        at = {
+            LARGEST: one.outcomes.at(LARGEST, np.full(len(v2), half))[:, [one.half]],
+            EVERY: one.outcomes.at(EVERY, v2),
+        }
+        lost = {key: _estimate(paired_interval(bits, one.at_best(key))) for key, bits in at.items()}
+        entries[name]["pseudo"] = _at(one, half, v2, every) | {"minus_oracle": lost}
+        entries[name].setdefault("fixed", _at(one, DEFAULT_THRESHOLD, (DEFAULT_THRESHOLD,) * len(v2), every))
+    about: dict[str, Any] = {"map": pseudo.source, "images": pseudo.scores[next(iter(own))].images}
+    if len(pseudo.right):
+        about[LARGEST] = _estimate(bootstrap_interval(pseudo.right))
+    if pseudo.agreement:
+        chosen = max(pseudo.agreement, key=lambda name: pseudo.agreement[name])
+        about |= {"agreement": dict(pseudo.agreement), "chosen": chosen}
+    return about
+
+
 def _at(
-    found: SplitScore, threshold: float, thresholds_v2: Sequence[float], kept: np.ndarray
+    found: SplitScore, threshold: float, thresholds_v2: Sequence[float] | np.ndarray, kept: np.ndarray
 ) -> dict[str, Any]:
     """Both scores of some images at given thresholds, with their intervals."""
     scores = {LARGEST: [threshold] * len(thresholds_v2), EVERY: thresholds_v2}

@@ -97,6 +97,11 @@ BOX_COLUMNS = (
     Column("MaxBoxAcc calibrated", "MaxBoxAcc", "calibrated"),
     Column("at", "threshold", "calibrated", digits=3),
     Column("MaxBoxAccV2 calibrated", "MaxBoxAccV2", "calibrated"),
+    Column("MaxBoxAcc pseudo", "MaxBoxAcc", "pseudo"),
+    Column("at", "threshold", "pseudo", digits=3),
+    Column("minus oracle", "MaxBoxAcc", "pseudo/minus_oracle", sign="+"),
+    Column("MaxBoxAccV2 pseudo", "MaxBoxAccV2", "pseudo"),
+    Column("minus oracle", "MaxBoxAccV2", "pseudo/minus_oracle", sign="+"),
     Column("MaxBoxAcc fixed", "MaxBoxAcc", "fixed"),
     Column("at", "threshold", "fixed", digits=3),
     Column("Top-1 loc", "top1", "localization"),
@@ -127,7 +132,8 @@ LOCALIZATION_COLUMNS = (
     Column("at half", "iou_half", _PIXELS),
     Column("Otsu", "iou_otsu", _PIXELS),
     Column("top fifth", "iou_quantile", _PIXELS),
-    Column("MaxBoxAccV3", "max_box_acc_v3", _PIXELS),
+    Column("MaxBoxAccV3 oracle", "max_box_acc_v3", _PIXELS),
+    Column("MaxBoxAccV3 transferred", "max_box_acc_v3_transferred", _PIXELS),
     Column("CorLoc", "cor_loc", _PIXELS),
     Column("localization AP", "localization_ap", _PIXELS),
 )
@@ -232,12 +238,27 @@ def _caption(metrics: Mapping[str, Any], masks: bool, times: Mapping[str, float]
             " Calibrated: threshold chosen on other images with boxes; fixed: the default threshold; both of "
             f"the {min(numbers)} images that took no part in the calibration."
         )
+    if pseudo := metrics.get("pseudo_boxes"):
+        text += _pseudo_words(pseudo, bool(numbers))
     if "forward" in times:
         text += (
             " Milliseconds are the median over batches, in addition to a forward pass of "
             f"{times['forward']:.2f} ms per image."
         )
     return text + (" Baselines, which do not use the images, are in grey." if metrics["baselines"] else "")
+
+
+def _pseudo_words(pseudo: Mapping[str, Any], calibrated: bool) -> str:
+    """How thresholds, and a map, were chosen without ground truth."""
+    text = f" Pseudo: threshold best for the mean boxes of {pseudo['map']} on these images, no ground truth"
+    if "MaxBoxAcc" in pseudo:
+        text += f"; {pseudo['MaxBoxAcc']['value']:.1f}% of these boxes are right"
+    text += "." if calibrated else "; fixed: the default threshold."
+    if "chosen" in pseudo:
+        values = sorted(pseudo["agreement"].items(), key=lambda item: -item[1])
+        agreeing = ", ".join(f"{name} {value:.2f}" for name, value in values)
+        text += f" Map chosen by its agreement with the others: {pseudo['chosen']} ({agreeing})."
+    return text
 
 
 def _network_words(networks: Sequence[Mapping[str, Any]]) -> str:
