@@ -2,6 +2,7 @@
 
     python benchmarks/depthwise.py                        # every shape, float32, this machine's CPU
     python benchmarks/depthwise.py --dtype bfloat16 --models replknet --sizes 224 --batches 1
+    python benchmarks/depthwise.py --isa avx2             # as on a processor without AVX-512
     python benchmarks/depthwise.py --device cuda --dtype bfloat16 --batches 64 --sizes 384 --models replknet
 
 The calls of one shape take turns, so that whatever else the machine does hits all of them; each time is the
@@ -10,12 +11,19 @@ above 1 mean that ours is faster. Layouts are those of input and output: whoever
 wants one back can also convert, convolve in channels_last and convert back, and the reverse; `best` is the
 faster of the two ways open to `nn.Conv2d` in the same layout. A summary over the table follows it, with the
 large layers of whole networks added up; on a GPU also with the share of its peak that they reach.
+
+A violation is a call that takes more than 1.1 times as long as the faster of these ways; for ways of under
+0.3 ms, more than 30 microseconds longer. A row with one is measured again up to twice, and minima are kept.
+`--isa` caps the instruction set of oneDNN, PyTorch and numba, in a subprocess.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import platform
+import subprocess
+import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -27,10 +35,17 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from heatbox.ops import depthwise_conv2d
+from heatbox.ops.depthwise_cpu import INSTRUCTION_SET
 
 LAYOUTS = {"nchw": torch.contiguous_format, "nhwc": torch.channels_last}
 # Layers of RepLKNet-31B's four stages, each with one large convolution.
 LAYERS = {31: 2, 29: 2, 27: 18, 13: 2}
+# What caps the instruction set of oneDNN, PyTorch's own kernels and numba.
+CAPS = {
+    "avx512": {},
+    "avx2": {"ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2", "NUMBA_CPU_NAME": "haswell"},
+    "sse41": {"ONEDNN_MAX_CPU_ISA": "SSE41", "ATEN_CPU_CAPABILITY": "default", "NUMBA_CPU_NAME": "nehalem"},
+}
 
 
 class Result(NamedTuple):
@@ -47,10 +62,18 @@ class Result(NamedTuple):
     def name(self) -> str:
         return f"{self.model} {'x'.join(map(str, self.shape))} {self.kernel[0]}x{self.kernel[1]} {self.which}"
 
+    def plain(self, layout: str) -> float:
+        """ms of the faster way of `nn.Conv2d` in this layout."""
+        return min(self.times[f"torch {layout}"], self.times[f"convert {layout}"])
+
     def best(self, layout: str) -> float:
         """The faster way of `nn.Conv2d` over ours, in this layout."""
-        plain = min(self.times[f"torch {layout}"], self.times[f"convert {layout}"])
-        return plain / self.times[f"ours {layout}"]
+        return self.plain(layout) / self.times[f"ours {layout}"]
+
+    def violates(self, layout: str) -> bool:
+        """Whether ours is more than 10% slower, or 30 microseconds where it is less than 0.3 ms."""
+        ours, plain = self.times[f"ours {layout}"], self.plain(layout)
+        return ours > (1.1 * plain if plain >= 0.3 else plain + 0.03)
 
 
 def machine(device: str) -> str:
@@ -60,7 +83,7 @@ def machine(device: str) -> str:
     info = Path("/proc/cpuinfo")
     models = [line for line in info.read_text().splitlines() if "model name" in line] if info.exists() else []
     name = models[0].split(":")[1].strip() if models else platform.processor() or platform.machine()
-    return f"{name} ({torch.backends.cpu.get_cpu_capability()})"
+    return f"{name}, oneDNN with {INSTRUCTION_SET}"
 
 
 def stages(model: str, size: int) -> Iterator[tuple[int, int, int, int]]:
@@ -153,6 +176,28 @@ def measure(
     }
 
 
+def measure_again(
+    model: str,
+    size: int,
+    shape: tuple[int, int, int, int],
+    kernel: tuple[int, int],
+    dtype: torch.dtype,
+    args: argparse.Namespace,
+) -> list[Result]:
+    """The rows of one shape, printed; measured up to three times while one of them has a violation."""
+    best: dict[str, dict[str, float]] = {}
+    for _ in range(3):
+        for which, times in measure(shape, kernel, dtype, args.device, args.seconds).items():
+            known = best.setdefault(which, times)
+            known.update({call: min(ms, known[call]) for call, ms in times.items()})
+        results = [Result(model, size, shape, kernel, *item) for item in best.items()]
+        if not any(result.violates(layout) for result in results for layout in LAYOUTS):
+            break
+    for result in results:
+        print(row(result), flush=True)
+    return results
+
+
 def row(result: Result) -> str:
     """One line of the table: ours in both layouts, torch's, and the ratios."""
     cells, times = [result.name], result.times
@@ -177,11 +222,11 @@ def summary(results: Sequence[Result]) -> Iterator[str]:
         (low, name), (high, _) = min(found), max(found)
         yield f"- batch {batch}, {kind} kernels from 27 on, {which}: x{low:.1f} ({name}) to x{high:.1f}"
     rows = [(result, layout) for result in results for layout in LAYOUTS]
-    slow = [(result, layout) for result, layout in rows if result.best(layout) < 0.9]
-    yield f"- `best` below 0.9: {len(slow)} of {len(rows)}"
+    slow = [(result, layout) for result, layout in rows if result.violates(layout)]
+    yield f"- violations: {len(slow)} of {len(rows)}"
     for result, layout in slow:
-        ours = result.times[f"ours {layout}"]
-        yield f"  - {result.name} {layout}: {result.best(layout):.2f}, {ours:.3f} ms"
+        ours, plain = result.times[f"ours {layout}"], result.plain(layout)
+        yield f"    - {result.name} {layout}: {result.best(layout):.2f}, {ours:.3f} ms against {plain:.3f} ms"
 
 
 def network(results: Sequence[Result], peak: float) -> Iterator[str]:
@@ -224,7 +269,15 @@ def main() -> None:
     parser.add_argument(
         "--peak", type=float, default=0.0, help="TFLOP/s of a GPU's tensor cores; 989 for bfloat16 on an H200"
     )
+    parser.add_argument("--isa", choices=CAPS, help="cap the instruction set")
     args = parser.parse_args()
+    if args.isa and "HEATBOX_CAPPED" not in os.environ:  # the variables are read at the first import
+        capped = {**os.environ, **CAPS[args.isa], "HEATBOX_CAPPED": args.isa}
+        if CAPS[args.isa]:
+            capped["NUMBA_CPU_FEATURES"] = ""
+        sys.exit(subprocess.call([sys.executable, *sys.argv], env=capped))
+    if args.isa and args.isa != INSTRUCTION_SET:
+        sys.exit(f"--isa {args.isa}: oneDNN runs with {INSTRUCTION_SET} here.")
     if args.threads:
         torch.set_num_threads(args.threads)
     torch.manual_seed(0)
@@ -244,9 +297,7 @@ def main() -> None:
             for batch in args.batches:
                 for channels, side, kh, kw in stages(model, size):
                     shape = (batch, channels, side, side)
-                    for which, times in measure(shape, (kh, kw), dtype, args.device, args.seconds).items():
-                        results.append(Result(model, size, shape, (kh, kw), which, times))
-                        print(row(results[-1]), flush=True)
+                    results += measure_again(model, size, shape, (kh, kw), dtype, args)
     print("\nAgainst `nn.Conv2d` in NCHW:\n")
     for line in (*summary(results), *network(results, args.peak)):
         print(line)

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from heatbox.boxes._kernels import compiled
+from heatbox._utils.compiled import compiled
 
 
 @compiled

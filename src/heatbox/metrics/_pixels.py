@@ -7,7 +7,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from heatbox.boxes._kernels import compiled
+from heatbox._utils.compiled import compiled
 
 PARTS = 64
 """Levels of a value per 8-bit level."""

@@ -15,8 +15,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
+from heatbox._utils.compiled import compiled
 from heatbox._utils.devices import available_cores
-from heatbox.boxes._kernels import compiled
 from heatbox.errors import InputError
 
 SWEEPS = 2

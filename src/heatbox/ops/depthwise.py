@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from heatbox.errors import InputError
 from heatbox.ops import depthwise_cpu, depthwise_triton
-from heatbox.ops.depthwise_cpu import is_channels_last
+from heatbox.ops.depthwise_cpu import is_channels_last, memory_format
 from heatbox.ops.reference import check, native_convolution, native_weight_gradient, precise
 
 # Kernels whose longer side is below this are left to PyTorch: its 3 x 3 is fast, forward and backward.
@@ -106,12 +106,12 @@ def runs_native(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
         return True
     if device == "cuda":
         return not depthwise_triton.takes(x.shape, (kh, kw), x.dtype)
-    if not depthwise_cpu.HAS_ONEDNN:
+    if depthwise_cpu.INSTRUCTION_SET not in depthwise_cpu.KERNELS:
         return True
     if needs_gradient(x, weight, bias):
         return False
     channels_last = x.stride(1) == 1 and x.shape[1] > 1
-    return depthwise_cpu.forward_plan(x.shape, (kh, kw), x.dtype, channels_last).portioned is False
+    return depthwise_cpu.forward_plan(x.shape, (kh, kw), x.dtype, channels_last).way == "native"
 
 
 def needs_gradient(*tensors: Tensor | None) -> bool:
@@ -151,7 +151,10 @@ def compute_weight_gradient(x: Tensor, grad: Tensor, kh: int, kw: int) -> Tensor
             out = depthwise_triton.weight_grad(x, grad, kernel)
         elif x.device.type == "cpu":
             plan = depthwise_cpu.weight_grad_plan(x.shape, kernel, x.dtype, is_channels_last(x))
-            out = depthwise_cpu.weight_grad(x, grad, kernel, plan)
+            if plan.way == "native":
+                out = native_weight_gradient(x, grad, kernel)
+            else:
+                out = depthwise_cpu.weight_grad(x, grad, kernel, plan)
         else:
             out = native_weight_gradient(x, grad, kernel)
         check(
@@ -193,11 +196,6 @@ def unobserved(*tensors: Tensor | None) -> bool:
 def convolve(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """The operator `convolution`, or its implementation if unobserved."""
     return (compute_convolution if unobserved(x, weight, bias) else convolution)(x, weight, bias)
-
-
-def memory_format(x: Tensor) -> torch.memory_format:
-    """Memory format of the output for input `x`."""
-    return torch.channels_last if is_channels_last(x) else torch.contiguous_format
 
 
 def in_layout_of(x: Tensor, out: Tensor) -> Tensor:

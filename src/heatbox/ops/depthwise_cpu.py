@@ -1,28 +1,29 @@
-"""Large depthwise convolution on the CPU: choice of the oneDNN kernel, memory layout and portions.
+"""Large depthwise convolution on the CPU: plans by instruction set, memory layout and portions.
 
-oneDNN, which PyTorch includes on x86, has two fast depthwise kernels, both for the forward pass only:
+Three ways of computing are chosen from:
 
-- in channels_last (NHWC) one for any kernel size, near peak performance from about 15 columns;
-- in NCHW one for kernels of up to 13 columns; beyond that PyTorch uses a slow general path.
+- PyTorch's convolution of the whole tensor, in its own layout. On x86 it calls oneDNN, which has two fast
+  depthwise kernels, both for the forward pass only. The one for NCHW exists up to a number of columns of the
+  convolution kernel that depends on the instruction set. The one for channels_last takes kernels of any size
+  and is near peak performance with AVX-512 and at half of it with AVX2; without AVX2 it is missing.
+- The same in portions: a few hundred kilobytes (some channels of one sample) are copied to the faster layout,
+  convolved and copied back while they stay in the second-level cache. Without portions, channels_last with
+  hundreds of channels has strides of a power of two and evicts its own cache lines, and temporaries of tens
+  of megabytes cost more in page faults than the convolution in arithmetic.
+- Direct code, `heatbox.ops.depthwise_direct`, for large convolution kernels.
 
-PyTorch uses them only if the layout of the input happens to fit, and never in backward. Here all three passes
-are forward convolutions: the input gradient is one with the flipped kernel, the weight gradient one whose
-kernel is the output gradient. Plans choose the layout and the portions.
+All three passes are forward convolutions: the input gradient is one with the flipped kernel, the weight
+gradient one whose kernel is the output gradient.
 
-The portions are as important as the kernel. A portion of a few hundred kilobytes (some channels of one
-sample) is copied to the faster layout, convolved and copied back while it stays in the second-level cache.
-Without portions, channels_last with hundreds of channels has strides of a power of two and evicts its own
-cache lines, and temporaries of tens of megabytes cost more in page faults than the convolution in arithmetic.
-
-The thresholds were measured (see docs/performance.md); they choose between exact computations, so on another
-machine they can cost time but not correctness.
+The rules are functions of shapes and of the instruction set, measured (see docs/performance.md). They choose
+between exact computations, so on another machine they can cost time but not correctness.
 """
 
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Container, Iterator, Sequence
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -30,20 +31,18 @@ from torch import Tensor
 
 CHANNELS_LAST = torch.channels_last
 CONTIGUOUS = torch.contiguous_format
-# The NCHW kernel exists up to this many columns.
-MAX_NCHW_COLUMNS = 13
-# From this many columns to those 13 the channels_last kernel is slow.
-SLOW_COLUMNS = 10
+# Convolution kernels of this length or longer are large: direct code is faster than portions.
+LARGE_KERNEL = 13
+# Maps of fewer pixels than this do not fill the vectors of direct code.
+FEWEST_PIXELS = 100
+# From this width of the map on, direct code is faster than oneDNN's NCHW kernel for tall convolution kernels.
+WIDE_MAP = 28
 # Channels are vectorized by 16; portions are whole vectors.
 VECTOR = 16
 # Bytes of one portion of the input, per thread. Half of a second-level cache, roughly.
 PORTION = 7 << 16
 # With fewer taps than this the overhead of a call costs more than a portion outside the cache.
 MANY_TAPS = 200
-# Pixels that a weight gradient sums sequentially.
-BAND = 512
-# Kernels with a shorter side than this take at least 1.5 times as long in bands.
-LEAST_BANDED = 15
 # Tensors larger than this are convolved in portions even if their layout already fits: from about this size
 # the C library requests every temporary from the system, with a page fault for each page.
 LARGE = 24 << 20
@@ -55,18 +54,59 @@ CLASHING = 512
 FEWEST_CHANNELS = 48
 
 
+Way = Literal["native", "portions", "direct"]
+
+
 class Plan(NamedTuple):
     """How one pass is computed.
 
     Attributes:
-        layout: memory format that the portions are copied to.
-        dtype: floating type that oneDNN computes in; sums are float32 inside.
-        portioned: False passes the whole tensor to PyTorch, in its own layout and dtype.
+        way: "native" is PyTorch's convolution of the whole tensor in its own layout and dtype, "portions" is
+            PyTorch's in portions, "direct" is `heatbox.ops.depthwise_direct`.
+        layout: memory format that portions are copied to.
+        dtype: floating type that is computed in; sums are float32 inside.
     """
 
+    way: Way
     layout: torch.memory_format
     dtype: torch.dtype
-    portioned: bool
+
+
+class Kernels(NamedTuple):
+    """oneDNN's depthwise kernels for an instruction set.
+
+    Attributes:
+        nchw_columns: the kernel for NCHW exists for convolution kernels up to this many columns.
+        channels_last: the one for channels_last and more columns is as fast as direct code, slower, or
+            missing.
+    """
+
+    nchw_columns: int
+    channels_last: Literal["fast", "slow", "missing"]
+
+
+# AMX and AVX10 have AVX-512's depthwise kernels, AVX those of SSE4.1.
+KERNELS = {"avx512": Kernels(13, "fast"), "avx2": Kernels(9, "slow"), "sse41": Kernels(7, "missing")}
+
+
+def instruction_set() -> str:
+    """The key of `KERNELS` that oneDNN runs with in this process; "other" if it is none or unknown.
+
+    oneDNN chooses by the processor and by the variable ONEDNN_MAX_CPU_ISA, and has no function in PyTorch
+    that reports the choice. The size of a kernel that it has prepared for 3 channels does: they are filled up
+    to a vector of 16 with AVX-512, of 8 with AVX2, and not at all where no kernel for 31 columns exists.
+    """
+    if platform.machine().lower() not in ("x86_64", "amd64") or not torch.backends.mkldnn.is_available():
+        return "other"
+    try:
+        weight = torch.zeros(3, 1, 31, 31).to_mkldnn()
+        padding, ones, size = [15, 15], [1, 1], [1, 3, 31, 31]
+        prepare: Any = torch._C._nn.mkldnn_reorder_conv2d_weight
+        prepared = prepare(weight, padding, ones, ones, 3, size)
+        channels = torch.ops.mkldnn._nbytes(prepared) // (31 * 31 * 4)
+    except (AttributeError, RuntimeError):  # a later version of PyTorch
+        return "other"
+    return {16: "avx512", 8: "avx2", 3: "sse41"}.get(channels, "other")
 
 
 def unsupported_dtypes() -> frozenset[torch.dtype]:
@@ -78,9 +118,8 @@ def unsupported_dtypes() -> frozenset[torch.dtype]:
     return frozenset(dtype for dtype, check in supported.items() if not check())
 
 
-# Whether this build and processor have the kernels that the plans assume.
-HAS_ONEDNN = platform.machine().lower() in ("x86_64", "amd64") and torch.backends.mkldnn.is_available()
-IN_FLOAT32 = unsupported_dtypes() if HAS_ONEDNN else frozenset()
+INSTRUCTION_SET = instruction_set()
+IN_FLOAT32 = unsupported_dtypes() if INSTRUCTION_SET in KERNELS else frozenset()
 
 
 def safe_dtype(dtype: torch.dtype, layout: torch.memory_format, channels: int) -> torch.dtype:
@@ -99,39 +138,74 @@ def touching(kernel: tuple[int, int], shape: Sequence[int]) -> tuple[int, int]:
 
 
 def forward_plan(
-    shape: Sequence[int], kernel: tuple[int, int], dtype: torch.dtype, channels_last: bool
+    shape: Sequence[int],
+    kernel: tuple[int, int],
+    dtype: torch.dtype,
+    channels_last: bool,
+    instructions: str = INSTRUCTION_SET,
+    in_float32: Container[torch.dtype] = IN_FLOAT32,
 ) -> Plan:
-    """Plan of the forward convolution of an (N, C, H, W) input with a (kh, kw) kernel."""
-    kh, kw = touching(kernel, shape)
-    sample = shape[1] * shape[2] * shape[3] * dtype.itemsize
-    if dtype in IN_FLOAT32:
-        nchw = kw <= MAX_NCHW_COLUMNS and (not channels_last or kh * kw >= 100)
-        return Plan(CONTIGUOUS if nchw else CHANNELS_LAST, torch.float32, True)
-    if channels_last and safe_dtype(dtype, CHANNELS_LAST, shape[1]) != dtype:
-        return Plan(CHANNELS_LAST, torch.float32, True)
-    if not channels_last:
-        if kw > MAX_NCHW_COLUMNS:
-            return Plan(CHANNELS_LAST, dtype, True)
-        # PyTorch decides by the whole kernel
-        return Plan(CONTIGUOUS, dtype, shape[0] * sample > LARGE or kernel[1] > MAX_NCHW_COLUMNS)
-    large = shape[2] * shape[3] >= 100 or (dtype == torch.float32 and sample >= 1 << 17)
-    if kw == MAX_NCHW_COLUMNS and kh >= MAX_NCHW_COLUMNS - 2 and large:
-        # the channels_last kernel is slowest with 13 columns, slower than with 21, especially in float32;
-        # small maps are convolved faster than they are transposed
-        return Plan(CONTIGUOUS, dtype, True)
-    return Plan(CHANNELS_LAST, dtype, False)
+    """Plan of the forward convolution of an (N, C, H, W) input with a (kh, kw) kernel.
+
+    Args:
+        shape, kernel, dtype, channels_last: of the input, and the kernel.
+        instructions: a key of `KERNELS`, or another word for PyTorch's convolution as it is.
+        in_float32: types that are computed in float32.
+    """
+    own = CHANNELS_LAST if channels_last else CONTIGUOUS
+    if instructions not in KERNELS:
+        return Plan("native", own, dtype)
+    kernels, (kh, kw) = KERNELS[instructions], touching(kernel, shape)
+    pixels, sample = shape[2] * shape[3], shape[1] * shape[2] * shape[3] * dtype.itemsize
+    compute = torch.float32 if dtype in in_float32 else dtype
+    native: Way = "native" if compute == dtype else "portions"
+    if channels_last and safe_dtype(compute, CHANNELS_LAST, shape[1]) != compute:
+        return Plan("portions", CHANNELS_LAST, torch.float32)
+    in_nchw, is_float32 = kw <= kernels.nchw_columns, compute == torch.float32
+    if channels_last:
+        if kernels.channels_last != "fast":
+            missing = kernels.channels_last == "missing" and not in_nchw
+            if is_float32 and (missing or (max(kh, kw) >= LARGE_KERNEL and pixels >= FEWEST_PIXELS)):
+                return Plan("direct", own, compute)
+        elif kw == 13:
+            # oneDNN's kernel is slowest with 13 columns, slower than with 21, especially in float32;
+            # small maps are convolved faster than they are transposed
+            if kh >= 11 and (pixels >= FEWEST_PIXELS or (is_float32 and sample >= 1 << 17)):
+                return Plan("portions", CONTIGUOUS, compute)
+            if is_float32 and pixels >= FEWEST_PIXELS:
+                return Plan("direct", own, compute)
+        return Plan(native, own, compute)
+    if is_float32 and (not in_nchw or (max(kh, kw) > LARGE_KERNEL and shape[3] >= WIDE_MAP)):
+        return Plan("direct", own, compute)
+    if not in_nchw:
+        return Plan("portions", CHANNELS_LAST, compute)
+    # PyTorch decides by the whole kernel, of which portions contain the touching part
+    portioned = shape[0] * sample > LARGE or kernel[1] > kw
+    return Plan("portions" if portioned else native, own, compute)
 
 
 def weight_grad_plan(
-    shape: Sequence[int], kernel: tuple[int, int], dtype: torch.dtype, channels_last: bool
+    shape: Sequence[int],
+    kernel: tuple[int, int],
+    dtype: torch.dtype,
+    channels_last: bool,
+    instructions: str = INSTRUCTION_SET,
+    in_float32: Container[torch.dtype] = IN_FLOAT32,
 ) -> Plan:
     """Plan of the weight gradient of an (N, C, H, W) input and output gradient for a (kh, kw) kernel."""
-    # `weight_grad` omits the taps that only reach the padding, which oneDNN's NCHW kernel does not support
-    nchw = touching(kernel, shape)[1] <= MAX_NCHW_COLUMNS
-    if channels_last:
+    own = CHANNELS_LAST if channels_last else CONTIGUOUS
+    if instructions not in KERNELS:
+        return Plan("native", own, dtype)
+    kernels, (kh, kw) = KERNELS[instructions], touching(kernel, shape)
+    compute = torch.float32 if dtype in in_float32 else dtype
+    nchw = kw <= kernels.nchw_columns
+    missing = kernels.channels_last == "missing" and not nchw
+    if compute == torch.float32 and (missing or max(kh, kw) >= LARGE_KERNEL):
+        return Plan("direct", own, compute)
+    if channels_last and kernels.channels_last == "fast":
         # here the columns of the map are those of the kernel: again 13 and slightly fewer are slow
-        nchw = nchw and SLOW_COLUMNS <= shape[3] <= MAX_NCHW_COLUMNS
-    return Plan(CONTIGUOUS if nchw else CHANNELS_LAST, torch.float32 if dtype in IN_FLOAT32 else dtype, True)
+        nchw = nchw and 10 <= shape[3] <= 13
+    return Plan("portions", CONTIGUOUS if nchw else CHANNELS_LAST, compute)
 
 
 def portions(shape: Sequence[int], itemsize: int, kernel: tuple[int, int]) -> Iterator[tuple[slice, slice]]:
@@ -162,10 +236,16 @@ def same_conv(x: Tensor, weight: Tensor, bias: Tensor | None, padding: tuple[int
 
 def forward(x: Tensor, weight: Tensor, bias: Tensor | None, plan: Plan) -> Tensor:
     """(N, C, H, W) * (C, 1, kh, kw) → (N, C, H, W) of the layout of `x`, stride 1, 'same' padding."""
-    layout = CHANNELS_LAST if is_channels_last(x) else CONTIGUOUS
+    layout = memory_format(x)
     (kh, kw), kernel = weight.shape[2:], touching((weight.shape[2], weight.shape[3]), x.shape)
-    if not plan.portioned or x.numel() == 0:
+    if plan.way == "native" or x.numel() == 0:
         return same_conv(relaid(x, layout, x.dtype), weight, bias, (kh // 2, kw // 2))
+    if plan.way == "direct":
+        from heatbox.ops import depthwise_direct  # imports numba
+
+        some_bias = None if bias is None else bias.to(plan.dtype)
+        out = depthwise_direct.forward(relaid(x, layout, plan.dtype), weight.to(plan.dtype), some_bias)
+        return out.to(x.dtype)
     padding = (kernel[0] // 2, kernel[1] // 2)
     rows, columns = (slice(w // 2 - p, w // 2 + p + 1) for w, p in zip((kh, kw), padding, strict=True))
     weight = weight[:, :, rows, columns]
@@ -187,6 +267,11 @@ def weight_grad(x: Tensor, grad: Tensor, kernel: tuple[int, int], plan: Plan) ->
     """
     if x.numel() == 0:
         return x.new_zeros(x.shape[1], 1, *kernel)
+    if plan.way == "direct":
+        from heatbox.ops import depthwise_direct
+
+        x32, grad = relaid(x, memory_format(x), plan.dtype), relaid(grad, memory_format(grad), plan.dtype)
+        return depthwise_direct.weight_grad(x32, grad, kernel).to(x.dtype)
     inner = touching(kernel, x.shape)
     convolve = folded_weight_grad if plan.layout == CONTIGUOUS else sample_weight_grad
     taps = convolve(x, grad, inner, plan).to(x.dtype)
@@ -215,7 +300,7 @@ def folded_weight_grad(x: Tensor, grad: Tensor, kernel: tuple[int, int], plan: P
 
 
 def sample_weight_grad(x: Tensor, grad: Tensor, kernel: tuple[int, int], plan: Plan) -> Tensor:
-    """Weight gradient in channels_last, one or more convolutions per sample.
+    """Weight gradient in channels_last, one convolution per sample.
 
     Folding samples into channels would give strides of N C elements per pixel here: 2 to 5 times slower.
     """
@@ -227,39 +312,21 @@ def sample_weight_grad(x: Tensor, grad: Tensor, kernel: tuple[int, int], plan: P
         for n in range(x.shape[0]):
             part = relaid(x[n : n + 1, channels], CHANNELS_LAST, dtype)
             taps = relaid(grad[n : n + 1, channels], CONTIGUOUS, dtype).movedim(0, 1)
-            for out in bands_weight_grad(part, taps, kernel):  # (1, C, kh, kw)
-                some = out.to(precision) if some is None else some.add_(out)
+            out = same_conv(part, taps, None, (kernel[0] // 2, kernel[1] // 2))  # (1, C, kh, kw)
+            some = out.to(precision) if some is None else some.add_(out)
         assert some is not None
         copy(total[:, channels], some)
     return total.movedim(0, 1)
 
 
-def bands_weight_grad(x: Tensor, grad: Tensor, kernel: tuple[int, int]) -> Iterator[Tensor]:
-    """Terms (1, C, kh, kw) of a weight gradient, one per band of rows of the output gradient.
-
-    oneDNN sums the pixels of a map sequentially, and rounding errors grow with the square root of their
-    number: with bands of `BAND` pixels they are those of PyTorch's gradient at any size. `x` is
-    (1, C, H, W) in channels_last, `grad` (C, 1, H, W).
-    """
-    (kh, kw), (height, width) = kernel, x.shape[2:]
-    if min(kernel) < LEAST_BANDED or height * width <= BAND or x.dtype != torch.float32:
-        yield same_conv(x, grad, None, (kh // 2, kw // 2))
-        return
-    count = -(-height * width // BAND)
-    rows, reach = -(-height // count), kh // 2
-    for first in range(0, height, rows):
-        last = min(first + rows, height)
-        # the input rows that this band reaches, and how many of them lie in the padding above or below
-        above, below = max(0, reach - first), max(0, last + reach - height)
-        inside = x[:, :, max(0, first - reach) : min(height, last + reach)]
-        padding = max(above, below)
-        out = same_conv(inside, grad[:, :, first:last], None, (padding, kw // 2))
-        yield out[:, :, padding - above : padding - above + kh]
-
-
 def is_channels_last(x: Tensor) -> bool:
     """Whether channels vary fastest in memory; False where both layouts are the same."""
     return not x.is_contiguous() and x.is_contiguous(memory_format=CHANNELS_LAST)
+
+
+def memory_format(x: Tensor) -> torch.memory_format:
+    """Memory format of the output for input `x`."""
+    return CHANNELS_LAST if is_channels_last(x) else CONTIGUOUS
 
 
 def copy_by_tiles(target: Tensor, source: Tensor) -> bool:

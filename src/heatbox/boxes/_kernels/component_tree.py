@@ -21,7 +21,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from heatbox.boxes._kernels import compiled
+from heatbox._utils.compiled import compiled
 
 OUTSIDE = 0  # the flat index of a frame pixel, representing the whole frame
 

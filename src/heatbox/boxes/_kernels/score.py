@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numba import njit
 
-from heatbox.boxes._kernels import compiled
+from heatbox._utils.compiled import compiled
 from heatbox.boxes._kernels.merge_tree import (
     MAX_TABLE_LABELS,
     fill_holes,
