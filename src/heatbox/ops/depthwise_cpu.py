@@ -170,7 +170,9 @@ def forward_plan(
         elif kw == 13:
             # oneDNN's kernel is slowest with 13 columns, slower than with 21, especially in float32;
             # small maps are convolved faster than they are transposed
-            if kh >= 11 and (pixels >= FEWEST_PIXELS or (is_float32 and sample >= 1 << 17)):
+            if kh >= 11 and (
+                pixels >= FEWEST_PIXELS or (is_float32 and 1 << 17 <= shape[0] * sample < 1 << 20)
+            ):
                 return Plan("portions", CONTIGUOUS, compute)
             if is_float32 and pixels >= FEWEST_PIXELS:
                 return Plan("direct", own, compute)
@@ -249,12 +251,19 @@ def forward(x: Tensor, weight: Tensor, bias: Tensor | None, plan: Plan) -> Tenso
     padding = (kernel[0] // 2, kernel[1] // 2)
     rows, columns = (slice(w // 2 - p, w // 2 + p + 1) for w, p in zip((kh, kw), padding, strict=True))
     weight = weight[:, :, rows, columns]
-    out = torch.empty_like(x, memory_format=layout)
-    for samples, channels in portions(x.shape, plan.dtype.itemsize, kernel):
+
+    def convolved(samples: slice, channels: slice) -> Tensor:
         dtype = safe_dtype(plan.dtype, plan.layout, channels.stop - channels.start)
-        part = relaid(x[samples, channels], plan.layout, dtype)
         some_bias = None if bias is None else bias[channels].to(dtype)
-        copy(out[samples, channels], same_conv(part, weight[channels].to(dtype), some_bias, padding))
+        part = relaid(x[samples, channels], plan.layout, dtype)
+        return same_conv(part, weight[channels].to(dtype), some_bias, padding)
+
+    parts = list(portions(x.shape, plan.dtype.itemsize, kernel))
+    if len(parts) == 1:
+        return relaid(convolved(*parts[0]), layout, x.dtype)
+    out = torch.empty_like(x, memory_format=layout)
+    for samples, channels in parts:
+        copy(out[samples, channels], convolved(samples, channels))
     return out
 
 
