@@ -148,6 +148,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=0, help="0: PyTorch's default")
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--skip-training", action="store_true")
+    parser.add_argument("--skip-inference", action="store_true")
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--openvino", action="store_true")
     args = parser.parse_args()
@@ -162,7 +163,7 @@ def main() -> None:
         for size in args.sizes:
             model = build(name, size, args.device)
             x = torch.randn(args.batch, 3, size, size, device=args.device)
-            passes = {"inference": variants(model, x, dtype, args)}
+            passes = {} if args.skip_inference else {"inference": variants(model, x, dtype, args)}
             if not args.skip_training:
                 passes["training step"] = training_variants(model, x, dtype)
             for which, calls in passes.items():

@@ -13,8 +13,8 @@ faster of the two ways open to `nn.Conv2d` in the same layout. A summary over th
 large layers of whole networks added up; on a GPU also with the share of its peak that they reach.
 
 A violation is a call that takes more than 1.1 times as long as the faster of these ways; for ways of under
-0.3 ms, more than 30 microseconds longer. A row with one is measured again up to twice, and minima are kept.
-`--isa` caps the instruction set of oneDNN, PyTorch and numba, in a subprocess.
+0.3 ms, more than 30 microseconds longer. A row with one is measured again up to five times, and minima are
+kept. `--isa` caps the instruction set of oneDNN, PyTorch and numba, in a subprocess.
 """
 
 from __future__ import annotations
@@ -184,9 +184,9 @@ def measure_again(
     dtype: torch.dtype,
     args: argparse.Namespace,
 ) -> list[Result]:
-    """The rows of one shape, printed; measured up to three times while one of them has a violation."""
+    """The rows of one shape, printed; measured up to six times while one of them has a violation."""
     best: dict[str, dict[str, float]] = {}
-    for _ in range(3):
+    for _ in range(6):
         for which, times in measure(shape, kernel, dtype, args.device, args.seconds).items():
             known = best.setdefault(which, times)
             known.update({call: min(ms, known[call]) for call, ms in times.items()})
@@ -229,21 +229,29 @@ def summary(results: Sequence[Result]) -> Iterator[str]:
         yield f"    - {result.name} {layout}: {result.best(layout):.2f}, {ours:.3f} ms against {plain:.3f} ms"
 
 
-def network(results: Sequence[Result], peak: float) -> Iterator[str]:
-    """Lines: all large layers of RepLKNet-31B added up, in NCHW, by batch and size."""
+def network(results: Sequence[Result], peak: float, bandwidth: float, itemsize: int) -> Iterator[str]:
+    """Lines: all large layers of RepLKNet-31B added up, in NCHW, by batch and size.
+
+    The roofline of a layer is the longer of its operations at `peak` TFLOP/s and of reading its input and
+    writing its output at `bandwidth` TB/s.
+    """
     groups = defaultdict(list)
     for result in results:
         if result.model == "replknet" and result.kernel[0] in LAYERS:
             groups[result.shape[0], result.size].append(result)
     for (batch, size), group in groups.items():
         total: dict[tuple[str, str], float] = defaultdict(float)
-        operations = 0.0
+        operations = roofline = 0.0  # of one pass; ms for the second
         for result in group:
             layers, (kh, kw) = LAYERS[result.kernel[0]], result.kernel
             for who in ("torch", "ours"):
                 total[who, result.which] += layers * result.times[f"{who} nchw"]
             if result.which == "forward":
-                operations += 2.0 * layers * kh * kw * torch.Size(result.shape).numel()
+                numbers = torch.Size(result.shape).numel()
+                operations += 2.0 * layers * kh * kw * numbers
+                if peak and bandwidth:
+                    moved = 2 * numbers * itemsize / bandwidth / 1e9
+                    roofline += layers * max(2.0 * kh * kw * numbers / peak / 1e9, moved)
         parts = [(which, total["torch", which], total["ours", which]) for which in ("forward", "backward")]
         parts.append(("forward + backward", *(sum(part[i] for part in parts) for i in (1, 2))))
         for which, plain, ours in parts:
@@ -252,6 +260,8 @@ def network(results: Sequence[Result], peak: float) -> Iterator[str]:
             if peak and which == "forward":
                 ideal = operations / peak / 1e9  # ms
                 line += f"; {ideal:.2f} ms at {peak:.0f} TFLOP/s, which is {ideal / ours:.0%} of the time"
+                if roofline:
+                    line += f"; roofline {roofline:.2f} ms, {roofline / ours:.0%}"
             yield line
 
 
@@ -269,6 +279,7 @@ def main() -> None:
     parser.add_argument(
         "--peak", type=float, default=0.0, help="TFLOP/s of a GPU's tensor cores; 989 for bfloat16 on an H200"
     )
+    parser.add_argument("--bandwidth", type=float, default=0.0, help="TB/s of its memory; 4.8 on an H200")
     parser.add_argument("--isa", choices=CAPS, help="cap the instruction set")
     args = parser.parse_args()
     if args.isa and "HEATBOX_CAPPED" not in os.environ:  # the variables are read at the first import
@@ -299,7 +310,7 @@ def main() -> None:
                     shape = (batch, channels, side, side)
                     results += measure_again(model, size, shape, (kh, kw), dtype, args)
     print("\nAgainst `nn.Conv2d` in NCHW:\n")
-    for line in (*summary(results), *network(results, args.peak)):
+    for line in (*summary(results), *network(results, args.peak, args.bandwidth, dtype.itemsize)):
         print(line)
 
 

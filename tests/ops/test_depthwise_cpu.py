@@ -13,9 +13,11 @@ from heatbox.ops.depthwise_cpu import (
     CHANNELS_LAST,
     CONTIGUOUS,
     INSTRUCTION_SET,
+    PORTION,
     copy,
     copy_by_tiles,
     forward_plan,
+    portions,
     relaid,
     weight_grad_plan,
 )
@@ -100,6 +102,8 @@ def test_no_plan_runs_into_the_slow_path_of_onednn():
         ("avx2", True, (1, 128, 56, 56), (31, 31), "direct"),
         ("avx2", False, (1, 124, 56, 56), (5, 51), "direct"),
         ("avx2", True, (1, 1024, 7, 7), (13, 13), "native"),
+        ("avx512", True, (1, 1024, 12, 12), (13, 13), "direct"),
+        ("avx2", False, (1, 1024, 7, 7), (13, 13), "portions"),
         ("avx2", False, (1, 512, 14, 14), (7, 7), "native"),
         ("avx2", False, (8, 512, 96, 96), (7, 7), "portions"),
         ("sse41", True, (1, 1024, 7, 7), (13, 13), "direct"),
@@ -186,3 +190,16 @@ def test_direct_code_runs_in_a_forked_process():
         assert os.waitpid(child, 0)[1] == 0
     finally:
         torch.set_num_threads(1)
+
+
+@pytest.mark.parametrize(
+    "shape", [(1, 17, 5, 5), (40, 32, 16, 16), (3, 70, 30, 30), (1, 1, 1, 1), (200, 16, 40, 40)]
+)
+def test_portions_cover_every_number_once_and_few_are_small(shape):
+    covered = torch.zeros(shape[:2])
+    parts = list(portions(shape, 4, (5, 5)))
+    for samples, channels in parts:
+        covered[samples, channels] += 1
+    assert (covered == 1).all()
+    smallest = -(-(torch.Size(shape).numel() * 4) // (2 * PORTION * torch.get_num_threads()))
+    assert len(parts) <= 3 * smallest + 1

@@ -170,19 +170,19 @@ def forward_plan(
         elif kw == 13:
             # oneDNN's kernel is slowest with 13 columns, slower than with 21, especially in float32;
             # small maps are convolved faster than they are transposed
+            if pixels >= FEWEST_PIXELS and is_float32:
+                return Plan("direct", own, compute)
             if kh >= 11 and (
                 pixels >= FEWEST_PIXELS or (is_float32 and 1 << 17 <= shape[0] * sample < 1 << 20)
             ):
                 return Plan("portions", CONTIGUOUS, compute)
-            if is_float32 and pixels >= FEWEST_PIXELS:
-                return Plan("direct", own, compute)
         return Plan(native, own, compute)
-    if is_float32 and (not in_nchw or (max(kh, kw) > LARGE_KERNEL and shape[3] >= WIDE_MAP)):
-        return Plan("direct", own, compute)
-    if not in_nchw:
+    if not in_nchw and (not is_float32 or (pixels < FEWEST_PIXELS and kernels.channels_last != "missing")):
         return Plan("portions", CHANNELS_LAST, compute)
+    if not in_nchw or (is_float32 and max(kh, kw) > LARGE_KERNEL and shape[3] >= WIDE_MAP):
+        return Plan("direct", own, compute)
     # PyTorch decides by the whole kernel, of which portions contain the touching part
-    portioned = shape[0] * sample > LARGE or kernel[1] > kw
+    portioned = shape[0] * sample > LARGE or kernel[1] > kernels.nchw_columns
     return Plan("portions" if portioned else native, own, compute)
 
 
@@ -201,8 +201,8 @@ def weight_grad_plan(
     kernels, (kh, kw) = KERNELS[instructions], touching(kernel, shape)
     compute = torch.float32 if dtype in in_float32 else dtype
     nchw = kw <= kernels.nchw_columns
-    missing = kernels.channels_last == "missing" and not nchw
-    if compute == torch.float32 and (missing or max(kh, kw) >= LARGE_KERNEL):
+    nchw_is_fast = nchw and max(kh, kw) < LARGE_KERNEL and (kh, kw) != (1, 1)
+    if compute == torch.float32 and (channels_last or not nchw_is_fast):
         return Plan("direct", own, compute)
     if channels_last and kernels.channels_last == "fast":
         # here the columns of the map are those of the kernel: again 13 and slightly fewer are slow
@@ -215,10 +215,10 @@ def portions(shape: Sequence[int], itemsize: int, kernel: tuple[int, int]) -> It
     budget = PORTION * torch.get_num_threads() * (1 if kernel[0] * kernel[1] >= MANY_TAPS else 2)
     samples, channels, height, width = shape
     vector = max(height * width * itemsize, 1) * VECTOR
+    fitting, vectors = max(1, budget // vector), -(-channels // VECTOR)
     # all samples of some channels if they fit, so that oneDNN reorders each kernel once
-    step = max(samples, 1) if samples * vector <= budget else 1
-    vectors = max(1, budget // (vector * step))
-    count = -(-channels // (vectors * VECTOR))
+    step = max(1, samples if samples <= fitting else fitting // vectors)
+    count = -(-vectors // max(1, fitting // step))
     # equal portions instead of a small last one
     size = -(-channels // count // VECTOR) * VECTOR if count > 1 else channels
     for start in range(0, channels, size):
