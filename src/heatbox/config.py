@@ -403,6 +403,11 @@ class FaithfulnessConfig(ModelSpec):
     """Maps to measure; see heatbox evaluate."""
     walk_seed: str = "cam"
     """Map from which random walks without a named seed start."""
+    foreground: Path | None = None
+    """A fitted foreground head, the foreground.safetensors of a run of heatbox evaluate, for maps of the
+    foreground."""
+    foreground_seed: str = "walk"
+    """Maps that the head was fitted to."""
     measure: tuple[Faithfulness, ...] = ("deletion", "insertion", "drop", "road")
     """deletion, insertion: area under the score while pixels are removed or inserted by the order of the map.
     drop: average drop, increase and gain of images multiplied by their map. road: pixels are removed and

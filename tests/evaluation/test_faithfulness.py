@@ -1,6 +1,7 @@
 """`heatbox faithfulness`: records, resumption, and what the numbers are."""
 
 import json
+from functools import partial
 
 import numpy as np
 import pytest
@@ -8,12 +9,16 @@ import torch
 import torch.nn.functional as F
 
 from heatbox.cli.main import main
-from heatbox.config import FaithfulnessConfig
+from heatbox.config import EvaluateConfig, FaithfulnessConfig
 from heatbox.data.files.images import open_for_network
 from heatbox.data.open import open_split
 from heatbox.errors import InputError
-from heatbox.evaluation import faithfulness
+from heatbox.evaluation import collection, faithfulness
+from heatbox.evaluation.predict import make_maps, prepare
 from heatbox.evaluation.run import Run
+from heatbox.maps.foreground import fit_foreground
+from heatbox.maps.normalize import normalize_heatmap
+from heatbox.models.introspect import ClassifierView
 from helpers.scenes import write_model, write_split
 
 SIDE = 32
@@ -112,6 +117,54 @@ def test_measures_and_fills_are_chosen(scene, found):
     assert set(cam) == {"insertion", "deletion"}
     assert cam["insertion"]["value"] == pytest.approx(published["insertion"]["value"], abs=1e-4)
     assert cam["deletion"]["value"] != pytest.approx(published["deletion"]["value"], abs=1e-4)
+
+
+def test_maps_of_the_foreground_take_a_fitted_head(scene, monkeypatch):
+    folder, options = scene
+    with pytest.raises(InputError, match=r"foreground.*--foreground FILE"):
+        faithfulness.measure_faithfulness(
+            FaithfulnessConfig(**options | {"method": ("foreground",)}), Run(folder)
+        )
+    monkeypatch.setattr(collection, "fit_foreground", partial(fit_foreground, steps=20))
+    shared = {name: options[name] for name in ("model", "data", "size", "batch_size")}
+    fitted = Run(folder / "fitted")
+    make_maps(prepare(EvaluateConfig(method=("foreground",), **shared)), fitted)
+    file = fitted.folder / "foreground.safetensors"
+    chosen = {"method": ("walk+foreground", "foreground"), "measure": ("drop",), "foreground": file}
+    run = Run(folder / "foreground")
+    scores = faithfulness.measure_faithfulness(FaithfulnessConfig(**options | chosen), run)
+    assert list(scores["methods"])[:2] == ["walk+foreground", "foreground"]
+    maps = {record["id"]: record["map_foreground"] for batch in fitted.records() for record in batch}
+    config = FaithfulnessConfig(**options)
+    model, split = config.build(), open_split(options["data"], None)
+    read = open_for_network(split.open_image, 3)
+    for example, record in zip(split, [one for batch in run.records() for one in batch], strict=True):
+        image = config.preprocess(model)(read(example))
+        weight = torch.from_numpy(normalize_heatmap(maps[example.id], (SIDE, SIDE)))
+        with torch.no_grad():
+            both = model(torch.stack([image, image * weight])).softmax(1)[:, example.label]
+        drop = max(0, float((both[0] - both[1]) / both[0]))
+        assert record["average_drop_foreground"] == pytest.approx(drop, abs=1e-5)
+
+
+def test_a_network_that_views_its_features_keeps_its_layout(tmp_path):
+    class Viewed(torch.nn.Module):
+        def __init__(self, name):
+            super().__init__()
+            self.conv, self.fc, self.name = torch.nn.Conv2d(3, 4, 3), torch.nn.Linear(4, 3), name
+
+        def forward(self, images):
+            features = self.conv(images).relu()
+            if self.name == "view":
+                features.view(len(images), -1)
+            return self.fc(features.mean((2, 3)))
+
+    for name, last in (("view", False), ("mean", True)):
+        view = ClassifierView(Viewed(name), None, (16, 16))
+        faithfulness._lay_out(view, (16, 16))
+        weight = view.model.conv.weight
+        assert weight.is_contiguous(memory_format=torch.channels_last) is last
+        assert bool(torch.isfinite(view.extract(torch.rand(2, 3, 16, 16), 0).logits).all())
 
 
 def test_the_command(scene, capsys):

@@ -47,6 +47,21 @@ def test_curves_equal_pixels_removed_one_by_one(score_images, case, mode, fill):
                 now[:, pixel] = end[:, pixel]
             expected = score_images(now.view(1, 3, SIDE, SIDE))[0, targets[index]]
             assert float(curves[index, k]) == pytest.approx(float(expected), abs=1e-6)
+    seen = []
+
+    def counted(changed):
+        seen.append(len(changed))
+        return score_images(changed)
+
+    ends = {"original": torch.full((4,), 5.0), "removed": torch.full((4,), 7.0)}
+    known = fn.removal_curves(counted, images, heatmaps, targets, mode, 7, fill, batch_size=5, **ends)
+    assert torch.allclose(known[:, 1:-1], curves[:, 1:-1], atol=1e-6)
+    assert sum(seen) == 4 * 6  # the ends are not computed again
+    assert max(seen) <= max(fn.CPU_IMAGES, torch.get_num_threads())
+    assert known[:, [0, -1]].unique().tolist() == [5, 7]
+    assert known[0, 0] == (5 if mode == "deletion" else 7)
+    removed = fn.removed_scores(score_images, images, targets, fill, batch_size=5)
+    assert torch.allclose(removed, curves[:, -1 if mode == "deletion" else 0], atol=1e-6)
 
 
 def test_fills():

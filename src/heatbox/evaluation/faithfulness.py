@@ -21,12 +21,12 @@ from torch import Tensor, nn
 
 from heatbox._utils.checks import check_integer
 from heatbox._utils.progress import Track, silent
-from heatbox.config import FaithfulnessConfig, ScoreFunction
+from heatbox.config import EvaluateConfig, FaithfulnessConfig, ScoreFunction
 from heatbox.data.problems import UNREADABLE, Problem
 from heatbox.data.types import Example, Split
 from heatbox.errors import InputError
-from heatbox.evaluation.images import left_out_counts, open_images, require_same_labels, save_images
-from heatbox.evaluation.predict import run_inference
+from heatbox.evaluation.images import left_out_counts, require_same_labels, save_images
+from heatbox.evaluation.predict import maps_of_batch, prepare, run_inference
 from heatbox.evaluation.run import Record, Run, require_older
 from heatbox.inference.scores import score_function, trained_function
 from heatbox.maps.baselines import centre_gaussian
@@ -34,18 +34,14 @@ from heatbox.maps.normalize import normalize_heatmap
 from heatbox.maps.registry import (
     ENLARGED,
     MapInputs,
-    check_requirements,
-    find_method,
-    named_for,
     refuse_heads,
     requirements_of,
     run_model,
-    with_seed,
 )
 from heatbox.metrics import faithfulness as fn
 from heatbox.metrics.bootstrap import bootstrap_interval, paired_interval
 from heatbox.models.introspect import ClassifierView
-from heatbox.models.spec import as_input
+from heatbox.models.spec import as_input, input_channels, placement
 
 FAITHFULNESS = "faithfulness.json"
 CENTRE, RANDOM = "centre-gaussian", "random"
@@ -92,35 +88,23 @@ def measure_faithfulness(
     """
     if not config.method or not config.measure:
         raise InputError("no map method or no measure was named, expected one or more of each")
-    methods = tuple(with_seed(name, config.walk_seed) for name in config.method)
-    for name in methods:
-        find_method(name)  # an unknown one is reported before anything is built
-    refuse_heads(methods, "heatbox faithfulness")
     for option in ("steps", "batch_size"):
         check_integer(getattr(config, option), option.replace("_", " "))
     if not config.percentiles or not all(0 < one < 100 for one in config.percentiles):
         raise InputError(f"percentiles are {list(config.percentiles)}, expected some between 0 and 100")
-    model = config.build() if model is None else config.to_device(model)
-    preprocess = config.preprocess(model)
-    view = ClassifierView(model, config.output, preprocess.size)
-    methods = tuple(dict.fromkeys(named_for(view, name) for name in methods))
-    config = dataclasses.replace(config, method=methods)
-    requirements = requirements_of(methods, view)
-    check_requirements(view, requirements)
-    names = config.class_names(view.model, view.num_classes)
-    split, left_out = open_images(
-        split if split is not None else config.data,
-        config.metadata,
-        view.num_classes,
-        names,
-        config.target,
-        config.on_bad,
-        config.limit,
-        boxes=False,
-    )
+    if config.foreground is None:
+        refuse_heads(config.method, "heatbox faithfulness without --foreground FILE")
+    ready = prepare(_as_evaluation(config), model, split, boxes=False)
+    view, split, left_out, head = ready.view, ready.split, ready.left_out, ready.head
+    config = dataclasses.replace(config, method=ready.config.method)
+    preprocess = config.preprocess(view.model)
+    requirements = requirements_of(config.method, view)
+    if model is None:
+        _lay_out(view, preprocess.size)
     run.start(config, config.seed, resume=not overwrite)
     require_same_labels(run, split)
-    require_older(Path(config.checkpoint or ""), run.made(), f"maps were measured with it in {run.folder}")
+    for file in (config.checkpoint, config.foreground):
+        require_older(Path(file or ""), run.made(), f"maps were measured with it in {run.folder}")
     function = score_function(config.scores, view.num_classes, trained_function(view))
     if not run.finished:
         sizes = [preprocess, preprocess.enlarged(ENLARGED)] if requirements.larger else [preprocess]
@@ -136,7 +120,8 @@ def measure_faithfulness(
                 targets = labels if config.target == "label" else output.logits.argmax(1)
                 larger = more[0] if more else None
                 inputs = MapInputs.from_output(output, view, batch, targets, config.norm, larger)
-                maps = {name: find_method(name)(inputs).float().cpu() for name in config.method}
+                tensors, _ = maps_of_batch(inputs, config.method, head)
+                maps = {name: found.float().cpu() for name, found in tensors.items()}
             return _measure(view, function, examples, batch, output.logits, targets, maps, config)
 
         def unreadable(example: Example, error: InputError) -> None:
@@ -161,6 +146,25 @@ def measure_faithfulness(
         found["left_out"] = counts
     run.write_json(FAITHFULNESS, found)
     return found
+
+
+def _as_evaluation(config: FaithfulnessConfig) -> EvaluateConfig:
+    """What an evaluation of the same maps would be asked for."""
+    shared = set(FaithfulnessConfig.__dataclass_fields__) & set(EvaluateConfig.__dataclass_fields__)
+    return EvaluateConfig(**{name: getattr(config, name) for name in shared - {"_"}})
+
+
+def _lay_out(view: ClassifierView, size: tuple[int, int]) -> None:
+    """Lay a network's weights out for channels last, which is faster on a CPU, unless it cannot run so."""
+    device, dtype = placement(view.model)
+    if device.type != "cpu":
+        return
+    view.model.to(memory_format=torch.channels_last)
+    try:
+        with torch.inference_mode():
+            view.extract(torch.zeros(1, input_channels(view.model), *size, dtype=dtype), 0)
+    except RuntimeError:  # it takes views of its features
+        view.model.to(memory_format=torch.contiguous_format)
 
 
 def _measure(
@@ -190,8 +194,12 @@ def _measure(
         {"id": example.id, "label": example.label, "target": target, "score": score}
         for example, target, score in zip(examples, targets.tolist(), original.tolist(), strict=True)
     ]
+    fills = {_fill(one, config) for one in config.measure if one in ("deletion", "insertion")}
+    removed = {
+        fill: fn.removed_scores(score_images, images, targets, fill, config.batch_size) for fill in fills
+    }  # the same for every map
     for name, heatmap in heatmaps.items():
-        found = _scores_of(score_images, images, heatmap, targets, original, seeds, config)
+        found = _scores_of(score_images, images, heatmap, targets, original, removed, seeds, config)
         for column, values in found.items():
             for record, value in zip(records, values.numpy(), strict=True):
                 record[f"{column}_{name}"] = float(value) if value.ndim == 0 else value
@@ -204,13 +212,14 @@ def _scores_of(
     heatmaps: Tensor,
     targets: Tensor,
     original: Tensor,
+    removed: Mapping[fn.Fill, Tensor],
     seeds: Sequence[int],
     config: FaithfulnessConfig,
 ) -> dict[str, Tensor]:
     """Name → (N,) scores, and (N, S + 1) curves, of one map of each image."""
     found: dict[str, Tensor] = {}
     for measure in config.measure:
-        fill = _FILLS.get(measure, "zero") if config.fill == "published" else config.fill
+        fill = _fill(measure, config)
         if measure == "road":
             road = fn.road(
                 score_images,
@@ -231,10 +240,23 @@ def _scores_of(
                 found[column] = getattr(fn, column)(original, masked)
         else:
             curves = fn.removal_curves(
-                score_images, images, heatmaps, targets, measure, config.steps, fill, config.batch_size
+                score_images,
+                images,
+                heatmaps,
+                targets,
+                measure,
+                config.steps,
+                fill,
+                config.batch_size,
+                original,
+                removed[fill],
             )
             found |= {f"{measure}_curve": curves, measure: fn.area_under_curve(curves)}
     return found
+
+
+def _fill(measure: str, config: FaithfulnessConfig) -> fn.Fill:
+    return _FILLS.get(measure, "zero") if config.fill == "published" else config.fill
 
 
 def _probabilities(logits: Tensor, function: ScoreFunction) -> Tensor:

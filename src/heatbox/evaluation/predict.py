@@ -132,8 +132,16 @@ def without_fullsup(config: EvaluateConfig) -> EvaluateConfig:
     return dataclasses.replace(config, data=config.fullsup or "", metadata=metadata, fullsup=None)
 
 
-def prepare(config: EvaluateConfig, model: nn.Module | None = None, split: Split | None = None) -> Prepared:
+def prepare(
+    config: EvaluateConfig, model: nn.Module | None = None, split: Split | None = None, boxes: bool = True
+) -> Prepared:
     """Build the network and open the images.
+
+    Args:
+        config: the model, the data, the methods and how to score.
+        model: the classifier; by default it is built from the config.
+        split: the images; by default they are opened from the config.
+        boxes: whether the images need boxes, or masks.
 
     Raises:
         InputError: whatever can be wrong with them.
@@ -153,7 +161,7 @@ def prepare(config: EvaluateConfig, model: nn.Module | None = None, split: Split
     seeds = fitted_seeds(methods, config.foreground, view)
     check_requirements(view, requirements_of((*methods, *seeds), view))
     head = None if config.foreground is None else run_head(view, None, config, None)
-    split, left_out = _open(config, view, split)
+    split, left_out = _open(config, view, split, boxes)
     inner = without_fullsup(config)
     chosen_on, left_out_of_chosen = _open(inner, view) if config.fullsup is not None else (None, LeftOut())
     require_comparable(config.protocol, split, chosen_on)
@@ -247,12 +255,21 @@ def _check_numbers(config: EvaluateConfig) -> None:
             check_integer(number, name.replace("_", " "))
 
 
-def _open(config: EvaluateConfig, view: ClassifierView, split: Split | None = None) -> tuple[Split, LeftOut]:
+def _open(
+    config: EvaluateConfig, view: ClassifierView, split: Split | None = None, boxes: bool = True
+) -> tuple[Split, LeftOut]:
     if split is not None:
-        return open_images(split, target=config.target, on_bad=config.on_bad)
+        return open_images(split, target=config.target, on_bad=config.on_bad, boxes=boxes)
     names = config.class_names(view.model, view.num_classes)
     return open_images(
-        config.data, config.metadata, view.num_classes, names, config.target, config.on_bad, config.limit
+        config.data,
+        config.metadata,
+        view.num_classes,
+        names,
+        config.target,
+        config.on_bad,
+        config.limit,
+        boxes,
     )
 
 
@@ -489,7 +506,7 @@ def _records(
         larger = more[0] if more else None
         inputs = MapInputs.from_output(output, view, batch, targets, config.norm, larger)
         further = kept(inputs, *fit, extents) if fit is not None else [{}] * len(examples)
-        tensors, times = _maps(inputs, config.method, head)
+        tensors, times = maps_of_batch(inputs, config.method, head)
         maps = {name: found.float().cpu().numpy() for name, found in tensors.items()}
         spent = {"ms_forward": forward_ms, **{f"ms_{name}": value for name, value in times.items()}}
         strongest = _strongest(inputs, config.channels) if "cam" in config.method else {}
@@ -521,7 +538,7 @@ def _records(
     ]
 
 
-def _maps(
+def maps_of_batch(
     inputs: MapInputs, methods: Sequence[str], head: ForegroundHead | None
 ) -> tuple[dict[str, Tensor], dict[str, float]]:
     """(B, h, w) maps by method, and milliseconds per image of each, also where methods have a part in common.

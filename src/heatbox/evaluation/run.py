@@ -92,7 +92,7 @@ FILES = (
     HEAD,
     NETWORKS_NOTE,
 )
-FOLDERS = ("parts", "records", "records-fullsup", FULLSUP, NETWORKS, COLLECTION)
+FOLDERS = ("parts", "records", "records-fullsup", "records-pseudo", FULLSUP, NETWORKS, COLLECTION)
 _PACKAGES = (
     "heatbox",
     "torch",

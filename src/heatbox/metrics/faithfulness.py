@@ -5,7 +5,8 @@ may react to the removal itself (Hooker et al., "A Benchmark for Interpretabilit
 Networks", NeurIPS 2019). ROAD reduces this; no score excludes it (docs/faithfulness.md).
 
 Every function takes `score_images`, a function from (N, C, H, W) images to the (N, K) scores of their
-classes, probabilities for the published definitions. It is called with at most `batch_size` images.
+classes, probabilities for the published definitions. It is called with at most `batch_size` images, and on a
+CPU with at most `CPU_IMAGES`, or one per thread: there, larger batches leave the caches and are slower.
 """
 
 from __future__ import annotations
@@ -28,6 +29,9 @@ FILLS: tuple[Fill, ...] = ("blur", "mean", "zero")
 PERCENTILES = (10, 20, 30, 40, 50, 60, 70, 80, 90)
 NOISE = 0.01
 """Standard deviation of the noise that ROAD adds to imputed pixels, in units of the preprocessed image."""
+
+CPU_IMAGES = 4
+"""Images per call of the network on a CPU."""
 
 BLUR_SIGMA, BLUR_SIDE = 5.0, 11
 """Gaussian blur of the published insertion score, for images of 224 pixels; it grows with the side."""
@@ -60,6 +64,8 @@ def removal_curves(
     steps: int = 20,
     fill: Fill = "zero",
     batch_size: int = 32,
+    original: Tensor | None = None,
+    removed: Tensor | None = None,
 ) -> Tensor:
     """Score of the class while pixels are removed from an image, or inserted into a removed one.
 
@@ -78,6 +84,8 @@ def removal_curves(
         fill: what removed pixels become: "zero" (the mean colour of the training set, for usual
             preprocessing), "mean" (of the image, per channel), or "blur".
         batch_size: images per call of the network.
+        original: (N,) scores of the images, if they are known; otherwise they are computed.
+        removed: (N,) scores of the images with all pixels removed, if they are known.
 
     Returns:
         (N, S + 1) float32 scores of the class, on the CPU: after 0 to S steps.
@@ -90,18 +98,25 @@ def removal_curves(
     check_integer(steps, "steps")
     _check(images, heatmaps, targets, batch_size)
     ranks = _ranks(heatmaps.to(images.device))
-    removed = filled(images, fill)
-    start, end = (images, removed) if mode == "deletion" else (removed, images)
+    without = filled(images, fill)
+    start, end = (images, without) if mode == "deletion" else (without, images)
+    known = (original, removed) if mode == "deletion" else (removed, original)
     cells = ranks[0].numel()
+    inner = range(known[0] is not None, steps + (known[1] is None))
 
     def changed() -> Iterator[Tensor]:
         for index in range(len(images)):
-            for k in range(steps + 1):
+            for k in inner:
                 done = ranks[index] < round(k / steps * cells)
                 yield torch.where(done, end[index], start[index])
 
-    repeated = targets.repeat_interleave(steps + 1)
-    return _scores(score_images, changed(), repeated, batch_size).view(len(images), steps + 1)
+    found = _scores(score_images, changed(), targets.repeat_interleave(len(inner)), batch_size)
+    curves = [found.view(len(images), len(inner))]
+    if known[0] is not None:
+        curves.insert(0, known[0][:, None])
+    if known[1] is not None:
+        curves.append(known[1][:, None])
+    return torch.cat(curves, 1)
 
 
 def area_under_curve(curves: Tensor) -> Tensor:
@@ -251,6 +266,14 @@ def _ranks(heatmaps: Tensor) -> Tensor:
     return ranks.view(heatmaps.shape)
 
 
+def removed_scores(
+    score_images: ScoreImages, images: Tensor, targets: Tensor, fill: Fill, batch_size: int = 32
+) -> Tensor:
+    """(N,) float32 scores of the class for images with all pixels removed, on the CPU; see
+    `removal_curves`."""
+    return _scores(score_images, iter(filled(images, fill)), targets, batch_size)
+
+
 @torch.no_grad()
 def _scores(score_images: ScoreImages, images: Iterator[Tensor], targets: Tensor, batch_size: int) -> Tensor:
     """(N,) float32 score of each image's class, of images that are made as they are needed."""
@@ -267,7 +290,8 @@ def _scores(score_images: ScoreImages, images: Iterator[Tensor], targets: Tensor
 
     for image in images:
         batch.append(image)
-        if len(batch) == batch_size:
+        most = min(batch_size, max(CPU_IMAGES, torch.get_num_threads())) if image.is_cpu else batch_size
+        if len(batch) == most:
             flush()
     flush()
     return torch.stack(found) if found else torch.zeros(0)
