@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from threading import Lock
@@ -16,28 +16,38 @@ MAPS_PER_CALL = 16
 """Maps per task of a thread: enough to make scheduling cheap, few enough to balance the load."""
 
 
-class _Workspaces:
-    """A pool of the buffers that a thread needs for maps of one size."""
+class Workspaces:
+    """A pool of the buffers that a thread needs for maps of one size.
 
-    def __init__(self, keep: int) -> None:
-        self._keep, self._idle, self._lock = keep, [], Lock()  # type: ignore[var-annotated]
+    Args:
+        make: (height, width) → the buffers.
+    """
+
+    def __init__(self, make: Callable[[int, int], tuple]) -> None:
+        self._make, self._lock = make, Lock()
+        self._idle: list[tuple[tuple[int, int], tuple]] = []
 
     @contextmanager
     def lend(self, shape: tuple[int, int]) -> Iterator[tuple]:
-        from heatbox.boxes._kernels.score import workspace
-
+        """Buffers that no other thread uses meanwhile."""
         with self._lock:
-            found = next((i for i, work in enumerate(self._idle) if work[0][:2] == shape), None)
-            work = None if found is None else self._idle.pop(found)
-        work = workspace(*shape) if work is None else work
+            found = next((i for i, (of, _) in enumerate(self._idle) if of == shape), None)
+            work = None if found is None else self._idle.pop(found)[1]
+        work = self._make(*shape) if work is None else work
         try:
             yield work
         finally:
             with self._lock:
-                self._idle = [work, *self._idle][: self._keep]
+                self._idle = [(shape, work), *self._idle][: 2 * available_cores()]
 
 
-_WORKSPACES = _Workspaces(keep=2 * available_cores())
+def _workspace(height: int, width: int) -> tuple:
+    from heatbox.boxes._kernels.score import workspace
+
+    return workspace(height, width)
+
+
+_WORKSPACES = Workspaces(_workspace)
 
 
 def score_batch(
@@ -127,6 +137,12 @@ def map_chunks(heatmaps: Sequence[np.ndarray] | np.ndarray) -> Iterator[tuple[in
     def layout(heatmap: np.ndarray) -> tuple:
         return np.shape(heatmap), getattr(heatmap, "dtype", None)
 
+    if isinstance(heatmaps, np.ndarray):
+        yield from (
+            (begin, min(begin + MAPS_PER_CALL, len(heatmaps)))
+            for begin in range(0, len(heatmaps), MAPS_PER_CALL)
+        )
+        return
     begin = 0
     for end in range(1, len(heatmaps) + 1):
         last = end == len(heatmaps)

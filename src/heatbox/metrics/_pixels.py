@@ -58,6 +58,66 @@ def _row_maxima(bits, mask, rows):
     return largest <= ONE and strange <= np.uint8(1)
 
 
+@njit(nogil=True)
+def _row_maxima_of_boxes(bits, rows):
+    """`_row_maxima` where the mask has no other values than 0 and 1."""
+    largest = np.uint32(0)
+    for y in range(bits.shape[0]):
+        values = bits[y]
+        top = np.uint32(0)
+        for x in range(values.size):
+            top = max(top, np.uint32(0) if values[x] == MINUS_ZERO else values[x])
+        rows[y] = top
+        largest = max(largest, top)
+    return largest <= ONE
+
+
+@njit(nogil=True)
+def _pixels_of(mask):
+    """Number of pixels that are 1, of a mask of 0 and 1."""
+    inside = np.int64(0)
+    for y in range(mask.shape[0]):
+        some = np.uint32(0)
+        for x in range(mask.shape[1]):
+            some += np.uint32(mask[y, x])
+        inside += some
+    return inside
+
+
+@njit(nogil=True, fastmath={"reassoc"})
+def _row_sum(values):
+    """Sum of the values of a row."""
+    total = 0.0
+    for x in range(values.size):
+        total += np.float64(values[x])
+    return total
+
+
+@njit(nogil=True, fastmath={"reassoc"})
+def _row_sums_of_boxes(values, kinds):
+    """`_row_sums` where the mask has no other values than 0 and 1."""
+    inside, total = 0.0, 0.0
+    for x in range(values.size):
+        value = np.float64(values[x])
+        inside += value * np.float64(kinds[x])
+        total += value
+    return inside, total
+
+
+@njit(nogil=True)
+def _row_counts_of_boxes(values, kinds, scale, places, counts):
+    """`_row_counts` where the mask has no other values than 0 and 1."""
+    for x in range(values.size):
+        places[x] = min(np.int32(np.float64(values[x]) * scale), np.int32(LEVELS))
+    shift = np.uint64(counts.itemsize * 4)
+    if shift == np.uint64(16):
+        for x in range(values.size):
+            counts[np.uint32(places[x])] += np.uint32(1) << (np.uint32(kinds[x]) << np.uint32(4))
+    else:
+        for x in range(values.size):
+            counts[np.uint32(places[x])] += np.uint64(1) << (np.uint64(kinds[x]) << np.uint64(5))
+
+
 @njit(nogil=True, fastmath={"reassoc"})
 def _row_sums(values, kinds):
     """Sums of the values of a row: inside the object, and of all that are not ignored."""
@@ -269,19 +329,27 @@ def _ordered(counts, inside, outside, options, at, grey, out, curve):
 
 
 @njit(nogil=True)
-def _score_map(heatmap, bits, mask, size, options, at, work, out, curve):
+def _score_map(heatmap, bits, mask, boxes, size, options, at, work, out, curve):
+    """The scores of one map; its mask is of boxes alone where there are any, with values 0 and 1."""
     rows, places, steps, counts, across, left, grey = work
-    height = heatmap.shape[0]
-    if not _row_maxima(bits, mask, rows):
-        return False
+    height, width = heatmap.shape
+    of_boxes = boxes.shape[0] > 0
     inside = outside = np.int64(0)
-    for y in range(height):
-        some = other = np.uint32(0)
-        for x in range(mask.shape[1]):
-            some += np.uint32(mask[y, x] == 1)
-            other += np.uint32(mask[y, x] == 0)
-        inside += some
-        outside += other
+    if of_boxes:
+        if not _row_maxima_of_boxes(bits, rows):
+            return False
+        inside = _pixels_of(mask)
+        outside = height * width - inside
+    else:
+        if not _row_maxima(bits, mask, rows):
+            return False
+        for y in range(height):
+            some = other = np.uint32(0)
+            for x in range(width):
+                some += np.uint32(mask[y, x] == 1)
+                other += np.uint32(mask[y, x] == 0)
+            inside += some
+            outside += other
     if inside == 0:
         out[:] = np.nan
         curve[:] = np.nan
@@ -294,11 +362,22 @@ def _score_map(heatmap, bits, mask, size, options, at, work, out, curve):
         scale *= 1.0 + 2.0**-52
     if not scale * top < 2.0 * LEVELS:  # of a map of denormal numbers, which counts as one of zeros
         scale = 0.0
-    for y in range(height):
-        some, more = _row_sums(heatmap[y], mask[y])
-        mass += some
-        total += more
-        _row_counts(heatmap[y], mask[y], scale, places, steps, counts)
+    if of_boxes:
+        first, last = boxes[:, 1].min(), boxes[:, 3].max()
+        for y in range(height):
+            if first <= y < last:
+                some, more = _row_sums_of_boxes(heatmap[y], mask[y])
+                mass += some
+                total += more
+            else:
+                total += _row_sum(heatmap[y])
+            _row_counts_of_boxes(heatmap[y], mask[y], scale, places, counts)
+    else:
+        for y in range(height):
+            some, more = _row_sums(heatmap[y], mask[y])
+            mass += some
+            total += more
+            _row_counts(heatmap[y], mask[y], scale, places, steps, counts)
     out[4] = mass / total if total > 0 else inside / (inside + outside)
     _ordered(counts, inside, outside, options, at, grey, out, curve)
     return True
@@ -317,9 +396,10 @@ def score_pixels(heatmaps, bits, masks, boxes, starts, sizes, options, at, work,
     """
     for i in range(heatmaps.shape[0]):
         mask = masks[i if starts.size == 0 else 0]
+        own = boxes[starts[i] : starts[i + 1]] if starts.size else boxes[:0]
         if starts.size:
-            draw_boxes(boxes[starts[i] : starts[i + 1]], mask)
-        if not _score_map(heatmaps[i], bits[i], mask, sizes[i], options, at, work, out[i], curves[i]):
+            draw_boxes(own, mask)
+        if not _score_map(heatmaps[i], bits[i], mask, own, sizes[i], options, at, work, out[i], curves[i]):
             return i
     return -1
 

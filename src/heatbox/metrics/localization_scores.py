@@ -43,7 +43,7 @@ import numpy as np
 
 from heatbox._utils.checks import as_array, check_choice, check_integer, check_length, check_number
 from heatbox._utils.devices import available_cores
-from heatbox.boxes.batch import map_chunks
+from heatbox.boxes.batch import Workspaces, map_chunks
 from heatbox.boxes.contours import check_heatmap, check_thresholds, threshold_grid
 from heatbox.boxes.ops import covered_pixels, stack_boxes
 from heatbox.errors import InputError
@@ -173,6 +173,15 @@ _COLUMN = {
 }
 
 
+def _workspace(height: int, width: int) -> tuple[np.ndarray, ...]:
+    from heatbox.metrics._pixels import workspace
+
+    return workspace(height, width)
+
+
+_WORKSPACES = Workspaces(_workspace)
+
+
 def _scored(
     heatmaps: Any,
     boxes: Sequence[Any] | None,
@@ -186,7 +195,7 @@ def _scored(
 ) -> tuple[np.ndarray, np.ndarray]:
     """(N, len(COLUMNS)) scores, and the IoU (N, T) at ascending fractions of the maximum; see
     `map_scores`."""
-    from heatbox.metrics._pixels import LEVELS, score_pixels, workspace
+    from heatbox.metrics._pixels import LEVELS, score_pixels
 
     maps = as_maps(heatmaps)
     check_integer(k, "k")
@@ -203,28 +212,21 @@ def _scored(
 
     def score(chunk: tuple[int, int]) -> None:
         begin, end = chunk
-        for i in range(begin, end):
-            if (
-                np.ndim(maps[i]) != 2
-                or 0 in np.shape(maps[i])
-                or np.asarray(maps[i]).dtype.kind not in "fiub"
-            ):
-                check_heatmap(maps[i], f"heatmap {i}")
-        batch = np.asarray(maps[begin:end])
-        if batch.dtype != np.float32:
-            batch = batch.astype(np.float32)
-        batch = np.require(batch, requirements=("C", "W"))
-        work = workspace(*batch.shape[1:])
-        bad = score_pixels(
-            batch,
-            batch.view(np.uint32),
-            *pixels(begin, end, batch.shape[1:]),
-            options,
-            levels,
-            work,
-            columns[begin:end],
-            curve[begin:end],
-        )
+        shape = np.shape(maps[begin])  # that of all maps of the chunk, as their type is
+        if len(shape) != 2 or 0 in shape or np.asarray(maps[begin]).dtype.kind not in "fiub":
+            check_heatmap(maps[begin], f"heatmap {begin}")
+        batch = np.require(np.asarray(maps[begin:end]), np.float32, ("C", "W"))
+        with _WORKSPACES.lend(shape) as work:
+            bad = score_pixels(
+                batch,
+                batch.view(np.uint32),
+                *pixels(begin, end, shape),
+                options,
+                levels,
+                work,
+                columns[begin:end],
+                curve[begin:end],
+            )
         if bad >= 0:
             check_heatmap(batch[bad], f"heatmap {begin + bad}")
             raise InputError(f"heatmap {begin + bad}: its mask has values other than 0, 1 and 255")
