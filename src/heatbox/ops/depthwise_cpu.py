@@ -177,7 +177,8 @@ def forward_plan(
             ):
                 return Plan("portions", CONTIGUOUS, compute)
         return Plan(native, own, compute)
-    if not in_nchw and (not is_float32 or (pixels < FEWEST_PIXELS and kernels.channels_last != "missing")):
+    few_pixels = pixels < FEWEST_PIXELS and kh * kw >= FEWEST_PIXELS and kernels.channels_last != "missing"
+    if not in_nchw and (few_pixels or not is_float32):
         return Plan("portions", CHANNELS_LAST, compute)
     if not in_nchw or (is_float32 and max(kh, kw) > LARGE_KERNEL and shape[3] >= WIDE_MAP):
         return Plan("direct", own, compute)
