@@ -23,7 +23,7 @@ from collections.abc import Callable
 
 import timm
 import torch
-from depthwise import machine
+from depthwise import CAPS, machine, run_capped
 from timing import take_turns
 from timm.utils import reparameterize_model
 from torch import nn
@@ -151,7 +151,9 @@ def main() -> None:
     parser.add_argument("--skip-inference", action="store_true")
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--openvino", action="store_true")
+    parser.add_argument("--isa", choices=CAPS, help="cap the instruction set, see depthwise.py")
     args = parser.parse_args()
+    run_capped(args.isa)
     if args.threads:
         torch.set_num_threads(args.threads)
     dtype = getattr(torch, args.dtype)

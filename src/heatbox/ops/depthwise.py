@@ -365,6 +365,8 @@ class DepthwiseConv2d(nn.Conv2d):
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         if input.dim() == 3:  # without batch, as nn.Conv2d allows
             return depthwise_conv2d(input.unsqueeze(0), weight, bias).squeeze(0)
+        if input.dim() == 4 and not autocasts(input.device.type) and runs_native(input, weight, bias):
+            return native_convolution(input, weight, bias)  # without the checks of the function
         return depthwise_conv2d(input, weight, bias)
 
 
