@@ -6,6 +6,8 @@ import sys
 
 import pytest
 
+from heatbox._utils import devices
+
 FAULTS = """
 import resource, sys
 import numpy as np
@@ -55,3 +57,29 @@ def test_a_users_allocator_settings_are_left_alone():
 @pytest.mark.parametrize("environment", [{}, {"OMP_WAIT_POLICY": "ACTIVE"}])
 def test_threads_wait_passively_unless_asked_otherwise(environment):
     assert output(WAITING, **environment) == environment.get("OMP_WAIT_POLICY", "PASSIVE")
+
+
+@pytest.mark.parametrize(
+    ("quota", "cores"),
+    [("max 100000", 16), ("150000 100000", 2), ("10000 100000", 1), ("6400000 100000", 16)],
+)
+def test_cores_are_those_of_the_mask_or_of_the_quota(quota, cores, monkeypatch, tmp_path):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(16)), raising=False)
+    file = tmp_path / "cpu.max"
+    file.write_text(quota + "\n")
+    monkeypatch.setattr(devices, "_QUOTA", file)
+    assert devices.available_cores() == cores
+
+
+def test_there_are_no_more_openmp_threads_than_cores_of_a_quota(monkeypatch, tmp_path):
+    names = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "OPENCV_FOR_THREADS_NUM")
+    for name in names:
+        monkeypatch.setenv(name, "")  # restored afterwards
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("MALLOC_ARENA_TEST", "8")
+    monkeypatch.setattr(os, "cpu_count", lambda: 16)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(16)), raising=False)
+    (tmp_path / "cpu.max").write_text("300000 100000\n")
+    monkeypatch.setattr(devices, "_QUOTA", tmp_path / "cpu.max")
+    devices.configure_process()
+    assert [os.environ[name] for name in names] == ["3", "PASSIVE", "1"]

@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from heatbox._utils.progress import Track, silent
@@ -52,11 +53,15 @@ def configure_process() -> None:
     """Settings of a process that computes, made before the first library starts its threads.
 
     OpenMP threads sleep while they wait instead of spinning, so that several pools, and other programs, do
-    not take the cores from each other. glibc keeps freed memory: otherwise it maps and unmaps the large
-    temporaries of every batch, and each of their pages is a page fault. Variables that the user has set
-    (`OMP_WAIT_POLICY`, `MALLOC_*`, `GLIBC_TUNABLES`) take precedence.
+    not take the cores from each other; there are no more of them than `available_cores`. OpenCV, whose
+    functions are called from several threads, starts none of its own. glibc keeps freed memory: otherwise it
+    maps and unmaps the large temporaries of every batch, and each of their pages is a page fault. Variables
+    that the user has set (`OMP_*`, `OPENCV_FOR_THREADS_NUM`, `MALLOC_*`, `GLIBC_TUNABLES`) take precedence.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ.setdefault("OPENCV_FOR_THREADS_NUM", "1")
+    if (cores := available_cores()) < (os.cpu_count() or 1):  # OpenMP knows masks, but not quotas
+        os.environ.setdefault("OMP_NUM_THREADS", str(cores))
     chosen = any(name.startswith("MALLOC_") or name == "GLIBC_TUNABLES" for name in os.environ)
     if sys.platform == "linux" and not chosen:
         set_option = getattr(ctypes.CDLL(None), "mallopt", None)
@@ -65,9 +70,17 @@ def configure_process() -> None:
             set_option(_M_TRIM_THRESHOLD, _KEPT_TOP)
 
 
+_QUOTA = Path("/sys/fs/cgroup/cpu.max")  # of a container: microseconds of processor time, and of which period
+
+
 def available_cores() -> int:
-    """Number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Number of cores that this process may use: those of its mask, or the quota of its container."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = _QUOTA.read_text().split()
+    except (OSError, ValueError):
+        return cores
+    return cores if quota == "max" else max(1, min(cores, -(-int(quota) // int(period))))
 
 
 def number_of_jobs(jobs: int | None) -> int:
