@@ -32,6 +32,11 @@ from heatbox._utils.checks import check_module, kind_of
 from heatbox._utils.io import named_when_whole
 from heatbox.errors import InputError, quoted
 from heatbox.models._blocks import merge_as_in
+from heatbox.models.efficientnet_names import (
+    is_efficientnet_pytorch,
+    likely_efficientnet,
+    renamed_efficientnet,
+)
 from heatbox.models.forms import program_in
 from heatbox.models.slak import recover_masks
 from heatbox.models.spec import update_data_config
@@ -61,7 +66,7 @@ WRAPPED = {"0.0.": "stem.", "0.1.": "stages.", "1.fc.": "head.fc."}
 HUB_PREFIXES = ("hf-hub:", "hf_hub:")
 # Likeness from which a message names a model.
 ALIKE = 0.5
-CLASSIFIERS = ("head.fc.", "head.", "fc.", "classifier.")
+CLASSIFIERS = ("head.fc.", "head.", "fc.", "_fc.", "classifier.")
 HEAD_NORM = ("head.norm.weight", "head.norm.bias")
 
 
@@ -303,7 +308,7 @@ def adapt_form(model: nn.Module, state: Mapping[str, Tensor]) -> None:
 
 def adapt(model: nn.Module, state: StateDict) -> StateDict:
     """Rename the weights to the model's names, and change the model, in place, to their form."""
-    state = renamed_by_timm(model, _with_own_prefix(model, state))
+    state = renamed_efficientnet(model, renamed_by_timm(model, _with_own_prefix(model, state)))
     adapt_form(model, state)
     return state
 
@@ -435,6 +440,8 @@ def zoo_signature(name: str) -> frozenset[tuple[str, tuple[int, ...]]]:
 
 def resemblance(state: Mapping[str, Tensor]) -> str:
     """The model that a file resembles, as a phrase."""
+    if is_efficientnet_pytorch(state) and (name := likely_efficientnet(state)) is not None:
+        return f"the file has the names of efficientnet_pytorch, and its weights are of {name}"
     entry, score = identify(state)
     if score < ALIKE:
         return "the file looks like none of the models that `heatbox models` lists"
