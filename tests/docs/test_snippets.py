@@ -28,7 +28,8 @@ MENTIONED = sorted({one for page in PAGES for one in mentions(page)})
 OTHERS = sorted({shlex.join(words) for _, words in COMMANDS if heatbox_arguments(words) is None})
 
 PARSED_ONLY = {  # commands that are only parsed, and why
-    "demo": "takes three minutes; tests/test_demo.py runs it cut short, .ci/run whole",
+    "demo": "tests/test_demo.py runs it",
+    "demo --train": "takes three minutes; tests/test_demo.py runs it cut short, .ci/run whole",
     "train *": "takes minutes to days; tests/training trains",
     "* pretrained *": "downloads weights",
     "* hf:*": "needs weights; tests/models/test_huggingface.py saves and loads classifiers",
@@ -176,13 +177,13 @@ def test_snippets_run(page, reader, monkeypatch):
 
 def test_every_photograph_of_the_documentation_has_a_known_release_and_is_small():
     files = {
-        str(path.relative_to(ROOT / "docs/photos")): path.stat().st_size
-        for path in (ROOT / "docs/photos").rglob("*")
+        str(path.relative_to(ROOT / "src/heatbox/data/photos")): path.stat().st_size
+        for path in (ROOT / "src/heatbox/data/photos").rglob("*")
         if path.is_file() and path.name != "README.md"
     }
     rows = re.findall(
         r"^\| `(\S+)` \|.*(?:CC0|public domain).*`[0-9a-f]{64}` \|$",
-        (ROOT / "docs/photos/README.md").read_text(),
+        (ROOT / "src/heatbox/data/photos/README.md").read_text(),
         re.MULTILINE,
     )
     assert files

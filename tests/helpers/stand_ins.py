@@ -46,6 +46,7 @@ def lay_out(folder: Path) -> None:
             path = folder / maps / f"{example.id}.npy"
             path.parent.mkdir(parents=True, exist_ok=True)
             np.save(path, hb.centre_gaussian(224).astype(np.float32))
+    shutil.copytree(folder / "maps", folder / "walks")
     for name in ("birds", "birds-val"):
         with tarfile.open(folder / f"{name}.tar", "w") as archive:
             archive.add(folder / "CUB/test", ".")
@@ -60,7 +61,8 @@ def lay_out(folder: Path) -> None:
         shutil.copyfile(folder / "photos/0.jpg", folder / "sorted" / name / "1.jpg")
     (folder / "names.txt").write_text("bee\nant\n" + "".join(f"class {number}\n" for number in range(8)))
     evaluate = ["evaluate", "--model", "mine.py:build", "--checkpoint", "mine.pth", "--data", "birds.tar"]
-    assert main([*evaluate, "--size", "64", "--out", "runs/a", "--json"]) == 0
+    methods = ["--method", "cam", "pc1", "walk"]
+    assert main([*evaluate, "--size", "64", *methods, "--out", "runs/a", "--json"]) == 0
     assert main([*evaluate, "--size", "64", "--method", "foreground", "--out", "runs/fit", "--json"]) == 0
     calibrate = ["calibrate", "runs/a", "--boxes", "birds-val.tar", "--method", "cam"]
     assert main([*calibrate, "--json"]) == 0

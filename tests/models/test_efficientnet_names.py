@@ -14,7 +14,7 @@ original = pytest.importorskip("efficientnet_lite_pytorch")
 def network(name: str, classes: int = 1000) -> nn.Module:
     """A network of the original code with random weights and statistics."""
     torch.manual_seed(0)
-    model = original.EfficientNet.from_name(name, override_params={"num_classes": classes}).eval()
+    model = original.EfficientNet.from_name(name, num_classes=classes).eval()
     for layer in model.modules():
         if isinstance(layer, nn.BatchNorm2d):
             layer.running_mean.uniform_(-0.1, 0.1)
@@ -50,7 +50,9 @@ def test_another_network_is_refused_with_the_name_of_the_right_one(model, tmp_pa
 
 def test_other_classes_are_counted_and_can_be_left_out(tmp_path):
     torch.save(network("efficientnet-lite0", 7).state_dict(), tmp_path / "weights.pth")
-    assert load_checkpoint(timm.create_model("tf_efficientnet_lite0", num_classes=7), tmp_path / "weights.pth")
+    assert load_checkpoint(
+        timm.create_model("tf_efficientnet_lite0", num_classes=7), tmp_path / "weights.pth"
+    )
     model = timm.create_model("tf_efficientnet_lite0", num_classes=3)
     assert load_checkpoint(model, tmp_path / "weights.pth", head=False).left_out
     with pytest.raises(InputError, match="7"):

@@ -37,7 +37,7 @@ class Command(NamedTuple):
 GROUPS: dict[str, dict[str, Command]] = {
     "boxes from labels": {
         "demo": Command(
-            "Train on the embedded data set, make maps and score them, in one command.",
+            "Make boxes of five photographs with a pretrained network, in one command.",
             "heatbox.cli.demo:demo",
         ),
         "label": Command(

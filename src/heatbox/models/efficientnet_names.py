@@ -78,7 +78,8 @@ def likely_efficientnet(state: Mapping[str, Tensor]) -> str | None:
     """timm's network that weights of `efficientnet_pytorch` are of; None if they fit none."""
     import timm
 
-    for name in timm.list_models("tf_efficientnet_[bl]*"):
+    lite = "_blocks.0._se_reduce.weight" not in state
+    for name in timm.list_models(f"tf_efficientnet_{'lite' if lite else '[bl]'}[0-9]*"):
         with torch.device("meta"):
             model = timm.create_model(name)
         if _shapes(renamed_efficientnet(model, state)) == _shapes(model.state_dict()):

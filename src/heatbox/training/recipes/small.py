@@ -31,7 +31,7 @@ def _small(name: str, model: str, data: str, **settings: Any) -> TrainConfig:
 
 @recipe
 def glyphs_resnet() -> TrainConfig:
-    """The recipe of heatbox demo: a ResNet with 0.28 million parameters."""
+    """The recipe of heatbox demo --train: a ResNet with 0.28 million parameters."""
     return _small("glyphs_resnet", "resnet10_small", "glyphs")
 
 
