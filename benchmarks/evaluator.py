@@ -24,6 +24,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from heatbox.boxes._kernels.score import score_maps, workspace
+from heatbox.boxes.contours import threshold_grid
+from heatbox.boxes.ops import stack_truth
 from heatbox.maps.normalize import normalize_heatmap
 from heatbox.metrics.bootstrap import best_threshold_interval, bootstrap_interval
 from heatbox.metrics.collection import BoxMetrics
@@ -32,6 +35,8 @@ from heatbox.metrics.map_score import LocalizationScores
 from heatbox.metrics.max_box_acc import MaxBoxAcc, MaxBoxAccV3
 from heatbox.metrics.pxap import PxAP
 
+TOGETHER = 64
+"""Maps of an update; `heatbox score` takes 256."""
 THRESHOLDS = list(np.arange(0, 1, 0.001))
 
 
@@ -125,6 +130,8 @@ def kinds(count: int, real: Path | None) -> dict[str, np.ndarray]:
         maps = [m for one in loaded for m in (one if one.ndim == 3 else one[None])]
         pick = np.linspace(0, len(maps) - 1, min(count, len(maps))).astype(int)
         found["real"] = np.concatenate([normalize_heatmap(maps[i][None]) for i in pick])
+    low = rng.random((count, 12, 12), np.float32)
+    found["structured"] = normalize_heatmap(low)
     found["noisy"] = noisy
     found["white noise"] = rng.random((few, 224, 224), np.float32)
     return found
@@ -157,6 +164,28 @@ def both(threads: int = 1) -> list[MaxBoxAcc]:
     return [MaxBoxAcc(V2_IOU, "largest", threads=threads), MaxBoxAcc(V2_IOU, "all", threads=threads)]
 
 
+def share_of_python(maps: np.ndarray, repeats: int = 9) -> float:
+    """Fraction of the time of an update with `TOGETHER` maps that is not spent in compiled code."""
+    maps = np.resize(maps, (TOGETHER, *maps.shape[1:]))
+    truth, sizes = truth_of(len(maps)), [(224, 224)] * len(maps)
+    boxes, starts = stack_truth(truth, sizes)
+    levels, work = threshold_grid(1000), workspace(224, 224)
+    curves, tops = np.zeros((len(maps), 2, 256)), np.zeros(len(maps), np.int64)
+    iou, counts = (np.array(V2_IOU),) * 2, tuple(np.zeros((3, 1000), np.int64) for _ in range(2))
+    none, each = np.zeros(0), np.zeros((1, 0, 256), np.uint8)
+
+    def compiled() -> None:
+        score_maps(maps, boxes, starts, iou, levels, work, curves, tops, counts, none, each)
+
+    def whole() -> None:
+        BoxMetrics(both()).update(maps, truth, sizes)
+
+    compiled(), whole()
+    spent = [(processor_seconds(compiled), processor_seconds(whole)) for _ in range(repeats)]
+    inside, total = np.min(spent, axis=0)
+    return max(0.0, 1 - inside / total)
+
+
 def compare(maps: np.ndarray, slow: dict[str, Callable], repeats: int = 5) -> dict[str, float]:
     """Median ms an image of each procedure; every image is scored by all of them in turn."""
     truth, sizes = truth_of(len(maps)), [(224, 224)] * len(maps)
@@ -182,7 +211,9 @@ def compare(maps: np.ndarray, slow: dict[str, Callable], repeats: int = 5) -> di
 
 
 def together(maps: np.ndarray, repeats: int = 9) -> tuple[float, float, float]:
-    """Median ms an image of the box metrics, of these with all other scores, and the ratio."""
+    """Median ms an image of the box metrics, of these with all other scores, and the ratio, of `TOGETHER`
+    maps."""
+    maps = np.resize(maps, (TOGETHER, *maps.shape[1:]))
     truth, sizes = truth_of(len(maps)), [(224, 224)] * len(maps)
     kinds: dict[str, list[float]] = {"boxes": [], "all": []}
 
@@ -239,24 +270,33 @@ def cold_start() -> tuple[float, float]:
 STREAM = """
 import resource, sys, time
 import numpy as np
-from heatbox.evaluation.score import score_stream
-maps, count = np.load(sys.argv[1]), int(sys.argv[2])
+from heatbox.evaluation.score import BoxScorer, score_stream
+maps, count, every = np.load(sys.argv[1]), int(sys.argv[2]), sys.argv[3] == "every"
 truth = np.array([[40, 30, 150, 190]])
 items = ((str(i), maps[i % len(maps)].copy(), truth, (224, 224)) for i in range(count))
 begin = time.perf_counter()
-score_stream(items)
-print(time.perf_counter() - begin, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+if every:
+    scorer = BoxScorer(pixels=True, each=True)
+    while batch := [item for _, item in zip(range(256), items)]:
+        ids, some, boxes, sizes = zip(*batch)
+        scorer.record(ids, scorer.update(some, boxes, sizes, return_iou=True))
+    scorer.compute()
+else:
+    score_stream(items)
+elapsed, used = time.perf_counter() - begin, resource.getrusage(resource.RUSAGE_SELF)
+print(elapsed, used.ru_utime + used.ru_stime, used.ru_maxrss / 1024)
 """
 
 
-def stream(count: int, maps: np.ndarray) -> tuple[float, float]:
-    """Seconds and resident peak in MB of a process that scores a stream of maps."""
+def stream(count: int, maps: np.ndarray, every: bool) -> tuple[float, float, float]:
+    """Seconds, processor seconds and resident peak in MB of a process that scores a stream of maps."""
     with tempfile.TemporaryDirectory() as folder:
         np.save(f"{folder}/maps.npy", maps)
         arguments = [sys.executable, "-c", STREAM, f"{folder}/maps.npy", str(count)]
+        arguments.append("every" if every else "boxes")
         run = subprocess.run(arguments, capture_output=True, text=True, check=True)
-    spent, peak = (float(v) for v in run.stdout.split())
-    return spent, peak
+    spent, busy, peak = (float(v) for v in run.stdout.split())
+    return spent, busy, peak
 
 
 def pxap(maps: np.ndarray) -> tuple[float, float]:
@@ -303,7 +343,9 @@ def main() -> None:
         found = compare(maps, slow)
         ours = found.pop("heatbox")
         said = "  ".join(f"{name} {ms:.1f} (x{ms / ours:.0f})" for name, ms in found.items())
-        print(f"  {kind:12s} heatbox {ours:.3f}  {said}", flush=True)
+        print(
+            f"  {kind:12s} heatbox {ours:.3f}, of it Python {share_of_python(maps):.1%}  {said}", flush=True
+        )
     for kind, maps in maps_of.items():
         if arguments.kinds is None or kind in arguments.kinds:
             boxes, everything, ratio = together(maps)
@@ -316,8 +358,12 @@ def main() -> None:
     )
     imported, first = cold_start()
     print(f"second process: import {imported:.2f} s, first score {first:.2f} s")
-    spent, peak = stream(arguments.stream, maps_of["smooth"])
-    print(f"stream of {arguments.stream} maps: {spent:.1f} s, peak {peak:.0f} MB resident")
+    for every, words in ((False, "MaxBoxAcc and MaxBoxAccV2"), (True, "every score, with outcomes")):
+        spent, busy, peak = stream(arguments.stream, maps_of["smooth"], every)
+        print(
+            f"stream of {arguments.stream} maps, {words}: {spent:.1f} s, processor time {busy:.1f} s, "
+            f"peak {peak:.0f} MB resident"
+        )
     plain, ours = pxap(maps_of["smooth"])
     print(f"PxAP: np.histogram {plain:.2f} ms an image, heatbox {ours:.3f} (x{plain / ours:.0f})")
     rng = np.random.default_rng(0)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from heatbox.errors import InputError
+from heatbox.metrics import CorLoc, LocalizationAveragePrecision
 from heatbox.metrics import functional as F
 
 
@@ -91,3 +92,30 @@ def test_what_cannot_be_ranked_is_refused():
         F.cor_loc(maps, boxes, sizes[:1], 0.5)
     with pytest.raises(InputError, match="N >= 1"):
         F.class_mean([], [])
+
+
+def test_metrics_updated_batch_by_batch_and_merged_are_the_functions():
+    maps, boxes, sizes = scene()
+    boxes[4] = np.zeros((0, 4))
+    labels, confidence = np.arange(12) % 3, np.arange(12) % 5 / 5.0
+    parts = [slice(0, 5), slice(5, 12)]
+    for point in (False, True):
+        whole = F.localization_ap(maps, boxes, sizes, confidence, labels, point=point)
+        metrics = [LocalizationAveragePrecision(point=point) for _ in parts]
+        for metric, part in zip(metrics, parts, strict=True):
+            metric.update(maps[part], boxes[part], sizes[part], confidence[part], labels[part])
+        found = metrics[1].merge(metrics[0]).compute()  # in another order
+        assert (found.ap, found.mean) == pytest.approx((whole.ap, whole.mean))
+        assert found.per_class == pytest.approx(whole.per_class)
+    boxes[4] = boxes[5]
+    metric = CorLoc(threshold=0.4)
+    for part in parts:
+        metric.update(maps[part], boxes[part], sizes[part], labels[part])
+    hits = F.cor_loc(maps, boxes, sizes, threshold=0.4)
+    assert metric.compute().value == pytest.approx(F.class_mean(hits, labels))
+    assert metric.compute().per_class[2] == pytest.approx(100 * hits[labels == 2].mean())
+    with pytest.raises(InputError, match="labels"):
+        metric.update(maps, boxes, sizes, labels[:3])
+    assert metric.compute().images == 12
+    with pytest.raises(InputError, match="merge"):
+        metric.merge(CorLoc(threshold=0.5))

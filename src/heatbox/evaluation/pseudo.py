@@ -97,8 +97,8 @@ def agreement(boxes: Mapping[Any, np.ndarray]) -> dict[Any, float]:
         boxes: map → (N, 4) float64 xyxy, one box of each image; images in the same order.
 
     Returns:
-        map → at most 1; 0 of boxes that do not depend on the image. Empty for less than three maps, or one
-        image.
+        map → at most 1; 0 of boxes that do not depend on the image. Maps with the same boxes count as one.
+        Empty for less than three maps, or one image.
 
     Examples:
         >>> rng = np.random.default_rng(0)
@@ -108,17 +108,18 @@ def agreement(boxes: Mapping[Any, np.ndarray]) -> dict[Any, float]:
         >>> {name: round(value, 1) for name, value in found.items()}
         {'a': 0.5, 'b': 0.5, 'same': 0.0}
     """
+    found = {each.tobytes(): each for each in boxes.values()}
     images = len(next(iter(boxes.values()), ()))
-    if len(boxes) < FEWEST_MAPS or images < 2:
+    if len(found) < FEWEST_MAPS or images < 2:
         return {}
     shifts = sorted({round(images * k / (SHIFTS + 1)) % images for k in range(1, SHIFTS + 1)} - {0}) or [1]
-    found = {}
-    for name, own in boxes.items():
-        others = [each for other, each in boxes.items() if other != name]
+    agreeing = {}
+    for name, own in found.items():
+        others = [each for other, each in found.items() if other != name]
         same = np.mean([_ious(own, each).mean() for each in others])
         chance = np.mean([_ious(own, np.roll(each, k, axis=0)).mean() for each in others for k in shifts])
-        found[name] = float((same - chance) / (1 - chance)) if chance < 1 else 0.0
-    return found
+        agreeing[name] = float((same - chance) / (1 - chance)) if chance < 1 else 0.0
+    return {name: agreeing[each.tobytes()] for name, each in boxes.items()}
 
 
 def _ious(first: np.ndarray, second: np.ndarray) -> np.ndarray:

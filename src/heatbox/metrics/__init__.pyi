@@ -9,7 +9,7 @@ from .bootstrap import (
 )
 from .collection import BoxMetrics
 from .confidence import accuracy_by_group, area_under_roc, expected_calibration_error
-from .detection import LocalizationAP
+from .detection import CorLoc, CorLocScore, LocalizationAP, LocalizationAveragePrecision
 from .functional import V2_IOU, BoxScore, LocalizationScore, PixelScore, oracle_and_transferred
 from .localization import LocalizationAccuracy
 from .localization_scores import MapScores
@@ -30,11 +30,14 @@ __all__ = [
     "V2_IOU",
     "BoxMetrics",
     "BoxScore",
+    "CorLoc",
+    "CorLocScore",
     "EnergyPointingGame",
     "InsideOutsideAUC",
     "Interval",
     "LocalizationAP",
     "LocalizationAccuracy",
+    "LocalizationAveragePrecision",
     "LocalizationScore",
     "LocalizationScores",
     "MapIoU",

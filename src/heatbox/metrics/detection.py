@@ -27,6 +27,7 @@ from heatbox.boxes.contours import check_thresholds
 from heatbox.boxes.ops import stack_truth
 from heatbox.errors import InputError
 from heatbox.metrics._arguments import as_maps, check_threads
+from heatbox.metrics.base import Metric
 from heatbox.metrics.localization_scores import pointing_game
 
 OQUAB_TOLERANCE = 18.0
@@ -48,6 +49,21 @@ class LocalizationAP:
     mean: float
     per_class: dict[int, float]
     hits: np.ndarray
+
+
+@dataclass(frozen=True)
+class CorLocScore:
+    """CorLoc over a split.
+
+    Attributes:
+        value: percent, the mean over classes.
+        per_class: class → percent of its images.
+        images: number of images scored.
+    """
+
+    value: float
+    per_class: dict[int, float]
+    images: int
 
 
 def cor_loc(
@@ -170,8 +186,7 @@ def localization_ap(
     Args:
         heatmaps: (N, H, W) in [0, 1].
         boxes: for each map the (K, 4) xyxy boxes of its class in pixels of the original image; (0, 4) where
-            the
-            image has no object of the class, so that the prediction is a false positive.
+            the image has no object of the class, so that the prediction is a false positive.
         image_sizes: for each image its original (width, height).
         confidence: (N,) that the class is in the image, such as the classifier's score.
         labels: (N,) classes of the maps; by default all are of one.
@@ -186,9 +201,28 @@ def localization_ap(
     Raises:
         InputError: something is malformed or out of range, or no image has an object.
     """
+    some = _predictions(
+        heatmaps, boxes, image_sizes, confidence, labels, point, threshold, iou, tolerance, threads
+    )
+    return ranked_ap(*some)
+
+
+def _predictions(
+    heatmaps: Any,
+    boxes: Sequence[Any],
+    image_sizes: Sequence[Sequence[float]],
+    confidence: Any,
+    labels: Any,
+    point: bool,
+    threshold: float,
+    iou: float,
+    tolerance: float,
+    threads: int | None,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """(N,) hits, confidences, labels, and whether the image has an object; see `localization_ap`."""
     maps = as_maps(heatmaps)
     scores = as_numbers(confidence, "confidence", "(N,) numbers")
-    classes = np.zeros(len(maps), np.int64) if labels is None else np.asarray(labels)
+    classes = np.zeros(len(maps), np.int64) if labels is None else np.asarray(labels, np.int64)
     if not len(maps) == len(boxes) == len(image_sizes) == len(scores) == len(classes):
         raise InputError(
             f"got {len(maps)} heatmaps, {len(boxes)} box arrays, {len(image_sizes)} sizes, "
@@ -202,7 +236,7 @@ def localization_ap(
         hits[index] = pointing_game(*some, tolerance=tolerance, threads=threads) >= 0.5
     else:
         hits[index] = cor_loc(*some, threshold, iou, threads) > 0
-    return ranked_ap(hits, scores, classes, has)
+    return hits, np.asarray(scores, np.float64), classes, has
 
 
 def ranked_ap(
@@ -219,3 +253,146 @@ def ranked_ap(
         per_class[int(one)] = 100 * ranked_precision(hits[of], confidence[of], int(has[of].sum()))
     pooled = 100 * ranked_precision(hits, confidence, int(has.sum()))
     return LocalizationAP(pooled, float(np.mean(list(per_class.values()))), per_class, hits)
+
+
+class CorLoc(Metric):
+    """CorLoc over a split, updated batch by batch (Deselaers et al., IJCV 2012, section 5).
+
+    Args:
+        threshold: fraction of the map's maximum, the same for all images.
+        iou: the required IoU.
+        threads: threads to use; all cores by default.
+
+    Raises:
+        InputError: an argument is out of range.
+
+    Examples:
+        >>> metric = CorLoc(threshold=0.5)
+        >>> heatmap = np.zeros((1, 224, 224))
+        >>> heatmap[0, 50:150, 60:160] = 1.0
+        >>> metric.update(heatmap, [np.array([[60, 50, 160, 150]])], [(224, 224)], labels=[3])
+        >>> metric.compute().value
+        100.0
+    """
+
+    JOINED = ("hits", "labels")
+
+    def __init__(self, threshold: float, iou: float = 0.5, threads: int | None = None) -> None:
+        self.threshold = float(check_thresholds(threshold))
+        self.iou, self.threads = iou, check_threads(threads)
+        self.reset()
+
+    def settings(self) -> tuple[Any, ...]:
+        """The settings that two metrics must share to be merged."""
+        return self.threshold, float(self.iou)
+
+    def reset(self) -> None:
+        """Forget every image."""
+        self.hits = [np.zeros(0)]
+        self.labels = [np.zeros(0, np.int64)]
+
+    def update(
+        self, heatmaps: Any, boxes: Sequence[Any], image_sizes: Sequence[Sequence[float]], labels: Any
+    ) -> None:
+        """Add images.
+
+        Args:
+            heatmaps, boxes, image_sizes: as for `cor_loc`.
+            labels: (N,) class indices.
+
+        Raises:
+            InputError: something is malformed; then no image of this call is counted.
+        """
+        classes = np.asarray(labels, np.int64)
+        hits = cor_loc(heatmaps, boxes, image_sizes, self.threshold, self.iou, self.threads)
+        if classes.shape != hits.shape:
+            raise InputError(f"got {len(hits)} heatmaps and {classes.shape} labels, expected as many of each")
+        self.hits.append(hits)
+        self.labels.append(classes)
+
+    def compute(self) -> CorLocScore:
+        """The score over all images.
+
+        Raises:
+            InputError: no image was added.
+        """
+        hits, labels = np.concatenate(self.hits), np.concatenate(self.labels)
+        value = class_mean(hits, labels)
+        per_class = {int(one): float(100 * hits[labels == one].mean()) for one in np.unique(labels)}
+        return CorLocScore(value, per_class, len(hits))
+
+
+class LocalizationAveragePrecision(Metric):
+    """Localization AP over a split, updated batch by batch (Oquab et al., CVPR 2015, section 4).
+
+    Args:
+        point, threshold, iou, tolerance, threads: as for `localization_ap`.
+
+    Raises:
+        InputError: an argument is out of range.
+    """
+
+    JOINED = ("hits", "confidence", "labels", "has")
+
+    def __init__(
+        self,
+        point: bool = False,
+        threshold: float = 0.35,
+        iou: float = 0.5,
+        tolerance: float = OQUAB_TOLERANCE,
+        threads: int | None = None,
+    ) -> None:
+        self.point, self.threshold = point, float(check_thresholds(threshold))
+        self.iou, self.tolerance, self.threads = iou, tolerance, check_threads(threads)
+        self.reset()
+
+    def settings(self) -> tuple[Any, ...]:
+        """The settings that two metrics must share to be merged."""
+        return self.point, self.threshold, float(self.iou), float(self.tolerance)
+
+    def reset(self) -> None:
+        """Forget every image."""
+        self.hits, self.has = [np.zeros(0, bool)], [np.zeros(0, bool)]
+        self.confidence, self.labels = [np.zeros(0)], [np.zeros(0, np.int64)]
+
+    def update(
+        self,
+        heatmaps: Any,
+        boxes: Sequence[Any],
+        image_sizes: Sequence[Sequence[float]],
+        confidence: Any,
+        labels: Any = None,
+    ) -> None:
+        """Add images.
+
+        Args:
+            heatmaps, boxes, image_sizes, confidence, labels: as for `localization_ap`.
+
+        Raises:
+            InputError: something is malformed; then no image of this call is counted.
+        """
+        hits, scores, classes, has = _predictions(
+            heatmaps,
+            boxes,
+            image_sizes,
+            confidence,
+            labels,
+            self.point,
+            self.threshold,
+            self.iou,
+            self.tolerance,
+            self.threads,
+        )
+        self.hits.append(hits)
+        self.confidence.append(scores)
+        self.labels.append(classes)
+        self.has.append(has)
+
+    def compute(self) -> LocalizationAP:
+        """The score over all images.
+
+        Raises:
+            InputError: no image has an object.
+        """
+        hits, confidence, labels, has = (np.concatenate(getattr(self, name)) for name in self.JOINED)
+        return ranked_ap(hits, confidence, labels, has)

@@ -322,17 +322,13 @@ def pointing_game(
     """Whether the largest value of each map lies in the object (Zhang et al., ECCV 2016, section 4.1).
 
     Args:
-        heatmaps: (N, H, W) in [0, 1], or N maps of any sizes.
-        boxes: for each image a (K, 4) xyxy array in pixels of the original image.
-        image_sizes: for each image its original (width, height).
-        masks: in place of boxes, see `map_scores`.
+        heatmaps, boxes, image_sizes, masks, threads: as for `map_scores`.
         tolerance: distance between the centres of the largest pixel and of one of the object, in pixels of
             the
             image, up to which it hits; the published game has 15.
         ties: of several largest pixels, the fraction that hits ("mean", what a random one scores on average),
             whether any does ("any", as in Quantus) or whether the first one in raster order does ("first",
             as `argmax` picks it). With a tolerance only "mean".
-        threads: threads to use; all cores by default.
 
     Returns:
         (N,) float64 in [0, 1].
@@ -367,11 +363,7 @@ def energy_pointing_game(
     The relevance mass accuracy of Arras et al. (equations 1 and 2) is the same.
 
     Args:
-        heatmaps: (N, H, W) in [0, 1], or N maps of any sizes.
-        boxes: for each image a (K, 4) xyxy array in pixels of the original image.
-        image_sizes: for each image its original (width, height).
-        masks: in place of boxes, see `map_scores`.
-        threads: threads to use; all cores by default.
+        heatmaps, boxes, image_sizes, masks, threads: as for `map_scores`.
 
     Returns:
         (N,) float64 in [0, 1].
@@ -398,11 +390,7 @@ def relevance_rank(
     4).
 
     Args:
-        heatmaps: (N, H, W) in [0, 1], or N maps of any sizes.
-        boxes: for each image a (K, 4) xyxy array in pixels of the original image.
-        image_sizes: for each image its original (width, height).
-        masks: in place of boxes, see `map_scores`.
-        threads: threads to use; all cores by default.
+        heatmaps, boxes, image_sizes, masks, threads: as for `map_scores`.
 
     Returns:
         (N,) float64 in [0, 1].
@@ -426,12 +414,8 @@ def top_k_intersection(
     """Fraction of the k largest values that lies in the object (Theiner et al., WACV 2022, equation 1).
 
     Args:
-        heatmaps: (N, H, W) in [0, 1], or N maps of any sizes.
-        boxes: for each image a (K, 4) xyxy array in pixels of the original image.
-        image_sizes: for each image its original (width, height).
-        masks: in place of boxes, see `map_scores`.
+        heatmaps, boxes, image_sizes, masks, threads: as for `map_scores`.
         k: number of pixels; of a map that has fewer, all of them.
-        threads: threads to use; all cores by default.
 
     Returns:
         (N,) float64 in [0, 1].
@@ -454,11 +438,7 @@ def auc(
     """Area under the ROC curve of each map as a score of its pixels, inside against outside (Fawcett 2006).
 
     Args:
-        heatmaps: (N, H, W) in [0, 1], or N maps of any sizes.
-        boxes: for each image a (K, 4) xyxy array in pixels of the original image.
-        image_sizes: for each image its original (width, height).
-        masks: in place of boxes, see `map_scores`.
-        threads: threads to use; all cores by default.
+        heatmaps, boxes, image_sizes, masks, threads: as for `map_scores`.
 
     Returns:
         (N,) float64 in [0, 1]; NaN where no pixel lies outside the object.
@@ -482,12 +462,8 @@ def iou_curve(
     """IoU of the object and the pixels of at least a fraction of each map's maximum.
 
     Args:
-        heatmaps: (N, H, W) in [0, 1], or N maps of any sizes.
-        boxes: for each image a (K, 4) xyxy array in pixels of the original image.
-        image_sizes: for each image its original (width, height).
-        masks: in place of boxes, see `map_scores`.
+        heatmaps, boxes, image_sizes, masks, threads: as for `map_scores`.
         thresholds: a number of evenly spaced fractions, or ascending fractions in [0, 1).
-        threads: threads to use; all cores by default.
 
     Returns:
         (N, T) float64 in [0, 1].
@@ -514,15 +490,11 @@ def map_iou(
     """IoU of the object and the foreground of each map.
 
     Args:
-        heatmaps: (N, H, W) in [0, 1], or N maps of any sizes.
-        boxes: for each image a (K, 4) xyxy array in pixels of the original image.
-        image_sizes: for each image its original (width, height).
-        masks: in place of boxes, see `map_scores`.
+        heatmaps, boxes, image_sizes, masks, threads: as for `map_scores`.
         threshold: a fraction of the map's maximum, one for all maps; "otsu" for the one that separates the
             8-bit levels floor(255 x / m) of each map best, the foreground being above it, as in OpenCV;
             "quantile" for a quantile of the pixels of each map, the foreground being the others.
         quantile: fraction of the pixels that are background with "quantile".
-        threads: threads to use; all cores by default.
 
     Returns:
         (N,) float64 in [0, 1].
