@@ -8,6 +8,12 @@ what a threshold for each image gains. Boxes of N images are those of random ima
 is measured on the others; means are over --splits divisions. The constants of
 `heatbox.inference.confidence.EXPECTED` were fitted on the first half of a permutation of the images by
 NumPy's generator of seed 0 (`--fit` fits them again); the expected confidence is measured on the second half.
+
+    python benchmarks/confidence.py runs/lite0 runs/mobilenet runs/lite2 --method foreground-walk --across
+
+fits the expected confidence of each map to all runs, which are of several networks on the same images, and
+measures it crossed: for the images of each half and each network, with constants that were fitted to the
+other half and the other networks, at the threshold .5 of `heatbox label`.
 """
 
 from __future__ import annotations
@@ -23,7 +29,7 @@ from heatbox.boxes.ops import REFERENCE_FRAME, REFERENCE_SIDE, box_iou, scale_bo
 from heatbox.evaluation.calibrate import choose_threshold, iou_curves
 from heatbox.evaluation.run import Run
 from heatbox.inference.boxes import map_to_boxes
-from heatbox.inference.calibration import conformal_margin, needed_margin, outer_boxes
+from heatbox.inference.calibration import box_evidence, conformal_margin, needed_margin, outer_boxes
 from heatbox.inference.confidence import (
     FEATURES,
     ConfidenceModel,
@@ -260,6 +266,52 @@ def fit_constants(found: dict[str, Evidence]) -> None:
         print(name, round(model.intercept, 3), [round(weight, 3) for weight in model.weights], flush=True)
 
 
+def across(runs: list[Path], method: str, constants: int = 2) -> None:
+    """Constants of the expected confidence of a map, and its quality crossed by network and image."""
+    at, scored = (0.35, 0.5), 1
+    found: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+    for folder in runs:
+        records = [record for batch in Run(folder).records() for record in batch]
+        evidence = [
+            [
+                box_evidence(
+                    one[f"map_{method}"], method, (one["width"], one["height"]), one["boxes"], threshold
+                )[0]
+                for threshold in at
+            ]
+            for one in records
+        ]
+        curves = iou_curves(records, method, "reference")[0]
+        right = curves[:, [int(threshold * curves.shape[1] + 1e-9) for threshold in at]] >= 0.5
+        features = np.array(evidence)
+        features[..., constants:] = 0
+        found[folder.name] = features, right
+
+    def fitted(parts: list[tuple[np.ndarray, np.ndarray]]) -> ConfidenceModel:
+        rows = np.concatenate([features.reshape(-1, len(FEATURES)) for features, _ in parts])
+        nothing = ConfidenceModel(0.0, (0.0,) * len(FEATURES))
+        return fit_confidence(rows, np.concatenate([right.ravel() for _, right in parts]), nothing, 1e-3)
+
+    rows, deciles = [], []
+    for name, (features, right) in found.items():
+        chance, truth = np.zeros(len(right)), right[:, scored]
+        for half, other in (halves(len(right)), halves(len(right))[::-1]):
+            others = [(x[other], y[other]) for key, (x, y) in found.items() if key != name]
+            chance[half] = fitted(others)(features[half, scored])
+        values = quality(chance, truth)
+        percent = [f"{100 * one:.1f}" for one in values]
+        percent[2:4] = f"{values[2]:.3f}", f"{values[3]:.3f}"
+        rows.append([f"{name} {method}", *percent])
+        deciles.append(
+            [f"{name} {method}", *(f"{100 * one:.0f}" for one in accuracy_by_group(chance, truth)[1])]
+        )
+    heads = ["map", "right, %", "mean, %", "AUROC", "ECE", "most confident half, %"]
+    table("Expected confidence, crossed by network and image", heads, rows)
+    table("Accuracy of deciles, %", ["map", *map(str, range(1, 11))], deciles)
+    model = fitted(list(found.values()))
+    print(f"\nconstants of {method}: {model.intercept:.3f} {[round(one, 3) for one in model.weights]}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -271,8 +323,13 @@ def main() -> None:
     parser.add_argument("--networks", type=Path, nargs="*", default=[], metavar="RUN", help=words)
     parser.add_argument("--splits", type=int, default=100)
     parser.add_argument("--coverage", type=float, default=0.9)
+    parser.add_argument("--across", action="store_true", help="fit and measure over several networks")
     parser.add_argument("--fit", action="store_true", help="fit the constants without boxes, print them")
     arguments = parser.parse_args()
+    if arguments.across:
+        for method in arguments.method:
+            across(arguments.runs, method)
+        return
     numbers, splits = arguments.boxes, arguments.splits
     large = [number for number in numbers if number >= 50]
     scores, sure, covered, chosen = [], [], [], []

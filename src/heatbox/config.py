@@ -454,9 +454,9 @@ class LocateOptions(ModelOptions):
     """Random seed of a foreground head's fit."""
     contours: Literal["largest", "all"] = "largest"
     """One box per image, or one for every contour."""
-    normalize: str = "min-max"
+    normalize: str | None = None
     """How maps are brought to [0, 1]: min-max, max, percentile or ivr; percentile:0.9 and ivr:0.4 set the
-    percentile."""
+    percentile. By default as for --calibration, or min-max."""
     protocol: Literal["reference", "exact"] = "reference"
     """How maps are binarized: at 8-bit levels, as heatbox evaluate scores them, or without rounding."""
     target: int | Literal["folder"] | None = None
@@ -502,7 +502,10 @@ class LabelOptions(ModelOptions):
     """Fraction of the map's maximum above which pixels belong to an object; by default that of the
     calibration; without one .5 for walks and maps of the foreground, .35 for others."""
     calibration: Path | None = None
-    """A file that heatbox calibrate wrote: threshold and confidence."""
+    """A file that heatbox calibrate wrote: threshold, normalization and confidence."""
+    normalize: str | None = None
+    """How maps are brought to [0, 1]: min-max, max, percentile or ivr; percentile:0.9 and ivr:0.4 set the
+    percentile. By default as for --calibration, or min-max."""
     objects: Literal["several", "one"] = "several"
     """Boxes of a class in an image: one for each object that the map separates, or one around the largest."""
     min_score: float = 0.5

@@ -6,16 +6,26 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from heatbox.boxes.ops import box_iou
+from heatbox.boxes.ops import box_iou, scale_boxes
 from heatbox.cli.main import main
 from heatbox.data.open import open_split
 from heatbox.data.types import Example, Split
 from heatbox.data.write import WriteOptions, write_splits
 from heatbox.errors import AssumptionWarning, InputError
-from heatbox.evaluation.calibrate import calibrate_run, calibration_lines, match_images, notes_on_number
+from heatbox.evaluation.calibrate import (
+    calibrate_map,
+    calibrate_run,
+    calibration_lines,
+    match_images,
+    notes_on_number,
+)
+from heatbox.evaluation.export import RunMaps, predicted_split
 from heatbox.evaluation.run import Run
+from heatbox.evaluation.score import score_run
 from heatbox.inference.boxes import map_to_boxes
 from heatbox.inference.calibration import load_calibration, outer_boxes
+from heatbox.inference.confidence import box_confidence
+from heatbox.visualization.tables import score_table
 from helpers.scenes import write_model, write_split
 
 SIZE = (112, 168)  # width, height: not square, so that a mistaken side shows
@@ -225,6 +235,116 @@ def test_calibrate_then_evaluate_and_locate(tmp_path, capsys, monkeypatch):
     (tmp_path / "c.json").write_text("{}")
     assert main([*locate, "--calibration", "c.json"]) == 2
     assert "is not a calibration" in capsys.readouterr().err
+
+
+def test_quality_of_the_confidence_and_coverage_on_other_images(made, tmp_path):
+    """The table of `evaluate --calibration` against a computation from the records alone."""
+    records = [
+        {**one, "boxes": one["boxes"] * (1 if index % 3 else 0.6)} for index, one in enumerate(made[1])
+    ]
+    run = Run(tmp_path / "run")
+    run.start({"model": "net", "data": "x", "protocol": "reference"})
+    run.append(records)
+    run.finish()
+    found = calibrate_run(run, split_of(records[:60]), ["cam"], resamples=50)
+    entry = score_run(run, ["cam"], 200, calibration=found)["methods"]["cam"]["calibrated"]["confidence"]
+    known, right, chance, inside = found.of("cam"), [], [], []
+    for one in records[60:]:
+        box = map_to_boxes(one["map_cam"], SIZE, known.threshold)
+        framed = scale_boxes(one["boxes"], SIZE, (224, 224), truncate=True)
+        pixels = scale_boxes(box, SIZE, (224, 224), truncate=False) - [0, 0, 1, 1]
+        right.append(box_iou(pixels, framed, True).max() >= 0.5)
+        chance.append(box_confidence({"cam": one["map_cam"]}, box, SIZE, known.confidence)[0])
+        outer = outer_boxes(box, SIZE, known.margin)[0]
+        truth = np.clip(one["boxes"][0], 0, np.tile(SIZE, 2))
+        inside.append((outer[:2] <= truth[:2] + 1e-9).all() and (outer[2:] >= truth[2:] - 1e-9).all())
+    right, chance = np.array(right), np.array(chance)
+    pairs = np.subtract.outer(chance[right], chance[~right])
+    ties = abs(pairs) < 1e-9  # which of them is larger by the last digit is chance
+    assert entry["auroc"] == pytest.approx(((pairs > 0) + (pairs == 0) / 2).mean(), abs=1e-9 + ties.mean())
+    order = np.argsort(-chance, kind="stable")
+    assert entry["confident_half"] == pytest.approx(100 * right[order[:50]].mean(), abs=2)
+    parts = [order[start : start + 10] for start in range(0, 100, 10)]
+    error = np.mean([abs(chance[part].mean() - right[part].mean()) for part in parts])
+    assert entry["calibration_error"] == pytest.approx(error, abs=0.02)
+    assert entry["coverage"]["value"] == pytest.approx(100 * np.mean(inside))
+    assert entry["coverage_asked"] == 90
+    low, high = entry["coverage"]["interval"]
+    assert low <= entry["coverage"]["value"] <= high
+    table = score_table(score_run(run, ["cam"], 200, calibration=found))
+    assert f"AUROC {entry['auroc']:.3f}" in table.caption
+    assert "of outer boxes contain the object, 90% were asked for" in table.caption
+
+
+def test_the_normalization_of_a_run_is_calibrated_and_no_other_taken(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_split(tmp_path / "set", 8)
+    network = ["--model", write_model(tmp_path), "--size", "64"]
+    ivr = ["--normalize", "ivr:0.6"]
+    assert main(["evaluate", *network, "--data", "set", "--method", "cam", "--out", "run", *ivr]) == 0
+    assert main(["calibrate", "run", "--boxes", "set", "--out", "c.json"]) == 0
+    found = load_calibration(tmp_path / "c.json")
+    assert found.normalize == "ivr:0.6"
+    records = [one for batch in Run(tmp_path / "run").records() for one in batch]
+    assert found.of("cam") == calibrate_map(records, "cam", normalize="ivr:0.6")
+    assert found.of("cam") != calibrate_map(records, "cam")
+    capsys.readouterr()
+
+    photo = "set/images/test/000003.png"
+    label = next(one["label"] for one in records if one["id"] == "test/000003.png")
+    locate = ["locate", photo, *network, "--no-overlays", "--calibration", "c.json", "--target", str(label)]
+    assert main(locate) == 0
+    line = json.loads(capsys.readouterr().out)
+    raw = next(one for one in records if one["id"] == "test/000003.png")["map_cam"]
+    wanted = map_to_boxes(raw, (64, 64), found.of("cam").threshold, normalize="ivr:0.6")
+    np.testing.assert_allclose(line["boxes"], wanted, atol=0.01)
+    label = ["label", "set", *network, "--method", "cam", "--review", "0", "--calibration", "c.json"]
+    assert main([*label, "--run", "maps", "--out", "boxes", "--objects", "one"]) == 0
+    summary = json.loads((tmp_path / "boxes" / "summary.json").read_text())
+    settings = summary["settings"]
+    assert (settings["normalize"], settings["threshold"]) == ("ivr:0.6", found.of("cam").threshold)
+    proposed = json.loads((tmp_path / "boxes" / "coco.json").read_text())["annotations"][3]["bbox"]
+    np.testing.assert_allclose(np.add(proposed, [0, 0, *proposed[:2]]), wanted[0], atol=0.4)
+    capsys.readouterr()
+
+    says = "was made on maps normalized by ivr:0.6, not min-max"
+    again = ["evaluate", *network, "--data", "set", "--method", "cam", "--out", "other"]
+    for arguments in (
+        [*locate, "--normalize", "min-max"],
+        [*label, "--run", "maps", "--out", "b", "--normalize", "min-max"],
+        [*again, "--calibration", "c.json"],
+        ["evaluate", "--from-run", "run", "--calibration", "c.json", "--normalize", "min-max"],
+    ):
+        assert main(arguments) == 2
+        assert says in capsys.readouterr().err.replace("\n", " ")
+    assert not (tmp_path / "other").exists()
+    assert main([*label, "--run", "maps", "--out", "b", "--threshold", "0.4"]) == 2
+    assert "threshold is 0.4, but c.json has one" in capsys.readouterr().err
+    small = ["label", "set", *network[:2], "--size", "32", *label[6:]]
+    assert main([*small, "--run", "small", "--out", "b"]) == 0
+    assert "size 64, not 32; assumed: it holds here too" in capsys.readouterr().err.replace("\n", " ")
+
+
+def test_exported_scores_are_the_calibrated_confidence(made, tmp_path):
+    run, records = made
+    found = calibrate_run(run, split_of(records[:60]), ["cam"], resamples=50)
+    run.write_json("metrics.json", score_run(run, ["cam"], 100))
+    maps = RunMaps(run.folder, "cam", calibration=found)
+    assert maps.threshold == found.of("cam").threshold
+    for example, one in zip(predicted_split(maps).examples[:5], records, strict=False):
+        boxes = map_to_boxes(one["map_cam"], SIZE, maps.threshold)
+        wanted = box_confidence({"cam": one["map_cam"]}, boxes, SIZE, found.of("cam").confidence)
+        np.testing.assert_allclose(example.box_scores, wanted)
+        assert 0 < example.box_scores[0] != pytest.approx(1 / 3)
+    plain = predicted_split(RunMaps(run.folder, "cam")).examples[0]
+    assert plain.box_scores.tolist() == pytest.approx([1 / 3])
+    with pytest.raises(InputError, match=r"threshold is 0\.5, but .* has its own"):
+        RunMaps(run.folder, "cam", 0.5, calibration=found)
+    path = found.save(tmp_path / "c.json")
+    command = ["export", str(run.folder), "--method", "cam", "--coco", str(tmp_path / "d.json")]
+    assert main([*command, "--calibration", str(path)]) == 0
+    scores = [one["score"] for one in json.loads((tmp_path / "d.json").read_text())]
+    assert scores[0] == pytest.approx(predicted_split(maps).examples[0].box_scores[0], abs=1e-4)
 
 
 @pytest.mark.parametrize("name", ["boxes.json", "boxes.csv"])

@@ -27,13 +27,14 @@ def export(
     method: str | None = None,
     threshold: float | None = None,
     scores: ScoreFunction | None = None,
+    calibration: Path | None = None,
     limit: int | None = None,
 ) -> int:
     """Export the boxes and maps of a run for other tools.
 
     Writes COCO detections, annotation files of other tools, .npy heatmaps or overlay images, each to the path
-    of its option. Annotation files have the predicted boxes with the probability of their class as score. The
-    exit code is 1 if an image was left out.
+    of its option. Annotation files have the predicted boxes with the probability of their class as score, or
+    with --calibration that of the box to be right. The exit code is 1 if an image was left out.
 
     Args:
         run: The folder of a run of heatbox evaluate.
@@ -43,12 +44,15 @@ def export(
         npy: Folder of <image id>.npy heatmaps, which heatbox score reads.
         overlays: Folder of <image id>.png images with map, box and ground truth.
         method: The method; by default the run's first.
-        threshold: Threshold of the boxes; by default the best one for MaxBoxAcc.
+        threshold: Threshold of the boxes; by default that of the calibration, or the best one for MaxBoxAcc.
+        calibration: A file of heatbox calibrate: its threshold makes the boxes, and the score of each is the
+            probability that it is right.
         scores: Scores of the boxes: softmax, or sigmoid of each class alone; by default the run's.
         limit: Maximum number of overlays; the first ones are written.
 
     Examples:
         heatbox export runs/resnet50-test --coco detections.json
+        heatbox export runs/resnet50-test --coco detections.json --calibration calibration.json
         heatbox export runs/resnet50-test --method pc1 --npy maps/ --overlays overlays/ --limit 50
         heatbox export runs/resnet50-test --yolo proposals/ --confidence --cvat proposals.zip
     """
@@ -56,12 +60,14 @@ def export(
     from heatbox.data.write import check_output, write_splits
     from heatbox.evaluation.export import RunMaps, predicted_split, write_coco, write_heatmaps, write_overlays
     from heatbox.evaluation.images import reopen_images
+    from heatbox.inference.calibration import load_calibration
 
     outputs, code = files.chosen(), 0
     if coco is None and npy is None and overlays is None and not outputs:
         named = "--coco FILE, --npy DIR, --overlays DIR or a format such as --yolo DIR"
         raise InputError(f"nothing to export was named; expected {named}")
-    maps = RunMaps(run, method, threshold, scores)
+    known = None if calibration is None else load_calibration(calibration)
+    maps = RunMaps(run, method, threshold, scores, known)
     config = maps.run.config()
     if options.model_version is None:
         options = replace(options, model_version=f"{config.get('model') or run.name} {maps.method}")
@@ -82,7 +88,7 @@ def export(
     names = split.class_names if split else []
     if coco is not None:
         truth = write_coco(maps, coco, names, on_terminal)
-        say(f"detections: {coco} (scores: {maps.scores}), ground truth: {truth}")
+        say(f"detections: {coco} (scores: {maps.score_words}), ground truth: {truth}")
     if outputs:
         found = predicted_split(maps, split, names, on_terminal)
         for name, path in outputs.items():

@@ -25,15 +25,14 @@ from heatbox.errors import AssumptionWarning, InputError
 from heatbox.evaluation.images import class_names_of, reopen_images
 from heatbox.evaluation.run import IMAGE, Record, Run
 from heatbox.evaluation.score import RECORDS_AT_A_TIME, BoxScorer
-from heatbox.inference.boxes import map_to_boxes
 from heatbox.inference.calibration import (
     SETTINGS,
     Calibration,
     MapCalibration,
+    box_evidence,
     conformal_margin,
-    needed_margin,
 )
-from heatbox.inference.confidence import box_features, expected_model, fit_confidence
+from heatbox.inference.confidence import expected_model, fit_confidence
 from heatbox.maps.normalize import normalize_heatmap
 from heatbox.metrics.bootstrap import bootstrap_interval
 from heatbox.metrics.functional import V2_IOU
@@ -74,7 +73,7 @@ def calibrate_run(
             image of the run has a box, only one has, or a coverage outside (0, 1).
 
     Warns:
-        AssumptionWarning: images with boxes are not in the run, or it was scored with another normalization.
+        AssumptionWarning: images with boxes are not in the run.
     """
     run.require_finished()
     conformal_margin(np.zeros(0), coverage)  # raises for a coverage that is no probability
@@ -84,9 +83,6 @@ def calibrate_run(
         raise InputError(f"{run.folder}: contains no maps of {unknown[0]!r}, only of {', '.join(held)}")
     if run.has_masks:
         raise InputError(f"{run.folder}: was scored against masks; expected a run on a data set with boxes")
-    if (other := settings.get("normalize", "min-max")) != "min-max":
-        what = f"{run.folder}: was scored on maps normalized by {other}; calibrated on min-max, the default"
-        warnings.warn(f"{what} elsewhere", AssumptionWarning, stacklevel=2)
     truths = match_images(run, boxes)
     records = [
         {**record, "boxes": truths[record["id"]]}
@@ -95,7 +91,9 @@ def calibrate_run(
         if record["id"] in truths
     ]
     found = {
-        name: calibrate_map(records, name, settings["protocol"], coverage, seed, resamples)
+        name: calibrate_map(
+            records, name, settings["protocol"], coverage, seed, resamples, settings["normalize"]
+        )
         for name in methods or held
     }
     kept = {name: settings.get(name) for name in SETTINGS}
@@ -117,6 +115,7 @@ def calibrate_map(
     coverage: float = 0.9,
     seed: int = 0,
     resamples: int = 2000,
+    normalize: str = "min-max",
 ) -> MapCalibration:
     """Calibrate the boxes of one map.
 
@@ -128,20 +127,32 @@ def calibrate_map(
         coverage: as for `calibrate_run`.
         seed: as for `calibrate_run`.
         resamples: as for `calibrate_run`.
+        normalize: how maps are brought to [0, 1].
 
     Raises:
         InputError: less than two images.
     """
     if len(records) < 2:
         raise InputError(f"{len(records)} image of the run has a box, expected 2 or more to calibrate")
-    curves = iou_curves(records, method, protocol)
+    curves = iou_curves(records, method, protocol, normalize)
     order = np.random.default_rng(seed).permutation(len(records))
     chosen_on, others = np.sort(order[: len(order) // 2]), np.sort(order[len(order) // 2 :])
     correct = curves[0] >= 0.5  # (N, T)
     index, interval = choose_threshold(correct[chosen_on], resamples, seed)
     grid = threshold_grid(correct.shape[1])
     v2 = [choose_threshold(curves[1][chosen_on] >= iou)[0] for iou in V2_IOU]
-    at = [_box(record, method, float(grid[index]), protocol) for record in records]
+    at = [
+        box_evidence(
+            record[f"map_{method}"],
+            method,
+            (record["width"], record["height"]),
+            record["boxes"],
+            float(grid[index]),
+            protocol,
+            normalize,
+        )
+        for record in records
+    ]
     features = np.array([one[0] for one in at])
     margins = np.array([one[1] for one in at])
     accuracy = bootstrap_interval(correct[others, index], resamples, seed=seed)
@@ -156,12 +167,14 @@ def calibrate_map(
     )
 
 
-def iou_curves(records: Sequence[Mapping[str, Any]], method: str, protocol: Protocol) -> np.ndarray:
+def iou_curves(
+    records: Sequence[Mapping[str, Any]], method: str, protocol: Protocol, normalize: str = "min-max"
+) -> np.ndarray:
     """(2, N, T) best IoU of the largest contour's box, and of any contour's, at each threshold."""
     scorer, found = BoxScorer(protocol, keep=False), []
     for first in range(0, len(records), RECORDS_AT_A_TIME):
         some = records[first : first + RECORDS_AT_A_TIME]
-        maps = [normalize_heatmap(record[f"map_{method}"], REFERENCE_SIDE) for record in some]
+        maps = [normalize_heatmap(record[f"map_{method}"], REFERENCE_SIDE, normalize) for record in some]
         sizes = [(record["width"], record["height"]) for record in some]
         found.append(scorer.update(maps, [record["boxes"] for record in some], sizes, return_iou=True))
     return np.concatenate(found, axis=1)  # type: ignore[arg-type]  # each is an array
@@ -202,17 +215,6 @@ def choose_threshold(
         drawn += [best(total) for total in times @ smooth]
     low, high = np.quantile(drawn, [0.025, 0.975], method="nearest")
     return index, (int(min(low, index)), int(max(high, index)))
-
-
-def _box(
-    record: Mapping[str, Any], method: str, threshold: float, protocol: Protocol
-) -> tuple[np.ndarray, float]:
-    """Features and needed margin of the box of an image's map; of a pixel in the corner if there is none."""
-    raw_map, size = record[f"map_{method}"], (record["width"], record["height"])
-    found = map_to_boxes(raw_map, size, threshold, protocol=protocol)
-    margin = needed_margin(found[0], record["boxes"]) if len(found) else np.inf
-    box = found if len(found) else np.array([[0.0, 0.0, 1.0, 1.0]])
-    return box_features({method: raw_map}, box, size)[0], margin
 
 
 # --------------------------------------------------------------------------------------- images and boxes

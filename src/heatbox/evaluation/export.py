@@ -23,6 +23,8 @@ from heatbox.errors import InputError
 from heatbox.evaluation.run import IMAGE, MASK, Record, Run
 from heatbox.evaluation.summary import own_maps
 from heatbox.inference.boxes import map_to_boxes
+from heatbox.inference.calibration import Calibration
+from heatbox.inference.confidence import ConfidenceModel, box_confidence
 from heatbox.inference.scores import class_scores, score_function
 from heatbox.maps.normalize import normalize_heatmap
 from heatbox.visualization.overlay import FOUND_COLOUR, TRUTH_COLOUR, draw_boxes, draw_mask, overlay, save_png
@@ -39,9 +41,15 @@ class RunMaps:
         threshold: fraction of a map's maximum in [0, 1); by default the best one for MaxBoxAcc.
         scores: "softmax" or "sigmoid", which makes scores of logits; by default the run's, see
             `heatbox.inference.scores`.
+        calibration: of the method: its threshold is that of the boxes, and their score the probability that
+            they are right, instead of that of their class.
 
     Raises:
-        InputError: no finished run, no maps of this method, or a threshold out of range.
+        InputError: no finished run, no maps of this method, a threshold out of range, or a calibration of
+            other maps, of another normalization, or beside a threshold.
+
+    Warns:
+        AssumptionWarning: the calibration is of maps that were made in another way.
     """
 
     def __init__(
@@ -50,6 +58,7 @@ class RunMaps:
         method: str | None = None,
         threshold: float | None = None,
         scores: ScoreFunction | None = None,
+        calibration: Calibration | None = None,
     ) -> None:
         self.run = Run(folder)
         self.protocol: Protocol = self.run.settings()["protocol"]
@@ -61,6 +70,14 @@ class RunMaps:
         if self.method not in methods:
             raise InputError(f"{folder}: contains no maps of {self.method!r}, only of {', '.join(methods)}")
         best = metrics["methods"][self.method]["threshold"]
+        self.confidence: ConfidenceModel | None = None
+        if calibration is not None:
+            if threshold is not None or scores is not None:
+                given = f"threshold is {threshold}" if threshold is not None else f"scores is {scores}"
+                raise InputError(f"{given}, but {calibration.where} has its own; expected only one of them")
+            calibration.require_settings(self.run.settings())
+            known = calibration.of(self.method)
+            best, self.confidence = known.threshold, known.confidence
         self.threshold = best if threshold is None else check_threshold(threshold)
         asked = scores or metrics.get("scores") or self.run.settings().get("scores")
         classes = len(next(iter(self.run.records(1)))[0]["logits"])
@@ -74,9 +91,25 @@ class RunMaps:
         """(224, 224) float32 in [0, 1], as it is scored."""
         return normalize_heatmap(record[f"map_{self.method}"], REFERENCE_SIDE, self.normalize)
 
-    def score(self, record: Record) -> float:
-        """The probability of the class that the map was made for."""
-        return float(class_scores(record["logits"], self.scores)[record["target"]])
+    @property
+    def score_words(self) -> str:
+        """What the scores of boxes are."""
+        return self.scores if self.confidence is None else "calibrated probability that the box is right"
+
+    def score(self, record: Record, boxes: np.ndarray, size: Sequence[int]) -> np.ndarray:
+        """(K,) scores of the boxes of an image: the probability of the class that its map was made for, or
+        with a calibration that of each box to be right.
+
+        Args:
+            record: of the image.
+            boxes: (K, 4) xyxy of `boxes`.
+            size: (width, height) of the image.
+        """
+        if self.confidence is not None:
+            maps = {self.method: record[f"map_{self.method}"]}
+            return box_confidence(maps, boxes, size, self.confidence)
+        score = class_scores(record["logits"], self.scores)[record["target"]]
+        return np.full(len(boxes), float(score))
 
     def boxes(self, record: Record, size: Sequence[int] | None = None) -> np.ndarray:
         """(K, 4) float64 xyxy, half-open: the box of the largest contour, or none; see `map_to_boxes`.
@@ -100,7 +133,7 @@ def predicted_split(
 ) -> Split:
     """The boxes of a run as a split of predictions, which `heatbox.data.write_splits` writes.
 
-    A box has the class that its map was made for, and as score the probability of that class.
+    A box has the class that its map was made for, and its score; see `RunMaps.score`.
 
     Args:
         maps: the maps.
@@ -121,7 +154,7 @@ def predicted_split(
         if 0 in size and split is not None:  # data sets with masks do not list sizes
             size = split.open_image(images[record["id"]]).size
         boxes = maps.boxes(record, size).astype(np.float64)
-        scores = np.full(len(boxes), maps.score(record))
+        scores = maps.score(record, boxes, size)
         image = record.get(IMAGE) or ""
         examples.append(Example(record["id"], record["target"], size, boxes, box_scores=scores, image=image))
     names = [*map(str, class_names), *map(str, range(len(class_names), classes))]
@@ -145,8 +178,8 @@ def write_coco(maps: RunMaps, path: Path, class_names: Sequence[str] = (), track
     """Write boxes as COCO detections, and the images and ground truth as a second file.
 
     A detection has image_id (the index of the image in the run, from 1), category_id (the class its map was
-    made for, from 0), bbox [x, y, width, height] in pixels of the image, and as score the probability of that
-    class. An image whose map has no pixel above the threshold has no detection.
+    made for, from 0), bbox [x, y, width, height] in pixels of the image, and a score, see `RunMaps.score`. An
+    image whose map has no pixel above the threshold has no detection.
 
     Args:
         maps: the maps.

@@ -30,6 +30,7 @@ from heatbox.evaluation.predict import (
     Prepared,
     make_maps,
     prepare,
+    require_calibrated,
     save_scores,
     without_fullsup,
 )
@@ -84,8 +85,8 @@ def evaluate_networks(
     ready = [prepare(one) for one in each]
     function = _require_same_classes(ready, names)
     methods = _methods(ready)
-    if calibration is not None and not any(name in calibration.methods for name in methods):
-        calibration.of(next(iter(methods)))  # raises, before anything is computed
+    if calibration is not None:
+        require_calibrated(calibration, list(methods), config.normalize)
     run.start(description(config, each[0], each), resume=not overwrite)
     require_same_labels(run, ready[0].split)
     for file in map(Path, (*config.checkpoint, *map(str, config.foreground))):

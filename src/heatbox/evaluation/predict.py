@@ -88,10 +88,21 @@ def evaluate(
         InputError: bad input; what was computed before it stays in the run folder.
     """
     ready = prepare(config, model, split)
-    if calibration is not None and not any(name in calibration.methods for name in ready.config.method):
-        calibration.of(ready.config.method[0])  # raises, before anything is computed
+    if calibration is not None:
+        require_calibrated(calibration, ready.config.method, config.normalize)
     fullsup = make_maps(ready, run, track, overwrite)
     return save_scores(run, fullsup, ready.config, ready.config.method, ready.function, track, calibration)
+
+
+def require_calibrated(calibration: Calibration, methods: Sequence[str], normalize: str) -> None:
+    """Check that a calibration is of one of some maps, before anything is computed.
+
+    Raises:
+        InputError: it is of other maps only, or of maps that are normalized in another way.
+    """
+    if not any(name in calibration.methods for name in methods):
+        calibration.of(methods[0])  # raises
+    calibration.require_settings({"normalize": normalize})
 
 
 @dataclasses.dataclass(frozen=True)

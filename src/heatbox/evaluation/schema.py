@@ -38,6 +38,15 @@ _ESTIMATE = {"value": NUMBER, "interval": _PAIR}
 _CURVES = {"iou": [NUMBER], "accuracy": [NUMBER], "threshold": [FRACTION], "correct": [[NUMBER]]}
 _PIXELS = {...: {"value": NUMBER, "interval": _PAIR, "threshold?": FRACTION}}
 _AT = {"MaxBoxAcc": _ESTIMATE, "MaxBoxAccV2": _ESTIMATE, "threshold": FRACTION}
+_CALIBRATED = _AT | {
+    "confidence?": {
+        "auroc": NUMBER,
+        "calibration_error": NUMBER,
+        "confident_half": NUMBER,
+        "coverage": _ESTIMATE,
+        "coverage_asked": NUMBER,
+    }
+}
 _BOXES = {
     "localization_scores?": _PIXELS,
     "per_image_thresholds?": NUMBER,
@@ -50,7 +59,7 @@ _BOXES = {
     "all_contours": _CURVES,
     "localization?": {"gt_known": NUMBER, "top1": NUMBER, "top5": NUMBER},
     "transferred?": _AT,
-    "calibrated?": _AT,
+    "calibrated?": _CALIBRATED,
     "fixed?": _AT,
     "pseudo?": {**_AT, "minus_oracle": {"MaxBoxAcc": _ESTIMATE, "MaxBoxAccV2": _ESTIMATE}},
     "minus_baseline?": {"MaxBoxAcc": _ESTIMATE, "MaxBoxAccV2": _ESTIMATE},

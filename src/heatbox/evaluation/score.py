@@ -52,10 +52,12 @@ from heatbox.evaluation.summary import (
     table_of,
     unpacked_matches,
 )
-from heatbox.inference.calibration import Calibration
+from heatbox.inference.calibration import Calibration, box_evidence
 from heatbox.maps.baselines import BASELINES
-from heatbox.maps.normalize import check_normalization, normalize_heatmap, require_min_max
+from heatbox.maps.normalize import check_normalization, normalize_heatmap
+from heatbox.metrics.bootstrap import bootstrap_interval
 from heatbox.metrics.collection import BoxMetrics
+from heatbox.metrics.confidence import accuracy_by_group, area_under_roc, expected_calibration_error
 from heatbox.metrics.functional import V2_IOU, resize_mask
 from heatbox.metrics.localization_scores import SCORES, MapScores
 from heatbox.metrics.map_score import LocalizationScores
@@ -385,11 +387,12 @@ def score_run(
     if fullsup is not None:
         chosen, _ = score_maps(fullsup, methods, thresholds, protocol, track, metrics, normalize)
     if calibration is not None:
-        require_min_max(normalize, calibration.where)
-        calibration.require_settings({**run.settings(), "protocol": protocol})
+        calibration.require_settings({**run.settings(), "protocol": protocol, "normalize": normalize})
     notes = {"foreground": run.foreground(), "networks": run.networks()}
     about = {key: note for key, note in notes.items() if note is not None}
     table = table_of(found, chosen, images, metrics, calibration)
+    if calibration is not None:
+        _add_confidence(table["methods"], found, run, calibration, protocol, normalize)
     sentences = images.ranges + policy_sentences(table, 0 if fullsup is None else shared_images(run, fullsup))
     return {
         **table,
@@ -398,6 +401,55 @@ def score_run(
         **about,
         "warnings": sentences,
     }
+
+
+def _add_confidence(
+    entries: Mapping[str, dict[str, Any]],
+    found: Mapping[str, Any],
+    run: Run,
+    calibration: Calibration,
+    protocol: Protocol,
+    normalize: str,
+) -> None:
+    """Add to "calibrated" how well the confidence and the outer boxes hold, on the images it is of.
+
+    "confidence" has "auroc" and "calibration_error", fractions; "confident_half", percent of right boxes in
+    the more confident half; "coverage", percent of outer boxes that contain their object, with its interval;
+    and "coverage_asked", percent.
+    """
+    names = [name for name, entry in entries.items() if "calibrated" in entry]
+    part = set(calibration.ids)
+    features: dict[str, list[np.ndarray]] = {name: [] for name in names}
+    margins: dict[str, list[float]] = {name: [] for name in names}
+    ids = []
+    for batch in run.records():
+        for record in batch:
+            if record["id"] in part:
+                continue
+            ids.append(record["id"])
+            size = (record["width"], record["height"])
+            for name in names:
+                known = calibration.methods[name]
+                raw_map, boxes = record[f"map_{name}"], record["boxes"]
+                row = box_evidence(raw_map, name, size, boxes, known.threshold, protocol, normalize)
+                features[name].append(row[0])
+                margins[name].append(row[1])
+    for name in names:
+        one, known = found[name], calibration.methods[name]
+        assert isinstance(one, SplitScore)
+        place = {image: index for index, image in enumerate(one.outcomes.ids)}
+        outcomes = one.outcomes.at(LARGEST, np.full(len(V2_IOU), known.threshold))[:, one.half]
+        right = outcomes[[place[image] for image in ids]].astype(bool)
+        chance = known.confidence(np.array(features[name]))
+        inside = np.array(margins[name]) <= known.margin
+        covered = bootstrap_interval(inside)
+        entries[name]["calibrated"]["confidence"] = {
+            "auroc": area_under_roc(chance, right),
+            "calibration_error": expected_calibration_error(chance, right),
+            "confident_half": float(100 * accuracy_by_group(chance, right, 2)[1][0]),
+            "coverage": {"value": covered.estimate, "interval": [covered.low, covered.high]},
+            "coverage_asked": 100 * calibration.coverage,
+        }
 
 
 def shared_images(run: Run, other: Run) -> int:

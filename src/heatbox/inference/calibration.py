@@ -17,12 +17,14 @@ import numpy as np
 
 from heatbox._utils.io import read_json, to_json, write_atomically
 from heatbox._utils.json_schema import COUNT, FINITE, FRACTION, TEXT, Kind, checked, one_of, or_null
+from heatbox.boxes.contours import Protocol
 from heatbox.errors import AssumptionWarning, InputError
-from heatbox.inference.confidence import FEATURES, ConfidenceModel
+from heatbox.inference.boxes import map_to_boxes
+from heatbox.inference.confidence import FEATURES, ConfidenceModel, box_features
 
 VERSION = 1
 MODEL_SETTINGS = ("model", "checkpoint", "size", "crop_pct", "protocol")
-SETTINGS = (*MODEL_SETTINGS, "norm")
+SETTINGS = (*MODEL_SETTINGS, "norm", "normalize")
 """Settings of a run on which its maps and boxes depend, kept in the calibration."""
 
 DEFAULT_THRESHOLD = 0.35
@@ -86,7 +88,7 @@ class Calibration:
         boxes: the data set that the boxes are of.
         coverage: probability with which an outer box contains the object.
         seed: of the split of the images and of the bootstrap.
-        run: `SETTINGS` of the run, its folder and its data.
+        run: `SETTINGS` of the run, its folder and its data; without "normalize" it is min-max.
         where: the file, for messages.
     """
 
@@ -109,16 +111,30 @@ class Calibration:
             raise InputError(f"{self.where}: is a calibration of {held}, not of {asked}")
         return self.methods[method]
 
+    @property
+    def normalize(self) -> str:
+        """How maps are brought to [0, 1] before the thresholds are applied; see `normalize_heatmap`."""
+        return str(self.run.get("normalize", "min-max"))
+
     def require_settings(self, settings: Mapping[str, Any]) -> None:
-        """Say where maps are made in another way than those that were calibrated.
+        """Refuse maps that are normalized in another way, and say what else differs from those calibrated.
 
         Args:
             settings: those of the maps to which the calibration is applied, under the names in `SETTINGS`.
 
+        Raises:
+            InputError: another normalization, to whose values the thresholds do not apply.
+
         Warns:
             AssumptionWarning: naming the settings that differ.
         """
-        differ = [name for name in SETTINGS if name in settings and self.run.get(name) != settings[name]]
+        if (normalize := settings.get("normalize", self.normalize)) != self.normalize:
+            raise InputError(
+                f"{self.where}: was made on maps normalized by {self.normalize}, not {normalize}; its "
+                "thresholds do not apply to others"
+            )
+        known = {**self.run, "normalize": self.normalize}
+        differ = [name for name in SETTINGS if name in settings and known.get(name) != settings[name]]
         if differ:
             words = ", ".join(f"{name} {self.run.get(name)!r}, not {settings[name]!r}" for name in differ)
             what = f"{self.where}: was made with {words}; assumed: it holds here too"
@@ -230,6 +246,36 @@ def outer_boxes(boxes: Any, image_size: Sequence[float], margin: float) -> np.nd
     limits = np.tile(whole[2:], 2)
     clipped: np.ndarray = np.clip(found + sides, 0, limits)
     return clipped
+
+
+def box_evidence(
+    raw_map: np.ndarray,
+    method: str,
+    image_size: tuple[int, int],
+    objects: np.ndarray,
+    threshold: float,
+    protocol: Protocol = "reference",
+    normalize: str = "min-max",
+) -> tuple[np.ndarray, float]:
+    """What the calibration of a map's largest box rests on, and is measured by.
+
+    Args:
+        raw_map: (h, w) map.
+        method: its name.
+        image_size: (width, height) of the image.
+        objects: (K, 4) xyxy of its objects, K >= 1.
+        threshold: fraction of the map's maximum.
+        protocol: how the map is binarized.
+        normalize: how it is brought to [0, 1].
+
+    Returns:
+        (4,) features of the box, see `box_features`, and its `needed_margin`. Where the map has no box, those
+        of a pixel in the corner, and infinity.
+    """
+    found = map_to_boxes(raw_map, image_size, threshold, protocol=protocol, normalize=normalize)
+    margin = needed_margin(found[0], objects) if len(found) else math.inf
+    box = found if len(found) else np.array([[0.0, 0.0, 1.0, 1.0]])
+    return box_features({method: raw_map}, box, image_size)[0], margin
 
 
 def needed_margin(box: np.ndarray, objects: np.ndarray) -> float:

@@ -44,7 +44,7 @@ from heatbox.inference.networks import (
 )
 from heatbox.inference.scores import class_scores, score_function, trained_function
 from heatbox.maps.foreground import ForegroundHead, average_maps
-from heatbox.maps.normalize import check_normalization, normalize_heatmap, require_min_max
+from heatbox.maps.normalize import check_normalization, normalize_heatmap
 from heatbox.maps.registry import (
     ENLARGED,
     MapFunction,
@@ -233,15 +233,16 @@ class Localizer:
         calibration: what `heatbox.inference.calibration.load_calibration` read: the threshold of the method,
             and the confidence and outer box of each of its boxes.
         confidence: return the confidence of boxes without a calibration too.
-        normalize: how maps are brought to [0, 1], see `heatbox.maps.normalize_heatmap`; with a calibration,
-            min-max.
+        normalize: how maps are brought to [0, 1], see `heatbox.maps.normalize_heatmap`; by default as those
+            of the calibration, or min-max.
         foreground: the head of a method with "foreground", or its file; without it, `fit_foreground` is to be
             called first. Of several models, a list.
 
     Raises:
         InputError: an unknown method, contours, norm, protocol, scores or normalization, a threshold outside
-            [0, 1), a model whose head cannot be found, a calibration of another method or beside a
-            threshold; or several models of other classes, score functions or numbers of channels.
+            [0, 1), a model whose head cannot be found, a calibration of another method, of another
+            normalization or beside a threshold; or several models of other classes, score functions or
+            numbers of channels.
         TypeError: an argument of a wrong type.
 
     Warns:
@@ -262,7 +263,7 @@ class Localizer:
         output: str | int | None = None,
         calibration: Calibration | None = None,
         confidence: bool = False,
-        normalize: str = "min-max",
+        normalize: str | None = None,
         foreground: ForegroundHead | str | Path | Sequence[ForegroundHead | str | Path | None] | None = None,
     ) -> None:
         if threshold is not None and calibration is not None:
@@ -274,9 +275,11 @@ class Localizer:
             raise TypeError(
                 f"method: {kind_of(method)}, expected a name or a callable (model, images, targets)"
             )
-        check_normalization(normalize)
+        usual = "min-max" if calibration is None else calibration.normalize
+        self.normalize = usual if normalize is None else normalize
+        check_normalization(self.normalize)
         if calibration is not None:
-            require_min_max(normalize, calibration.where)
+            calibration.require_settings({"normalize": self.normalize})
         models: list[nn.Module] = [model] if isinstance(model, nn.Module) else list(model)
         if not models:
             raise InputError("there is no model, expected one or several")
@@ -303,7 +306,6 @@ class Localizer:
             warnings.warn(f"{what}; {words}", AssumptionWarning, stacklevel=2)
         self.contours = contours
         self.protocol = protocol
-        self.normalize = normalize
 
     def _common(self) -> ScoreFunction | None:
         """The score function of all networks; None if it is not known and there is one network only."""

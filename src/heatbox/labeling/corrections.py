@@ -180,7 +180,7 @@ def learn(
         warnings.warn(notes[-1], AssumptionWarning, stacklevel=2)
     new = settings
     if len(records) > 1:
-        found = calibrate_map(records, settings.method)
+        found = calibrate_map(records, settings.method, normalize=settings.normalize)
         new = dataclasses.replace(
             settings, threshold=found.threshold, confidence=found.confidence, calibrated=True
         )

@@ -43,7 +43,7 @@ from heatbox.errors import AssumptionWarning, InputError
 from heatbox.evaluation.networks import average_runs, description, require_same_split
 from heatbox.evaluation.predict import fitted_seeds, predict, run_head
 from heatbox.evaluation.run import IMAGE, NETWORKS, Run, require_older
-from heatbox.inference.calibration import load_calibration
+from heatbox.inference.calibration import SETTINGS, load_calibration
 from heatbox.inference.collection import FEW_IMAGES
 from heatbox.inference.networks import common_outputs, mean_name, require_same_order
 from heatbox.inference.scores import score_function, trained_function
@@ -157,9 +157,22 @@ class Labelled:
 
 
 def box_settings(config: LabelConfig | LabelNetworksConfig) -> BoxSettings:
-    """How maps become boxes, as a configuration says."""
+    """How maps become boxes, as a configuration says.
+
+    Raises:
+        InputError: a threshold or normalization that no map can have, or beside a calibration that has
+            another.
+    """
     method = config.method or DEFAULT_MAP
-    known = None if config.calibration is None else load_calibration(config.calibration).of(method)
+    file = None if config.calibration is None else load_calibration(config.calibration)
+    if file is not None and config.threshold is not None:
+        raise InputError(
+            f"threshold is {config.threshold}, but {file.where} has one; expected only one of them"
+        )
+    known = None if file is None else file.of(method)
+    normalize = config.normalize or ("min-max" if file is None else file.normalize)
+    if file is not None:
+        file.require_settings({"normalize": normalize})
     usual = default_threshold(method) if known is None else known.threshold
     return BoxSettings(
         method,
@@ -168,6 +181,7 @@ def box_settings(config: LabelConfig | LabelNetworksConfig) -> BoxSettings:
         None if known is None else known.confidence,
         config.min_confidence,
         known is not None,
+        normalize,
     )
 
 
@@ -181,6 +195,7 @@ def about(labelled: Labelled, settings: BoxSettings) -> dict[str, Any]:
         "checkpoint": networks.get("checkpoint", config.checkpoint),
         "map": settings.method,
         "threshold": settings.threshold,
+        "normalize": settings.normalize,
         "min_confidence": settings.min_confidence,
         "confidence": "expected" if model is None else dataclasses.asdict(model),
         "labels": "predicted" if labelled.predicted else "given",
@@ -268,10 +283,14 @@ def make_maps(
         | {"weights": one.weights if one.model else None, "min_score": config.min_score}
         for one in configs
     ]
-    several = isinstance(config, LabelNetworksConfig)
-    whole = (
-        description(config, settings[0], configs) if isinstance(config, LabelNetworksConfig) else settings[0]
-    )
+    several, whole, joined = False, settings[0], {}
+    if isinstance(config, LabelNetworksConfig):
+        several, whole, joined = True, description(config, settings[0], configs), config.joined()
+    if config.calibration is not None and config.model is not None:
+        made_with = {
+            name: getattr(configs[0], name) for name in SETTINGS if name not in ("protocol", "normalize")
+        }
+        load_calibration(config.calibration).require_settings(made_with | joined)
     run.start(whole, resume=not overwrite)  # how boxes are made of the maps may change
     for one in each:
         require_older(Path(one.checkpoint or ""), run.made(), f"maps were made with it in {run.folder}")

@@ -16,7 +16,7 @@ from heatbox.data.types import Example, Split
 from heatbox.evaluation.run import IMAGE, Record, Run
 from heatbox.inference.calibration import DEFAULT_THRESHOLD
 from heatbox.inference.confidence import ConfidenceModel, box_confidence, is_large
-from heatbox.maps.normalize import normalize_heatmap
+from heatbox.maps.normalize import check_normalization, normalize_heatmap
 
 LARGE_THRESHOLD = 0.5
 """Fraction of the maximum of a map of large boxes, see `heatbox.inference.confidence.is_large`."""
@@ -42,9 +42,10 @@ class BoxSettings:
             boxes are known, see `heatbox.inference.confidence`.
         min_confidence: boxes below it are dropped.
         calibrated: whether the confidence was measured with known boxes.
+        normalize: how maps are brought to [0, 1], see `normalize_heatmap`.
 
     Raises:
-        InputError: a threshold outside [0, 1).
+        InputError: a threshold outside [0, 1), or an unknown normalization.
     """
 
     method: str
@@ -53,10 +54,12 @@ class BoxSettings:
     confidence: ConfidenceModel | None = None
     min_confidence: float = 0.0
     calibrated: bool = False
+    normalize: str = "min-max"
 
     def __post_init__(self) -> None:
         """Refuse a threshold that no map can be cut at."""
         check_threshold(self.threshold)
+        check_normalization(self.normalize)
 
 
 @dataclass(frozen=True)
@@ -91,7 +94,7 @@ def find_objects(maps: Sequence[np.ndarray], size: tuple[int, int], settings: Bo
     Returns:
         for each class its objects: none where the map is constant, or not finite.
     """
-    heatmaps = [normalize_heatmap(one, REFERENCE_SIDE) for one in maps]
+    heatmaps = [normalize_heatmap(one, REFERENCE_SIDE, settings.normalize) for one in maps]
     cut = [heatmap_objects(one, settings.threshold, settings.rules) for one in heatmaps]
     if len(maps) > 1:
         cut = _contested(heatmaps, cut, settings)

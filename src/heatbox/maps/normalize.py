@@ -47,16 +47,6 @@ def check_normalization(name: str) -> tuple[str, float]:
     return base, percentile
 
 
-def require_min_max(name: str, where: object) -> None:
-    """Raise where a calibration, whose thresholds are those of maps normalized by min-max, meets another.
-
-    Raises:
-        InputError: the normalization is another.
-    """
-    if name != "min-max":
-        raise InputError(f"{where}: was fitted on maps normalized by min-max, which {name} does not fit")
-
-
 def _scaled(resized: np.ndarray, how: str, percentile: float) -> np.ndarray | float:
     """A finite map that is not constant, in [0, 1]; 0 where nothing is left of it."""
     low, high = resized.min(), resized.max()

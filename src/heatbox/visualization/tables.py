@@ -238,6 +238,11 @@ def _caption(metrics: Mapping[str, Any], masks: bool, times: Mapping[str, float]
             " Calibrated: threshold chosen on other images with boxes; fixed: the default threshold; both of "
             f"the {min(numbers)} images that took no part in the calibration."
         )
+        text += "".join(
+            _confidence_words(name, entry["calibrated"]["confidence"])
+            for name, entry in metrics["methods"].items()
+            if "confidence" in entry.get("calibrated", {})
+        )
     if pseudo := metrics.get("pseudo_boxes"):
         text += _pseudo_words(pseudo, bool(numbers))
     if "forward" in times:
@@ -259,6 +264,17 @@ def _pseudo_words(pseudo: Mapping[str, Any], calibrated: bool) -> str:
         agreeing = ", ".join(f"{name} {value:.2f}" for name, value in values)
         text += f" Map chosen by its agreement with the others: {pseudo['chosen']} ({agreeing})."
     return text
+
+
+def _confidence_words(name: str, found: Mapping[str, Any]) -> str:
+    """How well the calibrated confidence and the outer boxes of a map hold on other images."""
+    covered, (low, high) = found["coverage"]["value"], found["coverage"]["interval"]
+    return (
+        f" Confidence of {name}: AUROC {found['auroc']:.3f}, calibration error "
+        f"{found['calibration_error']:.3f}, {found['confident_half']:.1f}% of the more confident half right; "
+        f"{covered:.1f}% [{low:.1f}, {high:.1f}] of outer boxes contain the object, "
+        f"{found['coverage_asked']:g}% were asked for."
+    )
 
 
 def _network_words(networks: Sequence[Mapping[str, Any]]) -> str:
