@@ -16,6 +16,7 @@ from heatbox.inference.confidence import (
     ConfidenceModel,
     box_confidence,
     box_features,
+    expected_model,
     fit_confidence,
 )
 from heatbox.maps.normalize import normalize_heatmap
@@ -148,3 +149,15 @@ def test_few_boxes_stay_near_the_prior_and_many_leave_it():
 def test_fit_refuses_no_box():
     with pytest.raises(InputError, match="N > 0"):
         fit_confidence(np.zeros((0, 4)), np.zeros(0), EXPECTED["cam"])
+
+
+def test_maps_of_a_kind_have_its_constants():
+    for names, kind in (
+        (["foreground-walk"], "foreground-walk"),
+        (["foreground-walk:walk:pc1+centre"], "foreground-walk"),
+        (["walk+foreground"], "walk"),
+        (["foreground-walk", "walk"], "walk"),
+        (["cam"], "cam"),
+        (["foreground-walk", "cam"], "several"),
+    ):
+        assert expected_model(names) is EXPECTED[kind]
