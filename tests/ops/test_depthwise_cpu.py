@@ -164,7 +164,8 @@ def test_capped_instruction_sets_are_recognized_and_right(cap, processor):
 
 
 @pytest.mark.parametrize("layout", [CONTIGUOUS, CHANNELS_LAST])
-def test_direct_code_gives_the_same_bits_with_any_number_of_threads(layout):
+def test_direct_code_gives_the_same_bits_with_any_number_of_threads(layout, monkeypatch):
+    monkeypatch.setattr(direct, "PER_THREAD", 1)
     x = torch.randn(2, 37, 11, 12).contiguous(memory_format=layout)
     weight, bias = torch.randn(37, 1, 15, 5), torch.randn(37)
     one = direct.forward(x, weight, bias), direct.weight_grad(x, x, (15, 5))
@@ -178,7 +179,8 @@ def test_direct_code_gives_the_same_bits_with_any_number_of_threads(layout):
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-def test_direct_code_runs_in_a_forked_process():
+def test_direct_code_runs_in_a_forked_process(monkeypatch):
+    monkeypatch.setattr(direct, "PER_THREAD", 1)
     x, weight = torch.randn(1, 37, 11, 12), torch.randn(37, 1, 15, 5)
     torch.set_num_threads(2)
     try:

@@ -18,6 +18,7 @@ Vectors are LLVM's, of 16 numbers, which become as many registers of the process
 
 from __future__ import annotations
 
+import math
 import os
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
@@ -39,6 +40,8 @@ ROWS = 5
 GROUP = 8
 # Products that are summed sequentially, about; rounding errors grow with the square root of their number.
 BAND = 512
+# A thread is worth its start for this many products, about a tenth of a millisecond.
+PER_THREAD = 1 << 21
 
 
 @intrinsic
@@ -235,12 +238,15 @@ def run(
         operands = x.numbers, x.strides, taps.numbers, taps.strides, shifts, out.numbers, out.strides
         correlate(*operands, sizes, channels, per_sample)
 
-    in_threads(some, shape[1])
+    products = (
+        shape.numel() * taps.size[0] * taps.size[1] * out.size[0] * out.size[1] // (x.size[0] * x.size[1])
+    )
+    in_threads(some, shape[1], products // PER_THREAD)
 
 
-def in_threads(function, channels: int) -> None:
-    """Call a function with ranges of channels, one a thread of PyTorch's number."""
-    number = torch.get_num_threads()
+def in_threads(function, channels: int, most: int) -> None:
+    """Call a function with ranges of channels, in at most as many threads as given and as PyTorch uses."""
+    number = max(1, min(torch.get_num_threads(), most))
     step = -(-channels // (number * GROUP)) * GROUP
     ranges = [(start, min(start + step, channels)) for start in range(0, channels, step)]
     others = [threads().submit(function, part) for part in ranges[1:]]
