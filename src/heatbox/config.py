@@ -508,6 +508,11 @@ class LabelOptions(ModelOptions):
     percentile. By default as for --calibration, or min-max."""
     objects: Literal["several", "one"] = "several"
     """Boxes of a class in an image: one for each object that the map separates, or one around the largest."""
+    keep_features: bool = True
+    """Keep what a foreground head reads of each image in the folder of the maps, 50 KB for an input of 224
+    pixels: --corrected needs it to teach the head."""
+    masks: bool = False
+    """Also write the outline of each object as a polygon, where a format has polygons."""
     min_score: float = 0.5
     """Images without labels: least score of the predicted class; below it an image has no box."""
     min_confidence: float = 0.0

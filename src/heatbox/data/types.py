@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -30,6 +31,8 @@ class Example:
         box_scores: (K,) float64, confidence of each box in [0, 1]; None for ground truth, which has none.
         box_flags: for each box the words of `BOX_FLAGS` that its file has for it; None if there are none.
         image: id of the image, where the example is one class of it (`Split.by_class`); otherwise "".
+        outlines: for each box the outline of its object, a polygon (N, 2) float64 of x, y in pixels of `size`
+            that is filled by the even-odd rule, or None; None if there are none.
 
     Raises:
         ValueError: `label` is not among `labels`, or a field with one entry per box has another length.
@@ -44,6 +47,7 @@ class Example:
     box_scores: np.ndarray | None = None
     box_flags: tuple[tuple[str, ...], ...] | None = None
     image: str = ""
+    outlines: tuple[np.ndarray | None, ...] | None = None
 
     def __post_init__(self) -> None:
         """Complete `labels`, and refuse fields that contradict each other."""
@@ -54,7 +58,7 @@ class Example:
             object.__setattr__(self, "labels", tuple(sorted({*labels})))
         if self.label not in self.labels if self.labels else self.label >= 0:
             raise ValueError(f"{self.id}: label {self.label} is not among the labels {self.labels}")
-        for name in ("box_labels", "box_scores", "box_flags"):
+        for name in ("box_labels", "box_scores", "box_flags", "outlines"):
             given = getattr(self, name)
             if given is not None and len(given) != len(self.boxes):
                 raise ValueError(f"{self.id}: {name} has {len(given)} entries, boxes has {len(self.boxes)}")
@@ -78,6 +82,7 @@ def _of_classes(file: str, group: Sequence[Example]) -> Example:
         return dataclasses.replace(first, id=file, image="")
     scores = [one.box_scores for one in group if one.box_scores is not None]
     flags = [flag for one in group for flag in one.box_flags or ((),) * len(one.boxes)]
+    outlines = [outline for one in group for outline in one.outlines or (None,) * len(one.boxes)]
     return Example(
         file,
         first.label,
@@ -87,6 +92,7 @@ def _of_classes(file: str, group: Sequence[Example]) -> Example:
         np.concatenate([np.full(len(one.boxes), one.label, np.int64) for one in group]),
         np.concatenate(scores) if len(scores) == len(group) else None,
         tuple(flags) if any(flags) else None,
+        outlines=tuple(outlines) if any(outline is not None for outline in outlines) else None,
     )
 
 
@@ -98,15 +104,16 @@ def _of_image(example: Example) -> Example:
 def _of_class(example: Example, label: int, name: str) -> Example:
     """The example of one class of an image, with its boxes."""
     kept = example.is_of(label)
-    scores, flags = example.box_scores, example.box_flags
+    scores, flags, outlines = example.box_scores, example.box_flags, example.outlines
     return Example(
         name,
         label,
         example.size,
         example.boxes[kept],
         box_scores=None if scores is None else scores[kept],
-        box_flags=None if flags is None else tuple(f for f, keep in zip(flags, kept, strict=True) if keep),
+        box_flags=None if flags is None else tuple(itertools.compress(flags, kept)),
         image=example.id,
+        outlines=None if outlines is None else tuple(itertools.compress(outlines, kept)),
     )
 
 

@@ -24,6 +24,7 @@ from heatbox.data.files.images import IMAGE_SUFFIXES, header_size, header_suffix
 from heatbox.data.formats import coco, cvat, folder, huggingface, labelstudio, voc, yolo
 from heatbox.data.formats.options import WriteOptions, WrittenFormat
 from heatbox.data.formats.output import (
+    OUTLINES,
     SCORES,
     FolderOutput,
     Output,
@@ -204,6 +205,8 @@ def _losses(splits: Sequence[Split], to: WrittenFormat, options: WriteOptions) -
     for loss in writer.loses(options):
         if loss == SCORES:
             count = sum(example.box_scores is not None and len(example.boxes) > 0 for example in examples)
+        elif loss == OUTLINES:
+            count = sum(example.outlines is not None and len(example.boxes) > 0 for example in examples)
         else:
             count = sum(bool(labels_without_boxes(example)) for example in examples)
         if count:
@@ -322,10 +325,13 @@ def _prepare(
         copied = 0
         if placing and output is not None:
             copied = output.place(f"{folder}/{name}", source, options.images == "link")
-        boxes, scaled = example.boxes, example.size not in ((0, 0), size)
+        boxes, outlines, scaled = example.boxes, example.outlines, example.size not in ((0, 0), size)
         if scaled:
-            boxes = boxes * np.array(size * 2) / np.array(example.size * 2)
-        return _Placed(dataclasses.replace(example, id=name, size=size, boxes=boxes), copied, scaled)
+            scale = np.array(size) / np.array(example.size)
+            boxes = boxes * np.tile(scale, 2)
+            outlines = outlines and tuple(None if one is None else one * scale for one in outlines)
+        placed = dataclasses.replace(example, id=name, size=size, boxes=boxes, outlines=outlines)
+        return _Placed(placed, copied, scaled)
 
     what = f"writing {len(split)} images of {split.name}"
     jobs = 1 if writer.is_archive and placing else jobs  # in order

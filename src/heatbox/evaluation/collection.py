@@ -8,14 +8,14 @@ the network is not run again. Memory does not grow with the number of images.
 
 ``foreground.safetensors``  the fitted head
 ``foreground.json``         which head made the maps, and on which images it was fitted
-``collection/``             of an unfinished run
+``collection/``             of an unfinished run, and of one whose head is to learn from corrected boxes too
 """
 
 from __future__ import annotations
 
 import heapq
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -50,7 +50,7 @@ Pass = Callable[[Split, Run, Projection | None], None]
 """Runs the network on a split and appends to a run; see `Collection.gather`."""
 
 
-class Collection:
+class ImageCollection:
     """What the first pass of a run keeps of its images.
 
     Args:
@@ -88,7 +88,7 @@ class Collection:
         path = self.folder / PROJECTION
         work(replace(split, examples=parts[0]), self.sample, None)
         if path.exists():
-            projection = _read_projection(path)
+            projection = self.projection()
         else:
             records = list(_records(self.sample))
             if not records:
@@ -101,15 +101,14 @@ class Collection:
 
     def fit(self, split: Split, projection: Projection, seed: int) -> tuple[ForegroundHead, list[Example]]:
         """The head, and the examples on which it was fitted."""
-        gathered_ids = self.sample.done() | self.others.done()
+        gathered_ids = self.done()
         known = [example.id for example in split if example.id in gathered_ids]
         chosen = {known[index] for index in drawn(len(known), MOST_IMAGES, seed)}
         warn_of_few(len(chosen))
         features, maps = [], []
-        for record in self.records(split, projection):
-            if record["id"] in chosen:
-                features.append(record[FEATURES])
-                maps.append(record[SEEDS])
+        for record in self.records(split, projection, chosen):
+            features.append(record[FEATURES])
+            maps.append(record[SEEDS])
         fitted = fit_foreground(
             torch.from_numpy(np.stack(features)),
             torch.from_numpy(np.stack(maps)),
@@ -118,11 +117,33 @@ class Collection:
         )
         return fitted, [example for example in split if example.id in chosen]
 
-    def records(self, split: Split, projection: Projection) -> Iterator[Record]:
-        """All records in the order of the split, with projected features."""
-        place = {example.id: index for index, example in enumerate(split)}
-        sample = sorted(_records(self.sample, projection), key=lambda record: place[record["id"]])
-        return heapq.merge(sample, _records(self.others), key=lambda record: place[record["id"]])
+    def done(self) -> set[str]:
+        """Ids of the images that it has."""
+        return self.sample.done() | self.others.done()
+
+    def projection(self) -> Projection:
+        """The projection of the features."""
+        return _read_projection(self.folder / PROJECTION)
+
+    def records(
+        self, split: Split, projection: Projection, only: Collection[str] | None = None
+    ) -> Iterator[Record]:
+        """The records of images of the split, in its order, with projected features.
+
+        Args:
+            split: the images.
+            projection: of the features.
+            only: ids of those that are wanted; by default all.
+        """
+        place = {
+            example.id: index for index, example in enumerate(split) if only is None or example.id in only
+        }
+        sample, others = (
+            (record for record in found if record["id"] in place)
+            for found in (_records(self.sample, projection), _records(self.others))
+        )
+        in_order = sorted(sample, key=lambda record: place[record["id"]])
+        return heapq.merge(in_order, others, key=lambda record: place[record["id"]])
 
     def finish(
         self,
@@ -142,10 +163,12 @@ class Collection:
             at_once: records per shard.
         """
         done = run.done()
+        if done >= self.done() & {example.id for example in split}:
+            return
         coming = self.records(split, head.projection)
         while group := list(islice(coming, at_once)):
             if not all(record["id"] in done for record in group):
-                _add_maps(group, head, placed)
+                add_maps(group, head, placed)
                 run.append([record for record in group if record["id"] not in done])
 
 
@@ -176,10 +199,16 @@ def _read_projection(path: Path) -> Projection:
     return Projection(*(state[name] for name in ("mean", "std", "components", "offset", "layers")))
 
 
-def _add_maps(
+def add_maps(
     records: Sequence[Record], head: ForegroundHead, placed: Callable[[np.ndarray, Tensor], np.ndarray]
 ) -> None:
-    """Replace what the first pass kept by the maps of the head, in place."""
+    """Replace what the first pass kept by the maps of the head, in place.
+
+    Args:
+        records: of a collection, with projected features.
+        head: the head.
+        placed: as for `ImageCollection.finish`.
+    """
     features = torch.from_numpy(np.stack([record.pop(FEATURES) for record in records]))
     found = foreground(head, features, projected=True)
     extents = [record.pop(EXTENT) for record in records if EXTENT in record]

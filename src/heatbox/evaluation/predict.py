@@ -31,7 +31,7 @@ from heatbox.data.loader import preprocessed
 from heatbox.data.problems import UNREADABLE, LeftOut, Problem
 from heatbox.data.types import Example, Split
 from heatbox.errors import InputError
-from heatbox.evaluation.collection import Collection, head_note, kept, save_head
+from heatbox.evaluation.collection import ImageCollection, head_note, kept, save_head
 from heatbox.evaluation.images import open_images, require_same_labels, save_images
 from heatbox.evaluation.run import FOREGROUND, FULLSUP, HEAD, IMAGE, MASK, METRICS, Record, Run, require_older
 from heatbox.evaluation.score import masks_of, require_comparable, score_run
@@ -351,18 +351,21 @@ def predict(
     track: Track = silent,
     left_out: LeftOut | None = None,
     head: ForegroundHead | None = None,
+    keep: bool = False,
 ) -> None:
     """Write a record for every image of the split that the run does not contain yet.
 
     With `on_bad` "skip", an image that cannot be read has no record and is added to `left_out`. What is known
-    of an image since the foreground head was fitted is not computed again.
+    of an image since the foreground head was fitted is not computed again, and stays in the folder only if it
+    is to be kept.
     """
-    if collection := Collection(run):
+    if collection := ImageCollection(run):
         assert head is not None
         cpu_head = copy.deepcopy(head).cpu()
-        collection.finish(split, cpu_head, run, _placed, RECORDS_A_SHARD)
+        collection.finish(split, cpu_head, run, placed_maps, RECORDS_A_SHARD)
     _run_network(view, split, config, run, track, left_out, head)
-    collection.remove()
+    if not keep:
+        collection.remove()
 
 
 def fitted_seeds(methods: Sequence[str], given: Path | None, view: ClassifierView) -> list[str]:
@@ -428,7 +431,7 @@ def _fit_head(
             projection = projection.to(placement(view.model)[0])
         _run_network(view, images, config, store, track, None, None, (seed, projection))
 
-    collection = Collection(run)
+    collection = ImageCollection(run)
     for store in (collection.sample, collection.others):
         require_same_labels(store, split)
     projection = collection.gather(split, config.seed, shape, work)
@@ -523,11 +526,11 @@ def _records(
         strongest = _strongest(inputs, config.channels) if "cam" in config.method else {}
         if extents is not None:  # maps of a crop become maps of the whole image
             maps = {
-                name: found if head is None and ForegroundName.of(name) else _placed(found, extents)
+                name: found if head is None and ForegroundName.of(name) else placed_maps(found, extents)
                 for name, found in maps.items()
             }
             if strongest:
-                strongest["channel_maps"] = _placed(strongest["channel_maps"], extents)
+                strongest["channel_maps"] = placed_maps(strongest["channel_maps"], extents)
         top5 = logits.topk(min(5, logits.shape[1])).indices.cpu().numpy().astype(np.int32)
         scores = logits.float().cpu().numpy()
     return [
@@ -583,7 +586,7 @@ def maps_of_batch(
     return maps, times
 
 
-def _placed(maps: np.ndarray, extents: Tensor) -> np.ndarray:
+def placed_maps(maps: np.ndarray, extents: Tensor) -> np.ndarray:
     """(B, ..., h, w) maps of parts (B, 4) of images → (B, ..., 224, 224), of whole images; same dtype."""
     whole = []
     for one, extent in zip(maps, extents.tolist(), strict=True):

@@ -69,6 +69,8 @@ LEFT_OUT, CLASSES = "left-out.json", "classes.json"
 """Which images were left out and why; the names of the classes of the labels. Written where there are any."""
 FOREGROUND, HEAD, COLLECTION = "foreground.json", "foreground.safetensors", "collection"
 """What the foreground head was fitted on, the head, and what the first pass of its fit keeps of images."""
+CORRECTED = "corrected"
+"""Folder of the run in a run whose head learned from corrected boxes."""
 FULLSUP, NETWORKS = "fullsup", "networks"
 """Folders of runs in a run: on the fully supervised split, and of each network whose maps are averaged."""
 NETWORKS_NOTE = "networks.json"
@@ -92,7 +94,7 @@ FILES = (
     HEAD,
     NETWORKS_NOTE,
 )
-FOLDERS = ("parts", "records", "records-fullsup", "records-pseudo", FULLSUP, NETWORKS, COLLECTION)
+FOLDERS = ("parts", "records", "records-fullsup", "records-pseudo", FULLSUP, NETWORKS, COLLECTION, CORRECTED)
 _PACKAGES = (
     "heatbox",
     "torch",

@@ -1,10 +1,10 @@
-"""Boxes that a person corrected: they are kept, and measure and calibrate what is proposed."""
+"""Boxes that a person corrected are kept; they measure and calibrate what is proposed, and teach the head."""
 
 from __future__ import annotations
 
 import dataclasses
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
@@ -19,7 +19,8 @@ from heatbox.data.types import Example, Split
 from heatbox.errors import AssumptionWarning, InputError
 from heatbox.evaluation.calibrate import calibrate_map
 from heatbox.evaluation.run import IMAGE, Record, Run
-from heatbox.labeling.propose import BoxSettings, propose
+from heatbox.labeling.propose import BoxSettings, Records, propose
+from heatbox.labeling.refit import FEWEST, can_refit, refit
 from heatbox.metrics.coco_ap import coco_average_precision
 
 FEW = 20
@@ -105,13 +106,16 @@ class Learned:
 
     Attributes:
         corrected: id → example with the corrected boxes.
+        run: the maps from now on: those of a head that learned from the corrections, or as before.
         settings: how maps become boxes from now on.
         before: accuracy and average precision of the proposals on the corrected images.
-        after: the same with the new settings, on the images on which these were chosen.
+        after: the same with the new settings, on the images on which these were chosen; of a head that
+            learned, with maps of heads that did not see the image.
         notes: sentences for the user.
     """
 
     corrected: Mapping[str, Example]
+    run: Run
     settings: BoxSettings
     before: Mapping[str, float]
     after: Mapping[str, float]
@@ -149,9 +153,18 @@ def expected_errors(example: Example) -> float:
 
 
 def learn(
-    run: Run, split: Split, settings: BoxSettings, corrected: Mapping[str, Example], track: Track = silent
+    run: Run,
+    split: Split,
+    settings: BoxSettings,
+    corrected: Mapping[str, Example],
+    track: Track = silent,
+    seed: int = 0,
 ) -> Learned:
-    """Measure the proposals on corrected images, and calibrate threshold and confidence with their boxes.
+    """Measure the proposals on corrected images, and learn from their boxes.
+
+    Threshold and confidence are calibrated. From `FEWEST` corrected images on, a foreground head is fitted
+    again with their boxes, and used if boxes of the corrected images are then more often right, judged by
+    heads that did not see the image.
 
     Args:
         run: has the maps.
@@ -159,6 +172,7 @@ def learn(
         settings: with which boxes were proposed.
         corrected: of `match_corrections`.
         track: shows progress.
+        seed: of the fit.
 
     Raises:
         InputError: no corrected image has a map.
@@ -178,37 +192,83 @@ def learn(
             f"{len(corrected)} corrected images are few: threshold and confidence need {FEW} or more"
         )
         warnings.warn(notes[-1], AssumptionWarning, stacklevel=2)
-    new = settings
-    if len(records) > 1:
-        found = calibrate_map(records, settings.method, normalize=settings.normalize)
-        new = dataclasses.replace(
-            settings, threshold=found.threshold, confidence=found.confidence, calibrated=True
-        )
+    new = _calibrated(records, settings)
     before, after = (_measured(run, here, one, corrected, track) for one in (settings, new))
     words = "of {boxes:.0f} boxes proposed on {images:.0f} corrected images {accuracy:.0%} are right (IoU .5)"
     notes.append(f"{words.format(**before)}; AP50 {before['AP50']:.1%}, AP {before['AP']:.1%}")
+    if reason := _why_no_refit(run, settings, corrected):
+        notes.append(f"the foreground head stays as it is: {reason}")
+    else:
+        pairs = dataclasses.replace(split, examples=[e for e in split if e.labels]).by_class()
+        learned = refit(run, pairs, corrected, seed)
+        held_out = list(_with_boxes(learned.held_out, corrected))
+        again = _calibrated(held_out, settings)
+        store = _Held(learned.held_out)
+        seen = _measured(store, here, again, corrected, track)
+        words = f"{seen['accuracy']:.0%} of the boxes of images that it did not see are right"
+        if seen["accuracy"] + seen["found"] > after["accuracy"] + after["found"]:
+            run, new, after = learned.run, again, seen
+            notes.append(f"the foreground head learned from the corrected boxes: {words}")
+        else:
+            notes.append(
+                f"a foreground head that learns from the corrected boxes is not better ({words}), so it "
+                "stays as it is"
+            )
     notes.append(
         f"threshold {settings.threshold:.3f} became {new.threshold:.3f}: {after['accuracy']:.0%} right there"
     )
-    return Learned(corrected, new, before, after, notes)
+    return Learned(corrected, run, new, before, after, notes)
+
+
+def _calibrated(records: Sequence[Record], settings: BoxSettings) -> BoxSettings:
+    """The settings with threshold and confidence as records with known boxes have them."""
+    if len(records) < 2:
+        return settings
+    found = calibrate_map(records, settings.method, normalize=settings.normalize)
+    return dataclasses.replace(
+        settings, threshold=found.threshold, confidence=found.confidence, calibrated=True
+    )
+
+
+def _why_no_refit(run: Run, settings: BoxSettings, corrected: Mapping[str, Example]) -> str:
+    reason = can_refit(run, settings.method)
+    if not reason and len(corrected) < FEWEST:
+        reason = f"{len(corrected)} corrected images are too few to learn from, {FEWEST} or more are not"
+    return reason
+
+
+class _Held:
+    """Records in memory, in the interface of a `Run`."""
+
+    def __init__(self, kept: Sequence[Record]) -> None:
+        self.kept = kept
+
+    def __len__(self) -> int:
+        return len(self.kept)
+
+    def records(self) -> Iterator[Sequence[Record]]:
+        """All records as one batch."""
+        yield self.kept
 
 
 def _records(run: Run, split: Split, corrected: Mapping[str, Example]) -> Iterator[Record]:
     """The records of corrected images and classes, with the corrected boxes of that class."""
     sizes = {example.id: example for example in split}
     for batch in run.records():
-        for record in batch:
-            name = record.get(IMAGE) or record["id"]
-            if name not in sizes:
-                continue
-            drawn = corrected[name]
-            boxes = drawn.boxes[drawn.is_of(record["target"])]
-            if len(boxes):
-                yield {**record, "boxes": boxes}
+        yield from _with_boxes((r for r in batch if (r.get(IMAGE) or r["id"]) in sizes), corrected)
+
+
+def _with_boxes(records: Iterable[Record], corrected: Mapping[str, Example]) -> Iterator[Record]:
+    """Records of corrected images with the corrected boxes of their class, where there are any."""
+    for record in records:
+        drawn = corrected[record.get(IMAGE) or record["id"]]
+        boxes = drawn.boxes[drawn.is_of(record["target"])]
+        if len(boxes):
+            yield {**record, "boxes": boxes}
 
 
 def _measured(
-    run: Run, split: Split, settings: BoxSettings, corrected: Mapping[str, Example], track: Track
+    run: Records, split: Split, settings: BoxSettings, corrected: Mapping[str, Example], track: Track
 ) -> dict[str, float]:
     found = [example for example, _, _ in propose(run, split, settings, track)]
     return box_accuracy(found, [corrected[example.id] for example in found])

@@ -34,7 +34,8 @@ from heatbox.data.classes import match_classes
 from heatbox.data.files.trees import raise_problem
 from heatbox.data.formats.coco import to_coco
 from heatbox.data.formats.options import WriteOptions
-from heatbox.data.formats.yolo import label_lines
+from heatbox.data.formats.segments import polygon_mask
+from heatbox.data.formats.yolo import POLYGONS_WITHOUT_SCORES, label_lines
 from heatbox.data.objects import detections_of
 from heatbox.data.problems import LeftOut
 from heatbox.data.types import Example, Split
@@ -182,6 +183,7 @@ def box_settings(config: LabelConfig | LabelNetworksConfig) -> BoxSettings:
         config.min_confidence,
         known is not None,
         normalize,
+        config.masks,
     )
 
 
@@ -323,7 +325,8 @@ def make_maps(
             if several:
                 part.start(content)
             head = run_head(seen, pairs, maps, part, track)
-            predict(seen, pairs, maps, part, track, left_out if number == 1 else LeftOut(), head)
+            problems = left_out if number == 1 else LeftOut()
+            predict(seen, pairs, maps, part, track, problems, head, config.keep_features and not several)
             parts.append(part)
         if several:
             average_runs(parts, networks, {config.method or "": own}, function, run, track)
@@ -494,11 +497,15 @@ def label_photos(
         InputError: bad input, or an output that cannot be written; the maps stay in the run folder.
     """
     check_outputs(out, to, options, photos)
+    if config.masks and options.confidence and "yolo" in to:
+        raise InputError(f"{POLYGONS_WITHOUT_SCORES}; leave --masks or --confidence out")
     if corrected is not None and not Path(corrected).exists():
         raise InputError(f"{corrected}: no such file or folder of corrected boxes")
     labelled = make_maps(photos, config, run, track, trained=trained)
     learned = None if corrected is None else _learn(labelled, corrected, track)
     settings = labelled.settings if learned is None else learned.settings
+    if learned is not None:
+        labelled = dataclasses.replace(labelled, run=learned.run)
     split = labelled.boxes(settings, track)
     ids, kept, notes, lines = review_order(split), frozenset[str](), list(labelled.notes), {}
     if learned is not None:
@@ -519,7 +526,7 @@ def _learn(labelled: Labelled, corrected: str, track: Track) -> Learned:
     tree = getattr(labelled.split.open_image, "tree", None)
     drawn = match_corrections(labelled.own_split(labelled.split), open_annotations(corrected, tree))
     found = {name: labelled.in_network_classes(example) for name, example in drawn.items()}
-    return learn(labelled.run, labelled.split, labelled.settings, found, track)
+    return learn(labelled.run, labelled.split, labelled.settings, found, track, labelled.config.seed)
 
 
 # ---------------------------------------------------------------------------------------------- in Python
@@ -538,6 +545,8 @@ class LabelledImage:
             labels were predicted.
         confidences: (K,) float64 in [0, 1].
         masks: (K, 224, 224) bool, the part of the whole image that each box is around.
+        outlines: with the setting masks=True, the outline of each as a polygon (N, 2) float64 of x, y in
+            pixels of the image, which `to_coco` and `to_yolo` then have; otherwise None.
         class_names: class index → name; empty where the classes have none.
     """
 
@@ -549,21 +558,28 @@ class LabelledImage:
     confidences: np.ndarray
     masks: np.ndarray = field(repr=False)
     class_names: tuple[str, ...] = ()
+    outlines: tuple[np.ndarray, ...] | None = field(default=None, repr=False)
 
     def to_detections(self) -> supervision.Detections:
-        """The boxes as `supervision.Detections`.
+        """The boxes as `supervision.Detections`; with outlines also their masks, of the image's size.
 
         Raises:
             InputError: supervision is not installed.
         """
-        return detections_of(self.boxes, self.classes.tolist(), self.confidences, self.class_names)
+        found = detections_of(self.boxes, self.classes.tolist(), self.confidences, self.class_names)
+        if self.outlines:
+            found.mask = np.stack([polygon_mask(outline.ravel(), self.size) for outline in self.outlines])
+        return found
 
     def to_coco(self) -> dict[str, Any]:
         """The image as COCO's JSON with scores; see `heatbox.data.formats.coco.to_coco`."""
         return to_coco(self._split())
 
     def to_yolo(self) -> str:
-        """The lines of YOLO's label file: class, centre x, centre y, width, height, as fractions."""
+        """The lines of YOLO's label file: class, centre x, centre y, width, height, as fractions.
+
+        With outlines: class and polygon, as YOLO's segmentation has them.
+        """
         return label_lines(self._split().examples[0])
 
     def _split(self) -> Split:
@@ -575,6 +591,7 @@ class LabelledImage:
             self.labels,
             self.classes,
             self.confidences,
+            outlines=self.outlines,
         )
         numbers = map(str, range(len(self.class_names), max(self.labels, default=-1) + 1))
         return Split("labels", [example], [*self.class_names, *numbers], _no_image)
@@ -672,4 +689,5 @@ def _labelled_image(example: Example, found: Sequence[Found], names: tuple[str, 
         scores[order],
         masks[order],
         names,
+        example.outlines and tuple(example.outlines[index] for index in order),  # type: ignore[arg-type]
     )

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 
@@ -12,8 +13,9 @@ from heatbox._utils.progress import Track, silent
 from heatbox.boxes.contours import check_threshold
 from heatbox.boxes.objects import ObjectRules, heatmap_objects
 from heatbox.boxes.ops import REFERENCE_FRAME, REFERENCE_SIDE, box_iou, scale_boxes
+from heatbox.boxes.outlines import mask_outline
 from heatbox.data.types import Example, Split
-from heatbox.evaluation.run import IMAGE, Record, Run
+from heatbox.evaluation.run import IMAGE, Record
 from heatbox.inference.calibration import DEFAULT_THRESHOLD
 from heatbox.inference.confidence import ConfidenceModel, box_confidence, is_large
 from heatbox.maps.normalize import check_normalization, normalize_heatmap
@@ -43,6 +45,7 @@ class BoxSettings:
         min_confidence: boxes below it are dropped.
         calibrated: whether the confidence was measured with known boxes.
         normalize: how maps are brought to [0, 1], see `normalize_heatmap`.
+        outlines: whether boxes get the outlines of their objects.
 
     Raises:
         InputError: a threshold outside [0, 1), or an unknown normalization.
@@ -55,6 +58,7 @@ class BoxSettings:
     min_confidence: float = 0.0
     calibrated: bool = False
     normalize: str = "min-max"
+    outlines: bool = False
 
     def __post_init__(self) -> None:
         """Refuse a threshold that no map can be cut at."""
@@ -133,8 +137,18 @@ def _contested(heatmaps: Sequence[np.ndarray], cut: Sequence[_Cut], settings: Bo
     return [(boxes[chosen], masks[chosen]) for (boxes, masks), chosen in zip(cut, kept, strict=True)]
 
 
+class Records(Protocol):
+    """Where records are read from: a `Run`, or any object with the same two methods."""
+
+    def __len__(self) -> int:
+        """Number of records."""
+
+    def records(self) -> Iterable[Sequence[Record]]:
+        """The records, some at a time."""
+
+
 def propose(
-    run: Run, split: Split, settings: BoxSettings, track: Track = silent
+    run: Records, split: Split, settings: BoxSettings, track: Track = silent
 ) -> Iterator[tuple[Example, list[Found], list[Record]]]:
     """The proposed boxes of each image of a run, in the order in which it was predicted.
 
@@ -160,16 +174,21 @@ def propose(
         if len(group) == len(example.labels):
             group = sorted(waiting.pop(image), key=lambda one: one["target"])
             found = find_objects([one[f"map_{settings.method}"] for one in group], example.size, settings)
-            yield _with_boxes(example, [one["target"] for one in group], found), found, group
+            boxed = _with_boxes(example, [one["target"] for one in group], found, settings.outlines)
+            yield boxed, found, group
 
 
-def _with_boxes(example: Example, labels: Sequence[int], found: Sequence[Found]) -> Example:
+def _with_boxes(example: Example, labels: Sequence[int], found: Sequence[Found], outlined: bool) -> Example:
     counts = [len(one.boxes) for one in found]
+    scale = np.array(example.size) / REFERENCE_SIDE
     return dataclasses.replace(
         example,
         boxes=np.concatenate([one.boxes for one in found]),
         box_labels=np.repeat(np.array(labels, np.int64), counts),
         box_scores=np.concatenate([one.confidences for one in found]),
+        outlines=tuple(mask_outline(mask) * scale for one in found for mask in one.masks)
+        if outlined
+        else None,
     )
 
 

@@ -285,6 +285,7 @@ def fit_foreground(
     members: int = 3,
     steps: int = STEPS,
     threshold: float = 0.5,
+    counts: Tensor | None = None,
 ) -> ForegroundHead:
     """Fit a head to the maps of a collection.
 
@@ -302,6 +303,7 @@ def fit_foreground(
         members: number of networks in the head.
         steps: number of gradient steps of each.
         threshold: value of the scaled map above which a position is foreground.
+        counts: (N,) int64, how often each image is drawn before any is drawn again; by default once.
 
     Returns:
         The head, in eval mode, on the CPU.
@@ -319,6 +321,12 @@ def fit_foreground(
         raise InputError(f"threshold is {threshold}, expected from 0 to below 1")
     _check_features(features, projection.dims if projection is not None else None)
     varied, targets = _targets(seeds, features, threshold)
+    if counts is not None:
+        if counts.shape != (len(features),) or counts.dtype != torch.int64 or bool((counts < 0).any()):
+            raise InputError(f"counts are not ({len(features)},) int64 of 0 or more")
+        varied = varied.repeat_interleave(counts[varied])
+        if not len(varied):
+            raise InputError("the seeds of all images that are drawn are constant: there is nothing to learn")
     projected = features if projection is not None else None
     if projection is None:
         projection = fit_projection(features)

@@ -21,9 +21,11 @@ from heatbox.data.formats.names import cleaned, locate_images
 from heatbox.data.formats.options import WriteOptions
 from heatbox.data.formats.output import (
     LABELS,
+    OUTLINES,
     Output,
     Writer,
     box_classes,
+    box_outlines,
     box_scores,
     corner_and_size,
     json_text,
@@ -37,7 +39,7 @@ from heatbox.data.formats.rows import (
     is_safe_id,
     skipping,
 )
-from heatbox.data.formats.segments import segment_box
+from heatbox.data.formats.segments import polygon_area, segment_box
 from heatbox.data.types import Split
 from heatbox.errors import InputError
 
@@ -249,7 +251,8 @@ def to_coco(split: Split, first_category: int = FIRST_CATEGORY) -> dict[str, Any
     """A split as COCO's JSON, in Python's types.
 
     Images are numbered from 1, in the order of the split. An annotation of a box with a score has the key
-    ``score``, which COCO's own files do not have. Labels of an image that none of its boxes has are in
+    ``score``, which COCO's own files do not have; where an image
+    has outlines, ``segmentation`` is a polygon. Labels of an image that none of its boxes has are in
     ``category_ids`` of the image, which other tools ignore.
 
     Args:
@@ -267,16 +270,19 @@ def to_coco(split: Split, first_category: int = FIRST_CATEGORY) -> dict[str, Any
         if labels := labels_without_boxes(example):
             image["category_ids"] = [label + first_category for label in labels]
         images.append(image)
-        for label, box, score in zip(box_classes(example), example.boxes, box_scores(example), strict=True):
+        rows = zip(
+            box_classes(example), example.boxes, box_scores(example), box_outlines(example), strict=True
+        )
+        for label, box, score, outline in rows:
             corners = corner_and_size(box)
             annotation = {
                 "id": len(annotations) + 1,
                 "image_id": number,
                 "category_id": label + first_category,
                 "bbox": corners,
-                "area": corners[2] * corners[3],
+                "area": corners[2] * corners[3] if outline is None else polygon_area(outline),
                 "iscrowd": 0,
-                "segmentation": [],
+                "segmentation": [] if outline is None else [outline.ravel().tolist()],
             }
             annotations.append(annotation if score is None else {**annotation, "score": score})
     categories = [
@@ -344,5 +350,5 @@ RESULTS_WRITER = Writer(
     "FILE.json of detections, and FILE-images.json of the images and categories that they refer to",
     files=_results_files,
     suffix=".json",
-    loses=lambda options: (LABELS,),
+    loses=lambda options: (LABELS, OUTLINES),
 )

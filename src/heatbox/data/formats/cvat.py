@@ -8,6 +8,7 @@ The other archives have the layouts of COCO, of Darknet (YOLO) and of Pascal VOC
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -20,11 +21,13 @@ from heatbox.data.formats.masks import Segment
 from heatbox.data.formats.options import WriteOptions
 from heatbox.data.formats.output import (
     LABELS,
+    OUTLINES,
     SCORES,
     Loss,
     Output,
     Writer,
     box_classes,
+    box_outlines,
     box_scores,
     labels_without_boxes,
     number_text,
@@ -167,7 +170,7 @@ def _box_and_outline(shape: Element, size: tuple[int, int]) -> tuple[list[float]
 
 
 def image_xml(example: Example, class_names: Sequence[str], number: int, subset: str = "") -> str:
-    """The <image> element of an image; a box's score is an attribute of that name.
+    """The <image> element of an image: boxes, or polygons if it has outlines, with scores as an attribute.
 
     Args:
         example: the image; its boxes are in pixels of its size.
@@ -178,17 +181,23 @@ def image_xml(example: Example, class_names: Sequence[str], number: int, subset:
     source = "manual" if example.box_scores is None else "auto"
     flags = example.box_flags or ((),) * len(example.boxes)
     lines = []
-    rows = zip(box_classes(example), example.boxes.tolist(), box_scores(example), flags, strict=True)
-    for label, box, score, words in rows:
-        corners = " ".join(
-            f'{name}="{number_text(value)}"'
-            for name, value in zip(("xtl", "ytl", "xbr", "ybr"), box, strict=True)
+    columns = box_classes(example), example.boxes.tolist(), box_scores(example), flags, box_outlines(example)
+    for label, box, score, words, outline in zip(*columns, strict=True):
+        shape, place = (
+            "box",
+            " ".join(
+                f'{name}="{number_text(value)}"'
+                for name, value in zip(("xtl", "ytl", "xbr", "ybr"), box, strict=True)
+            ),
         )
+        if outline is not None:
+            points = ";".join(f"{number_text(x)},{number_text(y)}" for x, y in outline.tolist())
+            shape, place = "polygon", f'points="{points}"'
         attribute = "" if score is None else f'<attribute name="score">{number_text(score)}</attribute>'
         kind = (
             f'label="{xml_text(class_names[label])}" source="{source}" occluded="{int("occluded" in words)}"'
         )
-        lines.append(f'    <box {kind} {corners} z_order="0">{attribute}</box>\n')
+        lines.append(f'    <{shape} {kind} {place} z_order="0">{attribute}</{shape}>\n')
     lines += [
         f'    <tag label="{xml_text(class_names[label])}" source="{source}"></tag>\n'
         for label in labels_without_boxes(example)
@@ -234,7 +243,8 @@ def _write_darknet(splits: Sequence[Split], output: Output, options: WriteOption
         key = _darknet_name(split.name)
         folder = _darknet_folder(split.name)
         for example in split:
-            output.write(f"{folder}/{without_suffix(example.id)}.txt", yolo.label_lines(example))
+            boxes = dataclasses.replace(example, outlines=None)
+            output.write(f"{folder}/{without_suffix(example.id)}.txt", yolo.label_lines(boxes))
         paths = (f"data/{folder}/{one_line(example.id, 'the list of images')}\n" for example in split)
         output.write(f"{key}.txt", "".join(paths))
         lists.append(f"{key} = data/{key}.txt\n")
@@ -277,8 +287,8 @@ class _Variant(NamedTuple):
 _VARIANTS = {
     "CVAT 1.1": _Variant(_write_xml, lambda split: "images"),
     "COCO 1.0": _Variant(coco.write_tree, coco.image_folder),
-    "YOLO 1.1": _Variant(_write_darknet, _darknet_folder, (LABELS, SCORES)),
-    "PASCAL VOC 1.1": _Variant(_write_voc, lambda split: "JPEGImages", (LABELS,)),
+    "YOLO 1.1": _Variant(_write_darknet, _darknet_folder, (LABELS, SCORES, OUTLINES)),
+    "PASCAL VOC 1.1": _Variant(_write_voc, lambda split: "JPEGImages", (LABELS, OUTLINES)),
 }
 WRITER = Writer(
     "a zip archive that CVAT imports: CVAT 1.1, COCO 1.0, YOLO 1.1 or PASCAL VOC 1.1",

@@ -17,6 +17,7 @@ from heatbox.data.formats.coco import read_coco
 from heatbox.data.formats.frames import UPRIGHT, turns_of
 from heatbox.data.formats.options import WriteOptions
 from heatbox.data.formats.output import (
+    OUTLINES,
     Writer,
     box_classes,
     box_scores,
@@ -172,4 +173,9 @@ def _table_files(split: Split, options: WriteOptions) -> dict[str, str]:
     return {"": to_csv(split)}
 
 
-WRITER = Writer("FILE.csv with image, label, x1, y1, x2, y2, score, size", files=_table_files, suffix=".csv")
+WRITER = Writer(
+    "FILE.csv with image, label, x1, y1, x2, y2, score, size",
+    files=_table_files,
+    suffix=".csv",
+    loses=lambda options: (OUTLINES,),
+)

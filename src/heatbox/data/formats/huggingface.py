@@ -25,7 +25,15 @@ from heatbox.data.formats.listed import categories_of, listed_split
 from heatbox.data.formats.masks import INVALID
 from heatbox.data.formats.names import cleaned
 from heatbox.data.formats.options import WriteOptions
-from heatbox.data.formats.output import Output, Writer, box_classes, box_scores, corner_and_size, json_text
+from heatbox.data.formats.output import (
+    OUTLINES,
+    Output,
+    Writer,
+    box_classes,
+    box_scores,
+    corner_and_size,
+    json_text,
+)
 from heatbox.data.formats.rows import (
     MAX_SIDE,
     Annotation,
@@ -474,4 +482,5 @@ WRITER = Writer(
     "SPLIT/metadata.jsonl beside the images",
     write=_write,
     image_folder=lambda split, options: split,
+    loses=lambda options: (OUTLINES,),
 )

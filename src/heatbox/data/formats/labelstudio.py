@@ -27,6 +27,7 @@ from heatbox.data.formats.output import (
     Output,
     Writer,
     box_classes,
+    box_outlines,
     box_scores,
     corner_and_size,
     json_text,
@@ -310,7 +311,7 @@ _CHOICE = "choice"
 def label_studio_task(
     example: Example, class_names: Sequence[str], image_path: str, options: WriteOptions
 ) -> dict[str, Any]:
-    """The task of an image, with one prediction (or annotation) of all its boxes.
+    """The task of an image, with one prediction (or annotation) of all its boxes, or polygons if it has any.
 
     The score of the prediction is the mean of those of its boxes.
 
@@ -329,16 +330,24 @@ def label_studio_task(
     }
     result: list[dict[str, Any]] = []
     scores = box_scores(example)
-    percents = example.boxes / np.tile(np.maximum(example.size, 1), 2) * 100
-    for label, box, score in zip(box_classes(example), percents, scores, strict=True):
-        x, y, w, h = corner_and_size(box)
-        value = {"x": x, "y": y, "width": w, "height": h, "rotation": 0}
+    percent = 100 / np.maximum(example.size, 1)
+    rows = zip(
+        box_classes(example), example.boxes * np.tile(percent, 2), scores, box_outlines(example), strict=True
+    )
+    for label, box, score, outline in rows:
+        kind = "rectanglelabels" if outline is None else "polygonlabels"
+        value: dict[str, Any] = {"points": [], "closed": True}
+        if outline is None:
+            x, y, w, h = corner_and_size(box)
+            value = {"x": x, "y": y, "width": w, "height": h, "rotation": 0}
+        else:
+            value["points"] = (outline * percent).tolist()
         region = {
             "id": f"box{len(result) + 1}",
-            "type": "rectanglelabels",
+            "type": kind,
             "from_name": options.from_name,
             **source,
-            "value": {**value, "rectanglelabels": [class_names[label]]},
+            "value": {**value, kind: [class_names[label]]},
         }
         if score is not None and not options.annotations:
             region["score"] = score
@@ -361,14 +370,16 @@ def labeling_config(splits: Sequence[Split], options: WriteOptions) -> str:
     """The labeling configuration of a project that shows these tasks."""
     to_name, names = xml_text(options.to_name), splits[0].class_names
     labels = "".join(f'    <Label value="{xml_text(name)}"/>\n' for name in names)
+    has_outlines = any(example.outlines is not None for split in splits for example in split)
+    tag = "PolygonLabels" if has_outlines else "RectangleLabels"
     choices = ""
     if any(labels_without_boxes(example) for split in splits for example in split):
         values = "".join(f'    <Choice value="{xml_text(name)}"/>\n' for name in names)
         choices = f'  <Choices name="{_CHOICE}" toName="{to_name}" choice="multiple">\n{values}  </Choices>\n'
     return (
         f'<View>\n  <Image name="{to_name}" value="${to_name}"/>\n'
-        f'  <RectangleLabels name="{xml_text(options.from_name)}" toName="{to_name}">\n{labels}'
-        f"  </RectangleLabels>\n{choices}</View>\n"
+        f'  <{tag} name="{xml_text(options.from_name)}" toName="{to_name}">\n{labels}'
+        f"  </{tag}>\n{choices}</View>\n"
     )
 
 

@@ -27,7 +27,7 @@ from heatbox.data.types import Example, Split
 from heatbox.errors import InputError
 
 Loss = str
-SCORES, LABELS = "scores", "labels of images without boxes"
+SCORES, LABELS, OUTLINES = "scores", "labels of images without boxes", "outlines"
 """What of an example a layout may be unable to hold."""
 
 _NOT_IN_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
@@ -171,6 +171,18 @@ def box_scores(example: Example) -> list[float | None]:
     if example.box_scores is None:
         return [None] * len(example.boxes)
     return [float(score) if math.isfinite(score) else None for score in example.box_scores]
+
+
+def box_outlines(example: Example) -> list[np.ndarray | None]:
+    """The polygon of each box, (N, 2) x, y in pixels; that of the box where it has no outline.
+
+    All are None for an image without outlines.
+    """
+    if example.outlines is None:
+        return [None] * len(example.boxes)
+    corners = example.boxes[:, [0, 1, 2, 1, 2, 3, 0, 3]].reshape(-1, 4, 2)
+    pairs = zip(example.outlines, corners, strict=True)
+    return [corner if outline is None else outline for outline, corner in pairs]
 
 
 def corner_and_size(box: np.ndarray | Sequence[float]) -> list[float]:

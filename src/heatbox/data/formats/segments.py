@@ -131,6 +131,12 @@ def segment_mask(segment: Any, size: tuple[int, int]) -> np.ndarray:
     return found
 
 
+def polygon_area(points: np.ndarray) -> float:
+    """The area inside a polygon (N, 2) that does not cross itself."""
+    (x, y), (x2, y2) = points.T, np.roll(points, -1, axis=0).T
+    return float(abs((x * y2 - x2 * y).sum()) / 2)
+
+
 def segment_box(segment: Any, size: tuple[int, int]) -> list[float]:
     """The xyxy box around a value of "segmentation".
 

@@ -21,6 +21,7 @@ from heatbox.data.formats.names import locate_images
 from heatbox.data.formats.options import WriteOptions
 from heatbox.data.formats.output import (
     LABELS,
+    OUTLINES,
     Output,
     Writer,
     box_classes,
@@ -344,5 +345,5 @@ WRITER = Writer(
     image_folder=lambda split, options: "JPEGImages",
     is_flat=True,
     by_stem=True,
-    loses=lambda options: (LABELS,),
+    loses=lambda options: (LABELS, OUTLINES),
 )

@@ -25,6 +25,7 @@ from heatbox.data.formats.output import (
     Output,
     Writer,
     box_classes,
+    box_outlines,
     box_scores,
     number_text,
     without_suffix,
@@ -409,18 +410,33 @@ _KEYS = {"training": "train", "valid": "val", "validation": "val"}
 """Names of splits → the keys under which Ultralytics looks for them."""
 
 
+POLYGONS_WITHOUT_SCORES = "yolo: rows of polygons have no column for scores"
+
+
 def label_lines(example: Example, confidence: bool = False) -> str:
     """The lines of an image.
 
     Args:
         example: the image; its boxes are relative to its size.
         confidence: write the score of each box as a sixth column.
+
+    Returns:
+        a line for each box: class, centre and size, or of an image with outlines class and polygon, all as
+        fractions of the image.
+
+    Raises:
+        InputError: scores of polygons, for which rows have no column.
     """
     x1, y1, x2, y2 = (example.boxes / np.tile(np.maximum(example.size, 1), 2)).T
     rows = np.stack([(x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1], axis=1).tolist()
     lines = []
-    for label, row, score in zip(box_classes(example), rows, box_scores(example), strict=True):
+    columns = box_classes(example), rows, box_scores(example), box_outlines(example)
+    for label, row, score, outline in zip(*columns, strict=True):
         fields = [*row, score] if confidence and score is not None else row
+        if outline is not None:
+            if len(fields) > len(row):
+                raise InputError(f"{POLYGONS_WITHOUT_SCORES}; leave --confidence out")
+            fields = (outline / np.maximum(example.size, 1)).ravel().tolist()
         lines.append(" ".join([str(label), *map(number_text, fields)]) + "\n")
     return "".join(lines)
 
