@@ -1,11 +1,12 @@
 """What `heatbox label` costs, and what corrections are worth.
 
-    uv run python benchmarks/label.py --simulate runs/RUN   # a run of heatbox evaluate on images with boxes
+    uv run python benchmarks/label.py --simulate RUN        # maps of `heatbox label` of images with boxes
     uv run python benchmarks/label.py --records 100000      # memory of boxes and files of so many images
     uv run python benchmarks/label.py --images FOLDER --model resnet18 --checkpoint FILE
 
 --simulate: a perfect annotator corrects images in the order of review, and in random order; after every round
-threshold and confidence are calibrated with all corrected boxes and the other images are labelled again.
+everything is learned from the corrected boxes that can be, and the other images are labelled again. The
+records of RUN have the true boxes (of `heatbox.labeling.pipeline.make_maps` they have none).
 --images: beside a plain loop over pytorch-grad-cam on the same network, images decoded and resized alike.
 """
 
@@ -13,11 +14,14 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import itertools
 import json
+import math
 import os
 import resource
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,70 +29,70 @@ import numpy as np
 
 from heatbox.boxes.ops import box_iou
 from heatbox.data.types import Example, Split
-from heatbox.evaluation.calibrate import calibrate_map
 from heatbox.evaluation.run import Run
-from heatbox.inference.confidence import box_features, expected_model
-from heatbox.labeling.propose import BoxSettings, default_threshold, propose
+from heatbox.labeling import corrections, refit
+from heatbox.labeling.pipeline import review_order
+from heatbox.labeling.propose import BoxSettings, default_threshold, in_order, propose
 
-ROUND = 50
-STEP = 0.05
-
-
-class Boxes:
-    """The most confident box of each image, at thresholds in steps of `STEP`."""
-
-    def __init__(self, run: Run) -> None:
-        self.records = [record for batch in run.records() for record in batch]
-        self.method = run.methods()[0]
-        self.run = run
-        self.found: dict[float, tuple[np.ndarray, np.ndarray]] = {}
-
-    def at(self, threshold: float) -> tuple[np.ndarray, np.ndarray]:
-        """Features (N, 4) and whether the box is right (N,), with an IoU of .5 or more with any true box."""
-        level = round(round(threshold / STEP) * STEP, 2)
-        if level not in self.found:
-            truth = {record["id"]: record["boxes"] for record in self.records}
-            maps = {record["id"]: record[f"map_{self.method}"] for record in self.records}
-            blank = [
-                Example(record["id"], record["target"], (record["width"], record["height"]))
-                for record in self.records
-            ]
-            split = Split("simulation", blank, [], lambda example: None)  # type: ignore[arg-type, return-value]
-            settings = BoxSettings(self.method, level)
-            boxes = {one.id: one.boxes[:1] for one, _, _ in propose(self.run, split, settings)}
-            rows = [
-                box_features({self.method: maps[one.id]}, boxes[one.id], one.size)[0]
-                if len(boxes[one.id])
-                else np.array([0.0, 4, 0, 0])
-                for one in blank
-            ]
-            right = [box_iou(boxes[one.id], truth[one.id], False).max(initial=0) >= 0.5 for one in blank]
-            self.found[level] = np.array(rows), np.array(right)
-        return self.found[level]
+ROUNDS = (0, 50, 100, 200, 300, 400, 500, 600, 700, 800, 900)
+"""Numbers of corrections after which everything is learned again."""
+ENOUGH = 0.9
 
 
 def simulate(run: Run, seed: int = 0) -> dict[str, Any]:
-    """Images right after each number of corrections, in the order of review and in random order."""
-    boxes, curves = Boxes(run), {}
-    rng = np.random.default_rng(seed)
-    for order in ("review", "random"):
-        corrected = np.zeros(len(boxes.records), bool)
-        threshold, model = default_threshold(boxes.method), expected_model([boxes.method])
-        curve: dict[int, float] = {}
-        while True:
-            features, right = boxes.at(threshold)
-            curve[int(corrected.sum())] = float((right | corrected).mean())
-            if corrected.all():
-                break
-            left = np.flatnonzero(~corrected)
-            doubt = 1 - model(features)[left] if order == "review" else rng.random(len(left))
-            corrected[left[np.argsort(-doubt, kind="stable")[:ROUND]]] = True
-            some = [boxes.records[i] for i in np.flatnonzero(corrected)]
-            found = calibrate_map(some, boxes.method, resamples=20)
-            threshold, model = found.threshold, found.confidence
-        enough = next(count for count, fraction in curve.items() if fraction >= 0.9)
-        curves[order] = {"right": curve, "corrections_until_90_percent": enough}
-    return {"images": len(boxes.records), "map": boxes.method, **curves}
+    """Fraction of images right after each number of corrections, and corrections until 90% are.
+
+    An image is right if it was corrected, or if its most confident box has an IoU of .5 or more with a true
+    box. In the order of review the head learns or does not; in random order it learns.
+    """
+    records = [record for batch in run.records() for record in batch]
+    (method,) = run.methods()
+    truth = {
+        one["id"]: Example(one["id"], one["target"], (one["width"], one["height"]), one["boxes"])
+        for one in records
+    }
+    blank = [dataclasses.replace(one, boxes=np.zeros((0, 4))) for one in truth.values()]
+    split = Split("simulation", blank, [], lambda example: None)  # type: ignore[arg-type, return-value]
+    found: dict[str, Any] = {"images": len(blank), "map": method}
+    for name in ("review", "random", "review, head not refitted"):
+        corrections.FEWEST = len(blank) + 1 if "not" in name else refit.FEWEST
+        found[name] = _curve(run, split, truth, BoxSettings(method, default_threshold(method)), name, seed)
+        print(json.dumps({name: found[name]}), flush=True)
+    return found
+
+
+def _curve(
+    run: Run, split: Split, truth: dict[str, Example], first: BoxSettings, name: str, seed: int
+) -> dict[str, Any]:
+    """One curve of `simulate`."""
+    maps, settings, learned = run, first, None
+    shuffled = np.random.default_rng(seed).permutation(sorted(truth)).tolist()
+    corrected: dict[str, Example] = {}
+    curve: dict[int, float] = {}
+    enough = None
+    for number, coming in itertools.pairwise(ROUNDS):
+        boxed = {one.id: one for one, _, _ in propose(maps, split, settings)}
+        right = {one: one in corrected or _is_right(boxed[one], truth[one]) for one in truth}
+        curve[number] = sum(right.values()) / len(right)
+        order = shuffled
+        if name != "random":
+            found = in_order(split, boxed)
+            order = learned.queue(found) if learned else review_order(found)
+        chunk = [one for one in order if one not in corrected][: coming - number]
+        missing = math.ceil(ENOUGH * len(truth)) - sum(right.values())
+        reached = np.cumsum([not right[one] for one in chunk])
+        if enough is None and missing <= reached[-1]:
+            enough = number + int(np.searchsorted(reached, max(missing, 0))) + (missing > 0)
+        if enough is not None and number >= 400:
+            break
+        corrected |= {one: truth[one] for one in chunk}
+        learned = corrections.learn(run, split, first, corrected)
+        maps, settings = learned.run, learned.settings
+    return {"right": curve, "corrections_until_90_percent": enough}
+
+
+def _is_right(found: Example, truth: Example) -> bool:
+    return bool((box_iou(found.boxes[:1], truth.boxes, inclusive=False) >= 0.5).any())
 
 
 def write_records(count: int) -> dict[str, Any]:
@@ -130,8 +134,14 @@ def write_records(count: int) -> dict[str, Any]:
     return found
 
 
-def speed(folder: str, model: str, checkpoint: str | None, limit: int, batch: int) -> dict[str, Any]:
-    """Images a second of `heatbox label`, with CAM and with walks, and of a loop over pytorch-grad-cam."""
+def speed(
+    folder: str, model: str, checkpoint: str | None, limit: int, batch: int, turns: int
+) -> dict[str, Any]:
+    """Images a second of `heatbox label`, and of loops over pytorch-grad-cam; all take turns.
+
+    Every call goes from image files to boxes. The plain loop opens one image after the other, as in the
+    examples of pytorch-grad-cam; the other one hands it as many images at a time as ours.
+    """
     import torch
     from PIL import Image
     from pytorch_grad_cam import GradCAM
@@ -142,39 +152,48 @@ def speed(folder: str, model: str, checkpoint: str | None, limit: int, batch: in
     from heatbox.labeling.photos import open_photos
     from heatbox.labeling.pipeline import make_maps
 
-    network = heatbox.create_model(model, checkpoint=checkpoint)
+    network = heatbox.create_model(model, checkpoint=checkpoint).eval()
     config = LabelConfig(model=model, checkpoint=checkpoint, batch_size=batch, limit=limit, device="cpu")
     preprocess = config.preprocess(network)
     split = open_photos(folder).take(limit)
-    found: dict[str, Any] = {
-        "images": len(split),
-        "load": os.getloadavg()[0],
-        "threads": torch.get_num_threads(),
-    }
     files = [split.open_image.source(example) for example in split]  # type: ignore[attr-defined]
+    layer = [module for module in network.modules() if isinstance(module, torch.nn.Conv2d)][-1]
 
-    def plain() -> None:
-        layer = [module for module in network.modules() if isinstance(module, torch.nn.Conv2d)][-1]
+    def opened(file: Path) -> torch.Tensor:
+        with Image.open(file) as image:
+            return preprocess(image.convert("RGB"))
+
+    def peer(at_once: int) -> None:
         with GradCAM(network, [layer]) as cam:
-            for file in files:
-                with Image.open(file) as image:
-                    pixels = preprocess(image.convert("RGB"))[None]
-                heat = cam(pixels, [ClassifierOutputTarget(0)])[0]
-                heatbox.map_to_boxes(heat, (224, 224), 0.35)
+            for first in range(0, len(files), at_once):
+                pixels = torch.stack([opened(file) for file in files[first : first + at_once]])
+                for heat in cam(pixels, [ClassifierOutputTarget(0)] * len(pixels)):
+                    heatbox.map_to_boxes(heat, (224, 224), 0.35)
 
     def ours(method: str) -> None:
         with tempfile.TemporaryDirectory() as where:
             made = dataclasses.replace(config, method=method)
-            labelled = make_maps(dataclasses.replace(split), made, Run(where), model=network)
-            labelled.boxes()
+            make_maps(dataclasses.replace(split), made, Run(Path(where) / "run"), model=network).boxes()
 
-    work = {"pytorch-grad-cam": plain, "cam": lambda: ours("cam"), "walk": lambda: ours("walk")}
-    for name, run in work.items():
-        wall, used = time.perf_counter(), time.process_time()
-        run()
+    work = {"pytorch-grad-cam": lambda: peer(1), f"pytorch-grad-cam, batch {batch}": lambda: peer(batch)}
+    work |= {f"heatbox label, {name}": partial(ours, name) for name in ("cam", "walk", "foreground-walk")}
+    spent: dict[str, list[tuple[float, float]]] = {name: [] for name in work}
+    for _ in range(turns):
+        for name, run in work.items():
+            wall, used = time.perf_counter(), time.process_time()
+            run()
+            spent[name].append((time.perf_counter() - wall, time.process_time() - used))
+    found: dict[str, Any] = {
+        "images": len(split),
+        "threads": torch.get_num_threads(),
+        "load": os.getloadavg()[0],
+    }
+    for name, times in spent.items():
+        wall, used = np.min(times, axis=0)
         found[name] = {
-            "images_per_second": len(split) / (time.perf_counter() - wall),
-            "processor_seconds_per_image": (time.process_time() - used) / len(split),
+            "images_per_second": len(split) / wall,
+            "processor_seconds_per_image": used / len(split),
+            "times_the_plain_loop": min(one for one, _ in spent["pytorch-grad-cam"]) / wall,
         }
     return found
 
@@ -190,13 +209,14 @@ def main() -> None:
     parser.add_argument("--checkpoint")
     parser.add_argument("--limit", type=int, default=64)
     parser.add_argument("--batch-size", type=int, default=16)
+    parser.add_argument("--turns", type=int, default=3)
     args = parser.parse_args()
     if args.simulate:
         print(json.dumps(simulate(Run(args.simulate)), indent=2))
     if args.records:
         print(json.dumps(write_records(args.records), indent=2))
     if args.images:
-        found = speed(args.images, args.model, args.checkpoint, args.limit, args.batch_size)
+        found = speed(args.images, args.model, args.checkpoint, args.limit, args.batch_size, args.turns)
         print(json.dumps(found, indent=2))
 
 

@@ -44,6 +44,8 @@ import heatbox.evaluation.networks
 import heatbox.evaluation.predict
 import heatbox.evaluation.score
 import heatbox.inference.collection
+import heatbox.labeling.corrections
+import heatbox.labeling.refit
 import heatbox.training.trainer
 import heatbox.visualization.report.build
 from heatbox.cli.main import main as main_of_heatbox
@@ -90,6 +92,7 @@ def kinds(root: Path) -> list[Kind]:
     train = ("train", *RECIPE, "--data", str(root / "glyphs"), "--save-minutes", "0")
     whole = ("--epochs", "2", "--save-minutes", "0", "--lr", "1e-3")
     finetune = ("train", "finetune", "-m", "resnet10_small", "-d", str(root / "glyphs"), *forward, *whole)
+    label = ("label", data, "-m", model, *forward, "--run", "OUT/run", "--out", "OUT/boxes")
     to = ("--to", "coco", "csv", "label-studio", "--review", "5", "--overwrite")
     files = ("--coco", "OUT/c.json", "--npy", "OUT/maps", "--overlays", "OUT/pictures")
     return [
@@ -99,7 +102,8 @@ def kinds(root: Path) -> list[Kind]:
         Kind("evaluate", (*evaluate, "--fullsup", str(root / "fullsup"), "--out", "OUT")),
         Kind("foreground", (*evaluate, "--method", "walk", "walk+foreground", "--out", "OUT")),
         Kind("networks", (*networks, "--method", "cam", "walk+foreground", "--out", "OUT")),
-        Kind("label", ("label", data, "-m", model, *forward, "--run", "OUT/run", "--out", "OUT/boxes", *to)),
+        Kind("label", (*label, *to)),
+        Kind("corrected", (*label, "--corrected", data, *to)),
         Kind("score", ("score", "--heatmaps", str(root / "maps"), "-d", data, "--out", "OUT")),
         Kind("report", ("report", run, "--out", "OUT/page.html")),
         Kind("export", ("export", run, *files)),
@@ -153,6 +157,8 @@ def command_of(words: Sequence[str]) -> Callable[[], int]:
         heatbox.evaluation.networks.RECORDS_A_SHARD = 4
         heatbox.evaluation.score.MAPS_AT_A_TIME = 8
         heatbox.inference.collection.SAMPLE = 12
+        heatbox.labeling.refit.RECORDS_A_SHARD = 4
+        heatbox.labeling.corrections.FEWEST = 8
         return main_of_heatbox(list(words))
 
     return run
