@@ -67,7 +67,27 @@ def test_a_dataset(expected, split, model):
     rows = {"image": [split.open_image(e) for e in split], "label": [e.label for e in split]}
     kinds = {"image": datasets.Image(), "label": datasets.ClassLabel(names=list(split.class_names))}
     data = datasets.Dataset.from_dict(rows, datasets.Features(kinds))
-    same(list(heatbox.label(data, model, **SETTINGS)), expected)
+    found = list(heatbox.label(data, model, masks=True, **SETTINGS))
+    same(found, expected)
+    for one, example in zip(found, split, strict=True):
+        detections, coco = one.to_detections(), one.to_coco()
+        name = split.class_names[example.label]
+        assert set(detections.data["class_name"].tolist()) == {name}
+        assert detections.mask.shape == (len(one.boxes), 64, 64)
+        kinds = {kind["id"]: kind["name"] for kind in coco["categories"]}
+        assert {kinds[row["category_id"]] for row in coco["annotations"]} == {name}
+        assert {row.split()[0] for row in one.to_yolo().splitlines()} == {str(example.label)}
+
+
+def test_a_dataset_without_labels(split, model):
+    datasets = pytest.importorskip("datasets")
+    rows = {"image": [split.open_image(e) for e in split]}
+    data = datasets.Dataset.from_dict(rows, datasets.Features({"image": datasets.Image()}))
+    with pytest.warns(AssumptionWarning, match="those that the classifier predicts are used"):
+        found = list(heatbox.label(data, model, min_score=0, **SETTINGS))
+    images = [split.open_image(e) for e in split]
+    with pytest.warns(AssumptionWarning, match="those that the classifier predicts are used"):
+        same(found, list(heatbox.label(images, model, min_score=0, **SETTINGS)))
 
 
 class Rows:

@@ -651,6 +651,8 @@ def label(
     named: Any = tuple(model) if isinstance(model, list | tuple) else model if network is None else None
     config = kind(model=named, **settings)
     with ExitStack() as stack:
+        if run is None:  # nothing learns from them later
+            config = dataclasses.replace(config, keep_features=False)
         folder = run or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="heatbox-label-")), "run")
         opened = images if labels is None else listed_photos(images, labels)
         labelled = make_maps(opened, config, Run(folder), track, model=network)
