@@ -18,7 +18,6 @@ Vectors are LLVM's, of 16 numbers, which become as many registers of the process
 
 from __future__ import annotations
 
-import math
 import os
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
