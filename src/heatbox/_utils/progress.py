@@ -9,6 +9,8 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Protocol, TypeVar
 
+from heatbox._utils import processes
+
 Item = TypeVar("Item")
 What = str | Callable[[], str]
 
@@ -69,6 +71,9 @@ def on_terminal(items: Iterable[Item], what: What, total: int | None = None) -> 
     def description() -> str:
         return printable(what() if callable(what) else what)
 
+    if not processes.is_first():
+        yield from items
+        return
     if total is None and hasattr(items, "__len__"):
         total = len(items)  # type: ignore[arg-type]
     live = sys.stderr.isatty() and os.environ.get("TERM", "") not in ("", "dumb")

@@ -114,6 +114,8 @@ GROUPS: dict[str, dict[str, Command]] = {
         ),
     },
 }
+SHARING, OWN_PROCESSES = ("evaluate", "faithfulness", "label"), ("train",)
+"""Commands whose images processes of torchrun or srun share, and commands that start a group of their own."""
 COMMANDS = {name: command for group in GROUPS.values() for name, command in group.items()}
 
 DESCRIPTION = "Weakly supervised object localization: from image-level labels to boxes."
@@ -146,7 +148,7 @@ def _main(args: list[str]) -> int:
     try:
         return _dispatch(name, rest, verbose)
     except InputError as error:
-        _print_error(f"heatbox: {error}")
+        _print_error(f"heatbox: {_own_number()}{error}")
         return USER_ERROR
     except OSError as error:  # of a file or folder that was named, or of a failing disk
         if error.filename is None:
@@ -158,6 +160,13 @@ def _main(args: list[str]) -> int:
         hint = "; completed work is kept, rerun the command to resume" if resumes else ""
         _print_error(f"heatbox: interrupted{hint}")
         return INTERRUPTED
+
+
+def _own_number() -> str:
+    """Which process reports an error, where that is not the first."""
+    from heatbox._utils import processes
+
+    return "" if processes.is_first() else f"process {processes.rank() + 1} of {processes.count()}: "
 
 
 def _dispatch(name: str, args: Sequence[str], verbose: bool) -> int:
@@ -174,6 +183,7 @@ def _dispatch(name: str, args: Sequence[str], verbose: bool) -> int:
     from heatbox._utils.devices import configure_process
 
     configure_process()
+    _join_processes(name)
     target, prog = load(name), f"heatbox {name}"
     if isinstance(target, Mapping):
         if not args:
@@ -188,6 +198,22 @@ def _dispatch(name: str, args: Sequence[str], verbose: bool) -> int:
     call, more = parse(target, args, prog)
     with logged(verbose or more, f"{prog} {' '.join(args)}"), notes_of_warnings():
         return call() or 0
+
+
+def _join_processes(name: str) -> None:
+    """Share the work of a command with the other processes of torchrun or srun, if there are any.
+
+    Raises:
+        InputError: the command does not share its work.
+    """
+    from heatbox._utils import processes
+
+    if processes.started()[1] == 1 or name in OWN_PROCESSES:
+        return
+    if name not in SHARING:
+        others = ", ".join([*SHARING, *OWN_PROCESSES])
+        raise InputError(f"heatbox {name} runs in one process; those that run in several are {others}")
+    processes.join()
 
 
 def load(name: str, attribute: str = "") -> Any:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
+from heatbox._utils import processes
 from heatbox._utils.progress import printable
 from heatbox.errors import AssumptionWarning
 
@@ -35,7 +36,8 @@ _log = logging.getLogger(__name__)
 
 def say(text: str) -> None:
     """Print one line to standard error, apart from the results on standard output."""
-    print(printable(text), file=sys.stderr)
+    if processes.is_first():
+        print(printable(text), file=sys.stderr)
 
 
 def print_json(content: object) -> None:

@@ -25,6 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from heatbox._utils import processes
 from heatbox.data.types import Example, Split
 from heatbox.errors import InputError
 from heatbox.evaluation.run import COLLECTION, HEAD, Record, Run
@@ -87,15 +88,16 @@ class ImageCollection:
             parts[index not in first].append(example)
         path = self.folder / PROJECTION
         work(replace(split, examples=parts[0]), self.sample, None)
-        if path.exists():
-            projection = self.projection()
-        else:
-            records = list(_records(self.sample))
-            if not records:
-                raise InputError(f"{split.name}: none of the first {len(first)} images drawn can be used")
-            features = torch.from_numpy(np.stack([record[FEATURES] for record in records]))
-            projection = fit_projection(features, layers=shape.layers)
-            write_safetensors(path, projection.state_dict(), {})
+        with processes.first_alone():
+            if path.exists():
+                projection = self.projection()
+            else:
+                records = list(_records(self.sample))
+                if not records:
+                    raise InputError(f"{split.name}: none of the first {len(first)} images drawn can be used")
+                features = torch.from_numpy(np.stack([record[FEATURES] for record in records]))
+                projection = fit_projection(features, layers=shape.layers)
+                write_safetensors(path, projection.state_dict(), {})
         work(replace(split, examples=parts[1]), self.others, projection)
         return projection
 

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from heatbox._utils import processes
 from heatbox._utils.checks import check_integer
 from heatbox._utils.progress import Track, silent
 from heatbox.config import EvaluateConfig, FaithfulnessConfig, ScoreFunction
@@ -139,6 +140,7 @@ def measure_faithfulness(
             channels=preprocess.channels,
             unreadable=unreadable if config.on_bad == "skip" else None,
         )
+        processes.only_first_goes_on()
         save_images(run, split, left_out)
         run.finish()
     found = _summary(run, config, function)

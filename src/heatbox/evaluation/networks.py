@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from heatbox._utils import processes
 from heatbox._utils.io import read_json, to_json
 from heatbox._utils.progress import Track, silent
 from heatbox.config import EvaluateConfig, Networks, NetworksConfig, ScoreFunction
@@ -97,10 +98,11 @@ def evaluate_networks(
         for number, one in enumerate(ready, 1):
             part = Run(run.folder / NETWORKS / str(number))
             chosen = make_maps(one, part, track)
-            if not (part.folder / METRICS).exists():
+            if processes.is_first() and not (part.folder / METRICS).exists():
                 save_scores(part, chosen, one.config, one.config.method, one.function, track)
             parts.append(part)
             chosen_on += [] if chosen is None else [chosen]
+        processes.only_first_goes_on()
         average_runs(parts, names, methods, function, run, track)
         run.write_json(NETWORKS_NOTE, {"networks": _notes(parts, names, each)})
         if fullsup is not None:

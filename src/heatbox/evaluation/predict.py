@@ -13,6 +13,7 @@ import time
 import typing
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from heatbox._utils import processes
 from heatbox._utils.checks import check_integer
 from heatbox._utils.progress import Track, silent
 from heatbox.boxes.contours import Protocol, threshold_grid, to_convention
@@ -72,6 +74,9 @@ def evaluate(
 ) -> dict[str, Any]:
     """Make and score the maps of a data set; an interrupted run is resumed.
 
+    Processes that share the images, see `heatbox._utils.processes`, end here with exit code 0, except for
+    the first.
+
     Args:
         config: the model, the data, the methods and how to score.
         run: the run folder.
@@ -91,6 +96,7 @@ def evaluate(
     if calibration is not None:
         require_calibrated(calibration, ready.config.method, config.normalize)
     fullsup = make_maps(ready, run, track, overwrite)
+    processes.only_first_goes_on()
     return save_scores(run, fullsup, ready.config, ready.config.method, ready.function, track, calibration)
 
 
@@ -203,17 +209,19 @@ def make_maps(ready: Prepared, run: Run, track: Track = silent, overwrite: bool 
     head = ready.head or run_head(view, split, config, run, track)
     if not run.finished:
         predict(view, split, config, run, track, ready.left_out, head)
-        save_images(run, split, ready.left_out)
-        if head is not None:
-            run.write_json(FOREGROUND, head_note(head, split, config.foreground))
+        if processes.is_first():
+            save_images(run, split, ready.left_out)
+            if head is not None:
+                run.write_json(FOREGROUND, head_note(head, split, config.foreground))
     if ready.chosen_on is None:
         return None
     fullsup = Run(run.folder / FULLSUP)  # a run of its own inside
     fullsup.start(ready.inner)
     if not fullsup.finished:
         predict(view, ready.chosen_on, ready.inner, fullsup, track, ready.left_out_of_chosen, head)
-        save_images(fullsup, ready.chosen_on, ready.left_out_of_chosen)
-        fullsup.finish()
+        if processes.is_first():
+            save_images(fullsup, ready.chosen_on, ready.left_out_of_chosen)
+            fullsup.finish()
     return fullsup
 
 
@@ -311,6 +319,9 @@ def run_inference(
 ) -> None:
     """Append a record for every image of the split that the store does not contain yet.
 
+    Several processes share the images that a run lacks, see `heatbox._utils.processes`. All of them return
+    when the last has ended; the records are then in the order of the split.
+
     Args:
         split: the images.
         preprocess: image → input, or a list of inputs.
@@ -329,11 +340,22 @@ def run_inference(
     Raises:
         InputError: an image that cannot be read; the records before it are saved.
     """
+    processes.meet()  # all see the same records
     done = store.done()
     todo = [example for example in split if example.id not in done]
+    processes.meet()
+    if isinstance(store, Run):
+        todo = list(processes.own_part(todo))
+    bad: list[tuple[int, str]] = []
+    place = {example.id: number for number, example in enumerate(split)} if processes.are_sharing() else {}
+
+    def unreadable_here(example: Example, error: InputError) -> None:
+        bad.append((place[example.id], str(error)))
+
+    report = unreadable_here if place and unreadable is not None else unreadable
     waiting: list[Record] = []
     try:
-        coming = preprocessed(split, todo, preprocess, batch_size, channels, unreadable)
+        coming = preprocessed(split, todo, preprocess, batch_size, channels, report)
         for examples, images in track(coming, what, -(-len(todo) // batch_size)):
             waiting += records(examples, images)
             if len(waiting) >= shard_size:
@@ -341,6 +363,13 @@ def run_inference(
                 waiting = []
     finally:  # a damaged image or an interruption does not lose what is already computed
         store.append(waiting)
+    for number, sentence in chain.from_iterable(processes.gathered(bad)):
+        assert unreadable is not None
+        unreadable(split.examples[number], InputError(sentence))
+    if isinstance(store, Run):
+        with processes.first_alone():
+            if processes.is_first():
+                store.sort(example.id for example in split)
 
 
 def predict(
@@ -361,10 +390,12 @@ def predict(
     """
     if collection := ImageCollection(run):
         assert head is not None
-        cpu_head = copy.deepcopy(head).cpu()
-        collection.finish(split, cpu_head, run, placed_maps, RECORDS_A_SHARD)
+        with processes.first_alone():
+            if processes.is_first():
+                cpu_head = copy.deepcopy(head).cpu()
+                collection.finish(split, cpu_head, run, placed_maps, RECORDS_A_SHARD)
     _run_network(view, split, config, run, track, left_out, head)
-    if not keep:
+    if processes.is_first() and not keep:
         collection.remove()
 
 
@@ -435,10 +466,12 @@ def _fit_head(
     for store in (collection.sample, collection.others):
         require_same_labels(store, split)
     projection = collection.gather(split, config.seed, shape, work)
-    head, chosen = collection.fit(split, projection, config.seed)
-    about = fitted_on(view, len({one.file for one in chosen}), seed, size)
-    about |= {"data": config.data, "checkpoint": config.weights, "random_seed": config.seed}
-    save_head(run, head, chosen, about)
+    with processes.first_alone():
+        if processes.is_first():
+            head, chosen = collection.fit(split, projection, config.seed)
+            about = fitted_on(view, len({one.file for one in chosen}), seed, size)
+            about |= {"data": config.data, "checkpoint": config.weights, "random_seed": config.seed}
+            save_head(run, head, chosen, about)
 
 
 def _run_network(

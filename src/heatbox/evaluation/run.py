@@ -24,10 +24,12 @@ import os
 import platform
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, fields, is_dataclass
-from functools import cache, partial
+from functools import cache, lru_cache, partial
 from importlib.metadata import PackageNotFoundError, version
+from itertools import groupby, pairwise
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -35,6 +37,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from heatbox._utils import processes
 from heatbox._utils.extras import require
 from heatbox._utils.io import (
     holds_only,
@@ -108,6 +111,8 @@ _PACKAGES = (
 )
 
 RECORDS_AT_ONCE = 256
+JOINED = "-all"
+"""End of the name of a shard that replaces those before it."""
 
 Record = dict[str, Any]
 T = TypeVar("T")
@@ -117,7 +122,8 @@ class ShardStore:
     """Rows of a resumable pass over images: a folder of numbered Parquet files, the shards.
 
     Every row has the id of an image under "id". A shard is complete or does not exist. Version 0.1.0 named
-    the shards of a scoring part-NUMBER.parquet; these are also read and continued.
+    the shards of a scoring part-NUMBER.parquet; these are also read and continued. A shard NUMBER-all.parquet
+    contains all rows of those with lower numbers, in order.
 
     Args:
         folder: the folder; it is made when something is first written.
@@ -144,12 +150,49 @@ class ShardStore:
     def shards(self) -> list[Path]:
         """The shards in order."""
         files = self.folder.glob("*.parquet")
-        return sorted((f for f in files if f.stem.removeprefix("part-").isdecimal()), key=_number)
+        found = sorted((file for file in files if _digits(file).isdecimal()), key=_number)
+        joined = [index for index, file in enumerate(found) if file.stem.endswith(JOINED)]
+        return found[joined[-1] :] if joined else found
 
     def append(self, table: pa.Table) -> None:
-        """Write the next shard."""
-        number = 1 + max(map(_number, self.shards()), default=-1)
+        """Write the next shard; processes that share a folder use different numbers."""
+        number = self._next()
+        number += (processes.rank() - number) % processes.count()
         _write_parquet(made_folder(self.folder) / f"{number:06d}.parquet", [table])
+
+    def _next(self) -> int:
+        return 1 + max(map(_number, self.shards()), default=-1)
+
+    def sort(self, place: Mapping[str, int]) -> None:
+        """Join the shards to one with the rows in order, unless they are in order.
+
+        Shards are not, after several processes have written them and some were killed.
+
+        Args:
+            place: id of an image → its place.
+        """
+        files = self.shards()
+        rows = [
+            (place.get(name, len(place)), number, row)
+            for number, file in enumerate(files)
+            for row, name in enumerate(ids_of(pq.read_table(file, columns=["id"])))
+        ]
+        if all(one <= other for one, other in pairwise(rows)):
+            return
+        rows.sort()
+        read = lru_cache(2 * processes.count() + 2)(lambda number: pq.read_table(files[number]))
+
+        def tables() -> Iterator[pa.Table]:
+            for first in range(0, len(rows), RECORDS_AT_ONCE):
+                group = rows[first : first + RECORDS_AT_ONCE]
+                yield pa.concat_tables(
+                    read(number).take([row for _, _, row in found])
+                    for number, found in groupby(group, key=itemgetter(1))
+                )
+
+        _write_parquet(self.folder / f"{self._next():06d}{JOINED}.parquet", tables())
+        for file in files:
+            file.unlink()
 
     def read(self, decode: Callable[[pa.Table], T]) -> Iterator[tuple[Path, T]]:
         """Each shard and what `decode` makes of its table.
@@ -166,8 +209,12 @@ class ShardStore:
             yield shard, found
 
 
+def _digits(shard: Path) -> str:
+    return shard.stem.removeprefix("part-").removesuffix(JOINED)
+
+
 def _number(shard: Path) -> int:
-    return int(shard.stem.removeprefix("part-"))
+    return int(_digits(shard))
 
 
 def ids_of(table: pa.Table) -> list[str]:
@@ -219,6 +266,10 @@ class Run:
                 cannot be written to.
         """
         wanted = json.loads(to_json(config))
+        with processes.first_alone():
+            self._start(config, wanted, seed, resume or not processes.is_first())
+
+    def _start(self, config: object, wanted: dict[str, Any], seed: int | None, resume: bool) -> None:
         try:
             there = (self.folder / CONFIG).exists()
             if self.folder.exists() and not self.folder.is_dir():
@@ -257,6 +308,10 @@ class Run:
     def done(self) -> set[str]:
         """Ids already saved by an unfinished run; those of damaged shards are not among them."""
         return {name for _, ids in self.parts.read(ids_of) for name in ids}
+
+    def sort(self, ids: Iterable[str]) -> None:
+        """Bring the records of an unfinished run into the order of some ids."""
+        self.parts.sort({name: place for place, name in enumerate(ids)})
 
     def finish(self, add_columns: Callable[[Record], Mapping[str, Any]] | None = None) -> None:
         """Join the shards to predictions.parquet, with further columns computed from each record.

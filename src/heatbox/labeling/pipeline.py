@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image
 from torch import nn
 
+from heatbox._utils import processes
 from heatbox._utils.checks import check_integer
 from heatbox._utils.extras import require
 from heatbox._utils.io import folder_name
@@ -239,7 +240,8 @@ def make_maps(
         if (number := getattr(config, name)) is not None:
             check_integer(number, name.replace("_", " "))
     if isinstance(config, LabelConfig) and model is None and config.model is None:
-        fitted = _fit_classifier(photos, config, run, track, overwrite)
+        with processes.first_alone():
+            fitted = _fit_classifier(photos, config, run, track, overwrite and processes.is_first())
         config = dataclasses.replace(config, model=fitted.spec.model, checkpoint=fitted.spec.checkpoint)
         trained(fitted)
     each = config.each() if isinstance(config, LabelNetworksConfig) else [config]
@@ -328,7 +330,7 @@ def make_maps(
             problems = left_out if number == 1 else LeftOut()
             predict(seen, pairs, maps, part, track, problems, head, config.keep_features and not several)
             parts.append(part)
-        if several:
+        if several and processes.is_first():
             average_runs(parts, networks, {config.method or "": own}, function, run, track)
     classes = used_classes(split) if predicted else own_classes(given, view.num_classes, names, where)
     return Labelled(split, run, view, config, left_out, predicted, tuple(notes), *classes)
@@ -502,6 +504,7 @@ def label_photos(
     if corrected is not None and not Path(corrected).exists():
         raise InputError(f"{corrected}: no such file or folder of corrected boxes")
     labelled = make_maps(photos, config, run, track, trained=trained)
+    processes.only_first_goes_on()
     learned = None if corrected is None else _learn(labelled, corrected, track)
     settings = labelled.settings if learned is None else learned.settings
     if learned is not None:

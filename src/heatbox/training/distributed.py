@@ -13,14 +13,12 @@ import torch
 
 from heatbox._utils.devices import pick_device
 from heatbox._utils.extras import require
+from heatbox._utils.processes import LOST
 from heatbox.errors import InputError
 from heatbox.training.config import TrainConfig, TrainOptions
 
-# torch's messages for a failed allocation on the CPU, and for a lost process of the group.
+# torch's messages for a failed allocation on the CPU.
 _NO_MEMORY = re.compile(r"can't allocate memory|not enough memory", re.IGNORECASE)
-_LOST = re.compile(
-    r"closed by peer|connection (reset|refused|closed)|timed? ?out|nccl|gloo|broken pipe", re.IGNORECASE
-)
 
 
 def make_fabric(config: TrainConfig, options: TrainOptions) -> Any:
@@ -68,7 +66,7 @@ def failures_explained(config: TrainConfig, world_size: int) -> Iterator[None]:
     except RuntimeError as error:
         if _NO_MEMORY.search(str(error)):
             raise InputError(_out_of_memory(config)) from error
-        if world_size > 1 and _LOST.search(str(error)):
+        if world_size > 1 and LOST.search(str(error)):
             raise InputError(
                 "another process of this training has ended, so this one ends too; rerun the command to "
                 f"resume from the last saved state ({str(error).splitlines()[0][:200]})"

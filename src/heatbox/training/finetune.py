@@ -20,7 +20,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
 import shutil
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -33,6 +32,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor, nn
 
+from heatbox._utils import processes
 from heatbox._utils.checks import check_integer
 from heatbox._utils.io import read_json, to_json
 from heatbox._utils.json_schema import FINITE, TEXT, Kind, checked, one_of, or_null
@@ -189,7 +189,7 @@ def _check_settings(config: FinetuneConfig) -> None:
         raise InputError("the number of classes is that of the data; leave --num-classes out")
     if not 0 <= config.held_out < 1:
         raise InputError(f"the held-out fraction is {config.held_out}, expected one in [0, 1)")
-    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+    if processes.started()[1] > 1 and processes.count() == 1:
         raise InputError("finetune runs in one process; start it without torchrun")
 
 

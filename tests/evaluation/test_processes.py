@@ -1,0 +1,158 @@
+"""Several processes share one run: the results are those of one."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch.multiprocessing as mp
+
+from heatbox._utils import processes
+from heatbox.cli.main import main
+from heatbox.errors import InputError
+from heatbox.evaluation.run import Run, ShardStore
+from helpers.scenes import write_split
+
+BROKEN = "test/000007.png"
+
+
+def torchrun(count: int, *words: str) -> subprocess.CompletedProcess[str]:
+    start = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"]
+    environ = os.environ | {"OMP_NUM_THREADS": "1"}
+    command = [*start, "-m", "heatbox", *words]
+    return subprocess.run(command, capture_output=True, text=True, env=environ, check=False)
+
+
+def results(folder: Path) -> tuple[dict, list[dict]]:
+    """The scores, and the rows except for what depends on rounding or time."""
+    metrics = json.loads((folder / "metrics.json").read_text())
+    for one in metrics["methods"].values():
+        one.pop("ms_per_image", None)
+    table = pq.read_table(folder / "predictions.parquet")
+    kept = [name for name in table.column_names if not name.startswith(("ms_", "map_", "logits", "score"))]
+    return metrics, table.select(kept).to_pylist()
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    folder = write_split(tmp_path_factory.mktemp("split"), 20)
+    (folder / "images" / BROKEN).write_bytes(b"no image")
+    return folder
+
+
+def test_three_processes_that_resume_a_run_end_with_the_results_of_one(data, tmp_path):
+    words = ["evaluate", "--model", "resnet10_small", "--checkpoint", "pretrained", "--data", str(data)]
+    words += ["--method", "cam", "walk+foreground", "--batch-size", "4", "--thresholds", "50"]
+    words += ["--on-bad", "skip", "--json", "--out"]
+    assert main([*words, str(tmp_path / "one")]) == 1
+    whole = pq.read_table(tmp_path / "one/predictions.parquet")
+    added = [name for name in whole.column_names if name.startswith(("box_", "iou_", "score"))]
+    shared = Run(tmp_path / "three")
+    shared.start(Run(tmp_path / "one").config())
+    head = "foreground.safetensors"
+    (shared.folder / head).write_bytes((tmp_path / "one" / head).read_bytes())
+    # What processes that were killed have left: shards of single parts, not in order.
+    for rows in ([12, 13], [4, 5, 6]):
+        shared.parts.append(whole.drop_columns(added).take(rows))
+    done = torchrun(3, *words, str(shared.folder))
+    assert (shared.folder / "metrics.json").exists(), done.stderr
+    metrics, rows = results(shared.folder)
+    assert (metrics, rows) == results(tmp_path / "one")
+    assert metrics["left_out"] == {"unreadable": 1}
+    assert not (shared.folder / "parts").exists()
+    assert json.loads((shared.folder / "left-out.json").read_text()) == json.loads(
+        (tmp_path / "one" / "left-out.json").read_text()
+    )
+
+
+def test_two_processes_label_like_one(data, tmp_path, monkeypatch):
+    words = ["label", str(data), "--model", "resnet10_small", "--checkpoint", "pretrained", "--method", "cam"]
+    words += ["--to", "coco", "--review", "0", "--json"]
+    found = []
+    for name, start in (("one", main), ("two", lambda all_words: torchrun(2, *all_words))):
+        (tmp_path / name).mkdir()
+        monkeypatch.chdir(tmp_path / name)  # with the default run folder: torchrun takes --run for itself
+        start([*words, "--out", "boxes"])
+        found.append(json.loads((tmp_path / name / "boxes" / "coco.json").read_text()))
+    assert len(found[0]["annotations"]) >= 15
+    assert found[1] == found[0]
+
+
+def test_a_command_that_does_not_share_its_work_is_refused(monkeypatch, capsys):
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert main(["compare", "a", "b"]) == 2
+    expected = "heatbox compare runs in one process; those that run in several are evaluate, faithfulness"
+    assert expected in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("environ", "expected"),
+    [
+        ({}, (0, 1, 0)),
+        ({"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1"}, (5, 8, 1)),
+        ({"SLURM_PROCID": "2", "SLURM_STEP_NUM_TASKS": "4", "SLURM_LOCALID": "0"}, (2, 4, 0)),
+        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "4"}, (0, 1, 0)),  # the script of sbatch itself
+    ],
+)
+def test_processes_are_recognised(environ, expected, monkeypatch):
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+    assert processes.started() == expected
+
+
+def _die_or_wait(rank: int, port: int, report: Path) -> None:
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_RANK": "0"}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    processes.join()
+    assert processes.own_part(range(5)) == (range(2), range(2, 5))[rank]
+    assert processes.gathered(rank) == [0, 1]
+    if rank == 1:
+        os._exit(0)
+    try:
+        processes.meet()
+    except InputError as error:
+        report.write_text(str(error))
+
+
+def test_a_lost_process_ends_the_others_with_a_sentence(tmp_path):
+    import socket
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    mp.spawn(_die_or_wait, (port, tmp_path / "error.txt"), nprocs=2)
+    assert "another process of this command has ended" in (tmp_path / "error.txt").read_text()
+
+
+def test_shards_are_joined_in_order(tmp_path):
+    store = ShardStore(tmp_path / "parts")
+    for ids in (["e", "f"], ["a"], ["c", "d"], ["b"]):
+        store.append(pa.table({"id": ids, "value": [ord(one) for one in ids]}))
+    store.sort({name: place for place, name in enumerate("abcdef")})
+    (joined,) = store.shards()
+    assert pq.read_table(joined).to_pydict() == {"id": [*"abcdef"], "value": [*range(97, 103)]}
+    before = joined.stat().st_mtime_ns
+    store.append(pa.table({"id": ["g"], "value": [103]}))
+    store.sort({name: place for place, name in enumerate("abcdefg")})
+    assert [shard.name for shard in store.shards()] == [joined.name, "000005.parquet"]
+    assert joined.stat().st_mtime_ns == before  # in order: nothing is written
+
+
+def test_shards_that_were_joined_but_not_removed_do_not_count(tmp_path):
+    store = ShardStore(tmp_path / "parts")
+    for ids in (["b"], ["a"]):
+        store.append(pa.table({"id": ids}))
+    old = {shard.name: shard.read_bytes() for shard in store.shards()}
+    store.sort({"a": 0, "b": 1})
+    for name, content in old.items():  # killed between the two
+        (store.folder / name).write_bytes(content)
+    assert [shard.stem for shard in store.shards()] == ["000002-all"]
