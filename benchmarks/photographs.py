@@ -1,4 +1,4 @@
-"""The picture of docs/foreground.md: maps, boxes and confidences on the photographs of docs/photos.
+"""The picture of docs/foreground.md: maps, boxes and confidences on the photographs of `heatbox demo`.
 
     python benchmarks/photographs.py --model NAME --checkpoint FILE --foreground HEAD --out PICTURE.png
 
@@ -23,7 +23,7 @@ from heatbox.inference.localizer import Localizer
 from heatbox.labeling.propose import default_threshold
 from heatbox.visualization.overlay import FOUND_COLOUR, Cell, draw_boxes, image_grid, overlay, save_sheet
 
-PHOTOS = Path(__file__).resolve().parents[1] / "docs/photos"
+PHOTOS = Path(__file__).resolve().parents[1] / "src/heatbox/data/photos"
 SIDE = 224
 
 

@@ -86,7 +86,7 @@ def test_what_is_installed_is_not_missed(extra):
         ("sklearn", ["analyze", "all", *ANALYZE], "analysis"),
         ("lightning_fabric", TRAIN, "train"),
         ("tensorboard", TRAIN, "train"),
-        ("lightning_fabric", ["demo", "--out", "out", "--epochs", "1"], "train"),
+        ("lightning_fabric", ["demo", "--train", "--out", "out", "--epochs", "1"], "train"),
         ("pytorch_grad_cam", [*EVALUATE[:-1], "out", "--method", "gradcam"], "gradcam"),
         ("pytorch_grad_cam", ["locate", "a.png", *ANALYZE[:2], "--method", "layercam"], "gradcam"),
         ("jinja2", ["report", "run", "--out", "out"], "report"),

@@ -8,6 +8,7 @@ import pytest
 
 from heatbox.cli.main import main
 from heatbox.data.open import open_split
+from heatbox.demo import INCLUDED
 from helpers.doc_blocks import ROOT, blocks, commands, heatbox_arguments
 
 NETWORK, SMALL = "tf_efficientnet_lite0 --checkpoint pretrained", "test_resnet --size 64 --device cpu"
@@ -15,8 +16,8 @@ NETWORK, SMALL = "tf_efficientnet_lite0 --checkpoint pretrained", "test_resnet -
 
 @pytest.fixture
 def reader(tmp_path, monkeypatch):
-    (tmp_path / "docs").mkdir()
-    (tmp_path / "docs" / "photos").symlink_to(ROOT / "docs" / "photos")
+    (tmp_path / "heatbox-demo").mkdir()
+    (tmp_path / "heatbox-demo" / "photos").symlink_to(INCLUDED)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -38,7 +39,7 @@ def test_the_tutorial(reader, capsys):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             assert main(shlex.split(command.replace(NETWORK, SMALL))) == 0, capsys.readouterr().err
-    photos = len(list((ROOT / "docs" / "photos").rglob("*.jpg")))
+    photos = len(list(INCLUDED.rglob("*.jpg")))
     assert len(json.loads((reader / "boxes" / "label-studio.json").read_text())) == photos
     assert (reader / "boxes" / "review.html").exists()
     split = open_split(reader / "boxes2" / "yolo")

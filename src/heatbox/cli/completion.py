@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from contextlib import redirect_stdout, suppress
 from io import StringIO
@@ -15,10 +16,10 @@ from heatbox.cli.train import finetune
 from heatbox.training.config import FINETUNE
 from heatbox.training.recipes import RECIPES
 
-UNSAID = ("{None}|", " (default: None)", " (default: False)", " (required)")
+UNSAID = re.compile(r"\{None\}\||\(default: [^()'\"\\]*\)| \(required\)")
 """What descriptions of options say without need; fish takes all as one argument of at most 128 KiB."""
 
-Shell = Literal["bash", "zsh", "fish", "tcsh"]
+Shell = Literal["bash", "zsh", "fish"]
 
 
 def completion(shell: tyro.conf.Positional[Shell]) -> None:
@@ -39,10 +40,7 @@ def completion(shell: tyro.conf.Positional[Shell]) -> None:
     script = StringIO()
     with redirect_stdout(script), suppress(SystemExit):
         run_parser(one_of(functions), brief=True, prog="heatbox", args=["--tyro-print-completion", shell])
-    text = script.getvalue()
-    for word in UNSAID:
-        text = text.replace(word, "")
-    print(text, end="")
+    print(UNSAID.sub("", script.getvalue()), end="")
 
 
 def _without_settings(recipe: Callable[..., object]) -> Callable[[], None]:

@@ -280,7 +280,7 @@ class Localizer:
         check_normalization(self.normalize)
         if calibration is not None:
             calibration.require_settings({"normalize": self.normalize})
-        models: list[nn.Module] = [model] if isinstance(model, nn.Module) else list(model)
+        models = list(model) if isinstance(model, Sequence) else [model]
         if not models:
             raise InputError("there is no model, expected one or several")
         self.networks = [
