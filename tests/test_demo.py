@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 import signal
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 from PIL import Image
 
 from heatbox.cli.main import main
-from heatbox.demo import label_photographs, run_demo
+from heatbox.demo import INCLUDED, label_photographs, run_demo
 from heatbox.errors import InputError
 from heatbox.evaluation.run import Run
 from heatbox.models.factory import create_model
@@ -92,6 +93,21 @@ def test_photographs_do_not_replace_other_files(tmp_path):
     with pytest.raises(InputError, match="contains something that is not this demo"):
         label_photographs(tmp_path, "pretrained")
     assert (tmp_path / "photos" / "holiday" / "mine.jpg").read_text() == "days of work"
+
+
+def test_options_of_the_training_need_it(capsys, monkeypatch):
+    monkeypatch.setattr("heatbox.demo.find_weights", lambda: "pretrained")
+    assert main(["demo", "--epochs", "3"]) == 2
+    assert "add --train" in capsys.readouterr().err
+
+
+def test_results_that_a_user_added_are_not_removed(tmp_path):
+    shutil.copytree(INCLUDED, tmp_path / "photos")
+    (tmp_path / "boxes").mkdir()
+    (tmp_path / "boxes" / "corrected.json").write_text("{}")
+    with pytest.raises(InputError, match="contains something that is not this demo"):
+        label_photographs(tmp_path, "pretrained")
+    assert (tmp_path / "boxes" / "corrected.json").exists()
 
 
 def test_without_weights_the_demo_says_so_and_trains(tmp_path, monkeypatch, capsys):

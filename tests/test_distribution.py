@@ -37,7 +37,7 @@ def test_the_wheel_holds_the_package_and_nothing_else(built):
     assert "heatbox/py.typed" in inside
     assert {f"heatbox/visualization/report/assets/{name}" for name in ASSETS} <= inside
     kinds = {Path(name).suffix for name in inside} - {".py"}
-    assert kinds == {".typed", ".pyi", ".css", ".js", ".j2", ".safetensors"}
+    assert kinds == {".typed", ".pyi", ".css", ".js", ".j2", ".safetensors", ".jpg", ".md"}
     assert {name for name in inside if name.endswith(".pyi")} >= {
         "heatbox/__init__.pyi",
         "heatbox/metrics/__init__.pyi",

@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from heatbox._utils.extras import require
+from heatbox._utils.io import folder_when_whole
 from heatbox._utils.progress import Track, silent
 from heatbox.config import EvaluateConfig, LabelConfig
 from heatbox.data.formats.options import WriteOptions
@@ -20,7 +21,7 @@ from heatbox.data.glyphs import glyphs
 from heatbox.errors import InputError
 from heatbox.evaluation.predict import evaluate
 from heatbox.evaluation.run import CONFIG, Run
-from heatbox.labeling.output import WrittenLabels
+from heatbox.labeling.output import LABEL_STUDIO_CONFIG, REVIEW, SUMMARY, WrittenLabels
 from heatbox.labeling.pipeline import label, label_photos
 from heatbox.maps.normalize import normalize_heatmap
 from heatbox.models.factory import create_model
@@ -76,13 +77,12 @@ def label_photographs(out: Path, checkpoint: str, track: Track = silent) -> Writ
     Raises:
         InputError: the folder contains something that is not a demo on photographs.
     """
-    if out.exists() and any(out.iterdir()):
-        there = _files(out / PHOTOS)
-        if not there or there - _files(INCLUDED):  # nothing of the user's is ever removed
-            raise InputError(f"{out}: contains something that is not this demo; choose another --out")
+    if out.exists() and any(out.iterdir()) and not _is_demo(out):
+        raise InputError(f"{out}: contains something that is not this demo; choose another --out")
     for folder in (out / PHOTOS, out / BOXES, out / MAPS):
         shutil.rmtree(folder, ignore_errors=True)
-    shutil.copytree(INCLUDED, out / PHOTOS)
+    with folder_when_whole(out / PHOTOS) as photos:
+        shutil.copytree(INCLUDED, photos, dirs_exist_ok=True)
     config = LabelConfig(model=NETWORK, checkpoint=checkpoint, method="walk")
     run, boxes = Run(out / MAPS), out / BOXES
     written = label_photos(
@@ -105,8 +105,19 @@ def label_photographs(out: Path, checkpoint: str, track: Track = silent) -> Writ
     return written
 
 
-def _files(folder: Path) -> set[Path]:
-    return {path.relative_to(folder) for path in folder.rglob("*") if path.is_file()}
+def _is_demo(out: Path) -> bool:
+    """Whether the folders that a new demo removes have what an earlier one wrote, and nothing else."""
+    photos, boxes, maps = (
+        {str(path.relative_to(out / name)) for path in (out / name).rglob("*") if path.is_file()}
+        for name in (PHOTOS, BOXES, MAPS)
+    )
+    written = (SUMMARY, REVIEW, LABEL_STUDIO_CONFIG, "coco.json", "label-studio.json")
+    return (
+        photos == {str(path.relative_to(INCLUDED)) for path in INCLUDED.rglob("*") if path.is_file()}
+        and all((out / PHOTOS / name).read_bytes() == (INCLUDED / name).read_bytes() for name in photos)
+        and all(name in written or name.startswith("yolo") for name in boxes)
+        and (not maps or CONFIG in maps)
+    )
 
 
 def run_demo(

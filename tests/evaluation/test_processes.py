@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -109,28 +110,41 @@ def test_processes_are_recognised(environ, expected, monkeypatch):
     assert processes.started() == expected
 
 
-def _die_or_wait(rank: int, port: int, report: Path) -> None:
+def _die_or_wait(rank: int, port: int, report: Path, goes_on: bool = False) -> None:
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_RANK": "0"}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     processes.join()
     assert processes.own_part(range(5)) == (range(2), range(2, 5))[rank]
     assert processes.gathered(rank) == [0, 1]
     if rank == 1:
+        if goes_on:
+            processes.only_first_goes_on()  # ends this one
         os._exit(0)
+    if goes_on:
+        processes.only_first_goes_on()
+        Run(report.parent / "run").start({"after": "the others"})
+        return
     try:
         processes.meet()
     except InputError as error:
         report.write_text(str(error))
 
 
-def test_a_lost_process_ends_the_others_with_a_sentence(tmp_path):
-    import socket
-
+@pytest.fixture
+def port() -> int:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+        return free.getsockname()[1]
+
+
+def test_a_lost_process_ends_the_others_with_a_sentence(port, tmp_path):
     mp.spawn(_die_or_wait, (port, tmp_path / "error.txt"), nprocs=2)
     assert "another process of this command has ended" in (tmp_path / "error.txt").read_text()
+
+
+def test_the_first_process_goes_on_without_the_others(port, tmp_path):
+    mp.spawn(_die_or_wait, (port, tmp_path / "error.txt", True), nprocs=2)
+    assert Run(tmp_path / "run").config() == {"after": "the others"}
 
 
 def test_shards_are_joined_in_order(tmp_path):
@@ -156,3 +170,11 @@ def test_shards_that_were_joined_but_not_removed_do_not_count(tmp_path):
     for name, content in old.items():  # killed between the two
         (store.folder / name).write_bytes(content)
     assert [shard.stem for shard in store.shards()] == ["000002-all"]
+
+
+def test_shards_of_other_columns_are_a_sentence(tmp_path):
+    store = ShardStore(tmp_path / "parts")
+    store.append(pa.table({"id": ["b"], "value": [1]}))
+    store.append(pa.table({"id": ["a"], "other": ["text"]}))
+    with pytest.raises(InputError, match="the records of the run differ in their columns"):
+        store.sort({"a": 0, "b": 1})

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import warnings
 
 import numpy as np
 import pytest
@@ -110,6 +111,21 @@ def test_proposals_and_unknown_images_are_no_corrections(scene, tmp_path):
         match_corrections(split, dataclasses.replace(split, examples=other))
     with pytest.raises(InputError, match="not among the classes of the photographs"):
         match_corrections(split, dataclasses.replace(split, examples=split.examples[:1], class_names=["x"]))
+
+
+def test_two_corrected_images_are_not_one_photograph(scene):
+    _, split, _ = scene
+    photo = split.examples[0]
+    exact = dataclasses.replace(photo, boxes=np.array([[1.0, 2.0, 30.0, 40.0]]), box_scores=None)
+    other = dataclasses.replace(exact, id=f"other/{photo.id}", boxes=np.array([[5.0, 5.0, 9.0, 9.0]]))
+    for order in ([exact, other], [other, exact]):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            found = match_corrections(split, dataclasses.replace(split, examples=order))
+        assert found[photo.id].boxes.tolist() == exact.boxes.tolist()
+    third = dataclasses.replace(other, id=f"third/{photo.id}")
+    with pytest.raises(InputError, match="may both be the photograph"):
+        match_corrections(split, dataclasses.replace(split, examples=[other, third]))
 
 
 def test_accuracy_counts_boxes_of_the_right_class():

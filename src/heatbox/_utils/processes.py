@@ -18,8 +18,8 @@ from heatbox.errors import InputError
 
 Item = TypeVar("Item")
 
-LONGEST_WAIT = timedelta(days=7)
-"""How long a process waits for another that does not answer but has not ended either."""
+LONGEST_START, LONGEST_WAIT = timedelta(minutes=10), timedelta(days=7)
+"""How long a process waits for the first one at the start, and later for one that has not ended."""
 
 LOST = re.compile(
     r"closed by peer|connection (reset|refused|closed)|timed? ?out|nccl|gloo|broken pipe", re.IGNORECASE
@@ -64,7 +64,9 @@ def join() -> None:
     if torch.cuda.is_available():
         torch.cuda.set_device(local % torch.cuda.device_count())
     with _losses_explained():
-        dist.init_process_group("gloo", rank=rank, world_size=count, timeout=LONGEST_WAIT)
+        store, _, _ = next(dist.rendezvous("env://", rank, count, timeout=LONGEST_START))
+        store = dist.PrefixStore("heatbox", store)
+        dist.init_process_group("gloo", store=store, rank=rank, world_size=count, timeout=LONGEST_WAIT)
     _rank, _count = rank, count
 
 
@@ -140,9 +142,12 @@ def first_alone() -> Iterator[None]:
 
 
 def only_first_goes_on() -> None:
-    """End the other processes, whose part is done, with exit code 0."""
-    if are_sharing() and not is_first():
-        raise SystemExit(0)
+    """End the other processes, whose part is done, with exit code 0; the first waits for none any more."""
+    global _alone
+    if are_sharing():
+        if not is_first():
+            raise SystemExit(0)
+        _alone += 1
 
 
 @contextmanager

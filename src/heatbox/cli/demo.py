@@ -12,10 +12,10 @@ from heatbox.training.recipes import get_recipe
 
 
 def demo(
-    out: Path = Path("heatbox-demo"),
+    out: Path | None = None,
     train: bool = False,
-    epochs: int = 10,
-    seed: int = 0,
+    epochs: int | None = None,
+    seed: int | None = None,
     as_json: AsJson = False,
 ) -> int:
     """Make boxes of five photographs with a pretrained network, in one command.
@@ -29,10 +29,11 @@ def demo(
     the trained weights, every prediction, the scores, a contact sheet and an explorer page.
 
     Args:
-        out: The output folder; an earlier demo in it is replaced.
+        out: The output folder, by default heatbox-demo, or heatbox-demo-train for the training; an earlier
+            demo in it is replaced.
         train: Train on the embedded data set.
-        epochs: With --train: passes over the 4000 training images.
-        seed: With --train: random seed of the training.
+        epochs: Of the training: passes over the 4000 training images, by default 10.
+        seed: Of the training: its random seed, by default 0.
         as_json: Print the summary, or the scores, as JSON instead of a table.
 
     Examples:
@@ -52,7 +53,9 @@ def demo(
             f"them ({error}). A small network is trained on drawings instead, as with --train."
         )
         return _train(out, epochs, seed, as_json)
-    return _label(out, checkpoint, as_json)
+    if epochs is not None or seed is not None:
+        raise InputError("--epochs and --seed are those of a training: add --train")
+    return _label(out or Path("heatbox-demo"), checkpoint, as_json)
 
 
 def _label(out: Path, checkpoint: str, as_json: bool) -> int:
@@ -75,12 +78,15 @@ def _label(out: Path, checkpoint: str, as_json: bool) -> int:
     return 0
 
 
-def _train(out: Path, epochs: int, seed: int, as_json: bool) -> int:
+def _train(out: Path | None, epochs: int | None, seed: int | None, as_json: bool) -> int:
     from heatbox._utils.progress import on_terminal
     from heatbox.demo import PAGE, run_demo, write_page
     from heatbox.training.trainer import TrainingStopped
 
-    config = dataclasses.replace(get_recipe("glyphs_resnet"), epochs=epochs, seed=seed)
+    out = out or Path("heatbox-demo-train")
+    config = dataclasses.replace(
+        get_recipe("glyphs_resnet"), epochs=10 if epochs is None else epochs, seed=seed or 0
+    )
     try:
         metrics = run_demo(config, out, on_terminal, report_epoch)
     except TrainingStopped as stopped:

@@ -69,6 +69,7 @@ def label(
         heatbox label photos/ --model hf:my-finetuned-model --to cvat label-studio
         heatbox label photos/ --model hf:my-finetuned-model --corrected corrected.json --out boxes2
     """
+    from heatbox._utils import processes
     from heatbox._utils.progress import on_terminal, printable
     from heatbox.cli.train import show_accuracy
     from heatbox.evaluation.run import Run
@@ -86,7 +87,7 @@ def label(
         options = dataclasses.replace(options, model_version=name)
 
     def trained(fitted: Finetuned) -> None:
-        if not as_json:
+        if not as_json and processes.is_first():
             show_accuracy(fitted.scores, f"{each[0].finetune} on {photos}")
 
     check_outputs(out, to, options, photos)

@@ -83,10 +83,12 @@ class ImageCollection:
             InputError: no image can be used.
         """
         first = set(drawn(len(split), sample_size(shape), seed))
-        parts: tuple[list[Example], list[Example]] = ([], [])
-        for index, example in enumerate(split):
-            parts[index not in first].append(example)
         path = self.folder / PROJECTION
+        there, elsewhere, fitted = self.sample.done(), self.others.done(), path.exists()
+        parts: tuple[list[Example], list[Example]] = ([], [])
+        for index, example in enumerate(split):  # images may have been added: none is in both parts
+            new = index in first and example.id not in elsewhere and not fitted
+            parts[not (example.id in there or new)].append(example)
         work(replace(split, examples=parts[0]), self.sample, None)
         with processes.first_alone():
             if path.exists():

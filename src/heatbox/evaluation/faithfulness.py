@@ -140,7 +140,8 @@ def measure_faithfulness(
             channels=preprocess.channels,
             unreadable=unreadable if config.on_bad == "skip" else None,
         )
-        processes.only_first_goes_on()
+    processes.only_first_goes_on()
+    if not run.finished:
         save_images(run, split, left_out)
         run.finish()
     found = _summary(run, config, function)

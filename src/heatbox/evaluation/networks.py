@@ -111,6 +111,7 @@ def evaluate_networks(
             if not fullsup.finished:
                 average_runs(chosen_on, names, methods, function, fullsup, track)
                 fullsup.finish()
+    processes.only_first_goes_on()
     columns = [*methods, *(_of(name, network) for name in methods for network in names)]
     return save_scores(run, fullsup, each[0], columns, function, track, calibration)
 

@@ -25,6 +25,7 @@ import platform
 import shutil
 import subprocess
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import MISSING, fields, is_dataclass
 from functools import cache, lru_cache, partial
 from importlib.metadata import PackageNotFoundError, version
@@ -163,6 +164,18 @@ class ShardStore:
     def _next(self) -> int:
         return 1 + max(map(_number, self.shards()), default=-1)
 
+    def ids(self) -> set[str]:
+        """The ids of all rows. All columns are read, some rows at a time; damaged shards are renamed."""
+        found: set[str] = set()
+        for shard in self.shards():
+            try:
+                with pq.ParquetFile(shard) as file:
+                    batches = file.iter_batches(RECORDS_AT_ONCE)
+                    found |= {name for batch in batches for name in ids_of(pa.Table.from_batches([batch]))}
+            except (*NOT_PARQUET, KeyError, TypeError, ValueError):
+                _set_aside(shard)
+        return found
+
     def sort(self, place: Mapping[str, int]) -> None:
         """Join the shards to one with the rows in order, unless they are in order.
 
@@ -172,23 +185,30 @@ class ShardStore:
             place: id of an image → its place.
         """
         files = self.shards()
+        groups = [(file, group) for file in files for group in range(pq.read_metadata(file).num_row_groups)]
         rows = [
             (place.get(name, len(place)), number, row)
-            for number, file in enumerate(files)
-            for row, name in enumerate(ids_of(pq.read_table(file, columns=["id"])))
+            for number, (file, group) in enumerate(groups)
+            for row, name in enumerate(ids_of(_row_group(file, group, ["id"])))
         ]
         if all(one <= other for one, other in pairwise(rows)):
             return
         rows.sort()
-        read = lru_cache(2 * processes.count() + 2)(lambda number: pq.read_table(files[number]))
+        read = lru_cache(2 * processes.count() + 2)(lambda number: _row_group(*groups[number]))
 
         def tables() -> Iterator[pa.Table]:
             for first in range(0, len(rows), RECORDS_AT_ONCE):
                 group = rows[first : first + RECORDS_AT_ONCE]
-                yield pa.concat_tables(
+                parts = [
                     read(number).take([row for _, _, row in found])
                     for number, found in groupby(group, key=itemgetter(1))
-                )
+                ]
+                try:
+                    yield pa.concat_tables(parts)
+                except (pa.ArrowException, ValueError) as error:
+                    raise InputError(
+                        f"{self.folder}: the records of the run differ in their columns ({error})"
+                    ) from error
 
         _write_parquet(self.folder / f"{self._next():06d}{JOINED}.parquet", tables())
         for file in files:
@@ -204,9 +224,19 @@ class ShardStore:
             try:
                 found = decode(pq.read_table(shard))  # all columns: each is checked
             except (*NOT_PARQUET, KeyError, TypeError, ValueError):
-                shard.replace(shard.with_suffix(".damaged"))
+                _set_aside(shard)
                 continue
             yield shard, found
+
+
+def _row_group(file: Path, group: int, columns: Sequence[str] | None = None) -> pa.Table:
+    with pq.ParquetFile(file) as opened:
+        return opened.read_row_group(group, columns)
+
+
+def _set_aside(shard: Path) -> None:
+    with suppress(FileNotFoundError):  # another process has done it
+        shard.replace(shard.with_suffix(".damaged"))
 
 
 def _digits(shard: Path) -> str:
@@ -286,10 +316,12 @@ class Run:
             # A run that was killed early may lack its config.
             if not there and self.folder.is_dir() and not holds_only(self.folder, ENVIRONMENT):
                 raise InputError(f"{self.folder}: is not empty and contains no run; choose another --out")
-            for name in FILES:
+            for name in (PREDICTIONS, METRICS):
                 (self.folder / name).unlink(missing_ok=True)
             for name in FOLDERS:
                 shutil.rmtree(self.folder / name, ignore_errors=True)
+            for name in sorted(FILES, key=lambda name: name == CONFIG):  # without it the folder is no run
+                (self.folder / name).unlink(missing_ok=True)
             self.folder.mkdir(parents=True, exist_ok=True)
             self.write_json(ENVIRONMENT, environment(seed))
             self.write_json(CONFIG, wanted)
@@ -307,7 +339,7 @@ class Run:
 
     def done(self) -> set[str]:
         """Ids already saved by an unfinished run; those of damaged shards are not among them."""
-        return {name for _, ids in self.parts.read(ids_of) for name in ids}
+        return self.parts.ids()
 
     def sort(self, ids: Iterable[str]) -> None:
         """Bring the records of an unfinished run into the order of some ids."""

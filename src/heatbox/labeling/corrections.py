@@ -44,7 +44,8 @@ def match_corrections(split: Split, corrections: Split) -> dict[str, Example]:
         id of a photograph → its example with the corrected boxes.
 
     Raises:
-        InputError: no image was corrected, none is among the photographs, or unknown classes.
+        InputError: no image was corrected, none is among the photographs, two may be the same one, or unknown
+            classes.
 
     Warns:
         AssumptionWarning: images that do not count as corrected, or are not among the photographs.
@@ -71,10 +72,14 @@ def match_corrections(split: Split, corrections: Split) -> dict[str, Example]:
             places[key] = None if key in places else example  # several: not certain
     exact = {example.id: example for example in split}
     found: dict[str, Example] = {}
-    for example in drawn:
+    source: dict[str, str] = {}
+    for example in sorted(drawn, key=lambda one: one.id not in exact):
         match = exact.get(example.id) or next(filter(None, map(places.get, _keys(example.id))), None)
-        if match is not None:
-            found[match.id] = _corrected(match, example)
+        if match is not None and match.id not in found:
+            found[match.id], source[match.id] = _corrected(match, example), example.id
+        elif match is not None and source[match.id] != match.id:
+            both = f"{source[match.id]!r} and {example.id!r}"
+            raise InputError(f"{corrections.name}: {both} may both be the photograph {match.id!r}")
     if not found:
         first = f"; the first are {drawn[0].id!r} and {split.examples[0].id!r}" if drawn else ""
         raise InputError(f"{corrections.name}: no corrected image is among the photographs{first}")

@@ -206,7 +206,7 @@ def accuracy_sentence(summary: Mapping[str, Any]) -> str:
     """The expected accuracy in words, as the terminal shows it."""
     every, half = summary["mean_confidence"], summary["mean_confidence_of_confident_half"]
     if every is None:
-        return "no box was found"
+        return "all boxes were drawn by a person" if summary["boxes"] else "no box was found"
     words = f"about {100 * every:.0f} of 100 boxes are right; the most confident half: {100 * half:.0f}"
     if summary["calibrated"]:
         return words

@@ -280,6 +280,7 @@ def make_maps(
         own, _ = _possible_map(views, config, OTHER_MAPS)
         why = f"there are fewer than {FEW_IMAGES} maps for a foreground head to learn from"
     config = dataclasses.replace(config, method=mean_name(own, config.method or own[0]))
+    box_settings(config)  # a calibration may not have the map that takes the place of the default
     each = [dataclasses.replace(one, method=name) for one, name in zip(each, own, strict=True)]
     configs = [_maps_config(one, photos if isinstance(photos, str) else split.name) for one in each]
     settings = [
@@ -296,8 +297,15 @@ def make_maps(
         }
         load_calibration(config.calibration).require_settings(made_with | joined)
     run.start(whole, resume=not overwrite)  # how boxes are made of the maps may change
+    stores = [
+        run,
+        Run(run.folder / CLASSES_RUN),
+        *(Run(run.folder / NETWORKS / str(n + 1)) for n in range(len(each))),
+    ]
+    made = min((when for store in stores if (when := store.made()) is not None), default=None)
     for one in each:
-        require_older(Path(one.checkpoint or ""), run.made(), f"maps were made with it in {run.folder}")
+        for file in (one.checkpoint, one.foreground):
+            require_older(Path(file or ""), made, f"maps were made with it in {run.folder}")
     notes: list[str] = []
     if why:
         notes.append(f"{why}, so the map is {config.method}")

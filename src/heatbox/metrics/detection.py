@@ -21,9 +21,9 @@ from typing import Any
 
 import numpy as np
 
-from heatbox._utils.checks import as_numbers
+from heatbox._utils.checks import as_numbers, check_number
 from heatbox.boxes.batch import score_batch
-from heatbox.boxes.contours import check_thresholds
+from heatbox.boxes.contours import check_threshold, check_thresholds
 from heatbox.boxes.ops import stack_truth
 from heatbox.errors import InputError
 from heatbox.metrics._arguments import as_maps, check_threads
@@ -222,7 +222,7 @@ def _predictions(
     """(N,) hits, confidences, labels, and whether the image has an object; see `localization_ap`."""
     maps = as_maps(heatmaps)
     scores = as_numbers(confidence, "confidence", "(N,) numbers")
-    classes = np.zeros(len(maps), np.int64) if labels is None else np.asarray(labels, np.int64)
+    classes = np.zeros(len(maps), np.int64) if labels is None else _as_labels(labels)
     if not len(maps) == len(boxes) == len(image_sizes) == len(scores) == len(classes):
         raise InputError(
             f"got {len(maps)} heatmaps, {len(boxes)} box arrays, {len(image_sizes)} sizes, "
@@ -237,6 +237,21 @@ def _predictions(
     else:
         hits[index] = cor_loc(*some, threshold, iou, threads) > 0
     return hits, np.asarray(scores, np.float64), classes, has
+
+
+def _as_labels(labels: Any) -> np.ndarray:
+    """(N,) int64 classes; an InputError if they are none."""
+    array = np.asarray(labels)
+    if array.ndim != 1 or (array.dtype.kind not in "iu" and array.size):
+        raise InputError(f"labels are {labels!r:.80}, expected (N,) integers")
+    return array.astype(np.int64)
+
+
+def _check_iou(iou: float) -> float:
+    check_number(iou, "iou", "a number in (0, 1]")
+    if not 0 < iou <= 1:
+        raise InputError(f"iou is {iou}, expected a number in (0, 1]")
+    return float(iou)
 
 
 def ranked_ap(
@@ -278,8 +293,8 @@ class CorLoc(Metric):
     JOINED = ("hits", "labels")
 
     def __init__(self, threshold: float, iou: float = 0.5, threads: int | None = None) -> None:
-        self.threshold = float(check_thresholds(threshold))
-        self.iou, self.threads = iou, check_threads(threads)
+        self.threshold = float(check_threshold(threshold))
+        self.iou, self.threads = _check_iou(iou), check_threads(threads)
         self.reset()
 
     def settings(self) -> tuple[Any, ...]:
@@ -303,7 +318,7 @@ class CorLoc(Metric):
         Raises:
             InputError: something is malformed; then no image of this call is counted.
         """
-        classes = np.asarray(labels, np.int64)
+        classes = _as_labels(labels)
         hits = cor_loc(heatmaps, boxes, image_sizes, self.threshold, self.iou, self.threads)
         if classes.shape != hits.shape:
             raise InputError(f"got {len(hits)} heatmaps and {classes.shape} labels, expected as many of each")
@@ -342,8 +357,11 @@ class LocalizationAveragePrecision(Metric):
         tolerance: float = OQUAB_TOLERANCE,
         threads: int | None = None,
     ) -> None:
-        self.point, self.threshold = point, float(check_thresholds(threshold))
-        self.iou, self.tolerance, self.threads = iou, tolerance, check_threads(threads)
+        self.point, self.threshold = point, float(check_threshold(threshold))
+        self.iou, self.tolerance, self.threads = _check_iou(iou), tolerance, check_threads(threads)
+        check_number(tolerance, "tolerance")
+        if tolerance < 0:
+            raise InputError(f"tolerance is {tolerance}, expected a number of pixels from 0")
         self.reset()
 
     def settings(self) -> tuple[Any, ...]:

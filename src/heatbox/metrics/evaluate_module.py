@@ -1,8 +1,8 @@
 """MaxBoxAcc and MaxBoxAccV2 as a module of Hugging Face's evaluate.
 
 `evaluate.load` takes the path of this file, `heatbox.metrics.evaluate_module.__file__`; the class can also be
-used directly. Importing this module requires evaluate, which heatbox does not install. evaluate keeps the maps
-of all images on disk until `compute`; `heatbox.metrics` scores each batch as it comes.
+used directly. Importing this module requires evaluate, which heatbox does not install. evaluate keeps the
+maps of all images on disk until `compute`; `heatbox.metrics` scores each batch as it comes.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ class Localization(evaluate.Metric):  # type: ignore[misc]
     """MaxBoxAcc (Zhou et al. 2016) and MaxBoxAccV2 (Choe et al. 2020, section 4.2).
 
     `predictions` are heatmaps (N, 224, 224) in [0, 1], `references` the boxes of each image, (K, 4) xyxy in
-    its pixels, and `image_sizes` (N, 2) width and height. `compute(thresholds=1000)` returns "max_box_acc" and
-    "max_box_acc_v2" in percent, and "threshold", the best of MaxBoxAcc.
+    its pixels, and `image_sizes` (N, 2) width and height. `compute(thresholds=1000)` returns "max_box_acc"
+    and "max_box_acc_v2" in percent, and "threshold", the best of MaxBoxAcc.
 
     Examples:
         >>> metric = Localization()  # doctest: +SKIP

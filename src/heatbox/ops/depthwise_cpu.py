@@ -99,7 +99,7 @@ def instruction_set() -> str:
     if platform.machine().lower() not in ("x86_64", "amd64") or not torch.backends.mkldnn.is_available():
         return "other"
     try:
-        weight = torch.zeros(3, 1, 31, 31).to_mkldnn()
+        weight = torch.zeros(3, 1, 31, 31, dtype=torch.float32, device="cpu").to_mkldnn()
         padding, ones, size = [15, 15], [1, 1], [1, 3, 31, 31]
         prepare: Any = torch._C._nn.mkldnn_reorder_conv2d_weight
         prepared = prepare(weight, padding, ones, ones, 3, size)
