@@ -61,6 +61,27 @@ def simulate(run: Run, seed: int = 0) -> dict[str, Any]:
     return found
 
 
+def draw_curves(found: dict[str, Any], path: Path) -> None:
+    """A figure of what `simulate` found, with the line of corrections from which nothing is learned."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 3.6), layout="constrained")
+    axes = figure.subplots()
+    for name, one in found.items():
+        if isinstance(one, dict):
+            numbers, right = zip(*one["right"].items(), strict=True)
+            axes.plot(
+                [int(number) for number in numbers], [100 * value for value in right], "o-", label=name, ms=3
+            )
+            start = 100 * next(iter(one["right"].values()))
+    total = found["images"]
+    axes.plot([0, total], [start, 100], "--", color="grey", label="random, nothing is learned")
+    axes.axhline(100 * ENOUGH, color="lightgrey", lw=0.8, zorder=0)
+    axes.set(xlabel="corrected images", ylabel="images right, %", xlim=(0, 600), ylim=(70, 100))
+    axes.legend(frameon=False, fontsize=8)
+    figure.savefig(path, dpi=150)
+
+
 def _curve(
     run: Run, split: Split, truth: dict[str, Example], first: BoxSettings, name: str, seed: int
 ) -> dict[str, Any]:
@@ -203,6 +224,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--simulate", type=Path)
+    parser.add_argument("--figure", type=Path, help="draw the curves of --simulate")
     parser.add_argument("--records", type=int)
     parser.add_argument("--images")
     parser.add_argument("--model", default="resnet18")
@@ -212,7 +234,10 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=3)
     args = parser.parse_args()
     if args.simulate:
-        print(json.dumps(simulate(Run(args.simulate)), indent=2))
+        found = simulate(Run(args.simulate))
+        print(json.dumps(found, indent=2))
+        if args.figure:
+            draw_curves(found, args.figure)
     if args.records:
         print(json.dumps(write_records(args.records), indent=2))
     if args.images:
