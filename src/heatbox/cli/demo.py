@@ -15,7 +15,7 @@ def demo(
     out: Path | None = None,
     train: bool = False,
     epochs: int | None = None,
-    seed: int | None = None,
+    seed: int = 0,
     as_json: AsJson = False,
 ) -> int:
     """Make boxes of five photographs with a pretrained network, in one command.
@@ -33,7 +33,7 @@ def demo(
             demo in it is replaced.
         train: Train on the embedded data set.
         epochs: Of the training: passes over the 4000 training images, by default 10.
-        seed: Of the training: its random seed, by default 0.
+        seed: Of the training: its random seed.
         as_json: Print the summary, or the scores, as JSON instead of a table.
 
     Examples:
@@ -53,7 +53,7 @@ def demo(
             f"them ({error}). A small network is trained on drawings instead, as with --train."
         )
         return _train(out, epochs, seed, as_json)
-    if epochs is not None or seed is not None:
+    if epochs is not None or seed:
         raise InputError("--epochs and --seed are those of a training: add --train")
     return _label(out or Path("heatbox-demo"), checkpoint, as_json)
 
@@ -78,14 +78,14 @@ def _label(out: Path, checkpoint: str, as_json: bool) -> int:
     return 0
 
 
-def _train(out: Path | None, epochs: int | None, seed: int | None, as_json: bool) -> int:
+def _train(out: Path | None, epochs: int | None, seed: int, as_json: bool) -> int:
     from heatbox._utils.progress import on_terminal
     from heatbox.demo import PAGE, run_demo, write_page
     from heatbox.training.trainer import TrainingStopped
 
     out = out or Path("heatbox-demo-train")
     config = dataclasses.replace(
-        get_recipe("glyphs_resnet"), epochs=10 if epochs is None else epochs, seed=seed or 0
+        get_recipe("glyphs_resnet"), epochs=10 if epochs is None else epochs, seed=seed
     )
     try:
         metrics = run_demo(config, out, on_terminal, report_epoch)
