@@ -108,14 +108,14 @@ def label_photographs(out: Path, checkpoint: str, track: Track = silent) -> Writ
 def _is_demo(out: Path) -> bool:
     """Whether the folders that a new demo removes have what an earlier one wrote, and nothing else."""
     photos, boxes, maps = (
-        {str(path.relative_to(out / name)) for path in (out / name).rglob("*") if path.is_file()}
+        {path.relative_to(out / name).as_posix() for path in (out / name).rglob("*") if path.is_file()}
         for name in (PHOTOS, BOXES, MAPS)
     )
     written = (SUMMARY, REVIEW, LABEL_STUDIO_CONFIG, "coco.json", "label-studio.json")
     return (
-        photos == {str(path.relative_to(INCLUDED)) for path in INCLUDED.rglob("*") if path.is_file()}
+        photos == {path.relative_to(INCLUDED).as_posix() for path in INCLUDED.rglob("*") if path.is_file()}
         and all((out / PHOTOS / name).read_bytes() == (INCLUDED / name).read_bytes() for name in photos)
-        and all(name in written or name.startswith("yolo") for name in boxes)
+        and all(name in written or name.startswith("yolo/") for name in boxes)
         and (not maps or CONFIG in maps)
     )
 

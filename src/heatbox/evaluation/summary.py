@@ -428,7 +428,7 @@ def ranked_difference(
 def values_of_part(
     values: Mapping[str, np.ndarray], images: Images, index: np.ndarray
 ) -> dict[str, np.ndarray]:
-    """`image_values` of some of the images; those that weight images by classes or objects do so anew."""
+    """`image_values` of some of the images; those that weight images by classes or objects do so again."""
     found = {name: one[index] for name, one in values.items()}
     labels, objects = np.array(images.labels), np.array([len(np.atleast_2d(one)) for one in images.boxes])
     if "cor_loc" in found:
