@@ -32,7 +32,8 @@ from heatbox.data.types import Example, Split
 from heatbox.evaluation.run import Run
 from heatbox.labeling import corrections, refit
 from heatbox.labeling.pipeline import review_order
-from heatbox.labeling.propose import BoxSettings, default_threshold, in_order, propose
+from heatbox.labeling.proposals import with_proposals
+from heatbox.labeling.propose import BoxSettings, default_threshold, propose
 
 ROUNDS = (0, 50, 100, 200, 300, 400, 500, 600, 700, 800, 900)
 """Numbers of corrections after which everything is learned again."""
@@ -97,7 +98,7 @@ def _curve(
         curve[number] = sum(right.values()) / len(right)
         order = shuffled
         if name != "random":
-            found = in_order(split, boxed)
+            found = with_proposals(split, boxed.values())
             order = learned.queue(found) if learned else review_order(found)
         chunk = [one for one in order if one not in corrected][: coming - number]
         missing = math.ceil(ENOUGH * len(truth)) - sum(right.values())
@@ -120,7 +121,6 @@ def write_records(count: int) -> dict[str, Any]:
     """Peak memory, in MB, of making boxes of synthetic maps and writing them in several formats."""
     from heatbox.data.formats.options import WriteOptions
     from heatbox.labeling.output import write_labels
-    from heatbox.labeling.propose import in_order
 
     def peak() -> float:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
@@ -145,7 +145,7 @@ def write_records(count: int) -> dict[str, Any]:
         found["images_listed"] = peak()
         began = time.process_time()
         settings = BoxSettings("cam")
-        boxed = in_order(split, {one.id: one for one, _, _ in propose(run, split, settings)})
+        boxed = with_proposals(split, (one for one, _, _ in propose(run, split, settings)))
         found |= {"boxes_made": peak(), "seconds_of_boxes": time.process_time() - began}
         began = time.process_time()
         for name in ("coco", "label-studio", "csv", "cvat"):

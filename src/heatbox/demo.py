@@ -17,12 +17,13 @@ from heatbox._utils.io import folder_when_whole
 from heatbox._utils.progress import Track, silent
 from heatbox.config import EvaluateConfig, LabelConfig
 from heatbox.data.formats.options import WriteOptions
+from heatbox.data.formats.output import box_classes, box_scores
 from heatbox.data.glyphs import glyphs
 from heatbox.errors import InputError
 from heatbox.evaluation.predict import evaluate
 from heatbox.evaluation.run import CONFIG, Run
 from heatbox.labeling.output import LABEL_STUDIO_CONFIG, REVIEW, SUMMARY, WrittenLabels
-from heatbox.labeling.pipeline import label, label_photos
+from heatbox.labeling.pipeline import label_photos
 from heatbox.maps.normalize import normalize_heatmap
 from heatbox.models.factory import create_model
 from heatbox.training.config import TrainConfig, TrainOptions
@@ -90,12 +91,12 @@ def label_photographs(out: Path, checkpoint: str, track: Track = silent) -> Writ
     )
     maps = {record["id"]: record["map_walk"] for batch in run.records() for record in batch}
     groups = []
-    for found in label(str(out / PHOTOS), NETWORK, run=run.folder, checkpoint=checkpoint, method="walk"):
+    for found in written.split:
         image = Image.open(out / PHOTOS / found.id).convert("RGB").resize((_SIDE, _SIDE))
         scale = np.tile([_SIDE / found.size[0], _SIDE / found.size[1]], 2)
         text = ", ".join(
-            f"{found.class_names[kind]} {confidence:.2f}"
-            for kind, confidence in zip(found.classes, found.confidences, strict=True)
+            f"{written.split.class_names[kind]} {confidence:.2f}"
+            for kind, confidence in zip(box_classes(found), box_scores(found), strict=True)
         )
         heat = overlay(image, normalize_heatmap(maps[found.id], _SIDE))
         boxes_drawn = draw_boxes(image, found.boxes * scale, FOUND_COLOUR)

@@ -259,6 +259,7 @@ def test_files_have_the_classes_of_the_photographs():
 def test_the_review_page_shows_the_most_doubtful_first(done):
     root = done[0]
     page = (root / "boxes" / "review.html").read_text()
+    assert "<h1>Review of photos</h1>" in page
     data = json.loads(re.search('id="review-data">(.*?)</script>', page, re.DOTALL)[1])
     assert len(data["images"]) == COUNT + 2
     least = [min(one["scores"], default=-1) for one in data["images"]]

@@ -7,11 +7,15 @@ import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache
+from typing import overload
 
 import numpy as np
 from PIL import Image
 
 from heatbox.errors import InputError
+
+NO_BOXES = np.zeros((0, 4))
+"""The boxes of an image that has none: one array for all, of which there can be millions."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +45,7 @@ class Example:
     id: str
     label: int
     size: tuple[int, int]
-    boxes: np.ndarray = field(default_factory=lambda: np.zeros((0, 4)))
+    boxes: np.ndarray = field(default_factory=lambda: NO_BOXES)
     labels: tuple[int, ...] = None  # type: ignore[assignment]  # replaced by that of `label`
     box_labels: np.ndarray | None = None
     box_scores: np.ndarray | None = None
@@ -127,6 +131,41 @@ def _only(label: int) -> tuple[int, ...]:
     return (label,) if label >= 0 else ()
 
 
+class Examples(Sequence[Example]):
+    """Examples that are made each time they are read, from what takes less memory than all of them.
+
+    Args:
+        count: their number.
+        make: place → example; its ids are valid names, see `Split`.
+    """
+
+    def __init__(self, count: int, make: Callable[[int], Example]) -> None:
+        self._count, self._make = count, make
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __iter__(self) -> Iterator[Example]:
+        return map(self._make, range(self._count))
+
+    @overload
+    def __getitem__(self, place: int) -> Example: ...
+    @overload
+    def __getitem__(self, place: slice) -> Examples: ...
+    def __getitem__(self, place: int | slice) -> Example | Examples:
+        places = range(self._count)[place]
+        if isinstance(places, int):
+            return self._make(places)
+        return Examples(len(places), lambda index: self._make(places[index]))
+
+
+def changed(examples: Sequence[Example], change: Callable[[Example], Example]) -> Sequence[Example]:
+    """Examples with a change: a list of a list, and made when they are read of those that are."""
+    if isinstance(examples, Examples):
+        return Examples(len(examples), lambda place: change(examples[place]))
+    return [change(example) for example in examples]
+
+
 @dataclass(frozen=True)
 class Split:
     """Examples in order, the names of their classes, and functions that open images and masks.
@@ -154,7 +193,8 @@ class Split:
         Raises:
             InputError: naming the image or the class.
         """
-        for what, names in (("image id", (e.id for e in self.examples)), ("class name", self.class_names)):
+        ids = () if isinstance(self.examples, Examples) else (example.id for example in self.examples)
+        for what, names in (("image id", ids), ("class name", self.class_names)):
             for name in names:
                 try:  # file names may be any bytes, names in JSON lone surrogates
                     str(name).encode()

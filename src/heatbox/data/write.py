@@ -9,32 +9,38 @@ from __future__ import annotations
 import dataclasses
 import io
 import zipfile
+from array import array
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from heatbox._utils.devices import map_in_threads
-from heatbox._utils.io import folder_when_whole, made_folder, write_atomically, written_atomically
+from heatbox._utils.io import folder_when_whole, made_folder, written_atomically
 from heatbox._utils.progress import Track, silent
-from heatbox.data.files.images import IMAGE_SUFFIXES, header_size, header_suffix
+from heatbox.data.files.images import header_size, header_suffix
 from heatbox.data.formats import coco, cvat, folder, huggingface, labelstudio, voc, yolo
 from heatbox.data.formats.options import WriteOptions, WrittenFormat
 from heatbox.data.formats.output import (
+    LABELS,
     OUTLINES,
     SCORES,
     FolderOutput,
+    Loss,
     Output,
     Writer,
     ZipOutput,
+    encoded,
     labels_without_boxes,
     without_suffix,
 )
 from heatbox.data.formats.rows import is_safe_id
-from heatbox.data.types import Example, Split
+from heatbox.data.types import Example, Examples, Split, changed
 from heatbox.errors import InputError
 
 WRITERS: Mapping[WrittenFormat, Writer] = {
@@ -125,7 +131,8 @@ def write_splits(
         files = writer.files(prepared[0], options)
         made_folder(out.parent)
         for addition, text in files.items():
-            write_atomically(out.with_name(out.stem + addition + out.suffix), text.encode())
+            with written_atomically(out.with_name(out.stem + addition + out.suffix)) as file:
+                file.writelines(encoded(text))
     elif writer.write is not None:
         with _opened(writer, out, written.notes) as output:
             prepared = [_prepare(split, output, writer, options, written, track, jobs) for split in splits]
@@ -201,18 +208,20 @@ def _opened(writer: Writer, out: Path, notes: list[str]) -> Iterator[Output]:
 def _losses(splits: Sequence[Split], to: WrittenFormat, options: WriteOptions) -> list[str]:
     """Notes of what the format cannot hold, where the splits have it."""
     writer, notes = WRITERS[to], []
-    examples = [example for split in splits for example in split]
     for loss in writer.loses(options):
-        if loss == SCORES:
-            count = sum(example.box_scores is not None and len(example.boxes) > 0 for example in examples)
-        elif loss == OUTLINES:
-            count = sum(example.outlines is not None and len(example.boxes) > 0 for example in examples)
-        else:
-            count = sum(bool(labels_without_boxes(example)) for example in examples)
+        count = sum(_HAS[loss](example) for split in splits for example in split)
         if count:
             hint = f"; {writer.hint}" if writer.hint and loss == SCORES else ""
             notes.append(f"{to} does not hold {loss}: those of {count} images are left out{hint}")
     return notes
+
+
+_HAS: Mapping[Loss, Callable[[Example], bool]] = {
+    SCORES: lambda example: example.box_scores is not None and len(example.boxes) > 0,
+    OUTLINES: lambda example: example.outlines is not None and len(example.boxes) > 0,
+    LABELS: lambda example: bool(labels_without_boxes(example)),
+}
+"""What a layout may be unable to hold → whether an example has it."""
 
 
 # ---------------------------------------------------------------------------------------- class names
@@ -228,7 +237,7 @@ def _with_shared_classes(splits: Sequence[Split], notes: list[str]) -> list[Spli
         examples = split.examples
         if found != names[: len(found)]:
             labels = np.array([position[name] for name in found])
-            examples = [relabelled(example, labels) for example in examples]
+            examples = changed(examples, partial(relabelled, labels=labels))
         shared.append(dataclasses.replace(split, examples=examples, class_names=names, class_ids=()))
     return shared
 
@@ -279,13 +288,11 @@ def _with_folder_names(splits: Sequence[Split]) -> list[Split]:
 # ------------------------------------------------------------------------------------------------- images
 
 
-@dataclass(frozen=True)
-class _Placed:
-    """One image that was measured and, where images are written, placed."""
+class _Placed(NamedTuple):
+    """Size of an image that was measured, and the bytes that were copied where images are written."""
 
-    example: Example
+    size: tuple[int, int]
     copied: int
-    scaled: bool
 
 
 def _prepare(
@@ -316,40 +323,57 @@ def _prepare(
     names = _image_names(split, writer, placing, written.notes)
     folder = writer.image_folder(split.name, options)
 
-    def place(example: Example) -> _Placed | str:
-        name = names[example.id]
+    def place(index: int) -> _Placed | str:
         try:
-            source, size = _measured(split, example, placing)
+            source, size = _measured(split, split.examples[index], placing)
         except InputError as error:
             return str(error)
-        copied = 0
-        if placing and output is not None:
-            copied = output.place(f"{folder}/{name}", source, options.images == "link")
-        boxes, outlines, scaled = example.boxes, example.outlines, example.size not in ((0, 0), size)
-        if scaled:
-            scale = np.array(size) / np.array(example.size)
-            boxes = boxes * np.tile(scale, 2)
-            outlines = outlines and tuple(None if one is None else one * scale for one in outlines)
-        placed = dataclasses.replace(example, id=name, size=size, boxes=boxes, outlines=outlines)
-        return _Placed(placed, copied, scaled)
+        if not placing or output is None:
+            return _Placed(size, 0)
+        return _Placed(size, output.place(f"{folder}/{names[index]}", source, options.images == "link"))
 
     what = f"writing {len(split)} images of {split.name}"
     jobs = 1 if writer.is_archive and placing else jobs  # in order
-    results = list(map_in_threads(place, split.examples, jobs, track, what))
-    placed = [result for result in results if isinstance(result, _Placed)]
-    written.problems += [result for result in results if isinstance(result, str)]
+    sizes, placed = np.zeros((len(split), 2), np.int32), array("q")
+    scaled = copies = copied = 0
+    results = map_in_threads(place, range(len(split)), jobs, track, what)
+    for index, (example, result) in enumerate(zip(split, results, strict=True)):
+        if isinstance(result, str):
+            written.problems.append(result)
+            continue
+        placed.append(index)
+        sizes[index] = result.size
+        scaled += example.size not in ((0, 0), result.size)
+        copies, copied = copies + (result.copied > 0), copied + result.copied
     written.images += len(placed)
-    if results and not placed:
-        first = f"; the first problem: {written.problems[-len(results)]}" if results else ""
-        raise InputError(f"{split.name}: has no image that can be written{first}")
-    if scaled := sum(one.scaled for one in placed):
+    if len(split) and not placed:
+        first = written.problems[-len(split)]
+        raise InputError(f"{split.name}: has no image that can be written; the first problem: {first}")
+    if scaled:
         what = f"boxes of {scaled} images were scaled to the size of their files, which is not as listed"
         written.notes.append(f"{split.name}: {what}")
-    copies = [one.copied for one in placed if one.copied]
     if copies and options.images == "link":
-        what = f"{len(copies)} images ({sum(copies) / 1e6:.1f} MB) were copied, for want of hard links"
+        what = f"{copies} images ({copied / 1e6:.1f} MB) were copied, for want of hard links"
         written.notes.append(f"{split.name}: {what}")
-    return dataclasses.replace(split, examples=[one.example for one in placed])
+
+    def as_placed(number: int) -> Example:
+        index = placed[number]
+        width, height = sizes[index].tolist()
+        return _renamed(split.examples[index], names[index], (width, height))
+
+    return dataclasses.replace(split, examples=Examples(len(placed), as_placed))
+
+
+def _renamed(example: Example, name: str, size: tuple[int, int]) -> Example:
+    """An example under another name, with its boxes in pixels of another size."""
+    if example.id == name and example.size == size:
+        return example
+    boxes, outlines = example.boxes, example.outlines
+    if example.size not in ((0, 0), size):
+        scale = np.array(size) / np.array(example.size)
+        boxes = boxes * np.tile(scale, 2)
+        outlines = outlines and tuple(None if one is None else one * scale for one in outlines)
+    return dataclasses.replace(example, id=name, size=size, boxes=boxes, outlines=outlines)
 
 
 def _measured(split: Split, example: Example, placing: bool) -> tuple[Path | bytes, tuple[int, int]]:
@@ -366,11 +390,11 @@ def _measured(split: Split, example: Example, placing: bool) -> tuple[Path | byt
         return b"", example.size
 
 
-def _image_names(split: Split, writer: Writer, placing: bool, notes: list[str]) -> dict[str, str]:
-    """Id → name of the image in the output."""
-    names: dict[str, str] = {}
+def _image_names(split: Split, writer: Writer, placing: bool, notes: list[str]) -> list[str]:
+    """The name of each image in the output."""
+    names: list[str] = []
     used: set[str] = set()
-    renamed = []
+    renamed, first = 0, ""
     for example in split:
         if not is_safe_id(example.id):
             raise InputError(f"{split.name}: image id {example.id!r} leads out of the folder of the images")
@@ -378,17 +402,20 @@ def _image_names(split: Split, writer: Writer, placing: bool, notes: list[str]) 
         if placing and writer.is_flat:
             name = name.replace("/", "_")
         stem, again = without_suffix(name), 1
-        ending = name.removeprefix(stem)
-        while (stem if writer.by_stem else name) in used:
+        ending, start = name.removeprefix(stem), without_suffix(stem)
+        while (key := stem if writer.by_stem else name) in used:
             again += 1
-            stem = f"{without_suffix(name.removesuffix(ending))}-{again}"
-        names[example.id] = stem + ending
-        used.add(stem if writer.by_stem else stem + ending)
-        if stem + ending != example.id:
-            renamed.append(example.id)
+            stem = f"{start}-{again}"
+            name = stem + ending
+        used.add(key)
+        if name == example.id:
+            name = example.id  # not another copy of it
+        elif not renamed:
+            first = f"{example.id} is {name}"
+        renamed += name != example.id
+        names.append(name)
     if renamed:
-        first = f"{renamed[0]} is {names[renamed[0]]}"
-        notes.append(f"{split.name}: {len(renamed)} images have other names in this format: {first}")
+        notes.append(f"{split.name}: {renamed} images have other names in this format: {first}")
     return names
 
 
@@ -396,7 +423,7 @@ def _with_ending(split: Split, example: Example) -> str:
     """The id with the ending of an image file, which tools go by."""
     if not _has_files(split):
         return f"{without_suffix(example.id)}.png"
-    if PurePosixPath(example.id).suffix.lower() in IMAGE_SUFFIXES:
+    if without_suffix(example.id) != example.id:
         return example.id
     try:
         return example.id + header_suffix(_source(split, example), _described(split, example))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
@@ -15,10 +15,11 @@ from heatbox._utils.progress import Track, silent
 from heatbox.boxes.ops import box_iou
 from heatbox.data.classes import match_classes
 from heatbox.data.formats.output import box_classes
-from heatbox.data.types import Example, Split
+from heatbox.data.types import Example, Split, changed
 from heatbox.errors import AssumptionWarning, InputError
 from heatbox.evaluation.calibrate import calibrate_map
 from heatbox.evaluation.run import IMAGE, Record, Run
+from heatbox.labeling.proposals import ids_by
 from heatbox.labeling.propose import BoxSettings, Records, propose
 from heatbox.labeling.refit import FEWEST, can_refit, refit
 from heatbox.metrics.coco_ap import coco_average_precision
@@ -66,11 +67,15 @@ def match_corrections(split: Split, corrections: Split) -> dict[str, Example]:
         if number:
             what = f"{number} images {reason} and do not count as corrected"
             warnings.warn(f"{corrections.name}: {what}", AssumptionWarning, stacklevel=2)
+    wanted = {key for example in drawn for key in _keys(example.id)}
+    names_of_drawn = {example.id for example in drawn}
     places: dict[str, Example | None] = {}
+    exact: dict[str, Example] = {}
     for example in split:
-        for key in _keys(example.id):
+        for key in wanted.intersection(_keys(example.id)):
             places[key] = None if key in places else example  # several: not certain
-    exact = {example.id: example for example in split}
+        if example.id in names_of_drawn:
+            exact[example.id] = example
     found: dict[str, Example] = {}
     source: dict[str, str] = {}
     for example in sorted(drawn, key=lambda one: one.id not in exact):
@@ -135,15 +140,11 @@ class Learned:
                 example if drawn is None else dataclasses.replace(drawn, box_scores=np.ones(len(drawn.boxes)))
             )
 
-        return dataclasses.replace(split, examples=[apply(example) for example in split])
+        return dataclasses.replace(split, examples=changed(split.examples, apply))
 
     def queue(self, split: Split) -> list[str]:
         """Ids in the order of review: those of most expected wrong boxes first; the corrected ones last."""
-        return sorted((example.id for example in split), key=self._rank(split))
-
-    def _rank(self, split: Split) -> Callable[[str], float]:
-        wrong = {example.id: expected_errors(example) for example in split}
-        return lambda name: np.inf if name in self.corrected else -wrong[name]
+        return ids_by(split, lambda one: np.inf if one.id in self.corrected else -expected_errors(one))
 
     def as_dict(self) -> dict[str, Any]:
         """For summary.json."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from array import array
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -42,6 +43,7 @@ class WrittenLabels:
 
     Attributes:
         folder: the output folder.
+        split: the images with their boxes, in their own classes.
         summary: content of summary.json.
         files: names of the files and folders in it.
         notes: what the user should know, a sentence each.
@@ -49,6 +51,7 @@ class WrittenLabels:
     """
 
     folder: Path
+    split: Split
     summary: dict[str, Any]
     files: list[str]
     notes: list[str] = field(default_factory=list)
@@ -121,7 +124,7 @@ def write_labels(
         InputError: something that cannot be written.
     """
     files = [*(name for _, name in _chosen(names)), SUMMARY, *([] if page is None else [REVIEW])]
-    written = WrittenLabels(out, dict(summary), files)
+    written = WrittenLabels(out, split, dict(summary), files)
     problems: dict[str, None] = {}
     with folder_when_whole(out) as folder:
         for format_, name in _chosen(names):
@@ -161,15 +164,18 @@ def summary_of(
         kept: ids of images whose boxes a person drew: they do not count in the confidences.
     """
     counts = {key: Counter[int]() for key in ("images", "empty")}
+    kinds, scores, proposed = array("q"), array("d"), array("d")
+    without = 0
     for example in split:
-        kinds, scores = example.box_labels, example.box_scores
-        assert kinds is not None
-        assert scores is not None
+        assert example.box_labels is not None
+        assert example.box_scores is not None
         counts["images"].update(example.labels)
-        counts["empty"].update({*example.labels} - {*kinds.tolist()})
-    pairs = [(e.box_labels, e.box_scores) for e in split]
-    labels = np.concatenate([np.zeros(0, np.int64), *(one for one, _ in pairs if one is not None)])
-    every = np.concatenate([np.zeros(0), *(one for _, one in pairs if one is not None)])
+        counts["empty"].update({*example.labels} - {*example.box_labels.tolist()})
+        kinds.extend(example.box_labels.tolist())
+        scores.extend(example.box_scores.tolist())
+        proposed.extend(() if example.id in kept else example.box_scores.tolist())
+        without += not len(example.boxes)
+    labels, every = np.array(kinds), np.array(scores)
     names = [*map(str, split.class_names), *map(str, range(len(split.class_names), split.num_classes))]
     classes = [
         {
@@ -181,11 +187,10 @@ def summary_of(
         }
         for label in sorted({*counts["images"], *labels.tolist()})
     ]
-    proposed = [e.box_scores for e in split if e.box_scores is not None and e.id not in kept]
-    ordered = np.sort(np.concatenate([np.zeros(0), *proposed]))[::-1]
+    ordered = np.sort(proposed)[::-1]
     return {
         "images": len(split),
-        "images_without_boxes": sum(not len(example.boxes) for example in split),
+        "images_without_boxes": without,
         "boxes": len(every),
         "boxes_of_a_person": len(every) - len(ordered),
         "mean_confidence": _mean(ordered),

@@ -39,7 +39,7 @@ from heatbox.data.formats.segments import polygon_mask
 from heatbox.data.formats.yolo import POLYGONS_WITHOUT_SCORES, label_lines
 from heatbox.data.objects import detections_of
 from heatbox.data.problems import LeftOut
-from heatbox.data.types import Example, Split
+from heatbox.data.types import Example, Split, changed
 from heatbox.data.write import relabelled
 from heatbox.errors import AssumptionWarning, InputError
 from heatbox.evaluation.networks import average_runs, description, require_same_split
@@ -67,7 +67,8 @@ from heatbox.labeling.photos import (
     with_predicted_labels,
     without_boxes,
 )
-from heatbox.labeling.propose import NOTHING, ONE, BoxSettings, Found, default_threshold, in_order, propose
+from heatbox.labeling.proposals import ids_by, with_proposals
+from heatbox.labeling.propose import NOTHING, ONE, BoxSettings, Found, default_threshold, propose
 from heatbox.maps.registry import (
     check_requirements,
     find_method,
@@ -88,9 +89,15 @@ CLASSES_RUN = "predicted-classes"
 """Folder in the run with the classifier's predictions of images without labels."""
 
 
+def photos_name(photos: str) -> str:
+    """The name of the folder or file of some photographs."""
+    path = Path(photos)
+    return (path.resolve() if path.is_dir() else path).name or photos
+
+
 def default_run(photos: str) -> Path:
     """The run folder of some photographs, where none is named."""
-    return Path("runs") / folder_name(f"label-{Path(photos).name or photos}")
+    return Path("runs") / folder_name(f"label-{photos_name(photos)}")
 
 
 @dataclass(frozen=True)
@@ -129,7 +136,7 @@ class Labelled:
 
     def own_split(self, split: Split) -> Split:
         """A split whose classes are those of the photographs."""
-        examples = [self.in_own_classes(example) for example in split]
+        examples = changed(split.examples, self.in_own_classes)
         return dataclasses.replace(split, examples=examples, class_names=self.class_names, class_ids=())
 
     @cached_property
@@ -154,8 +161,7 @@ class Labelled:
 
     def boxes(self, settings: BoxSettings | None = None, track: Track = silent) -> Split:
         """All images, in order, with the boxes that are proposed."""
-        found = {example.id: example for example, _ in self.proposals(settings, track)}
-        return in_order(self.split, found)
+        return with_proposals(self.split, (example for example, _ in self.proposals(settings, track)))
 
 
 def box_settings(config: LabelConfig | LabelNetworksConfig) -> BoxSettings:
@@ -431,10 +437,11 @@ def review_order(split: Split) -> list[str]:
         scores = example.box_scores
         return -1.0 if scores is None or not len(scores) else float(np.min(scores))
 
-    return [example.id for example in sorted(split, key=rank)]
+    return ids_by(split, rank)
 
 
 def review(
+    title: str,
     labelled: Labelled,
     split: Split,
     summary: Mapping[str, Any],
@@ -446,6 +453,7 @@ def review(
     """The review page of some images, or None where the extra `report` is missing, which is said.
 
     Args:
+        title: heading of the page.
         labelled: the images and their maps.
         split: the images with boxes.
         summary: of `summary_of`.
@@ -474,7 +482,7 @@ def review(
                 maps.setdefault(name, record[f"map_{labelled.config.method}"])
     data = review_data(split, shown, maps, kept, track)
     lead = f"{summary['images']} images, {summary['boxes']} boxes: {accuracy_sentence(summary)}."
-    return review_page(f"Review of {split.name}", lead, notes, data)
+    return review_page(title, lead, notes, data)
 
 
 def label_photos(
@@ -529,7 +537,7 @@ def label_photos(
     )
     if lines:
         summary["corrected"] = lines
-    page = review(labelled, split, summary, ids, kept, images, track)
+    page = review(f"Review of {photos_name(photos)}", labelled, split, summary, ids, kept, images, track)
     return write_labels(split, out, to, options, summary, page, track)
 
 

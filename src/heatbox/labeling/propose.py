@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -190,23 +190,3 @@ def _with_boxes(example: Example, labels: Sequence[int], found: Sequence[Found],
         if outlined
         else None,
     )
-
-
-def in_order(split: Split, found: Mapping[str, Example]) -> Split:
-    """The split with the boxes that were found; images of no class have none and stay.
-
-    Args:
-        split: the images.
-        found: id → example with boxes; an image of some class that is not among them is left out.
-    """
-    empty = np.zeros((0, 4))
-    examples = [
-        found[example.id]
-        if example.id in found
-        else dataclasses.replace(
-            example, boxes=empty, box_labels=np.zeros(0, np.int64), box_scores=np.zeros(0)
-        )
-        for example in split
-        if example.id in found or not example.labels
-    ]
-    return dataclasses.replace(split, examples=examples)

@@ -8,8 +8,9 @@ Crowds (iscrowd 1) are not single objects: they are no boxes, and ignored in mas
 
 from __future__ import annotations
 
+import itertools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,6 +31,7 @@ from heatbox.data.formats.output import (
     corner_and_size,
     json_text,
     labels_without_boxes,
+    separated,
 )
 from heatbox.data.formats.rows import (
     MAX_SIDE,
@@ -262,40 +264,62 @@ def to_coco(split: Split, first_category: int = FIRST_CATEGORY) -> dict[str, Any
     Raises:
         InputError: boxes of no class.
     """
-    images: list[dict[str, Any]] = []
-    annotations: list[dict[str, Any]] = []
+    return {key: list(value) if key in _KEYS else value for key, value in _content(split, first_category)}
+
+
+def _content(split: Split, first_category: int) -> Iterator[tuple[str, Any]]:
+    """Key and value of the JSON of a split; its lists as iterators."""
+    yield "info", {}
+    yield "licenses", []
+    yield "images", _images(split, first_category)
+    yield "annotations", _annotations(split, first_category)
+    named = enumerate(map(str, split.class_names), first_category)
+    yield "categories", ({"id": index, "name": name, "supercategory": ""} for index, name in named)
+
+
+def _images(split: Split, first_category: int) -> Iterator[dict[str, Any]]:
     for number, example in enumerate(split, 1):
         width, height = example.size
         image = {"id": number, "file_name": example.id, "width": width, "height": height}
         if labels := labels_without_boxes(example):
             image["category_ids"] = [label + first_category for label in labels]
-        images.append(image)
+        yield image
+
+
+def _annotations(split: Split, first_category: int) -> Iterator[dict[str, Any]]:
+    numbers = itertools.count(1)
+    for image, example in enumerate(split, 1):
         rows = zip(
             box_classes(example), example.boxes, box_scores(example), box_outlines(example), strict=True
         )
         for label, box, score, outline in rows:
             corners = corner_and_size(box)
             annotation = {
-                "id": len(annotations) + 1,
-                "image_id": number,
+                "id": next(numbers),
+                "image_id": image,
                 "category_id": label + first_category,
                 "bbox": corners,
                 "area": corners[2] * corners[3] if outline is None else polygon_area(outline),
                 "iscrowd": 0,
                 "segmentation": [] if outline is None else [outline.ravel().tolist()],
             }
-            annotations.append(annotation if score is None else {**annotation, "score": score})
-    categories = [
-        {"id": index, "name": str(name), "supercategory": ""}
-        for index, name in enumerate(split.class_names, first_category)
-    ]
-    return {
-        "info": {},
-        "licenses": [],
-        "images": images,
-        "annotations": annotations,
-        "categories": categories,
-    }
+            yield annotation if score is None else {**annotation, "score": score}
+
+
+def coco_text(split: Split, boxes: bool = True) -> Iterator[str]:
+    """The file of `to_coco` in parts; its list of annotations is empty without boxes."""
+    for number, (key, value) in enumerate(_content(split, FIRST_CATEGORY)):
+        yield f'{", " if number else "{"}"{key}": '
+        yield from (
+            _list_text(value if boxes or key != "annotations" else ()) if key in _KEYS else [json_text(value)]
+        )
+    yield "}"
+
+
+def _list_text(rows: Iterable[object]) -> Iterator[str]:
+    yield "["
+    yield from separated(map(json_text, rows), ", ")
+    yield "]"
 
 
 def to_coco_results(split: Split, first_category: int = FIRST_CATEGORY) -> list[dict[str, Any]]:
@@ -308,7 +332,10 @@ def to_coco_results(split: Split, first_category: int = FIRST_CATEGORY) -> list[
     Raises:
         InputError: a box without a score, which results need.
     """
-    found = []
+    return list(_results(split, first_category))
+
+
+def _results(split: Split, first_category: int) -> Iterator[dict[str, Any]]:
     for number, example in enumerate(split, 1):
         rows = zip(box_classes(example), example.boxes, box_scores(example), strict=True)
         for label, box, score in rows:
@@ -318,8 +345,7 @@ def to_coco_results(split: Split, first_category: int = FIRST_CATEGORY) -> list[
                     "write ground truth as coco"
                 )
             place = {"image_id": number, "category_id": label + first_category}
-            found.append({**place, "bbox": corner_and_size(box), "score": score})
-    return found
+            yield {**place, "bbox": corner_and_size(box), "score": score}
 
 
 def image_folder(split: str) -> str:
@@ -330,20 +356,18 @@ def image_folder(split: str) -> str:
 def write_tree(splits: Sequence[Split], output: Output, options: WriteOptions) -> None:
     """Write annotations/instances_SPLIT.json."""
     for split in splits:
-        output.write(f"annotations/instances_{split.name}.json", json_text(to_coco(split)))
+        output.write(f"annotations/instances_{split.name}.json", coco_text(split))
 
 
-def _results_files(split: Split, options: WriteOptions) -> dict[str, str]:
-    results = to_coco_results(split)
-    images = {**to_coco(split), "annotations": []}
-    return {"": json_text(results), "-images": json_text(images)}
+def _results_files(split: Split, options: WriteOptions) -> dict[str, Iterator[str]]:
+    return {"": _list_text(_results(split, FIRST_CATEGORY)), "-images": coco_text(split, boxes=False)}
 
 
 WRITER = Writer(
     "annotations/instances_SPLIT.json and images/SPLIT, or FILE.json alone",
     write=write_tree,
     image_folder=lambda split, options: image_folder(split),
-    files=lambda split, options: {"": json_text(to_coco(split))},
+    files=lambda split, options: {"": coco_text(split)},
     suffix=".json",
 )
 RESULTS_WRITER = Writer(

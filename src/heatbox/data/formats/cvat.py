@@ -9,6 +9,7 @@ The other archives have the layouts of COCO, of Darknet (YOLO) and of Pascal VOC
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -222,18 +223,18 @@ def _write_xml(splits: Sequence[Split], output: Output, options: WriteOptions) -
         f"        <label><name>{xml_text(name)}</name><attributes>{score}</attributes></label>\n"
         for name in splits[0].class_names
     )
-    subsets = [split.name if len(splits) > 1 else "" for split in splits]
-    entries = [(example, subset) for split, subset in zip(splits, subsets, strict=True) for example in split]
-    images = "".join(
-        image_xml(example, splits[0].class_names, number, subset)
-        for number, (example, subset) in enumerate(entries)
-    )
-    output.write(
-        "annotations.xml",
+    head = (
         '<?xml version="1.0" encoding="utf-8"?>\n<annotations>\n  <version>1.1</version>\n  <meta>\n'
-        f"    <task>\n      <size>{len(entries)}</size>\n      <mode>annotation</mode>\n"
-        f"      <labels>\n{labels}      </labels>\n    </task>\n  </meta>\n{images}</annotations>\n",
+        f"    <task>\n      <size>{sum(map(len, splits))}</size>\n      <mode>annotation</mode>\n"
+        f"      <labels>\n{labels}      </labels>\n    </task>\n  </meta>\n"
     )
+    numbers = itertools.count()
+    images = (
+        image_xml(example, split.class_names, next(numbers), split.name if len(splits) > 1 else "")
+        for split in splits
+        for example in split
+    )
+    output.write("annotations.xml", itertools.chain([head], images, ["</annotations>\n"]))
 
 
 def _write_darknet(splits: Sequence[Split], output: Output, options: WriteOptions) -> None:
@@ -246,7 +247,7 @@ def _write_darknet(splits: Sequence[Split], output: Output, options: WriteOption
             boxes = dataclasses.replace(example, outlines=None)
             output.write(f"{folder}/{without_suffix(example.id)}.txt", yolo.label_lines(boxes))
         paths = (f"data/{folder}/{one_line(example.id, 'the list of images')}\n" for example in split)
-        output.write(f"{key}.txt", "".join(paths))
+        output.write(f"{key}.txt", paths)
         lists.append(f"{key} = data/{key}.txt\n")
     output.write("obj.names", "".join(f"{name}\n" for name in names))
     lines = [f"classes = {len(names)}\n", *lists, "names = data/obj.names\nbackup = backup/\n"]

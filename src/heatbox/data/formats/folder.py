@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from heatbox.data.files.images import TreeImages, images_among
 from heatbox.data.files.trees import Report, Tree, below, join, raise_problem
 from heatbox.data.formats.coco import read_coco
 from heatbox.data.formats.frames import UPRIGHT, turns_of
-from heatbox.data.formats.options import WriteOptions
 from heatbox.data.formats.output import (
     OUTLINES,
     Writer,
@@ -142,8 +141,8 @@ def read_csv(tree: Tree, name: str, report: Report = raise_problem) -> dict[str,
 # ------------------------------------------------------------------------------------------------- writing
 
 
-def to_csv(split: Split) -> str:
-    """A table with a header and one row per box, as `read_csv` reads it.
+def csv_lines(split: Split) -> Iterator[str]:
+    """The lines of a table with a header and one row per box, as `read_csv` reads it.
 
     A label without a box and an image without labels are rows whose box is empty. The column ``score`` is
     there if any box has one.
@@ -153,9 +152,7 @@ def to_csv(split: Split) -> str:
     """
     scored = any(example.box_scores is not None for example in split)
     sizes = ("image_width", "image_height")
-    text = io.StringIO()
-    table = csv.writer(text, lineterminator="\n")
-    table.writerow(["image", "label", *CORNERS[0], *(["score"] if scored else []), *sizes])
+    yield _csv_text([["image", "label", *CORNERS[0], *(["score"] if scored else []), *sizes]])
     for example in split:
         rows = [
             [split.class_names[label], *map(number_text, box), "" if score is None else number_text(score)]
@@ -164,18 +161,19 @@ def to_csv(split: Split) -> str:
             )
         ]
         rows += [[split.class_names[label], *[""] * 5] for label in labels_without_boxes(example)]
-        for row in rows or [[""] * 6]:
-            table.writerow([example.id, *(row if scored else row[:-1]), *example.size])
+        rows = rows or [[""] * 6]
+        yield _csv_text([example.id, *(row if scored else row[:-1]), *example.size] for row in rows)
+
+
+def _csv_text(rows: Iterable[Sequence[object]]) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
     return text.getvalue()
-
-
-def _table_files(split: Split, options: WriteOptions) -> dict[str, str]:
-    return {"": to_csv(split)}
 
 
 WRITER = Writer(
     "FILE.csv with image, label, x1, y1, x2, y2, score, size",
-    files=_table_files,
+    files=lambda split, options: {"": csv_lines(split)},
     suffix=".csv",
     loses=lambda options: (OUTLINES,),
 )

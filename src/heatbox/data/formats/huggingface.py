@@ -474,8 +474,8 @@ def metadata_row(example: Example, class_names: Sequence[str]) -> dict[str, Any]
 
 def _write(splits: Sequence[Split], output: Output, options: WriteOptions) -> None:
     for split in splits:
-        rows = (json_text(metadata_row(example, split.class_names)) for example in split)
-        output.write(f"{split.name}/metadata.jsonl", "".join(f"{row}\n" for row in rows))
+        rows = (f"{json_text(metadata_row(example, split.class_names))}\n" for example in split)
+        output.write(f"{split.name}/metadata.jsonl", rows)
 
 
 WRITER = Writer(

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote
@@ -32,6 +32,7 @@ from heatbox.data.formats.output import (
     corner_and_size,
     json_text,
     labels_without_boxes,
+    separated,
     xml_text,
 )
 from heatbox.data.formats.rows import MAX_SIDE, Annotation, Object, decode_text, skipping
@@ -383,9 +384,9 @@ def labeling_config(splits: Sequence[Split], options: WriteOptions) -> str:
     )
 
 
-def _tasks(splits: Sequence[Split], options: WriteOptions, folder: str) -> str:
+def _tasks(splits: Sequence[Split], options: WriteOptions, folder: str) -> Iterator[str]:
     """All tasks, one on a line; images are in FOLDER/SPLIT, or where their ids say for no folder."""
-    tasks = [
+    tasks = (
         label_studio_task(
             example,
             split.class_names,
@@ -394,8 +395,10 @@ def _tasks(splits: Sequence[Split], options: WriteOptions, folder: str) -> str:
         )
         for split in splits
         for example in split
-    ]
-    return "[\n" + ",\n".join(map(json_text, tasks)) + "\n]\n"
+    )
+    yield "[\n"
+    yield from separated(map(json_text, tasks), ",\n")
+    yield "\n]\n"
 
 
 def _write(splits: Sequence[Split], output: Output, options: WriteOptions) -> None:

@@ -9,14 +9,15 @@ from __future__ import annotations
 import json
 import math
 import os
+import posixpath
 import re
 import shutil
 import zipfile
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from xml.sax.saxutils import escape
 
 import numpy as np
@@ -30,6 +31,7 @@ Loss = str
 SCORES, LABELS, OUTLINES = "scores", "labels of images without boxes", "outlines"
 """What of an example a layout may be unable to hold."""
 
+_PART = 1 << 16
 _NOT_IN_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
@@ -37,8 +39,8 @@ class Output(ABC):
     """Receives files under relative names with forward slashes, which writers derive from safe ids."""
 
     @abstractmethod
-    def write(self, name: str, content: str | bytes) -> None:
-        """Write a file."""
+    def write(self, name: str, content: str | Iterable[str]) -> None:
+        """Write a text file; a large one comes in parts."""
 
     @abstractmethod
     def place(self, name: str, source: Path | bytes, link: bool) -> int:
@@ -68,9 +70,10 @@ class FolderOutput(Output):
         path.parent.mkdir(parents=True, exist_ok=True)
         return path
 
-    def write(self, name: str, content: str | bytes) -> None:
-        """Write a file."""
-        self._path(name).write_bytes(content.encode() if isinstance(content, str) else content)
+    def write(self, name: str, content: str | Iterable[str]) -> None:
+        """Write a text file."""
+        with self._path(name).open("wb") as file:
+            file.writelines(encoded(content))
 
     def place(self, name: str, source: Path | bytes, link: bool) -> int:
         """Link or copy an image file."""
@@ -95,9 +98,12 @@ class ZipOutput(Output):
     def __init__(self, archive: zipfile.ZipFile) -> None:
         self.archive = archive
 
-    def write(self, name: str, content: str | bytes) -> None:
-        """Write a file."""
-        self._add(name, content, zipfile.ZIP_DEFLATED)
+    def write(self, name: str, content: str | Iterable[str]) -> None:
+        """Write a text file."""
+        entry = self._entry(name)
+        entry.compress_type = zipfile.ZIP_DEFLATED
+        with self.archive.open(entry, "w", force_zip64=True) as file:  # its size is not known before
+            file.writelines(encoded(content))
 
     def place(self, name: str, source: Path | bytes, link: bool) -> int:
         """Copy an image file."""
@@ -105,13 +111,13 @@ class ZipOutput(Output):
             content = source if isinstance(source, bytes) else source.read_bytes()
         except OSError as error:
             raise InputError(f"{error.filename}: cannot be read ({error.strerror})") from error
-        self._add(name, content, zipfile.ZIP_STORED)
+        self.archive.writestr(self._entry(name), content, zipfile.ZIP_STORED)
         return len(content)
 
-    def _add(self, name: str, content: str | bytes, method: int) -> None:
+    def _entry(self, name: str) -> zipfile.ZipInfo:
         entry = zipfile.ZipInfo(name)  # of 1980, so that equal data makes equal archives
         entry.external_attr = 0o644 << 16
-        self.archive.writestr(entry, content, method)
+        return entry
 
 
 @dataclass(frozen=True)
@@ -122,7 +128,7 @@ class Writer:
         summary: what is written, for the documentation.
         write: (splits, output, options) writes the annotation files; None for a layout of a single file.
         image_folder: (split, options) → folder of its images; their names in it are the ids.
-        files: (split, options) → what is added to the stem of the output file, and the content.
+        files: (split, options) → what is added to the stem of the output file, and the content in parts.
         suffix: of that file; the output is a file if it ends so.
         only_name: (split, options) → name of the only split, where tools know few names.
         is_archive: whether the tree is written into a .zip.
@@ -135,7 +141,7 @@ class Writer:
     summary: str
     write: Callable[[Sequence[Split], Output, WriteOptions], None] | None = None
     image_folder: Callable[[str, WriteOptions], str] = lambda split, options: "images"
-    files: Callable[[Split, WriteOptions], Mapping[str, str]] | None = None
+    files: Callable[[Split, WriteOptions], Mapping[str, str | Iterable[str]]] | None = None
     suffix: str = ""
     only_name: Callable[[str, WriteOptions], str] = lambda split, options: split
     is_archive: bool = False
@@ -193,13 +199,32 @@ def corner_and_size(box: np.ndarray | Sequence[float]) -> list[float]:
 
 def without_suffix(name: str) -> str:
     """The name of an image without its ending, if it is that of an image."""
-    suffix = PurePosixPath(name).suffix
-    return name.removesuffix(suffix) if suffix.lower() in IMAGE_SUFFIXES else name
+    stem, suffix = posixpath.splitext(name)
+    return stem if suffix.lower() in IMAGE_SUFFIXES else name
 
 
 def number_text(value: float) -> str:
     """A number with ten significant digits, a millionth of a pixel in any image: 12, 3.5."""
     return f"{value:.10g}"
+
+
+def encoded(content: str | Iterable[str]) -> Iterator[bytes]:
+    """A text, or the parts of one, as UTF-8 in pieces of tens of kilobytes."""
+    part: list[str] = []
+    length = 0
+    for one in [content] if isinstance(content, str) else content:
+        part.append(one)
+        length += len(one)
+        if length > _PART:
+            yield "".join(part).encode()
+            part, length = [], 0
+    yield "".join(part).encode()
+
+
+def separated(parts: Iterable[str], separator: str) -> Iterator[str]:
+    """The parts of a text with a separator between them."""
+    for number, part in enumerate(parts):
+        yield separator + part if number else part
 
 
 def json_text(content: object) -> str:

@@ -327,12 +327,11 @@ def annotation_xml(example: Example, class_names: Sequence[str], as_cvat: bool =
 def write_voc(splits: Sequence[Split], output: Output, as_cvat: bool = False) -> None:
     """Write the annotation files and the lists of images."""
     for split in splits:
-        names = []
         for example in split:
-            names.append(without_suffix(one_line(example.id, "the list of images")))
-            text = annotation_xml(example, split.class_names, as_cvat)
-            output.write(f"Annotations/{names[-1]}.xml", text)
-        output.write(f"ImageSets/Main/{split.name}.txt", "".join(f"{name}\n" for name in names))
+            name = without_suffix(one_line(example.id, "the list of images"))
+            output.write(f"Annotations/{name}.xml", annotation_xml(example, split.class_names, as_cvat))
+        names = (f"{without_suffix(example.id)}\n" for example in split)
+        output.write(f"ImageSets/Main/{split.name}.txt", names)
 
 
 def _write(splits: Sequence[Split], output: Output, options: WriteOptions) -> None:

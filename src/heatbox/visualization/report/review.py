@@ -34,7 +34,8 @@ def review_data(
     Raises:
         InputError: an image that cannot be read.
     """
-    examples = {example.id: example for example in split}
+    wanted = {*ids}
+    examples = {example.id: example for example in split if example.id in wanted}
     images = [
         _image(split, examples[name], maps.get(name), name in kept)
         for name in track(ids, "review page", len(ids))
