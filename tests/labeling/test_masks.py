@@ -11,7 +11,8 @@ import pytest
 from heatbox import open_split
 from heatbox.boxes.ops import box_iou
 from heatbox.cli.main import main
-from heatbox.data.formats.segments import polygon_mask
+from heatbox.data.formats.labelstudio import brush_mask, pack_brush
+from heatbox.data.formats.segments import mask_rle, outline_mask, polygon_mask, rle_mask
 from heatbox.data.glyphs import glyphs
 from heatbox.data.types import Example, Split
 from heatbox.data.write import write_splits
@@ -98,6 +99,78 @@ def test_polygons_are_read_as_masks_and_boxes(written):
         boxes = np.array([one["bbox"] for one in wanted])
         boxes[:, 2:] += boxes[:, :2]
         assert np.allclose(example.boxes, boxes, atol=1e-4)
+
+
+def some_masks():
+    """Masks of many kinds: empty, full, one pixel, the first pixel, columns, noise; and a large one."""
+    random = np.random.default_rng(0)
+    yield from (np.zeros((5, 7), bool), np.ones((5, 7), bool), np.ones((1, 1), bool))
+    for place in ((0, 0), (4, 6), (0, 6)):
+        mask = np.zeros((5, 7), bool)
+        mask[place] = True
+        yield mask
+    for _ in range(40):
+        yield random.random(random.integers(1, 90, 2)) < random.random()
+    large = np.zeros((700, 900), bool)
+    large[100:650, 30:800] = True
+    yield large
+
+
+def test_run_lengths_are_those_of_pycocotools_and_come_back():
+    tools = pytest.importorskip("pycocotools.mask")
+    for mask in some_masks():
+        found = mask_rle(mask)
+        wanted = tools.encode(np.asfortranarray(mask.astype(np.uint8)))
+        assert found == {"size": wanted["size"], "counts": wanted["counts"].decode()}
+        assert np.array_equal(rle_mask(found, mask.shape[::-1]), mask)
+
+
+def test_a_brush_is_that_of_label_studio_and_comes_back():
+    for mask in some_masks():
+        assert np.array_equal(brush_mask(pack_brush(mask), mask.shape[::-1]), mask)
+    brush = pytest.importorskip("label_studio_sdk.converter.brush")
+    for mask in some_masks():
+        pixels = brush.decode_rle(pack_brush(mask)).reshape(*mask.shape, 4)
+        assert np.array_equal(pixels > 0, np.repeat(mask[..., None], 4, axis=2))
+
+
+def test_all_formats_hold_the_same_run_lengths(written):
+    out, command = written
+    size = (SIDE + 32, SIDE)
+    rle = out.parent / "rle"
+    more = ["--to", "coco", "label-studio", "cvat", "--mask-format", "rle", "--out", str(rle)]
+    assert main([*command, *more]) == 0
+    tasks = json.loads((rle / "label-studio.json").read_text())
+    studio = {task["data"]["image"].rpartition("?d=")[2]: task["predictions"][0]["result"] for task in tasks}
+    assert "<BrushLabels" in (rle / "label-studio.xml").read_text()
+    with zipfile.ZipFile(rle / "cvat.zip") as archive:
+        root = ET.fromstring(archive.read("annotations.xml"))
+    cvat = {image.get("name"): image.findall("mask") for image in root.findall("image")}
+    found, polygons = coco_of(rle), coco_of(out)
+    for name, wanted in polygons.items():
+        masks = [polygon_mask(one["segmentation"][0], size) for one in wanted]
+        assert len(masks) == len(found[name]) == len(studio[name]) == len(cvat[name]) > 0
+        for mask, one, region, shape in zip(masks, found[name], studio[name], cvat[name], strict=True):
+            assert np.array_equal(rle_mask(one["segmentation"], size), mask)
+            assert one["area"] == mask.sum()
+            assert np.array_equal(brush_mask(region["value"]["rle"], size), mask)
+            left, top, width, height = (int(shape.get(key)) for key in ("left", "top", "width", "height"))
+            runs = [int(run) for run in shape.get("rle").split(",")]
+            inside = np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(height, width)
+            assert np.array_equal(mask[top : top + height, left : left + width], inside)
+            assert inside.sum() == mask.sum()
+
+
+def test_run_lengths_are_for_outlines(written, capsys):
+    out, command = written
+    without = [word for word in command if word != "--masks"]
+    assert main([*without, "--mask-format", "rle", "--out", str(out.parent / "fourth")]) == 2
+    assert "--mask-format rle is for outlines, which --masks makes" in capsys.readouterr().err
+
+
+def test_an_outline_between_the_centres_of_pixels_has_one_pixel():
+    thin = np.array([[2.6, 1.0], [2.8, 1.0], [2.7, 3.0]])
+    assert np.argwhere(outline_mask(thin, (9, 5))).tolist() == [[2, 2]]
 
 
 def test_what_cannot_hold_outlines_says_so(written, capsys):

@@ -517,6 +517,8 @@ def label_photos(
     check_outputs(out, to, options, photos)
     if config.masks and options.confidence and "yolo" in to:
         raise InputError(f"{POLYGONS_WITHOUT_SCORES}; leave --masks or --confidence out")
+    if options.mask_format == "rle" and not config.masks:
+        raise InputError("--mask-format rle is for outlines, which --masks makes")
     if corrected is not None and not Path(corrected).exists():
         raise InputError(f"{corrected}: no such file or folder of corrected boxes")
     labelled = make_maps(photos, config, run, track, trained=trained)

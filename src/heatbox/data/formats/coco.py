@@ -19,7 +19,7 @@ from heatbox.data.files.trees import Report, Tree, find_folders, join, raise_pro
 from heatbox.data.formats.listed import listed_split
 from heatbox.data.formats.masks import INVALID, Segment
 from heatbox.data.formats.names import cleaned, locate_images
-from heatbox.data.formats.options import WriteOptions
+from heatbox.data.formats.options import MaskFormat, WriteOptions
 from heatbox.data.formats.output import (
     LABELS,
     OUTLINES,
@@ -41,7 +41,7 @@ from heatbox.data.formats.rows import (
     is_safe_id,
     skipping,
 )
-from heatbox.data.formats.segments import polygon_area, segment_box
+from heatbox.data.formats.segments import mask_rle, outline_mask, polygon_area, segment_box
 from heatbox.data.types import Split
 from heatbox.errors import InputError
 
@@ -249,30 +249,34 @@ FIRST_CATEGORY = 1
 """Id of the first category; some tools take 0 for the background."""
 
 
-def to_coco(split: Split, first_category: int = FIRST_CATEGORY) -> dict[str, Any]:
+def to_coco(
+    split: Split, first_category: int = FIRST_CATEGORY, masks: MaskFormat = "polygon"
+) -> dict[str, Any]:
     """A split as COCO's JSON, in Python's types.
 
     Images are numbered from 1, in the order of the split. An annotation of a box with a score has the key
-    ``score``, which COCO's own files do not have; where an image
-    has outlines, ``segmentation`` is a polygon. Labels of an image that none of its boxes has are in
+    ``score``, which COCO's own files do not have; where an image has outlines, ``segmentation`` is a polygon,
+    or the run lengths of the pixels inside. Labels of an image that none of its boxes has are in
     ``category_ids`` of the image, which other tools ignore.
 
     Args:
         split: its examples have sizes, with boxes in pixels of them; class names are complete.
         first_category: id of the first class.
+        masks: how outlines are written.
 
     Raises:
         InputError: boxes of no class.
     """
-    return {key: list(value) if key in _KEYS else value for key, value in _content(split, first_category)}
+    content = _content(split, first_category, masks)
+    return {key: list(value) if key in _KEYS else value for key, value in content}
 
 
-def _content(split: Split, first_category: int) -> Iterator[tuple[str, Any]]:
+def _content(split: Split, first_category: int, masks: MaskFormat) -> Iterator[tuple[str, Any]]:
     """Key and value of the JSON of a split; its lists as iterators."""
     yield "info", {}
     yield "licenses", []
     yield "images", _images(split, first_category)
-    yield "annotations", _annotations(split, first_category)
+    yield "annotations", _annotations(split, first_category, masks)
     named = enumerate(map(str, split.class_names), first_category)
     yield "categories", ({"id": index, "name": name, "supercategory": ""} for index, name in named)
 
@@ -286,7 +290,7 @@ def _images(split: Split, first_category: int) -> Iterator[dict[str, Any]]:
         yield image
 
 
-def _annotations(split: Split, first_category: int) -> Iterator[dict[str, Any]]:
+def _annotations(split: Split, first_category: int, masks: MaskFormat) -> Iterator[dict[str, Any]]:
     numbers = itertools.count(1)
     for image, example in enumerate(split, 1):
         rows = zip(
@@ -294,21 +298,28 @@ def _annotations(split: Split, first_category: int) -> Iterator[dict[str, Any]]:
         )
         for label, box, score, outline in rows:
             corners = corner_and_size(box)
+            area: float = corners[2] * corners[3]
+            segmentation: Any = []
+            if outline is not None and masks == "rle":
+                mask = outline_mask(outline, example.size)
+                area, segmentation = float(mask.sum()), mask_rle(mask)
+            elif outline is not None:
+                area, segmentation = polygon_area(outline), [outline.ravel().tolist()]
             annotation = {
                 "id": next(numbers),
                 "image_id": image,
                 "category_id": label + first_category,
                 "bbox": corners,
-                "area": corners[2] * corners[3] if outline is None else polygon_area(outline),
+                "area": area,
                 "iscrowd": 0,
-                "segmentation": [] if outline is None else [outline.ravel().tolist()],
+                "segmentation": segmentation,
             }
             yield annotation if score is None else {**annotation, "score": score}
 
 
-def coco_text(split: Split, boxes: bool = True) -> Iterator[str]:
+def coco_text(split: Split, masks: MaskFormat = "polygon", boxes: bool = True) -> Iterator[str]:
     """The file of `to_coco` in parts; its list of annotations is empty without boxes."""
-    for number, (key, value) in enumerate(_content(split, FIRST_CATEGORY)):
+    for number, (key, value) in enumerate(_content(split, FIRST_CATEGORY, masks)):
         yield f'{", " if number else "{"}"{key}": '
         yield from (
             _list_text(value if boxes or key != "annotations" else ()) if key in _KEYS else [json_text(value)]
@@ -356,7 +367,7 @@ def image_folder(split: str) -> str:
 def write_tree(splits: Sequence[Split], output: Output, options: WriteOptions) -> None:
     """Write annotations/instances_SPLIT.json."""
     for split in splits:
-        output.write(f"annotations/instances_{split.name}.json", coco_text(split))
+        output.write(f"annotations/instances_{split.name}.json", coco_text(split, options.mask_format))
 
 
 def _results_files(split: Split, options: WriteOptions) -> dict[str, Iterator[str]]:
@@ -367,7 +378,7 @@ WRITER = Writer(
     "annotations/instances_SPLIT.json and images/SPLIT, or FILE.json alone",
     write=write_tree,
     image_folder=lambda split, options: image_folder(split),
-    files=lambda split, options: {"": coco_text(split)},
+    files=lambda split, options: {"": coco_text(split, options.mask_format)},
     suffix=".json",
 )
 RESULTS_WRITER = Writer(

@@ -19,7 +19,7 @@ from heatbox.data.files.trees import Report, Tree
 from heatbox.data.formats import coco, voc, yolo
 from heatbox.data.formats.listed import categories_of, clipped, listed_split, rotated_corners, turned_box
 from heatbox.data.formats.masks import Segment
-from heatbox.data.formats.options import WriteOptions
+from heatbox.data.formats.options import MaskFormat, WriteOptions
 from heatbox.data.formats.output import (
     LABELS,
     OUTLINES,
@@ -37,6 +37,7 @@ from heatbox.data.formats.output import (
     xml_text,
 )
 from heatbox.data.formats.rows import MAX_SIDE, Annotation, Object, skipping
+from heatbox.data.formats.segments import mask_box, outline_mask, run_lengths
 from heatbox.data.formats.xml import Element, attribute, parse_xml
 from heatbox.data.types import Example, Split
 from heatbox.errors import InputError
@@ -170,7 +171,13 @@ def _box_and_outline(shape: Element, size: tuple[int, int]) -> tuple[list[float]
 # ------------------------------------------------------------------------------------------------- writing
 
 
-def image_xml(example: Example, class_names: Sequence[str], number: int, subset: str = "") -> str:
+def image_xml(
+    example: Example,
+    class_names: Sequence[str],
+    number: int,
+    subset: str = "",
+    masks: MaskFormat = "polygon",
+) -> str:
     """The <image> element of an image: boxes, or polygons if it has outlines, with scores as an attribute.
 
     Args:
@@ -191,7 +198,13 @@ def image_xml(example: Example, class_names: Sequence[str], number: int, subset:
                 for name, value in zip(("xtl", "ytl", "xbr", "ybr"), box, strict=True)
             ),
         )
-        if outline is not None:
+        if outline is not None and masks == "rle":
+            mask = outline_mask(outline, example.size)
+            left, top, right, bottom = map(int, mask_box(mask))
+            runs = ", ".join(map(str, run_lengths(mask[top:bottom, left:right].ravel())))
+            shape = "mask"
+            place = f'rle="{runs}" left="{left}" top="{top}" width="{right - left}" height="{bottom - top}"'
+        elif outline is not None:
             points = ";".join(f"{number_text(x)},{number_text(y)}" for x, y in outline.tolist())
             shape, place = "polygon", f'points="{points}"'
         attribute = "" if score is None else f'<attribute name="score">{number_text(score)}</attribute>'
@@ -230,7 +243,13 @@ def _write_xml(splits: Sequence[Split], output: Output, options: WriteOptions) -
     )
     numbers = itertools.count()
     images = (
-        image_xml(example, split.class_names, next(numbers), split.name if len(splits) > 1 else "")
+        image_xml(
+            example,
+            split.class_names,
+            next(numbers),
+            split.name if len(splits) > 1 else "",
+            options.mask_format,
+        )
         for split in splits
         for example in split
     )

@@ -36,12 +36,14 @@ from heatbox.data.formats.output import (
     xml_text,
 )
 from heatbox.data.formats.rows import MAX_SIDE, Annotation, Object, decode_text, skipping
-from heatbox.data.formats.segments import check_area, mask_box
+from heatbox.data.formats.segments import check_area, mask_box, outline_mask, run_lengths
 from heatbox.data.types import Example, Split
 from heatbox.errors import AssumptionWarning, InputError
 
 LAYOUT, DEPTH = "Label Studio", 1
 _KINDS = ("rectanglelabels", "polygonlabels", "ellipselabels", "brushlabels", "labels")
+_VALUE_BITS, _RUN_BITS = 8, (3, 4, 8, 16)
+"""Bits of a value of a brush that is written, and of the lengths of its runs."""
 _CHOICE_KEY = re.compile(r"choice|class|label|category", re.IGNORECASE)
 _MINIMAL = (b'"annotation_id"', b'"annotator"', b'"original_width"')  # keys of JSON-MIN
 _PROGRESS = ("annotator", "annotation_id", "created_at", "updated_at", "lead_time", "id", "image")
@@ -303,6 +305,21 @@ def brush_mask(packed: Any, size: tuple[int, int]) -> np.ndarray:
     return values.reshape(height, width, 4)[:, :, 3] > 0
 
 
+def pack_brush(mask: np.ndarray) -> list[int]:
+    """The bytes of a brush (height, width) bool, as integers; the inverse of `brush_mask`."""
+    most = 1 << max(_RUN_BITS)
+    bits = [f"{4 * mask.size:032b}{_VALUE_BITS - 1:05b}", *(f"{width - 1:04b}" for width in _RUN_BITS)]
+    for index, count in enumerate(run_lengths(mask.ravel())):
+        left = 4 * count  # of values: a pixel has four
+        while left:
+            length = min(left, most)
+            choice, width = next((n, w) for n, w in enumerate(_RUN_BITS) if length <= 1 << w)
+            bits.append(f"1{choice:02b}{length - 1:0{width}b}{255 * (index % 2):0{_VALUE_BITS}b}")
+            left -= length
+    packed = np.frombuffer("".join(bits).encode(), np.uint8) - ord("0")
+    return np.packbits(packed).tolist()
+
+
 # ------------------------------------------------------------------------------------------------- writing
 
 TASKS, CONFIG = "tasks.json", "labeling-config.xml"
@@ -336,13 +353,15 @@ def label_studio_task(
         box_classes(example), example.boxes * np.tile(percent, 2), scores, box_outlines(example), strict=True
     )
     for label, box, score, outline in rows:
-        kind = "rectanglelabels" if outline is None else "polygonlabels"
-        value: dict[str, Any] = {"points": [], "closed": True}
+        value: dict[str, Any]
         if outline is None:
             x, y, w, h = corner_and_size(box)
-            value = {"x": x, "y": y, "width": w, "height": h, "rotation": 0}
+            kind, value = "rectanglelabels", {"x": x, "y": y, "width": w, "height": h, "rotation": 0}
+        elif options.mask_format == "rle":
+            brush = pack_brush(outline_mask(outline, example.size))
+            kind, value = "brushlabels", {"format": "rle", "rle": brush}
         else:
-            value["points"] = (outline * percent).tolist()
+            kind, value = "polygonlabels", {"points": (outline * percent).tolist(), "closed": True}
         region = {
             "id": f"box{len(result) + 1}",
             "type": kind,
@@ -372,7 +391,8 @@ def labeling_config(splits: Sequence[Split], options: WriteOptions) -> str:
     to_name, names = xml_text(options.to_name), splits[0].class_names
     labels = "".join(f'    <Label value="{xml_text(name)}"/>\n' for name in names)
     has_outlines = any(example.outlines is not None for split in splits for example in split)
-    tag = "PolygonLabels" if has_outlines else "RectangleLabels"
+    outlined = "BrushLabels" if options.mask_format == "rle" else "PolygonLabels"
+    tag = outlined if has_outlines else "RectangleLabels"
     choices = ""
     if any(labels_without_boxes(example) for split in splits for example in split):
         values = "".join(f'    <Choice value="{xml_text(name)}"/>\n' for name in names)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 WrittenFormat = Literal["coco", "coco-results", "csv", "cvat", "huggingface", "labelstudio", "voc", "yolo"]
+MaskFormat = Literal["polygon", "rle"]
 CvatFormat = Literal["CVAT 1.1", "COCO 1.0", "YOLO 1.1", "PASCAL VOC 1.1"]
 
 
@@ -35,6 +36,9 @@ class WriteOptions:
     cvat_format: CvatFormat = "CVAT 1.1"
     """cvat: name of the format in CVAT's import dialog. YOLO 1.1 cannot hold scores; in CVAT 1.1 and PASCAL
     VOC 1.1 they are an attribute "score", which CVAT keeps if the labels of the task have it."""
+    mask_format: MaskFormat = "polygon"
+    """coco, labelstudio, cvat: outlines of objects as polygons, or as run lengths of the pixels inside (rle;
+    in Label Studio a brush). yolo has polygons alone."""
     overwrite: bool = False
     """Replace files that exist; other files in the folder stay."""
 

@@ -114,6 +114,47 @@ def rle_mask(entry: Mapping[str, Any], size: tuple[int, int]) -> np.ndarray:
     return np.repeat(values, lengths).reshape(width, height).T
 
 
+def outline_mask(outline: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """(height, width) bool of a polygon (N, 2); the pixel in its middle if it contains no centre of one.
+
+    Args:
+        outline: x, y in pixels.
+        size: (width, height).
+    """
+    mask = polygon_mask(outline.ravel(), size)
+    if not mask.any():
+        middle = (outline.min(0) + outline.max(0)) / 2
+        column, row = np.clip(middle.astype(np.int64), 0, np.array(size) - 1)
+        mask[row, column] = True
+    return mask
+
+
+def run_lengths(values: np.ndarray) -> list[int]:
+    """Lengths of the runs of equal values (N,) bool; the first is of False, and may be 0."""
+    ends = np.flatnonzero(np.diff(values)) + 1
+    lengths = np.diff([0, *ends, len(values)]).tolist()
+    return [0, *lengths] if len(values) and values[0] else lengths
+
+
+def mask_rle(mask: np.ndarray) -> dict[str, Any]:
+    """The run lengths of a mask (height, width) bool as a compressed string; the inverse of `rle_mask`."""
+    return {"size": list(mask.shape), "counts": rle_string(run_lengths(mask.T.ravel()))}
+
+
+def rle_string(counts: Sequence[int]) -> str:
+    """Run lengths as a compressed string; the inverse of `rle_counts`."""
+    found = bytearray()
+    for index, count in enumerate(counts):
+        value = count - counts[index - 2] if index > 2 else count
+        more = True
+        while more:
+            bits = value & (_MORE - 1)
+            value >>= _BITS
+            more = value != (-1 if bits & _SIGN else 0)  # until the sign of the rest is that of the last bit
+            found.append(bits + (_MORE if more else 0) + _BELOW_ZERO)
+    return found.decode()
+
+
 def segment_mask(segment: Any, size: tuple[int, int]) -> np.ndarray:
     """(height, width) bool of an outline: polygons, joined, run lengths, or a function of the size.
 
