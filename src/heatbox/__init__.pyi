@@ -18,7 +18,7 @@ from .boxes.contours import heatmap_to_boxes
 from .config import ModelSpec
 from .data.glyphs import glyphs, glyphs_cue_conflict
 from .data.open import open_split
-from .errors import InputError
+from .errors import InputError, UnreachableError
 from .evaluation.score import score_folder, score_stream
 from .inference.boxes import map_to_boxes
 from .inference.localizer import Localizer, Prediction
@@ -55,6 +55,7 @@ __all__ = [
     "ModelSpec",
     "Prediction",
     "PxAP",
+    "UnreachableError",
     "accelerate",
     "analysis",
     "bootstrap_interval",

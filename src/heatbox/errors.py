@@ -12,7 +12,18 @@ class InputError(ValueError):
     """
 
     def __init__(self, message: object) -> None:
-        super().__init__(str(message).replace("\r", "\\r").replace("\n", "\\n"))
+        super().__init__(_one_line(message))
+
+
+class UnreachableError(Exception):
+    """A server or store that could not be reached, described in one sentence.
+
+    It is no `InputError`, for which an image may be left out: the images are there, and everything ends. What
+    was computed is kept, and the same call goes on from there.
+    """
+
+    def __init__(self, message: object) -> None:
+        super().__init__(_one_line(message))
 
 
 class AssumptionWarning(UserWarning):
@@ -20,6 +31,10 @@ class AssumptionWarning(UserWarning):
 
     The command line prints it as a note on standard error, each sentence once.
     """
+
+
+def _one_line(message: object) -> str:
+    return str(message).replace("\r", "\\r").replace("\n", "\\n")
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -167,6 +167,11 @@ def made_folder(folder: Path) -> Path:
     return folder
 
 
+def cache_folder() -> Path:
+    """The folder for files that can be made again; it may not exist yet."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "heatbox"
+
+
 def folder_name(words: str) -> str:
     """A folder name made of words that may contain slashes and similar characters."""
     return re.sub(r"[^\w.-]+", "-", Path(words).name if "/" not in words else words).strip("-.") or "run"

@@ -13,7 +13,7 @@ from heatbox.data.formats.options import WriteOptions, WrittenFormat
 
 
 def data_check(
-    path: tyro.conf.Positional[Path],
+    path: tyro.conf.Positional[str],
     out: Path | None = None,
     jobs: int | None = None,
     as_json: AsJson = False,
@@ -37,16 +37,17 @@ def data_check(
     from heatbox.data.check import check_data
     from heatbox.visualization.overlay import data_sheet, save_png
 
-    out = out or Path(folder_name(f"heatbox-check-{path.resolve().stem}"))
+    out = out or Path(folder_name(f"heatbox-check-{Path(path).resolve().stem}"))
     report = check_data(path, out, on_terminal, jobs)
     sheet = data_sheet(report.readable, _SHEET_IMAGES)
     drawn = f"; contact sheet: {save_png(sheet, out / 'contact-sheet.png')}" if sheet else ""
     if as_json:
         print_json(report.as_dict())
     else:
+        from heatbox.data.files.remote import shown
         from heatbox.visualization.tables import check_table
 
-        print_table(check_table(report.splits, f"{path}: {report.layout}"))
+        print_table(check_table(report.splits, f"{shown(path)}: {report.layout}"))
         for note in report.notes:
             say(f"note: {note}")
         for problem in report.problems[:_MOST_PROBLEMS]:

@@ -14,7 +14,7 @@ import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from heatbox.errors import InputError, did_you_mean
+from heatbox.errors import InputError, UnreachableError, did_you_mean
 
 
 class Command(NamedTuple):
@@ -150,16 +150,22 @@ def _main(args: list[str]) -> int:
     except InputError as error:
         _print_error(f"heatbox: {_own_number()}{error}")
         return USER_ERROR
+    except UnreachableError as error:
+        _print_error(f"heatbox: {_own_number()}{error}{_resume_hint(name)}")
+        return USER_ERROR
     except OSError as error:  # of a file or folder that was named, or of a failing disk
         if error.filename is None:
             raise
         _print_error(f"heatbox: {error.filename}: {error.strerror}")
         return USER_ERROR
     except KeyboardInterrupt:
-        resumes = name in COMMANDS and COMMANDS[name].resumes
-        hint = "; completed work is kept, rerun the command to resume" if resumes else ""
-        _print_error(f"heatbox: interrupted{hint}")
+        _print_error(f"heatbox: interrupted{_resume_hint(name)}")
         return INTERRUPTED
+
+
+def _resume_hint(name: str) -> str:
+    resumes = name in COMMANDS and COMMANDS[name].resumes
+    return "; completed work is kept, rerun the command to resume" if resumes else ""
 
 
 def _own_number() -> str:

@@ -122,7 +122,8 @@ def checksum_problems(path: Path) -> tuple[list[str], int]:
         the differences, one sentence each, and the number of files compared.
     """
     known = {name: digest for entry in CATALOGUE for name, digest in entry.md5.items()}
-    files = [path] if path.is_file() else sorted(p for p in path.iterdir() if p.is_file())
+    inside = path.iterdir() if path.is_dir() else [path]  # else a file, a pattern or an address
+    files = sorted(file for file in inside if file.is_file())
     compared = [file for file in files if file.name in known]
     problems = []
     for file in compared:

@@ -20,6 +20,7 @@ from heatbox._utils.io import made_folder, to_json, write_atomically
 from heatbox._utils.progress import Track, silent
 from heatbox.data.catalogue import checksum_problems
 from heatbox.data.files.images import TreeImages, decode_image, is_upright
+from heatbox.data.files.remote import shown
 from heatbox.data.open import TEST_SPLITS, open_data_set
 from heatbox.data.types import Example, Split
 from heatbox.errors import InputError
@@ -92,7 +93,7 @@ def check_data(path: str | Path, out: Path, track: Track = silent, jobs: int | N
         InputError: the layout is not recognized, or `out` cannot be written.
     """
     data_set = open_data_set(path)
-    report = CheckReport(str(path), data_set.layout)
+    report = CheckReport(shown(str(path)), data_set.layout)
     wrong, compared = checksum_problems(Path(path))
     report.problems += wrong
     if compared:

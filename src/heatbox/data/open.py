@@ -15,7 +15,8 @@ from typing import Protocol
 from heatbox._utils.checks import kind_of
 from heatbox.data.classes import match_classes
 from heatbox.data.files.archives import open_tree, with_archives
-from heatbox.data.files.trees import FolderTree, Report, Tree, below, find_folders, raise_problem
+from heatbox.data.files.remote import shown
+from heatbox.data.files.trees import Report, Tree, below, find_folders, raise_problem
 from heatbox.data.formats import (
     coco,
     cub,
@@ -134,13 +135,16 @@ def _without_collection() -> Iterator[None]:
 def open_data_set(path: str | Path) -> DataSet:
     """Recognize the layout of a folder or archive, also in subfolders and in several archives of a folder.
 
+    Args:
+        path: as for `heatbox.data.files.archives.open_tree`: also a pattern or an address.
+
     Raises:
         InputError: no supported layout is found.
     """
     tree = open_tree(path)
     found = detect_format(tree, str(path))
     # The archives of a folder may contain the rest of these layouts, or all of the data set.
-    if isinstance(tree, FolderTree) and (found is None or found.format in (folder, cub)):
+    if found is None or found.format in (folder, cub):
         everything = with_archives(tree)
         if everything is not None:
             found = detect_format(everything, str(path)) or found
@@ -148,7 +152,7 @@ def open_data_set(path: str | Path) -> DataSet:
         require_files(tree, wsol.FILES, "the metadata layout")
     if found is None:
         names = ", ".join(reader.LAYOUT for reader in FORMATS)
-        raise InputError(f"{path}: no data set is recognized, expected one of: {names}")
+        raise InputError(f"{shown(str(path))}: no data set is recognized, expected one of: {names}")
     return found
 
 
@@ -173,8 +177,9 @@ def open_split(
     Args:
         data: "glyphs", "glyphs:train", "glyphs:fullsup", "glyphs:test" or "glyphs:several" for the embedded
             data set (default: test), else a path, optionally followed by ":train" or the like. Without a
-            name, the split to evaluate is opened: test, val, or the only one. Also a `datasets.Dataset` or
-            `DatasetDict`.
+            name, the split to evaluate is opened: test, val, or the only one. A pattern of archives
+            ("shards/{000..099}.tar") or an address that fsspec opens ("s3://bucket/shards/") is a path, too.
+            Also a `datasets.Dataset` or `DatasetDict`.
         metadata: folder of the four files of the metadata layout, if they are not with the images.
         num_classes: number of classes of a network; if given, labels become those of the network, as
             `heatbox.data.classes.match_classes` describes.
@@ -210,7 +215,7 @@ def open_splits(data: str, problems: list[str] | None = None) -> list[Split]:
     Raises:
         InputError: as for `open_split`; or no image of a split is left.
     """
-    path, name = _path_and_split(data)
+    path, name = path_and_split(data)
     if name or _glyphs(data, "test") is not None:
         return [_without_bad(lambda report: open_split(data, report=report), problems)]
     data_set = open_data_set(path)
@@ -231,7 +236,7 @@ def _open_split(data: str, metadata: str | Path | None, num_classes: int | None,
         return embedded
     if metadata is not None:
         return wsol.load_wsol(data, metadata, num_classes, report)
-    path, split = _path_and_split(data)
+    path, split = path_and_split(data)
     data_set = open_data_set(path)
     if data_set.format is wsol and len(data_set.splits) == 1 and not split:
         return wsol.load_wsol(path, None, num_classes, report)
@@ -249,12 +254,12 @@ def _first(names: Sequence[str], splits: Sequence[str]) -> str:
     return next((name for name in names if name in splits), "")
 
 
-def _path_and_split(data: str) -> tuple[str, str]:
+def path_and_split(data: str) -> tuple[str, str]:
     """PATH:SPLIT → path and name of the split, "" if none is named."""
     if os.path.exists(data) or ":" not in data:
         return data, ""
     path, _, split = data.rpartition(":")
-    return path, split
+    return (data, "") if "/" in split else (path, split)  # of an address such as s3://bucket/folder
 
 
 @dataclass(frozen=True)
@@ -294,7 +299,7 @@ def _training_split(data: str, report: Report = raise_problem) -> tuple[Split, s
         raise InputError("no data set to train on: name one with --data")
     if (embedded := _glyphs(data, "train")) is not None:
         return embedded, "glyphs:test"
-    path, split = _path_and_split(data)
+    path, split = path_and_split(data)
     data_set = open_data_set(path)
     splits = data_set.splits
     chosen = split or _first(TRAIN_SPLITS, splits) or (splits[0] if len(splits) == 1 else "")

@@ -23,7 +23,8 @@ import numpy as np
 from heatbox._utils.devices import map_in_threads
 from heatbox._utils.io import folder_when_whole, made_folder, written_atomically
 from heatbox._utils.progress import Track, silent
-from heatbox.data.files.images import header_size, header_suffix
+from heatbox.data.files.images import TreeImages, header_size, header_suffix, image_size
+from heatbox.data.files.remote import is_address
 from heatbox.data.formats import coco, cvat, folder, huggingface, labelstudio, voc, yolo
 from heatbox.data.formats.options import WriteOptions, WrittenFormat
 from heatbox.data.formats.output import (
@@ -170,7 +171,8 @@ def check_output(
         suffix = ".zip" if writer.is_archive else writer.suffix
         if out.suffix.lower() != suffix:
             raise InputError(f"{out}: {to} is written to a file, expected a name that ends in {suffix}")
-    images = options.images or ("none" if is_file else "link")
+    far = any(map(is_address, places))  # images that a disk may not hold are not copied unasked
+    images = options.images or ("none" if is_file or far else "link")
     if single and images != "none":
         raise InputError(f"--images {images}: a {writer.suffix} file holds no images, expected none")
     if writer.is_archive and images == "link":
@@ -182,7 +184,7 @@ def check_output(
     taken = [path for path in (out, *more) if path.exists() and (is_file or any(path.iterdir()))]
     if taken and not options.overwrite:
         raise InputError(f"{taken[0]}: exists; choose another output or pass --overwrite")
-    for place in [Path(place).resolve() for place in places if str(place)]:
+    for place in [Path(place).resolve() for place in places if str(place) and not is_address(place)]:
         if not is_file and place.exists() and place.is_relative_to(out.resolve()):
             raise InputError(f"{out}: contains the data set that is to be written, choose another output")
     return dataclasses.replace(options, images=images), single
@@ -382,6 +384,8 @@ def _measured(split: Split, example: Example, placing: bool) -> tuple[Path | byt
     if not needed and not _has_files(split):
         return b"", example.size
     try:
+        if not placing and isinstance(split.open_image, TreeImages):
+            return b"", image_size(split.open_image.tree, example.file)
         source = _source(split, example)
         return source, header_size(source, _described(split, example))
     except InputError:

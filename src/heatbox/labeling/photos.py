@@ -17,16 +17,19 @@ from heatbox._utils.devices import map_in_threads
 from heatbox._utils.progress import Track, silent
 from heatbox.config import LabelOptions, ScoreFunction
 from heatbox.data.classes import match_classes
+from heatbox.data.files.archives import ARCHIVES, ArchiveTree, open_tree, with_archives
 from heatbox.data.files.images import (
     TreeImages,
-    header_size,
+    image_size,
     images_among,
     network_image,
     picture_size,
     shown_image,
 )
-from heatbox.data.files.trees import FolderTree, Report, raise_problem
-from heatbox.data.open import open_data_set, open_split
+from heatbox.data.files.remote import is_address, is_pattern
+from heatbox.data.files.trees import FolderTree, Report, Tree, raise_problem
+from heatbox.data.formats.webdataset import Shards
+from heatbox.data.open import open_data_set, open_split, path_and_split
 from heatbox.data.problems import UNREADABLE, LeftOut, Problem
 from heatbox.data.types import Example, Split
 from heatbox.errors import AssumptionWarning, InputError
@@ -57,22 +60,31 @@ def open_photos(photos: Any, class_names: Sequence[str] = (), report: Report = r
     if isinstance(photos, Sequence) and not isinstance(photos, str):
         return _listed(photos, class_names)
     where = os.fspath(photos) if isinstance(photos, str | os.PathLike) else ""
-    if where and os.path.isdir(where) and _is_unlabelled(Path(where)):
-        tree = FolderTree(Path(where))
+    tree = unlabelled_tree(where) if where else None
+    if tree is not None:
         names = [name for name in tree.walk() if not any(part.startswith(".") for part in name.split("/"))]
         return _without_labels("all", list(images_among(names)), class_names, TreeImages(tree))
     return open_split(photos, report=report).by_image()
 
 
-def _is_unlabelled(folder: Path) -> bool:
-    """Whether a folder has images and no layout that tells their labels."""
+def unlabelled_tree(where: str) -> Tree | None:
+    """The images of a folder, or of archives, that have no layout which tells labels; None for all others."""
+    if not (os.path.isdir(where) or is_address(where) or is_pattern(where) or where.endswith(ARCHIVES)):
+        return None
     try:
-        open_data_set(folder)
+        open_data_set(path_and_split(where)[0])
+        return None
     except InputError:
-        tree = FolderTree(folder)
-        tables = [name for name in tree.files() if name.endswith((".csv", ".tsv", ".json", ".xml", ".txt"))]
-        return not tables and next(images_among(tree.walk()), None) is not None
-    return False
+        tree = open_tree(where)
+    files = tree.files()
+    if isinstance(tree, ArchiveTree):  # a text of the name of an image is about that image
+        images = {name.partition(".")[0] for name in images_among(files)}
+        files = [name for name in files if name.partition(".")[0] not in images]
+    if any(name.endswith((".csv", ".tsv", ".json", ".xml", ".txt")) for name in files):
+        return None
+    if next(images_among(tree.walk()), None) is None and (archives := with_archives(tree)) is not None:
+        tree = Shards(tree.where, archives.trees)
+    return None if next(images_among(tree.walk()), None) is None else tree
 
 
 def _without_labels(name: str, ids: Sequence[str], class_names: Sequence[str], open_image: Any) -> Split:
@@ -157,7 +169,7 @@ def measured(split: Split, left_out: LeftOut | None, track: Track = silent) -> S
             return example
         try:
             if isinstance(reader, TreeImages):
-                size = header_size(reader.source(example), reader.tree.describe(example.file))
+                size = image_size(reader.tree, example.file)
             else:
                 size = reader(example).size
         except InputError as error:

@@ -1,51 +1,89 @@
 """Archives as trees of files: .tar, .zip, compressed .tar, or the archives in a folder together with it.
 
-Nothing is extracted under a name from an archive: members are read in place, only regular files are listed,
-and names that are absolute or contain ".." are skipped. A compressed tar, which has no random access, is
-decompressed once.
+They are files on a disk, or at an address that fsspec opens (`heatbox.data.files.remote`). Nothing is
+extracted under a name from an archive: members are read in place, only regular files are listed, and names
+that are absolute or contain ".." are skipped. A compressed tar, which has no random access, is decompressed
+once.
 """
 
 from __future__ import annotations
 
 import bz2
+import glob
 import gzip
 import lzma
 import os
+import re
 import shutil
 import stat
 import struct
-import tarfile
 import zipfile
 import zlib
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from io import IOBase
 from pathlib import Path, PurePosixPath
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
+
+import pyarrow as pa
 
 from heatbox._utils.checks import kind_of
-from heatbox._utils.io import named_when_whole
+from heatbox._utils.io import cache_folder, named_when_whole
+from heatbox.data.files.remote import RemoteFile, expand_braces, files_at, is_address, is_pattern, shown
+from heatbox.data.files.tar_index import index_tars, tar_members
 from heatbox.data.files.trees import FolderTree, Tree, UnionTree
-from heatbox.errors import InputError
+from heatbox.errors import InputError, UnreachableError
 
 MAX_MEMBER = 2**30  # bytes of one file read from an archive
 MAX_RATIO = 200  # decompressed size over compressed size
 UNPACKED = ".heatbox.tar"  # suffix of the decompressed copy of an archive
 _COMPRESSED = (".tgz", ".tar.gz", ".tar.bz2", ".tar.xz")
 ARCHIVES = (".tar", ".zip", *_COMPRESSED)
+_NUMBERS = ("start", "size", "width", "height", "orientation")
+_HALF_ADDRESS = re.compile(r"[a-z0-9+]{2,}:/[^/]")
+
+
+class File(Protocol):
+    """What an archive is read from: a `LocalFile` or a `RemoteFile`."""
+
+    where: str
+
+    def read(self, start: int, count: int) -> bytes:
+        """A range of bytes; fewer at the end of the file."""
+
+    def open(self) -> IOBase:
+        """The file, to read and seek."""
+
+
+class LocalFile:
+    """A file on disk, opened for each reading."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.where = path, str(path)
+
+    def read(self, start: int, count: int) -> bytes:
+        """A range of bytes; fewer at the end of the file."""
+        try:
+            with self.path.open("rb") as file:
+                file.seek(start)
+                return file.read(count)
+        except OSError as error:
+            raise InputError(f"{self.path}: cannot be read ({error.strerror})") from error
+
+    def open(self) -> IOBase:
+        """The file, to read and seek."""
+        return self.path.open("rb")
 
 
 Member = TypeVar("Member")
 
 
-class _ArchiveTree(Tree, Generic[Member]):
-    """The common part of tar and zip: a table of members, built once."""
+class _MemberTree(Tree, Generic[Member]):
+    """A tree of which all files are known: a table of members, built once."""
 
-    def __init__(self, path: Path) -> None:
-        self.path, self.where = path, str(path)
-        try:
-            self._members = {name: member for full, member in self._list() if (name := _safe(full))}
-        except Exception as error:  # a damaged header can make the reader raise anything
-            raise InputError(f"{path}: the archive is damaged ({error})") from error
+    def __init__(self, where: str, members: Iterable[tuple[str, Member]]) -> None:
+        self.where = where
+        self._members = {name: member for full, member in members if (name := _safe(full))}
         self._files: dict[str, set[str]] = {"": set()}
         self._folders: dict[str, set[str]] = {"": set()}
         for name in self._members:
@@ -54,10 +92,6 @@ class _ArchiveTree(Tree, Generic[Member]):
             for folder, child in zip(above[:-1], parts[:-1], strict=True):
                 self._folders.setdefault(folder, set()).add(child)
             self._files.setdefault(above[-1], set()).add(parts[-1])
-
-    @abstractmethod
-    def _list(self) -> Iterator[tuple[str, Member]]:
-        """Names and entries of the regular files."""
 
     @abstractmethod
     def _content(self, name: str, member: Member) -> bytes:
@@ -74,55 +108,129 @@ class _ArchiveTree(Tree, Generic[Member]):
         return name in self._members
 
     def read(self, name: str) -> bytes:
+        return self._content(name, self._member(name))
+
+    def _member(self, name: str) -> Member:
         if name not in self._members:
-            raise InputError(f"{self.path}: has no member {name!r}")
-        return self._content(name, self._members[name])
+            raise InputError(f"{self.where}: has no member {name!r}")
+        return self._members[name]
+
+
+class FileTree(_MemberTree[File]):
+    """Files that were named, or that are below an address."""
+
+    def _content(self, name: str, member: File) -> bytes:
+        data = member.read(0, MAX_MEMBER + 1)
+        if len(data) > MAX_MEMBER:
+            raise InputError(f"{member.where}: is larger than {MAX_MEMBER} bytes")
+        return data
+
+    def head(self, name: str, count: int) -> bytes:
+        """The first bytes of a file."""
+        return self._member(name).read(0, count)
+
+    def open(self, name: str) -> IOBase:
+        """A file, to read and seek."""
+        return self._member(name).open()
+
+    def archives(self) -> dict[str, File]:
+        """The archives among the files, by name."""
+        return {name: file for name, file in self._members.items() if name.lower().endswith(ARCHIVES)}
+
+    def describe(self, name: str) -> str:
+        """The path or address of a file."""
+        return self._members[name].where if name in self._members else self.where
+
+
+class ArchiveTree(_MemberTree[Member]):
+    """The common part of tar and zip.
+
+    Attributes:
+        name: path of the archive below the folder in which it was found.
+    """
+
+    def __init__(self, file: File, name: str) -> None:
+        self.file, self.name = file, name
+        try:
+            super().__init__(file.where, self._list())
+        except (InputError, UnreachableError):
+            raise
+        except Exception as error:  # a damaged header can make the reader raise anything
+            raise InputError(f"{file.where}: the archive is damaged ({error})") from error
+
+    @abstractmethod
+    def _list(self) -> Iterator[tuple[str, Member]]:
+        """Names and entries of the regular files."""
 
     def _bytes(self, start: int, count: int, name: str) -> bytes:
         if count > MAX_MEMBER:
             raise InputError(f"{self.describe(name)}: is larger than {MAX_MEMBER} bytes")
-        try:
-            with self.path.open("rb") as file:
-                file.seek(start)
-                data = file.read(count)
-        except OSError as error:
-            raise InputError(f"{self.path}: cannot be read ({error.strerror})") from error
+        data = self.file.read(start, count)
         if len(data) != count:
-            raise InputError(f"{self.path}: ends inside member {name!r}")
+            raise InputError(f"{self.where}: ends inside member {name!r}")
         return data
 
 
-class _TarTree(_ArchiveTree[tuple[int, int]]):
+class _TarTree(ArchiveTree[tuple[int, int]]):
     """An uncompressed tar archive; members are offset and size."""
 
     def _list(self) -> Iterator[tuple[str, tuple[int, int]]]:
-        with tarfile.open(self.path, "r:") as tar:
-            for entry in tar:
-                if entry.isreg() and not entry.issparse():
-                    yield entry.name, (entry.offset_data, entry.size)
+        yield from tar_members(self.file)
 
     def head(self, name: str, count: int) -> bytes:
         """The first bytes of a member."""
-        start, size = self._members.get(name, (0, 0))
-        return self._bytes(start, min(size, count), name) if name in self._members else self.read(name)
+        start, size = self._member(name)
+        return self._bytes(start, min(size, count), name)
 
     def _content(self, name: str, member: tuple[int, int]) -> bytes:
         return self._bytes(*member, name)
 
 
-class _ZipTree(_ArchiveTree[zipfile.ZipInfo]):
+class _RemoteTarTree(ArchiveTree[int]):
+    """A tar archive at an address; members are rows of its index."""
+
+    def __init__(self, file: RemoteFile, name: str, index: pa.Table) -> None:
+        self._index = index
+        self._numbers = {key: index[key].to_numpy() for key in _NUMBERS}
+        super().__init__(file, name)
+
+    def _list(self) -> Iterator[tuple[str, int]]:
+        for row, name in enumerate(self._index["name"]):
+            yield name.as_py(), row
+
+    def head(self, name: str, count: int) -> bytes:
+        """The first bytes of a member."""
+        return self._first(name, self._member(name), count)
+
+    def _content(self, name: str, member: int) -> bytes:
+        return self._first(name, member, int(self._numbers["size"][member]))
+
+    def _first(self, name: str, row: int, count: int) -> bytes:
+        if (known := self._index["content"][row].as_py()) is not None:
+            return known[:count]  # type: ignore[no-any-return]
+        start, size = int(self._numbers["start"][row]), int(self._numbers["size"][row])
+        return self._bytes(start, min(size, count), name)
+
+    def header(self, name: str) -> tuple[tuple[int, int], int] | None:
+        """Size and orientation of an image."""
+        row = self._member(name)
+        width, height, orientation = (int(self._numbers[key][row]) for key in _NUMBERS[2:])
+        return ((width, height), orientation) if width else None
+
+
+class _ZipTree(ArchiveTree[zipfile.ZipInfo]):
     """A zip archive, stored or deflated."""
 
     def _list(self) -> Iterator[tuple[str, zipfile.ZipInfo]]:
-        with zipfile.ZipFile(self.path) as file:
+        with self.file.open() as opened, zipfile.ZipFile(opened) as file:
             for info in file.infolist():
                 if not info.filename.endswith("/") and not stat.S_ISLNK(info.external_attr >> 16):
                     yield info.filename, info
 
     def head(self, name: str, count: int) -> bytes:
         """The first bytes of a member, whose checksum is not verified."""
-        member = self._members.get(name)
-        if member is None or member.compress_type != zipfile.ZIP_STORED:
+        member = self._member(name)
+        if member.compress_type != zipfile.ZIP_STORED:
             return self.read(name)[:count]
         return self._packed(name, member, count)
 
@@ -154,7 +262,11 @@ class _ZipTree(_ArchiveTree[zipfile.ZipInfo]):
 
 
 def open_tree(path: str | Path) -> Tree:
-    """A folder or an archive as a tree.
+    """A folder or an archive as a tree; also several that a pattern names, and what lies at an address.
+
+    Args:
+        path: of a folder or archive; a pattern with braces or * ("shards/{000..099}.tar"); or an address that
+            fsspec opens (s3://, gs://, hf://, https://), of a folder, a file or a pattern.
 
     Raises:
         InputError: neither a folder nor an archive, a damaged archive, or one that decompresses to more than
@@ -163,23 +275,75 @@ def open_tree(path: str | Path) -> Tree:
     """
     if not isinstance(path, str | Path):
         raise TypeError(f"path: {kind_of(path)}, expected a folder or an archive")
-    path = Path(path)
+    if isinstance(path, str):
+        path = path.removeprefix("file://")
+    if is_address(path):
+        files = files_at(str(path))
+        tree = FileTree(shown(str(path)), files.items())
+        return _only_archive(tree) or tree
+    text, path = str(path), Path(path)
     if path.is_dir():
         return FolderTree(path)
+    if not path.exists() and is_pattern(text):
+        return _named_files(text)
     name = path.name.lower()
     if not path.is_file() or not name.endswith(ARCHIVES):
-        raise InputError(f"{path}: expected a folder or a .tar archive (or {', '.join(ARCHIVES[1:])})")
-    if name.endswith(".zip"):
-        return _ZipTree(path)
-    return _TarTree(path if name.endswith(".tar") else _decompress(path))
+        hint = "; an address is given as text, with two slashes" if _HALF_ADDRESS.match(text) else ""
+        raise InputError(f"{path}: expected a folder or a .tar archive (or {', '.join(ARCHIVES[1:])}){hint}")
+    return _open_archives({path.name: LocalFile(path)})[0]
 
 
-def with_archives(folder: FolderTree) -> Tree | None:
-    """A folder merged with the content of its archives; None if it has no archive."""
-    names = [n for n in folder.files() if n.lower().endswith(ARCHIVES) and not n.endswith(UNPACKED)]
-    if not names:
+def with_archives(folder: Tree) -> UnionTree | None:
+    """A folder, or named files, merged with the content of the archives; None if there is no archive."""
+    if isinstance(folder, FileTree):
+        archives = folder.archives()
+    elif isinstance(folder, FolderTree):
+        names = [n for n in folder.files() if n.lower().endswith(ARCHIVES) and not n.endswith(UNPACKED)]
+        archives = {name: LocalFile(folder.root / name) for name in names}
+    else:
         return None
-    return UnionTree(folder.where, [folder, *(open_tree(folder.root / name) for name in names)])
+    return UnionTree(folder.where, [folder, *_open_archives(archives)]) if archives else None
+
+
+def _only_archive(tree: FileTree) -> Tree | None:
+    """The archive that an address is of."""
+    archives = tree.archives()
+    is_one = len(archives) == 1 and tree.where.lower().endswith(ARCHIVES) and not is_pattern(tree.where)
+    return _open_archives(archives)[0] if is_one else None
+
+
+def _named_files(pattern: str) -> Tree:
+    """The local files that a pattern names."""
+    paths = [Path(name) for one in expand_braces(pattern) for name in sorted(glob.glob(one)) or [one]]
+    if missing := [path for path in paths if not path.is_file()]:
+        raise InputError(f"{pattern}: {missing[0]} is no file")
+    folder = os.path.commonpath([path.absolute().parent for path in paths])
+    named = {path.absolute().relative_to(folder).as_posix(): LocalFile(path) for path in paths}
+    return FileTree(pattern, named.items())
+
+
+def _open_archives(files: Mapping[str, File]) -> list[Tree]:
+    """Archives as trees, the remote tars among them by their indexes."""
+    remote: dict[str, RemoteFile] = {}
+    for name, file in files.items():
+        if isinstance(file, RemoteFile) and not name.lower().endswith(".zip"):
+            if not name.lower().endswith(".tar"):
+                raise InputError(
+                    f"{file.where}: a compressed archive is read from a disk only, expected .tar or .zip"
+                )
+            remote[name] = file
+    indexes = index_tars(remote)
+    return [_open_archive(name, file, indexes.get(name)) for name, file in files.items()]
+
+
+def _open_archive(name: str, file: File, index: pa.Table | None) -> Tree:
+    if isinstance(file, RemoteFile) and index is not None:
+        return _RemoteTarTree(file, name, index)
+    if name.lower().endswith(".zip"):
+        return _ZipTree(file, name)
+    if name.lower().endswith(".tar") or not isinstance(file, LocalFile):
+        return _TarTree(file, name)
+    return _TarTree(LocalFile(_decompress(file.path)), name)
 
 
 def _safe(name: str) -> str:
@@ -194,9 +358,8 @@ def _decompress(path: Path) -> Path:
     """The .tar of a compressed one, decompressed once, beside it or in the cache folder, and reused."""
     suffix = next(suffix for suffix in _COMPRESSED if path.name.lower().endswith(suffix))
     name = path.name[: -len(suffix)] + UNPACKED
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "heatbox"
     made = path.stat().st_mtime_ns
-    places = [path.with_name(name), cache / f"{zlib.crc32(str(path.resolve()).encode()):08x}-{name}"]
+    places = [path.with_name(name), cache_folder() / f"{zlib.crc32(str(path.resolve()).encode()):08x}-{name}"]
     for place in places:
         if place.is_file() and place.stat().st_mtime_ns == made:
             return place

@@ -77,6 +77,9 @@ def image_size(tree: Tree, name: str) -> tuple[int, int]:
     Raises:
         InputError: it cannot be read, with the reason.
     """
+    if (known := tree.header(name)) is not None:
+        size, orientation = known
+        return size[::-1] if orientation in _TURNED else size
     return header_size(tree.source(name), tree.describe(name))
 
 
@@ -92,6 +95,34 @@ def header_size(data: bytes | Path, name: str) -> tuple[int, int]:
     with _opened(data, name) as image:
         turned = image.getexif().get(ORIENTATION, 1) in _TURNED
         return (image.height, image.width) if turned else image.size
+
+
+def stored_header(data: bytes, name: str) -> tuple[tuple[int, int], int]:
+    """Stored (width, height) and EXIF orientation of an image, from its first bytes if they contain both.
+
+    Raises:
+        InputError: they do not.
+    """
+    with _opened(data, name) as image:
+        size = image.size
+        found = 1 if has_no_exif(data) else image.getexif().get(ORIENTATION, 1)
+        return size, found if isinstance(found, int) and 1 < found <= 8 else 1
+
+
+def has_no_exif(head: bytes) -> bool:
+    """Whether the first bytes of a file show that it has no EXIF and no XMP."""
+    if head.startswith(b"\x89PNG\r\n\x1a\n"):
+        return b"eXIf" not in head and b"IDAT" in head and b"iTXt" not in head
+    if not head.startswith(_START):
+        return head.startswith((b"BM", b"GIF8", b"P5", b"P6"))
+    at = 2
+    while head[at : at + 1] == b"\xff" and at + 4 <= len(head):
+        if head[at + 1] == _APP1:
+            return False
+        if head[at + 1] == _SCAN:
+            return True
+        at += 2 + int.from_bytes(head[at + 2 : at + 4])
+    return False
 
 
 def header_suffix(data: bytes | Path, name: str) -> str:

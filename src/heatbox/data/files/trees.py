@@ -5,6 +5,7 @@ Archives are in `heatbox.data.files.archives`. Links that lead out of a folder a
 
 from __future__ import annotations
 
+import io
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -61,6 +62,18 @@ class Tree(ABC):
             InputError: as `read`.
         """
         return self.read(name)[:count]
+
+    def open(self, name: str) -> io.IOBase:
+        """A file, to read and seek; the bytes of a remote one are fetched as they are read.
+
+        Raises:
+            InputError: as `read`.
+        """
+        return io.BytesIO(self.read(name))
+
+    def header(self, name: str) -> tuple[tuple[int, int], int] | None:
+        """Stored (width, height) and EXIF orientation of an image; None unless known without reading it."""
+        return None
 
     def describe(self, name: str) -> str:
         """The name of a file in messages."""
@@ -148,6 +161,14 @@ class FolderTree(Tree):
         except OSError as error:
             raise InputError(f"{path}: cannot be read ({error.strerror})") from error
 
+    def open(self, name: str) -> io.IOBase:
+        """A file, to read and seek."""
+        path = self.source(name)
+        try:
+            return path.open("rb")
+        except OSError as error:
+            raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+
     def describe(self, name: str) -> str:
         """The path of a file."""
         return str(self.root / name)
@@ -191,6 +212,16 @@ class UnionTree(Tree):
         """The input of an image decoder: path or content."""
         tree, path = self._located(name)
         return tree.source(path)
+
+    def open(self, name: str) -> io.IOBase:
+        """A file, to read and seek."""
+        tree, path = self._located(name)
+        return tree.open(path)
+
+    def header(self, name: str) -> tuple[tuple[int, int], int] | None:
+        """Size and orientation of an image, where they are known."""
+        tree, path = self._located(name)
+        return tree.header(path)
 
     def describe(self, name: str) -> str:
         """The name of a file in messages."""

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from heatbox.data.files.images import ORIENTATION
+from heatbox.data.files.images import ORIENTATION, has_no_exif
 from heatbox.data.files.trees import Report, Tree
 from heatbox.data.problems import MALFORMED, Problem
-from heatbox.errors import AssumptionWarning
+from heatbox.errors import AssumptionWarning, UnreachableError
 
 if TYPE_CHECKING:
     from heatbox.data.formats.rows import Annotation
@@ -28,7 +28,6 @@ UPRIGHT = 1
 SIDEWAYS = (5, 6, 7, 8)
 """EXIF orientations that swap width and height."""
 _HEAD = 2**12  # bytes; EXIF comes first in a file
-_JPEG, _SCAN, _APP1 = b"\xff\xd8\xff", 0xDA, 0xE1
 
 
 def turned(boxes: np.ndarray, size: tuple[int, int], orientation: int) -> tuple[np.ndarray, tuple[int, int]]:
@@ -75,33 +74,22 @@ def orientation_of(tree: Tree, name: str) -> tuple[int, tuple[int, int]]:
     The size is (0, 0) for an upright image, whose header is not read further, and for a file that is
     missing or damaged, which is reported when it is opened.
     """
+    if (known := tree.header(name)) is not None:
+        size, found = known
+        return (found, size) if found != UPRIGHT else (UPRIGHT, (0, 0))
     try:
-        if _is_plain(tree.head(name, _HEAD)):
+        if has_no_exif(tree.head(name, _HEAD)):
             return UPRIGHT, (0, 0)
         source = tree.source(name)
         with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
             found = image.getexif().get(ORIENTATION, UPRIGHT)
             if isinstance(found, int) and 1 < found <= 8:
                 return found, image.size
+    except UnreachableError:
+        raise
     except Exception:  # a damaged file can make a decoder raise anything
         pass
     return UPRIGHT, (0, 0)
-
-
-def _is_plain(head: bytes) -> bool:
-    """Whether the first bytes of a file show that it has no EXIF and no XMP."""
-    if head.startswith(b"\x89PNG\r\n\x1a\n"):
-        return b"eXIf" not in head and b"IDAT" in head and b"iTXt" not in head
-    if not head.startswith(_JPEG):
-        return head.startswith((b"BM", b"GIF8", b"P5", b"P6"))
-    at = 2
-    while head[at : at + 1] == b"\xff" and at + 4 <= len(head):
-        if head[at + 1] == _APP1:
-            return False
-        if head[at + 1] == _SCAN:
-            return True
-        at += 2 + int.from_bytes(head[at + 2 : at + 4])
-    return False
 
 
 def turns_of(

@@ -12,14 +12,14 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image, ImageOps
 
-from heatbox.data.files.images import TreeImages, is_image, to_rgb
+from heatbox.data.files.images import TreeImages, is_image, stored_header, to_rgb
+from heatbox.data.files.remote import turn
 from heatbox.data.files.trees import Report, Tree, UnionTree, join, raise_problem
 from heatbox.data.formats.listed import categories_of, listed_split
 from heatbox.data.formats.masks import INVALID
@@ -228,6 +228,7 @@ class ParquetImages(Tree):
         self.tree, self.column, self.where = tree, column, tree.where
         self.places: dict[str, tuple[str, int, int]] = {}
         self._groups: dict[tuple[str, int], Any] = {}
+        self._headers: dict[str, tuple[tuple[int, int], int] | None] = {}
 
     def files(self, folder: str = "") -> list[str]:
         """Names of the images in a folder."""
@@ -250,25 +251,34 @@ class ParquetImages(Tree):
         if name not in self.places:
             raise InputError(f"{self.where}: has no image {name!r}")
         path, group, row = self.places[name]
-        key = (path, group)
-        column = self._groups.get(key)
-        if column is None:
-            try:
-                file = _parquet(self.tree, path)
-                column = file.read_row_group(group, columns=[self.column])[self.column]
-                column[row]
-            except _UNREADABLE as error:
-                raise InputError(
-                    f"{self.tree.describe(path)}: is not a readable Parquet file ({error})"
-                ) from error
-            while len(self._groups) >= _CACHED:
-                self._groups.pop(next(iter(self._groups)), None)
-            self._groups[key] = column
+        with turn((self.where, path, group)):
+            column = self._groups.get((path, group)) or self._read_group(path, group)
         value = column[row].as_py()
         data = value.get("bytes") if isinstance(value, dict) else value
         if not isinstance(data, bytes):
             raise InputError(f"{self.describe(name)}: has no bytes of an image")
         return data
+
+    def header(self, name: str) -> tuple[tuple[int, int], int] | None:
+        """Size and orientation of an image, whose row is read once for it."""
+        if name not in self._headers:
+            try:
+                self._headers[name] = stored_header(self.read(name), self.describe(name))
+            except InputError:  # reported when the image is opened
+                self._headers[name] = None
+        return self._headers[name]
+
+    def _read_group(self, path: str, group: int) -> Any:
+        """The images of a group of rows, which stay in memory for the next ones."""
+        try:
+            column = _parquet(self.tree, path).read_row_group(group, columns=[self.column])[self.column]
+        except _UNREADABLE as error:
+            where = self.tree.describe(path)
+            raise InputError(f"{where}: is not a readable Parquet file ({error})") from error
+        while len(self._groups) >= _CACHED:
+            self._groups.pop(next(iter(self._groups)), None)
+        self._groups[path, group] = column
+        return column
 
     def describe(self, name: str) -> str:
         """File, row and name of an image."""
@@ -277,9 +287,8 @@ class ParquetImages(Tree):
 
 
 def _parquet(tree: Tree, path: str) -> pq.ParquetFile:
-    source = tree.source(path)
     try:
-        return pq.ParquetFile(source if isinstance(source, Path) else pa.BufferReader(source))
+        return pq.ParquetFile(tree.open(path))
     except _UNREADABLE as error:
         raise InputError(f"{tree.describe(path)}: is not a readable Parquet file ({error})") from error
 

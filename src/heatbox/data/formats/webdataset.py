@@ -2,17 +2,17 @@
 
 ``0001.jpg`` is an image; ``0001.cls`` its class number or name; ``0001.json`` what a row of a Hugging Face
 folder has: label or labels, and objects with bbox [x, y, width, height]. Several archives of a folder are
-shards of a split, which their names give: ``train-000000.tar``.
+shards of a split, which their names give: ``train-000000.tar``; or their folders: ``train/000000.tar``.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from pathlib import Path
 
+from heatbox.data.files.archives import ArchiveTree
 from heatbox.data.files.images import TreeImages, is_image
 from heatbox.data.files.trees import Report, Tree, UnionTree, join
 from heatbox.data.formats.huggingface import annotation_of, class_order, without_names
@@ -25,45 +25,69 @@ _LABELS = (".cls", ".json")
 _NUMBER = re.compile(r"[-_.]?\d+(?:-of-\d+)?$")
 
 
-class _Shards(Tree):
+class Shards(Tree):
     """Several archives as a tree with a folder for each, named like its file."""
 
-    def __init__(self, where: str, trees: Sequence[Tree]) -> None:
+    def __init__(self, where: str, trees: Iterable[Tree]) -> None:
         self.where = where
-        self.trees = {Path(tree.where).name: tree for tree in trees}
+        self.trees = {tree.name: tree for tree in trees if isinstance(tree, ArchiveTree)}
+        self.depths = sorted({name.count("/") + 1 for name in self.trees})
+
+    def _located(self, path: str) -> tuple[Tree, str]:
+        """The archive that has a file or folder, and its path in there."""
+        parts = path.split("/")
+        for depth in self.depths:
+            if (tree := self.trees.get("/".join(parts[:depth]))) is not None:
+                return tree, "/".join(parts[depth:])
+        raise InputError(f"{self.where}: has no archive {path!r}")
 
     def files(self, folder: str = "") -> list[str]:
         """Names of the files directly in a folder of an archive."""
-        name, _, inner = folder.partition("/")
-        return self.trees[name].files(inner) if name in self.trees else []
+        try:
+            tree, inner = self._located(folder)
+        except InputError:
+            return []
+        return tree.files(inner)
 
     def folders(self, folder: str = "") -> list[str]:
-        """The archives, or the folders directly in a folder of one."""
-        name, _, inner = folder.partition("/")
-        return (
-            sorted(self.trees)
-            if not folder
-            else self.trees[name].folders(inner)
-            if name in self.trees
-            else []
-        )
+        """Names of the archives or their folders in a folder, or of the folders in one of an archive."""
+        try:
+            tree, inner = self._located(folder)
+        except InputError:
+            start = f"{folder}/" if folder else ""
+            inside = (name[len(start) :] for name in self.trees if name.startswith(start))
+            return sorted({name.partition("/")[0] for name in inside})
+        return tree.folders(inner)
 
     def has(self, name: str) -> bool:
         """Whether an archive has a file of this name."""
-        archive, _, inner = name.partition("/")
-        return archive in self.trees and self.trees[archive].has(inner)
+        try:
+            tree, inner = self._located(name)
+        except InputError:
+            return False
+        return tree.has(inner)
 
     def read(self, name: str) -> bytes:
         """The content of a file of an archive."""
-        archive, _, inner = name.partition("/")
-        if archive not in self.trees:
-            raise InputError(f"{self.where}: has no archive {archive!r}")
-        return self.trees[archive].read(inner)
+        tree, inner = self._located(name)
+        return tree.read(inner)
+
+    def head(self, name: str, count: int) -> bytes:
+        """The first bytes of a file of an archive."""
+        tree, inner = self._located(name)
+        return tree.head(inner, count)
+
+    def header(self, name: str) -> tuple[tuple[int, int], int] | None:
+        """Size and orientation of an image, where they are known."""
+        tree, inner = self._located(name)
+        return tree.header(inner)
 
     def describe(self, name: str) -> str:
         """The name of a file in messages."""
-        archive, _, inner = name.partition("/")
-        return self.trees[archive].describe(inner) if archive in self.trees else super().describe(name)
+        if not name:
+            return self.where
+        tree, inner = self._located(name)
+        return tree.describe(inner)
 
 
 def split_names(tree: Tree) -> tuple[str, ...]:
@@ -92,13 +116,14 @@ def load_split(tree: Tree, name: str, report: Report) -> Split:
 def _splits(tree: Tree) -> dict[str, Tree]:
     """Split → its archives as one tree."""
     if isinstance(tree, UnionTree) and not tree.folder and len(tree.trees) > 1:
-        archives = [one for one in tree.trees[1:] if _is_sample_tree(one)]
-        found: dict[str, list[Tree]] = {}
-        for one in archives:
-            stem = Path(one.where).name.partition(".")[0]
-            found.setdefault(_NUMBER.sub("", stem) or "all", []).append(one)
-        return {name: _Shards(tree.where, trees) for name, trees in found.items()}
-    is_archive = Path(tree.where).suffix == ".tar"
+        found: dict[str, list[ArchiveTree]] = {}
+        for one in tree.trees[1:]:
+            if isinstance(one, ArchiveTree) and _is_sample_tree(one):
+                *folders, last = one.name.split("/")
+                stem = _NUMBER.sub("", last.partition(".")[0])
+                found.setdefault(stem or "".join(folders[-1:]) or "all", []).append(one)
+        return {name: Shards(tree.where, trees) for name, trees in found.items()}
+    is_archive = isinstance(tree, ArchiveTree) and tree.name.endswith(".tar")
     return {"all": tree} if is_archive and _is_sample_tree(tree) else {}
 
 
