@@ -55,17 +55,24 @@ def pc1(
         [[0, 0, 0, 0, 0], [0, 1, 1, 0, 0], [0, 1, 1, 0, 0], [0, 0, 0, 0, 0], [0, 0, 0, 0, 0]]
     """
     _check(features, variant, channel_norm)
-    # Gram matrices square the condition number, so they are computed in float64 (which MPS does not have).
-    dtype = torch.float32 if features.device.type == "mps" else torch.float64
-    samples = features.detach().to(dtype).flatten(2)  # (B, C, P)
-    low, high = samples.amin(2, keepdim=True), samples.amax(2, keepdim=True)
+    channels = features.detach().flatten(2)  # (B, C, P)
+    low, high = channels.amin(2, keepdim=True), channels.amax(2, keepdim=True)
+    _check_finite(low, high)
     varies = high > low  # (B, C, 1)
     if variant == "released" and not bool(varies.all()):
         image, channel = (~varies).nonzero()[0, :2].tolist()
         raise InputError(f"the released PC1 divides by zero: channel {channel} of image {image} is constant")
+    # Gram matrices square the condition number, so they are computed in float64 (which MPS does not have).
+    dtype = torch.float32 if features.device.type == "mps" else torch.float64
+    low, high, keep = low.to(dtype), high.to(dtype), varies.to(dtype)
     if channel_norm == "minmax":
-        samples = (samples - low) / torch.where(varies, high - low, 1)
-    axis = _principal_axis(samples, varies.to(dtype))
+        factor = keep / torch.where(varies, high - low, 1)
+        samples = torch.addcmul(-low * factor, channels.to(dtype), factor)
+        scale = keep.amax((1, 2))
+    else:
+        samples = channels.to(dtype, copy=True)
+        scale = torch.maximum(low.abs(), high.abs()).amax((1, 2))
+    axis = _principal_axis(samples, keep, scale)
     shape = features.shape[0], *features.shape[2:]
     oriented = _orient_by_border if variant == "paper" else _orient_as_released
     return oriented(axis.view(shape)).float()
@@ -81,28 +88,33 @@ def _check(features: Tensor, variant: str, channel_norm: str | None) -> None:
     check_choice(channel_norm, "channel_norm", ("minmax", None))
     if variant == "released" and channel_norm is None:
         raise InputError("the released PC1 always scales its channels, expected channel_norm='minmax'")
-    finite = torch.isfinite(features).flatten(2).all(2)
+
+
+def _check_finite(low: Tensor, high: Tensor) -> None:
+    """Of the least and greatest value of each channel, (B, C, 1); both are NaN where one of its values is."""
+    finite = low.isfinite() & high.isfinite()
     if not bool(finite.all()):
-        image, channel = (~finite).nonzero()[0].tolist()
+        image, channel = (~finite).nonzero()[0, :2].tolist()
         raise InputError(f"features of image {image} are not finite (first in channel {channel})")
 
 
-def _principal_axis(samples: Tensor, keep: Tensor) -> Tensor:
+def _principal_axis(samples: Tensor, keep: Tensor, scale: Tensor) -> Tensor:
     """First principal axis (B, P) of the C samples (B, C, P) where `keep` (B, C, 1) is 1, of unit length.
 
-    Zeros if nothing varies. The sign is such that the entry of largest magnitude is positive.
+    Zeros if nothing varies beyond rounding at the magnitude `scale` (B,). The sign is such that the entry of
+    largest magnitude is positive. The samples are overwritten.
     """
-    count = keep.sum(1, keepdim=True).clamp_min(1)
-    centred = (samples - (samples * keep).sum(1, keepdim=True) / count) * keep
+    mean = (keep.mT @ samples) / keep.sum(1, keepdim=True).clamp_min(1)
+    centred = samples.sub_(mean).mul_(keep)
     if samples.shape[2] <= samples.shape[1]:
         axis = torch.linalg.eigh(centred.mT @ centred).eigenvectors[..., -1]  # P x P
     else:  # the same axis from the smaller C x C matrix
-        score = torch.linalg.eigh(centred @ centred.mT).eigenvectors[..., -1:]
-        axis = (centred.mT @ score).squeeze(-1)
+        score = torch.linalg.eigh(centred @ centred.mT).eigenvectors[..., -1]
+        axis = (centred.mT @ score[..., None]).squeeze(-1)
         axis = axis / axis.norm(dim=1, keepdim=True).clamp_min(torch.finfo(axis.dtype).tiny)
-    scale = samples.abs().amax((1, 2))
     noise = scale * samples.shape[1] * torch.finfo(samples.dtype).eps
-    axis = torch.where((centred.abs().amax((1, 2)) > noise)[:, None], axis, 0)
+    varies = torch.linalg.vector_norm(centred, torch.inf, (1, 2)) > noise
+    axis = torch.where(varies[:, None], axis, 0)
     largest = axis.gather(1, axis.abs().argmax(1, keepdim=True))
     return torch.where(largest < 0, -axis, axis)
 
