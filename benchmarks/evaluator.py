@@ -270,7 +270,8 @@ def cold_start() -> tuple[float, float]:
 STREAM = """
 import resource, sys, time
 import numpy as np
-from heatbox.evaluation.score import BoxScorer, score_stream
+from heatbox.evaluation.score import score_stream
+from heatbox.evaluation.scorers import BoxScorer
 maps, count, every = np.load(sys.argv[1]), int(sys.argv[2]), sys.argv[3] == "every"
 truth = np.array([[40, 30, 150, 190]])
 items = ((str(i), maps[i % len(maps)].copy(), truth, (224, 224)) for i in range(count))

@@ -17,9 +17,9 @@ from pathlib import Path
 import numpy as np
 
 from heatbox.boxes.ops import REFERENCE_FRAME
-from heatbox.evaluation.pseudo import agreement, pseudo_source
+from heatbox.evaluation.pseudo import agreement, boxes_at_best, pseudo_source
 from heatbox.evaluation.run import Run
-from heatbox.evaluation.score import boxes_at_best, score_maps
+from heatbox.evaluation.score import score_maps
 from heatbox.evaluation.summary import EVERY, LARGEST, SplitScore
 from heatbox.inference.calibration import DEFAULT_THRESHOLD
 from heatbox.inference.confidence import box_features, expected_model

@@ -24,7 +24,8 @@ from heatbox.data.types import Example, Split
 from heatbox.errors import AssumptionWarning, InputError
 from heatbox.evaluation.images import class_names_of, reopen_images
 from heatbox.evaluation.run import IMAGE, Record, Run
-from heatbox.evaluation.score import RECORDS_AT_A_TIME, BoxScorer
+from heatbox.evaluation.scorers import RECORDS_AT_A_TIME, BoxScorer
+from heatbox.evaluation.summary import LARGEST, SplitScore
 from heatbox.inference.calibration import (
     SETTINGS,
     Calibration,
@@ -35,6 +36,7 @@ from heatbox.inference.calibration import (
 from heatbox.inference.confidence import expected_model, fit_confidence
 from heatbox.maps.normalize import normalize_heatmap
 from heatbox.metrics.bootstrap import bootstrap_interval
+from heatbox.metrics.confidence import accuracy_by_group, area_under_roc, expected_calibration_error
 from heatbox.metrics.functional import V2_IOU
 
 SMOOTHING = 0.15
@@ -342,6 +344,55 @@ def _in_pixels(boxes: np.ndarray, example: Example, row: Record) -> np.ndarray:
     mine = np.array([row["width"], row["height"]] * 2, dtype=np.float64)
     size = np.array(example.size * 2, dtype=np.float64)
     return boxes * mine / size if (size > 0).all() else np.asarray(boxes, dtype=np.float64)
+
+
+def add_confidence(
+    entries: Mapping[str, dict[str, Any]],
+    found: Mapping[str, Any],
+    run: Run,
+    calibration: Calibration,
+    protocol: Protocol,
+    normalize: str,
+) -> None:
+    """Add to "calibrated" how well the confidence and the outer boxes hold, on the images it is of.
+
+    "confidence" has "auroc" and "calibration_error", fractions; "confident_half", percent of right boxes in
+    the more confident half; "coverage", percent of outer boxes that contain their object, with its interval;
+    and "coverage_asked", percent.
+    """
+    names = [name for name, entry in entries.items() if "calibrated" in entry]
+    part = set(calibration.ids)
+    features: dict[str, list[np.ndarray]] = {name: [] for name in names}
+    margins: dict[str, list[float]] = {name: [] for name in names}
+    ids = []
+    for batch in run.records():
+        for record in batch:
+            if record["id"] in part:
+                continue
+            ids.append(record["id"])
+            size = (record["width"], record["height"])
+            for name in names:
+                known = calibration.methods[name]
+                raw_map, boxes = record[f"map_{name}"], record["boxes"]
+                row = box_evidence(raw_map, name, size, boxes, known.threshold, protocol, normalize)
+                features[name].append(row[0])
+                margins[name].append(row[1])
+    for name in names:
+        one, known = found[name], calibration.methods[name]
+        assert isinstance(one, SplitScore)
+        place = {image: index for index, image in enumerate(one.outcomes.ids)}
+        outcomes = one.outcomes.at(LARGEST, np.full(len(V2_IOU), known.threshold))[:, one.half]
+        right = outcomes[[place[image] for image in ids]].astype(bool)
+        chance = known.confidence(np.array(features[name]))
+        inside = np.array(margins[name]) <= known.margin
+        covered = bootstrap_interval(inside)
+        entries[name]["calibrated"]["confidence"] = {
+            "auroc": area_under_roc(chance, right),
+            "calibration_error": expected_calibration_error(chance, right),
+            "confident_half": float(100 * accuracy_by_group(chance, right, 2)[1][0]),
+            "coverage": {"value": covered.estimate, "interval": [covered.low, covered.high]},
+            "coverage_asked": 100 * calibration.coverage,
+        }
 
 
 def calibration_lines(found: Calibration) -> list[str]:

@@ -11,9 +11,9 @@ import numpy as np
 from heatbox._utils.progress import Track, silent
 from heatbox.config import MetricName
 from heatbox.errors import InputError
-from heatbox.evaluation.pseudo import agreement, pseudo_source
+from heatbox.evaluation.pseudo import agreement, boxes_at_best, pseudo_source, some_of
 from heatbox.evaluation.run import LATER_KEYS, Run, short_names
-from heatbox.evaluation.score import boxes_at_best, score_maps, some_of
+from heatbox.evaluation.score import score_maps
 from heatbox.evaluation.summary import (
     EVERY,
     LARGEST,

@@ -13,17 +13,22 @@ image have an agreement of 0. docs/thresholds.md has what both lose.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 
+from heatbox._utils.devices import available_cores
 from heatbox.boxes.contours import Protocol
 from heatbox.boxes.ops import REFERENCE_FRAME, REFERENCE_SIDE, box_iou, scaled_truth
 from heatbox.config import MetricName
 from heatbox.errors import InputError
-from heatbox.evaluation.summary import SplitScore
+from heatbox.evaluation.run import Run
+from heatbox.evaluation.scorers import RECORDS_AT_A_TIME
+from heatbox.evaluation.summary import LARGEST, SplitScore
 from heatbox.inference.boxes import frame_boxes, map_to_boxes
 from heatbox.inference.confidence import is_large
 
@@ -128,3 +133,45 @@ def _ious(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     inside = np.maximum(shared, 0).prod(1)
     areas = [(one[:, 2:] - one[:, :2]).prod(1) for one in (first, second)]
     return np.asarray(inside / (areas[0] + areas[1] - inside))
+
+
+def agreement_of(
+    run: Run, scores: Mapping[str, SplitScore], protocol: Protocol, normalize: str, ids: Sequence[str]
+) -> dict[str, float]:
+    """Agreement of the boxes of a run's maps, each at the threshold that its score is best at."""
+    boxes = boxes_at_best(run, scores, protocol, normalize, some_of(ids))
+    return agreement({name: np.array([*each.values()]) for name, each in boxes.items()})
+
+
+def some_of(ids: Sequence[str]) -> set[str]:
+    """The images that an agreement is computed on."""
+    return set(ids[:: -(-len(ids) // AGREEMENT_IMAGES)])
+
+
+def boxes_at_best(
+    run: Run, scores: Mapping[str, SplitScore], protocol: Protocol, normalize: str, ids: Container[str]
+) -> dict[str, dict[str, np.ndarray]]:
+    """Map → id → (4,) box in the 224 x 224 frame at the threshold that its MaxBoxAcc is best at.
+
+    Args:
+        run: the run.
+        scores: map → its scores.
+        protocol: how maps are binarized.
+        normalize: how maps are brought to [0, 1].
+        ids: of the images.
+    """
+    at = {name: float(one.scores[LARGEST].threshold[one.half]) for name, one in scores.items()}
+    found: dict[str, dict[str, np.ndarray]] = {name: {} for name in scores}
+    for batch in run.records(RECORDS_AT_A_TIME):
+        some = [record for record in batch if record["id"] in ids]
+        for name, threshold in at.items():
+            box_of = partial(threshold_box, threshold=threshold, protocol=protocol, normalize=normalize)
+            boxes = boxes_of_maps(box_of, [record[f"map_{name}"] for record in some])
+            found[name] |= {record["id"]: box for record, box in zip(some, boxes, strict=True)}
+    return found
+
+
+def boxes_of_maps(work: Callable[[np.ndarray], np.ndarray], maps: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """The box that `work` makes of each map, on all cores."""
+    with ThreadPoolExecutor(available_cores()) as pool:
+        return list(pool.map(work, maps))

@@ -8,16 +8,15 @@ call continues where the first one ended.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from functools import cache, partial
+from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-import pyarrow as pa
 
 from heatbox._utils.checks import check_length, kind_of
 from heatbox._utils.devices import available_cores
@@ -27,42 +26,28 @@ from heatbox.boxes.ops import REFERENCE_FRAME, REFERENCE_SIDE, check_boxes, scal
 from heatbox.config import MetricName, ScoreConfig
 from heatbox.data.types import Example, Split
 from heatbox.errors import InputError
+from heatbox.evaluation.calibrate import add_confidence
 from heatbox.evaluation.guard import MapRanges, policy_sentences
 from heatbox.evaluation.images import class_names_of, left_out_counts, open_images, save_images
 from heatbox.evaluation.pseudo import (
-    AGREEMENT_IMAGES,
     PseudoScores,
-    agreement,
+    agreement_of,
+    boxes_of_maps,
     is_right,
     pseudo_box,
     pseudo_source,
-    threshold_box,
 )
-from heatbox.evaluation.run import MASK, METRICS, Run, ShardStore, ids_of, require_older
+from heatbox.evaluation.run import MASK, METRICS, Run, ShardStore, require_older
+from heatbox.evaluation.scorers import RECORDS_AT_A_TIME, BoxScorer, Scorer, baseline_map, scorers_of
 from heatbox.evaluation.summary import (
-    EACH,
-    EVERY,
-    LARGEST,
     Images,
-    MaskScore,
-    Records,
     SplitScore,
-    packed_matches,
-    pixel_scores,
     table_of,
-    unpacked_matches,
 )
-from heatbox.inference.calibration import Calibration, box_evidence
+from heatbox.inference.calibration import Calibration
 from heatbox.maps.baselines import BASELINES
 from heatbox.maps.normalize import check_normalization, normalize_heatmap
-from heatbox.metrics.bootstrap import bootstrap_interval
-from heatbox.metrics.collection import BoxMetrics
-from heatbox.metrics.confidence import accuracy_by_group, area_under_roc, expected_calibration_error
-from heatbox.metrics.functional import V2_IOU, resize_mask
-from heatbox.metrics.localization_scores import SCORES, MapScores
-from heatbox.metrics.map_score import LocalizationScores
-from heatbox.metrics.max_box_acc import MaxBoxAcc, MaxBoxAccV3
-from heatbox.metrics.pxap import PxAP
+from heatbox.metrics.functional import resize_mask
 
 T = TypeVar("T")
 Item = tuple[str, Any, Any, Sequence[float]]
@@ -70,241 +55,6 @@ Item = tuple[str, Any, Any, Sequence[float]]
 
 MAPS_AT_A_TIME = 256
 """Maps held in memory and, with a folder of records, recorded together: 51 MB of 224 x 224 float32."""
-
-RECORDS_AT_A_TIME = 64
-
-
-# ------------------------------------------------------------------------------------------------- scorers
-
-
-class BoxScorer(BoxMetrics):
-    """MaxBoxAcc at IoU .3 .5 .7 and MaxBoxAccV2 of one map, and the outcome of each image.
-
-    Args:
-        protocol: `reference` or `exact`.
-        thresholds: number of evenly spaced thresholds.
-        threads: threads to use; all cores by default.
-        keep: keep the outcome of each image, under 1 KB.
-        pixels: compute the pixel scores of each image as well.
-        each: compute MaxBoxAccV3 as well, in the reference protocol.
-    """
-
-    def __init__(
-        self,
-        protocol: Protocol = "reference",
-        thresholds: int = 1000,
-        threads: int | None = None,
-        keep: bool = True,
-        pixels: bool = False,
-        each: bool = False,
-    ) -> None:
-        super().__init__(
-            {
-                LARGEST: MaxBoxAcc(V2_IOU, "largest", protocol, thresholds, threads),
-                EVERY: MaxBoxAcc(V2_IOU, "all", protocol, thresholds, threads),
-                **({EACH: MaxBoxAccV3(V2_IOU, thresholds, threads)} if each else {}),
-            }
-        )
-        self.matches: list[bytes] | None = [] if each else None
-        self.objects: list[int] = []  # of each image of the last update
-        self.ranges: MapRanges | None = None  # looks at the maps, where it is set
-        self.protocol, self.thresholds, self.keep = protocol, thresholds, keep
-        self.pixels = LocalizationScores(threads=threads) if pixels else None
-        self.latest: MapScores | None = None  # of the last update
-        self.shards: ShardStore | None = None
-        self.ids: list[str] = []
-        self.written: dict[str, float] = {}  # id → when it was recorded, of resumed images
-        empty = np.zeros((0, len(V2_IOU), -(-thresholds // 8)), np.uint8)
-        self.packed = {name: [empty] for name in (LARGEST, EVERY)}
-
-    def resume(self, shards: ShardStore, fingerprint: str, known: Container[str] | None = None) -> None:
-        """Count the images that are recorded in a store, and record there the images to come.
-
-        Args:
-            shards: the store.
-            fingerprint: what else the outcomes depend on, such as the ground truth.
-            known: ids that the store may contain; shards with others count as damaged.
-
-        Raises:
-            InputError: its records were made with other settings, or in the exact protocol.
-        """
-        if self.protocol != "reference":
-            raise InputError("records are kept for the reference protocol only: leave out the records folder")
-        settings = {"protocol": self.protocol, "thresholds": self.thresholds, "iou": list(V2_IOU)}
-        if self.pixels is not None:
-            settings["pixels"] = list(self.pixels.settings())
-        if self.matches is not None:
-            settings["each"] = True
-        shards.require({**settings, "fingerprint": fingerprint})
-
-        def decoded(table: pa.Table) -> tuple[list[str], dict[str, np.ndarray], MapScores | None]:
-            ids = ids_of(table)
-            if known is not None and not all(name in known for name in ids):
-                raise ValueError("ids of other images")
-
-            def rows(name: str, dtype: type, *shape: int) -> np.ndarray:
-                joined = b"".join(table[name].to_pylist())
-                return np.frombuffer(joined, dtype).reshape(len(ids), *shape)
-
-            packed = {
-                name: rows(name, np.uint8, len(V2_IOU), -(-self.thresholds // 8)) for name in self.packed
-            }
-            if self.matches is not None:
-                packed[EACH] = unpacked_matches(table["matches"].to_pylist(), self.thresholds)
-                packed["objects"] = np.array(table["objects"].to_pylist(), np.int64)
-            if self.ranges is not None and "top" in table.column_names:  # not in records of earlier versions
-                looked = [table[name].to_pylist() for name in ("values_of_map", "top")]
-                packed["looked"] = np.array(looked, np.float64).reshape(2, len(ids))
-            if self.pixels is None:
-                return ids, packed, None
-            grid = self.pixels.thresholds
-            values, curve = rows("values", np.float64, len(SCORES)), rows("curve", np.float32, len(grid))
-            return ids, packed, MapScores(values, curve, grid)
-
-        for shard, (ids, packed, scores) in shards.read(decoded):
-            if self.ranges is not None and "looked" in packed:
-                values, tops = packed.pop("looked").tolist()
-                self.ranges.restore(list(zip(map(int, values), tops, strict=True)))
-            if self.pixels is not None and scores is not None:
-                self.pixels.add(scores)
-            self.written |= dict.fromkeys(ids, shard.stat().st_mtime)
-            for name in self.packed:
-                bits = np.unpackbits(packed[name], axis=2, count=self.thresholds)
-                self.metrics[name].correct += bits.sum(0, dtype=np.int64)
-                self.metrics[name].images += len(ids)
-            if self.matches is not None:
-                matched = packed.pop(EACH)
-                self.metrics[EACH].correct += matched.sum(0, dtype=np.int64)
-                self.metrics[EACH].images += int(packed.pop("objects").sum())
-                self.matches += packed_matches(matched)
-            self._add(ids, packed)
-        self.shards = shards
-
-    def update(
-        self,
-        heatmaps: Any,
-        boxes: Sequence[Any],
-        image_sizes: Sequence[Sequence[float]],
-        return_iou: bool = False,
-    ) -> np.ndarray | None:
-        """As `BoxMetrics.update`, for the pixel scores too; the curves are those of the first two metrics."""
-        curves = super().update(heatmaps, boxes, image_sizes, return_iou)
-        if self.ranges is not None:
-            self.ranges.add(heatmaps)
-        if self.matches is not None:
-            matched = self.latest_counts[-1].matched
-            self.objects = [len(np.atleast_2d(one)) for one in boxes]
-            assert matched is not None
-            self.matches += packed_matches(matched)
-        if self.pixels is not None:
-            self.latest = self.pixels.update(heatmaps, boxes, image_sizes)
-        return curves
-
-    def record(self, ids: Sequence[str], curves: np.ndarray | None) -> None:
-        """Keep the outcomes of images, in the store too if there is one.
-
-        Args:
-            ids: of the N images.
-            curves: (2, N, T) what `update` returned for them; None, without `keep`, keeps nothing.
-        """
-        if curves is None:
-            return
-        packed = {
-            name: np.packbits(curve[:, None] >= metric.iou[:, None], axis=2)
-            for (name, metric), curve in zip(self.metrics.items(), curves, strict=False)
-            if name in self.packed
-        }
-        if self.shards is not None:
-            columns: dict[str, Any] = {"id": pa.array(list(ids), pa.string())}
-            for name, bits in packed.items():
-                rows = bits.reshape(len(ids), -1)
-                columns[name] = pa.array([row.tobytes() for row in rows], pa.binary(rows.shape[1]))
-            if self.ranges is not None:
-                values, tops = zip(*self.ranges.latest, strict=True)
-                columns |= {
-                    "values_of_map": pa.array(values, pa.uint8()),
-                    "top": pa.array(tops, pa.float64()),
-                }
-            if self.matches is not None:
-                columns["matches"] = pa.array(self.matches[-len(ids) :], pa.binary())
-                columns["objects"] = pa.array(self.objects, pa.int64())
-            if self.latest is not None:
-                for name, rows in (("values", self.latest.values), ("curve", self.latest.curve)):
-                    columns[name] = pa.array([row.tobytes() for row in rows], pa.binary(rows[0].nbytes))
-            self.shards.append(pa.table(columns))
-        self._add(ids, packed)
-
-    def _add(self, ids: Sequence[str], packed: Mapping[str, np.ndarray]) -> None:
-        self.ids += ids
-        for name, bits in packed.items():
-            self.packed[name].append(bits)
-
-    def compute(self) -> SplitScore:
-        """Both scores of all images, with the records if they are kept.
-
-        Raises:
-            InputError: no image was scored.
-        """
-        scores = super().compute()
-        packed = {name: np.concatenate(bits) for name, bits in self.packed.items()}
-        records = Records(self.ids, packed, self.thresholds) if self.keep else None
-        pixels = None if self.pixels is None else self.pixels.all()
-        images = self.metrics[LARGEST].images
-        return SplitScore(scores, images, records=records, pixels=pixels, matches=self.matches)
-
-
-class MaskScorer(PxAP):
-    """PxAP of one map with the histogram of each image, and its pixel scores.
-
-    Args:
-        thresholds: number of evenly spaced thresholds.
-        pixels: compute the pixel scores of each image as well.
-    """
-
-    def __init__(self, thresholds: int = 1000, pixels: bool = False) -> None:
-        self.pixels = LocalizationScores() if pixels else None
-        super().__init__(thresholds, per_image=True)
-
-    def update(self, heatmaps: Any, masks: Any, image_sizes: Sequence[Sequence[float]] | None = None) -> None:
-        """As `PxAP.update`, for the pixel scores too."""
-        super().update(heatmaps, masks)
-        if self.pixels is not None:
-            self.pixels.update(heatmaps, image_sizes=image_sizes, masks=masks)
-
-    def compute(self) -> MaskScore:
-        """The score over all images.
-
-        Raises:
-            InputError: no image was added, or no mask has an object pixel.
-        """
-        return MaskScore(**vars(super().compute()), scores=None if self.pixels is None else self.pixels.all())
-
-
-Scorer = BoxScorer | MaskScorer
-
-
-def _scorers(
-    names: Iterable[str],
-    masks: bool,
-    thresholds: int,
-    protocol: Protocol,
-    metrics: Sequence[MetricName],
-) -> dict[str, Scorer]:
-    pixels = bool(pixel_scores(metrics))
-    if "max_box_acc_v3" in metrics and protocol != "reference":
-        raise InputError(f"max_box_acc_v3 is defined for the reference protocol, not {protocol}")
-    each = "max_box_acc_v3" in metrics or ("all" in metrics and protocol == "reference")
-    return {
-        name: MaskScorer(thresholds, pixels)
-        if masks
-        else BoxScorer(protocol, thresholds, pixels=pixels, each=each)
-        for name in names
-    }
-
-
-@cache
-def _baseline(name: str) -> np.ndarray:
-    return BASELINES[name](REFERENCE_SIDE, REFERENCE_SIDE)
 
 
 def require_comparable(protocol: Protocol, split: Split, fullsup: Split | None) -> None:
@@ -392,7 +142,7 @@ def score_run(
     about = {key: note for key, note in notes.items() if note is not None}
     table = table_of(found, chosen, images, metrics, calibration)
     if calibration is not None:
-        _add_confidence(table["methods"], found, run, calibration, protocol, normalize)
+        add_confidence(table["methods"], found, run, calibration, protocol, normalize)
     sentences = images.ranges + policy_sentences(table, 0 if fullsup is None else shared_images(run, fullsup))
     return {
         **table,
@@ -401,55 +151,6 @@ def score_run(
         **about,
         "warnings": sentences,
     }
-
-
-def _add_confidence(
-    entries: Mapping[str, dict[str, Any]],
-    found: Mapping[str, Any],
-    run: Run,
-    calibration: Calibration,
-    protocol: Protocol,
-    normalize: str,
-) -> None:
-    """Add to "calibrated" how well the confidence and the outer boxes hold, on the images it is of.
-
-    "confidence" has "auroc" and "calibration_error", fractions; "confident_half", percent of right boxes in
-    the more confident half; "coverage", percent of outer boxes that contain their object, with its interval;
-    and "coverage_asked", percent.
-    """
-    names = [name for name, entry in entries.items() if "calibrated" in entry]
-    part = set(calibration.ids)
-    features: dict[str, list[np.ndarray]] = {name: [] for name in names}
-    margins: dict[str, list[float]] = {name: [] for name in names}
-    ids = []
-    for batch in run.records():
-        for record in batch:
-            if record["id"] in part:
-                continue
-            ids.append(record["id"])
-            size = (record["width"], record["height"])
-            for name in names:
-                known = calibration.methods[name]
-                raw_map, boxes = record[f"map_{name}"], record["boxes"]
-                row = box_evidence(raw_map, name, size, boxes, known.threshold, protocol, normalize)
-                features[name].append(row[0])
-                margins[name].append(row[1])
-    for name in names:
-        one, known = found[name], calibration.methods[name]
-        assert isinstance(one, SplitScore)
-        place = {image: index for index, image in enumerate(one.outcomes.ids)}
-        outcomes = one.outcomes.at(LARGEST, np.full(len(V2_IOU), known.threshold))[:, one.half]
-        right = outcomes[[place[image] for image in ids]].astype(bool)
-        chance = known.confidence(np.array(features[name]))
-        inside = np.array(margins[name]) <= known.margin
-        covered = bootstrap_interval(inside)
-        entries[name]["calibrated"]["confidence"] = {
-            "auroc": area_under_roc(chance, right),
-            "calibration_error": expected_calibration_error(chance, right),
-            "confident_half": float(100 * accuracy_by_group(chance, right, 2)[1][0]),
-            "coverage": {"value": covered.estimate, "interval": [covered.low, covered.high]},
-            "coverage_asked": 100 * calibration.coverage,
-        }
 
 
 def shared_images(run: Run, other: Run) -> int:
@@ -493,7 +194,7 @@ def score_maps(
     masks = run.has_masks
     if masks:
         _require_reference(protocol)
-    scorers = _scorers((*methods, *BASELINES), masks, thresholds, protocol, metrics)
+    scorers = scorers_of((*methods, *BASELINES), masks, thresholds, protocol, metrics)
     images, ranges = Images(), {name: MapRanges() for name in methods}
     against = {name: BoxScorer(protocol, thresholds, keep=False) for name in scorers if pseudo is not None}
     right: list[bool] = []
@@ -509,12 +210,12 @@ def score_maps(
             else {"boxes": [record["boxes"] for record in batch], "return_iou": True}
         )
         truths["image_sizes"] = sizes
-        mean = [] if pseudo is None else _in_threads(box_of, [record[f"map_{pseudo}"] for record in batch])
+        mean = [] if pseudo is None else boxes_of_maps(box_of, [record[f"map_{pseudo}"] for record in batch])
         kept = [i for i, box in enumerate(mean) if len(box)]
         right += [is_right(mean[i][0], batch[i]["boxes"], sizes[i], protocol) for i in kept]
         for name, scorer in scorers.items():
             if name in BASELINES:
-                maps = [_baseline(name)] * len(batch)
+                maps = [baseline_map(name)] * len(batch)
             else:
                 maps = [
                     normalize_heatmap(record[f"map_{name}"], REFERENCE_SIDE, normalize) for record in batch
@@ -530,51 +231,10 @@ def score_maps(
     if pseudo is not None and right:
         scores = {name: scorer.compute() for name, scorer in against.items()}
         own = {name: scores[name] for name in methods}
-        agreeing = _agreement(run, own, protocol, normalize, scorers[pseudo].ids)  # type: ignore[union-attr]
+        agreeing = agreement_of(run, own, protocol, normalize, scorers[pseudo].ids)  # type: ignore[union-attr]
         images.pseudo = PseudoScores(pseudo, scores, np.array(right), agreeing)
     images.ranges = [sentence for name, one in ranges.items() for sentence in one.sentences(name)]
     return {name: scorer.compute() for name, scorer in scorers.items()}, images
-
-
-def _agreement(
-    run: Run, scores: Mapping[str, SplitScore], protocol: Protocol, normalize: str, ids: Sequence[str]
-) -> dict[str, float]:
-    """Agreement of the boxes of a run's maps, each at the threshold that its score is best at."""
-    boxes = boxes_at_best(run, scores, protocol, normalize, some_of(ids))
-    return agreement({name: np.array([*each.values()]) for name, each in boxes.items()})
-
-
-def some_of(ids: Sequence[str]) -> set[str]:
-    """The images that an agreement is computed on."""
-    return set(ids[:: -(-len(ids) // AGREEMENT_IMAGES)])
-
-
-def boxes_at_best(
-    run: Run, scores: Mapping[str, SplitScore], protocol: Protocol, normalize: str, ids: Container[str]
-) -> dict[str, dict[str, np.ndarray]]:
-    """Map → id → (4,) box in the 224 x 224 frame at the threshold that its MaxBoxAcc is best at.
-
-    Args:
-        run: the run.
-        scores: map → its scores.
-        protocol: how maps are binarized.
-        normalize: how maps are brought to [0, 1].
-        ids: of the images.
-    """
-    at = {name: float(one.scores[LARGEST].threshold[one.half]) for name, one in scores.items()}
-    found: dict[str, dict[str, np.ndarray]] = {name: {} for name in scores}
-    for batch in run.records(RECORDS_AT_A_TIME):
-        some = [record for record in batch if record["id"] in ids]
-        for name, threshold in at.items():
-            box_of = partial(threshold_box, threshold=threshold, protocol=protocol, normalize=normalize)
-            boxes = _in_threads(box_of, [record[f"map_{name}"] for record in some])
-            found[name] |= {record["id"]: box for record, box in zip(some, boxes, strict=True)}
-    return found
-
-
-def _in_threads(work: Callable[[np.ndarray], np.ndarray], maps: Sequence[np.ndarray]) -> list[np.ndarray]:
-    with ThreadPoolExecutor(available_cores()) as pool:
-        return list(pool.map(work, maps))
 
 
 # --------------------------------------------------------------------------------------------- of a stream
@@ -761,7 +421,7 @@ def _score_folder(
         if ranges is not None and maps is not None and not isinstance(scorers[own], BoxScorer):
             ranges.add(maps)
         for name in scorers if maps is not None else baselines:
-            outcome = scorers[name].update(maps if name == own else [_baseline(name)] * len(ids), **truths)
+            outcome = scorers[name].update(maps if name == own else [baseline_map(name)] * len(ids), **truths)
             if isinstance(scorer := scorers[name], BoxScorer):
                 scorer.record(ids, outcome)
     return {
@@ -979,7 +639,7 @@ def _score_split(
     source = MapFolder(heatmaps, split.examples, config.resize, config.protocol, normalize=config.normalize)
     name = heatmaps.name or "heatmaps"
     name = f"{name} (heatmaps)" if name in BASELINES else name
-    scorers = _scorers((name, *BASELINES), masks, config.thresholds, config.protocol, config.metrics)
+    scorers = scorers_of((name, *BASELINES), masks, config.thresholds, config.protocol, config.metrics)
     images, ranges = Images(), MapRanges()
     if isinstance(scorer := scorers[name], BoxScorer):
         scorer.ranges = ranges
