@@ -185,6 +185,21 @@ def test_the_run_says_what_the_head_was_fitted_on(scene):
     assert not (run.folder / COLLECTION).exists()
 
 
+def test_images_of_the_fit_do_not_hold_their_shards(scene, tmp_path, monkeypatch, unscored):
+    """A view of one image's features would hold those of its whole shard in memory."""
+    of_the_fit, records = [], collection.ImageCollection.records
+
+    def watched(self, split, projection, only=None):
+        for record in records(self, split, projection, only):
+            of_the_fit.extend([] if only is None else [record[collection.FEATURES], record[collection.SEEDS]])
+            yield record
+
+    monkeypatch.setattr(collection.ImageCollection, "records", watched)
+    evaluate(scene[0], Run(tmp_path / "run"))
+    assert len(of_the_fit) == 2 * IMAGES
+    assert all(values.base is None for values in of_the_fit)
+
+
 def test_the_network_runs_once_on_each_image(scene, tmp_path, unscored):
     config, _ = scene
     model = create_model(config.model)

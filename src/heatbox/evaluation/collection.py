@@ -13,6 +13,7 @@ the network is not run again. Memory does not grow with the number of images.
 
 from __future__ import annotations
 
+import copy
 import heapq
 import shutil
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -137,13 +138,14 @@ class ImageCollection:
         Args:
             split: the images.
             projection: of the features.
-            only: ids of those that are wanted; by default all.
+            only: ids of those that are wanted; by default all. Their arrays are copies: views of a shard that
+                are kept would hold all of it in memory.
         """
         place = {
             example.id: index for index, example in enumerate(split) if only is None or example.id in only
         }
         sample, others = (
-            (record for record in found if record["id"] in place)
+            (record if only is None else copy.deepcopy(record) for record in found if record["id"] in place)
             for found in (_records(self.sample, projection), _records(self.others))
         )
         in_order = sorted(sample, key=lambda record: place[record["id"]])
