@@ -36,7 +36,7 @@ from heatbox.data.formats import (
 )
 from heatbox.data.formats.rows import require_files
 from heatbox.data.glyphs import glyphs
-from heatbox.data.problems import LeftOut, require_fit
+from heatbox.data.problems import LeftOut, usable
 from heatbox.data.types import Split
 from heatbox.errors import InputError
 
@@ -340,14 +340,8 @@ def open_training(
             f"{test or own}: has labels up to {found.num_classes - 1}, but {data} has only "
             f"{train.num_classes} classes to train on"
         )
-    train = _fit_to_train(train, left_out and left_out[0])
-    found = None if found is None else _fit_to_train(found, left_out and left_out[1])
+    train = usable(train, left_out and left_out[0], boxes=False, single=True)
+    if found is not None:
+        found = usable(found, left_out and left_out[1], boxes=False, single=True)
     _log.info("training on %s: %s, %d images of %d classes", data, train.name, len(train), train.num_classes)
     return TrainingSplits(train.take(limit), found)
-
-
-def _fit_to_train(split: Split, left_out: LeftOut | None) -> Split:
-    """The split with images of one class alone."""
-    if left_out is None:
-        return require_fit(split, boxes=False, single=True)
-    return left_out.filter(split, boxes=False, single=True)

@@ -73,6 +73,10 @@ class LeftOut:
         else:
             self.rows += 1
 
+    def unreadable(self, example: Example, error: InputError) -> None:
+        """Take note of an image that cannot be read."""
+        self(Problem(str(error), example.id, UNREADABLE))
+
     def __len__(self) -> int:
         return len(self.reasons)
 
@@ -138,6 +142,18 @@ def unfit(example: Example, where: str, boxes: bool = True, single: bool = False
     if single and len(example.labels) != 1:
         return BadImage(f"{said} is of {len(example.labels)} classes, expected one", SEVERAL)
     return None
+
+
+def usable(split: Split, left_out: LeftOut | None, boxes: bool = True, single: bool = False) -> Split:
+    """The split without the images that do not fit; `left_out` receives them, None raises the first.
+
+    Raises:
+        BadImage: an image that does not fit.
+        InputError: no image is left.
+    """
+    if left_out is None:
+        return require_fit(split, boxes, single)
+    return left_out.filter(split, boxes, single)
 
 
 def require_fit(split: Split, boxes: bool = True, single: bool = False) -> Split:

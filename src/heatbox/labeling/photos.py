@@ -30,7 +30,7 @@ from heatbox.data.files.remote import is_address, is_pattern
 from heatbox.data.files.trees import FolderTree, Report, Tree, raise_problem
 from heatbox.data.formats.webdataset import Shards
 from heatbox.data.open import open_data_set, open_split, path_and_split
-from heatbox.data.problems import UNREADABLE, LeftOut, Problem
+from heatbox.data.problems import LeftOut
 from heatbox.data.types import Example, Split
 from heatbox.errors import AssumptionWarning, InputError
 from heatbox.evaluation.predict import run_inference
@@ -184,7 +184,7 @@ def measured(split: Split, left_out: LeftOut | None, track: Track = silent) -> S
         if isinstance(one, InputError):
             if left_out is None:
                 raise one
-            left_out(Problem(str(one), example.id, UNREADABLE))
+            left_out.unreadable(example, one)
         else:
             examples.append(one)
     if not examples and left_out is not None:
@@ -289,15 +289,10 @@ def with_predicted_labels(
             found.append({"id": example.id, "classes": order.astype(np.int64), "class_scores": row[order]})
         return found
 
-    def unreadable(example: Example, error: InputError) -> None:
-        if left_out is None:
-            raise error
-        left_out(Problem(str(error), example.id, UNREADABLE))
-
-    what = f"classes of {split.name}"
+    what, skipped = f"classes of {split.name}", None if left_out is None else left_out.unreadable
     run_inference(
         split, lambda image: [one(image) for one in prepared], config.batch_size, run, records, what, track,
-        channels=prepared[0].channels, unreadable=unreadable,
+        channels=prepared[0].channels, unreadable=skipped,
     )  # fmt: skip
     classes = {record["id"]: record["classes"].tolist() for batch in run.records() for record in batch}
     examples, empty = [], 0

@@ -13,7 +13,6 @@ import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,16 +21,11 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from heatbox._utils.io import read_json
-from heatbox._utils.json_schema import TEXT, Kind, checked, one_of
 from heatbox._utils.progress import Track, silent
 from heatbox.data.augment import Augment
-from heatbox.data.loader import TrainCrop, TrainImages, preprocessed
-from heatbox.data.open import TrainingSplits, open_training
-from heatbox.data.problems import REASONS, UNREADABLE, BadImage, LeftOut, Problem
+from heatbox.data.loader import TrainCrop, TrainImages
 from heatbox.data.types import Example, Split
 from heatbox.errors import InputError
-from heatbox.evaluation.run import LEFT_OUT, Run
 from heatbox.training.config import TrainConfig
 
 Key = tuple[int, int]  # epoch, index of the image
@@ -196,111 +190,6 @@ def batches(
         pin_memory=torch.cuda.is_available(),
     )
     return iter(loader)
-
-
-Counts = dict[str, dict[str, int]]
-"""Split, "train" or "test" → reason → number of images."""
-
-
-class TrainingImages:
-    """The images of a training, and those that are left out of it, which `left-out.json` in its folder lists.
-
-    With `on_bad` "skip", every image is decoded once, before the training: the number and the order of the
-    images are then fixed. A resumed training uses the list in the folder, whatever became of the files since.
-
-    Args:
-        config: the training.
-
-    Attributes:
-        splits: what is trained and validated on.
-        left_out: "train" and "test" → the images that are left out.
-
-    Raises:
-        InputError: as `heatbox.data.open.open_training`.
-    """
-
-    def __init__(self, config: TrainConfig) -> None:
-        self.config = config
-        self.left_out = {"train": LeftOut(), "test": LeftOut()}
-        both = (self.left_out["train"], self.left_out["test"])
-        skip = config.on_bad == "skip"
-        try:
-            self.splits = open_training(config.data, config.test, config.limit, both if skip else None)
-        except BadImage as error:
-            raise InputError(f"{error}; --on-bad skip leaves such images out") from error
-
-    @property
-    def counts(self) -> Counts:
-        """Number of images that are left out, for each split and reason that occurs."""
-        return {name: counts for name, one in self.left_out.items() if (counts := one.counts())}
-
-    def leave_out_unreadable(self, folder: Path, fabric: Any, track: Track, overwrite: bool = False) -> None:
-        """Decode every image in the first process, or read what an earlier call found, and drop the others.
-
-        Args:
-            folder: of the training.
-            fabric: a launched Lightning Fabric, whose other processes receive the list.
-            track: progress display.
-            overwrite: decode again.
-
-        Raises:
-            InputError: no image is left, or the list in the folder is damaged.
-        """
-        if self.config.on_bad != "skip":
-            return
-        listed: dict[str, Any] | None = None
-        if fabric.global_rank == 0:
-            listed = None if overwrite else self._listed(folder / LEFT_OUT)
-            if listed is None:
-                for name, split in self._named():
-                    _decode(split, self.left_out[name], track)
-                listed = self._content()
-        listed = fabric.broadcast(listed)
-        self.left_out = {name: LeftOut.restored(listed[name]) for name in self.left_out}
-        kept = {
-            name: self.left_out[name].filter(split, boxes=False, single=True) for name, split in self._named()
-        }
-        self.splits = TrainingSplits(kept["train"], kept.get("test"))
-
-    def save(self, run: Run) -> None:
-        """Write the list into the folder of the training."""
-        if self.config.on_bad == "skip":
-            run.write_json(LEFT_OUT, self._content())
-
-    def _named(self) -> list[tuple[str, Split]]:
-        test = self.splits.test
-        return [("train", self.splits.train), *([] if test is None else [("test", test)])]
-
-    def _asked(self) -> list[Any]:
-        return [self.config.data, self.config.test, self.config.limit]
-
-    def _content(self) -> dict[str, Any]:
-        return {"data": self._asked(), **{name: one.as_dict() for name, one in self.left_out.items()}}
-
-    def _listed(self, path: Path) -> dict[str, Any] | None:
-        """The list in a folder; None if there is none, or if it is of other data."""
-        if not path.is_file():
-            return None
-        found: dict[str, Any] = checked(read_json(path), _LISTED, str(path))
-        return found if found["data"] == self._asked() else None
-
-
-_REASON = one_of(*REASONS)
-_NUMBER = Kind("an integer from 0", lambda value: type(value) is int and value >= 0)
-_ONE = {"counts": {...: _NUMBER}, "images": {...: _REASON}, "problems": [TEXT]}
-_LISTED = {"data": Kind("a list", lambda value: isinstance(value, list)), "train": _ONE, "test": _ONE}
-
-
-def _decode(split: Split, left_out: LeftOut, track: Track) -> None:
-    """Decode all images, and take note of those that cannot be."""
-
-    def unreadable(example: Example, error: InputError) -> None:
-        left_out(Problem(str(error), example.id, UNREADABLE))
-
-    size = 64
-    opened = preprocessed(split, split.examples, lambda image: torch.empty(0), size, 3, unreadable)
-    for _ in track(opened, f"opening {split.name}", -(-len(split) // size)):
-        pass
 
 
 def augment_of(config: TrainConfig) -> Augment:

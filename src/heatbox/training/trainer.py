@@ -36,9 +36,7 @@ from heatbox.models.spec import placement
 from heatbox.training.config import TrainConfig, TrainOptions
 from heatbox.training.data import (
     STEP,
-    Counts,
     Plan,
-    TrainingImages,
     augment_of,
     batches,
     cached,
@@ -46,6 +44,7 @@ from heatbox.training.data import (
     seed_all,
 )
 from heatbox.training.distributed import failures_explained, make_fabric
+from heatbox.training.images import Counts, TrainingImages
 from heatbox.training.log import BOARD, LOGS, Log, Row
 from heatbox.training.optim import make_optimizer, rate_at, set_rates
 from heatbox.training.sparse import Masks, snip_counts
