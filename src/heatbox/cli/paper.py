@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,7 +22,11 @@ if TYPE_CHECKING:
 def paper(
     scale: Literal["mini", "full"] = "mini",
     out: Path | None = None,
-    jobs: int = 2,
+    jobs: int | None = None,
+    steps: tuple[str, ...] = (),
+    submit: Literal["slurm"] | None = None,
+    sbatch: tuple[str, ...] = (),
+    sbatch_device: tuple[str, ...] = ("gpus=1",),
     plan_only: Annotated[bool, tyro.conf.arg(name="list")] = False,
     data: Annotated[Path | None, tyro.conf.arg(aliases=["-d"])] = None,
     pretrained: Path | None = None,
@@ -41,7 +46,12 @@ def paper(
     Args:
         scale: mini or full.
         out: The folder of all output; by default runs/paper-SCALE.
-        jobs: Number of steps that run at a time, in worker processes.
+        jobs: Number of steps that run at a time, by default 2 worker processes; with --submit tasks of an
+            array, by default not limited.
+        steps: Names of the steps to run; by default all.
+        submit: slurm to submit the steps as job arrays instead of running them; scripts are in OUT/slurm.
+        sbatch: Options of sbatch for all jobs, such as partition=long time=24:00:00.
+        sbatch_device: Further ones for jobs that run networks.
         plan_only: Print every step with its state, missing inputs and cost; run nothing.
         data: CUB-200-2011, as downloaded or extracted, for full.
         pretrained: Folder of the pre-trained files, for full.
@@ -57,6 +67,7 @@ def paper(
         heatbox paper
         heatbox paper --scale full --list
         heatbox paper --scale full --data CUB_200_2011 --pretrained weights --download --jobs 1
+        heatbox paper --scale full --data CUB_200_2011 --submit slurm --sbatch time=24:00:00
     """
     from heatbox.paper.full import TFLOPS, full
     from heatbox.paper.mini import mini
@@ -77,8 +88,14 @@ def paper(
         _print_plan(plan, statuses(plan, out), as_json)
         return 0
     _print_remaining(plan, statuses(plan, out))
+    if submit is not None:
+        paths = {"data": data, "pretrained": pretrained, "imagenet": imagenet, "stimuli": stimuli, "out": out}
+        words = [word for name, path in paths.items() if path for word in (f"--{name}", str(path))]
+        words += ["--device", device, *(["--download"] if download else [])]
+        command = [sys.executable, "-m", "heatbox", "paper", "--scale", scale, "--jobs", "1", *words]
+        return _submit(plan, statuses(plan, out), out, command, sbatch, sbatch_device, jobs)
     with _terminated_as_interrupted():
-        left = run_plan(plan, out, jobs, say)
+        left = run_plan(plan, out, 2 if jobs is None else jobs, say, steps or None)
     artifacts = [artifact for step in plan for artifact in step.artifacts]
     made = [artifact for artifact in artifacts if artifact.file.exists()]
     say(f"{len(made)} of {len(artifacts)} tables and figures are in {out}")
@@ -88,6 +105,26 @@ def paper(
     for name, why in left.items():
         say(f"not made: {name}: {why}")
     return SOME_FAILED if left else 0
+
+
+def _submit(
+    plan: Sequence[Step],
+    found: Mapping[str, Status],
+    out: Path,
+    command: Sequence[str],
+    options: Sequence[str],
+    device_options: Sequence[str],
+    jobs: int | None,
+) -> int:
+    """Submit the steps of a plan that are not done; the exit code is 1 if some cannot run."""
+    from heatbox.paper.slurm import submit
+
+    say(f"scripts: {out / 'slurm'}")
+    submit(plan, found, out, command, options, device_options, jobs, say)
+    blocked = {name: status.why for name, status in found.items() if status.state == "blocked"}
+    for name, why in blocked.items():
+        say(f"not submitted: {name}: {'; '.join(why)}")
+    return SOME_FAILED if blocked else 0
 
 
 @contextmanager

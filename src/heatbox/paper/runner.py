@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from heatbox._utils.devices import available_cores, number_of_jobs
-from heatbox.errors import InputError
+from heatbox.errors import InputError, did_you_mean
 from heatbox.paper.steps import Step, priorities, statuses, write_mark
 
 LOGS = "logs"
@@ -50,7 +50,11 @@ class _Progress:
 
 
 def run_plan(
-    plan: Sequence[Step], out: Path, jobs: int = 1, report: Report = lambda line: None
+    plan: Sequence[Step],
+    out: Path,
+    jobs: int = 1,
+    report: Report = lambda line: None,
+    only: Collection[str] | None = None,
 ) -> dict[str, str]:
     """Run the steps that are not done yet.
 
@@ -59,20 +63,30 @@ def run_plan(
         out: folder of the output, the logs and the marks of finished steps.
         jobs: number of processes.
         report: called with a line when a step starts, ends or fails.
+        only: names of the steps that are run; by default all. Others count as failed where they are not done.
 
     Returns:
         name → reason, of every step that is not done at the end.
 
     Raises:
-        InputError: fewer than one process was asked for, or the folder cannot be written to.
+        InputError: a step that is not of the plan, fewer than one process was asked for, or the folder cannot
+            be written to.
         KeyboardInterrupt: after running steps have had time to save.
     """
     jobs = number_of_jobs(jobs)
+    names = [step.name for step in plan]
+    for name in only or ():
+        if name not in names:
+            raise InputError(f"there is no step {name!r}{did_you_mean(name, names)}; --list prints all steps")
     try:
         (out / LOGS).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"{out}: could not be made the folder of a plan ({error})") from error
     progress = _Progress()
+    if only is not None:
+        found = statuses(plan, out)
+        others = [name for name in names if name not in only and found[name].state != "done"]
+        progress.failed |= dict.fromkeys(others, "it was not asked for")
     with _threads(max(1, available_cores() // jobs)):
         try:
             while True:
@@ -90,7 +104,7 @@ def run_plan(
     return {
         name: lost.get(name) or "; ".join(status.why) or "it was not reached"
         for name, status in statuses(plan, out).items()
-        if status.state != "done" and name not in progress.done
+        if status.state != "done" and name not in progress.done and (only is None or name in only)
     }
 
 
