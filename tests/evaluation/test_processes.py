@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -15,10 +16,13 @@ import pytest
 import torch.multiprocessing as mp
 
 from heatbox._utils import processes
-from heatbox.cli.main import main
+from heatbox.cli.main import INTERRUPTED, main
+from heatbox.data.glyphs import glyphs_cue_conflict
 from heatbox.errors import InputError
+from heatbox.evaluation import predict
 from heatbox.evaluation.run import Run, ShardStore
-from helpers.scenes import write_split
+from heatbox.inference.localizer import Localizer
+from helpers.scenes import write_model, write_split
 
 BROKEN = "test/000007.png"
 
@@ -26,7 +30,7 @@ BROKEN = "test/000007.png"
 def torchrun(count: int, *words: str) -> subprocess.CompletedProcess[str]:
     start = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"]
     environ = os.environ | {"OMP_NUM_THREADS": "1"}
-    command = [*start, "-m", "heatbox", *words]
+    command = [*start, "-m", "heatbox", "--", *words]
     return subprocess.run(command, capture_output=True, text=True, env=environ, check=False)
 
 
@@ -78,19 +82,189 @@ def test_two_processes_label_like_one(data, tmp_path, monkeypatch):
     found = []
     for name, start in (("one", main), ("two", lambda all_words: torchrun(2, *all_words))):
         (tmp_path / name).mkdir()
-        monkeypatch.chdir(tmp_path / name)  # with the default run folder: torchrun takes --run for itself
-        start([*words, "--out", "boxes"])
+        monkeypatch.chdir(tmp_path / name)
+        start([*words, "--out", "boxes", "--run", "maps"])
         found.append(json.loads((tmp_path / name / "boxes" / "coco.json").read_text()))
     assert len(found[0]["annotations"]) >= 15
     assert found[1] == found[0]
+
+
+def test_three_processes_locate_like_one(data, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    words = ["locate", str(data / "images"), "--model", "resnet10_small", "--checkpoint", "pretrained"]
+    words += ["--method", "walk+foreground", "--coco", "boxes.json"]
+    assert main(words) == 1
+    lines, boxes = capsys.readouterr().out, Path("boxes.json").read_text()
+    overlays = {path.name: path.read_bytes() for path in Path("heatbox-boxes").glob("*.png")}
+    assert len(overlays) == len(lines.splitlines()) == 19
+    shutil.rmtree("heatbox-boxes")
+    done = torchrun(3, *words, "--overwrite")
+    assert done.stdout == lines, done.stderr
+    assert Path("boxes.json").read_text() == boxes
+    assert {path.name: path.read_bytes() for path in Path("heatbox-boxes").glob("*.png")} == overlays
+    assert BROKEN in done.stderr
+    assert not [*Path("heatbox-boxes").glob("unfinished-*")]
+
+
+def test_lines_of_an_interrupted_command_are_not_computed_again(data, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    words = ["locate", str(data / "images"), "--model", "resnet10_small", "--no-overlays"]
+    words += ["--checkpoint", "pretrained"]
+    assert main(words) == 1
+    lines = capsys.readouterr().out.splitlines()
+    real, seen = Localizer.__call__, []
+
+    def interrupted(self, *args):
+        seen.append(args)
+        if len(seen) == 12:
+            raise KeyboardInterrupt
+        return real(self, *args)
+
+    monkeypatch.setattr(Localizer, "__call__", interrupted)
+    assert main(words) == INTERRUPTED
+    assert capsys.readouterr().out.splitlines() == lines[:11]
+    assert main([*words, "--contours", "all"]) == 1  # other options: other lines
+    assert len(seen) == 12 + 19
+    capsys.readouterr()
+    assert main(words) == 1
+    assert len(seen) == 12 + 19 + 8
+    assert capsys.readouterr().out.splitlines() == lines
+    assert not Path("heatbox-boxes").exists()
+
+
+ANALYZE = ["analyze", "all", "--data", "set", "--stimuli", "cue", "--size", "64", "--batch-size", "4"]
+ANALYZE += ["--erf-size", "48", "--erf-images", "5", "--erf-grid", "2", "--erf-grid-images", "1"]
+ANALYZE += ["--grid", "2", "--atoms", "2", "--channels-an-image", "4", "--nonzero", "1"]
+ANALYZE += ["--group-images", "3", "--device", "cpu"]
+ANALYZE += ["--examples", "3", "--model", "mine.py:blobs", "--json", "--out"]
+
+
+@pytest.fixture(scope="module")
+def analysis(tmp_path_factory) -> Path:
+    """A folder with what ANALYZE needs, and the analysis of one process in "one"."""
+    folder = tmp_path_factory.mktemp("analysis")
+    write_split(folder / "set", 18)
+    write_model(folder)
+    stimuli = glyphs_cue_conflict(24)
+    for example in stimuli:
+        path = folder / "cue" / example.id
+        path.parent.mkdir(parents=True, exist_ok=True)
+        stimuli.open_image(example).save(path)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        assert main([*ANALYZE, "one"]) == 0
+    return folder
+
+
+def contents(folder: Path) -> dict[str, object]:
+    """All files of a folder, without what depends on time or the machine."""
+
+    def timeless(value: object) -> object:
+        if isinstance(value, dict):
+            return {name: timeless(one) for name, one in value.items() if not name.startswith("ms_")}
+        return value
+
+    def content(path: Path) -> object:
+        if path.suffix == ".json":
+            return json.dumps(timeless(json.loads(path.read_text())))
+        if path.suffix == ".parquet":
+            table = pq.read_table(path)
+            return repr(timeless(table.to_pydict()))
+        return path.read_bytes()
+
+    files = (path for path in folder.rglob("*") if path.is_file() and path.name != "environment.json")
+    return {str(path.relative_to(folder)): content(path) for path in files}
+
+
+@pytest.mark.parametrize(
+    ("count", "after"),
+    [(3, 9), pytest.param(2, 2, marks=pytest.mark.slow), pytest.param(2, 17, marks=pytest.mark.slow)],
+)
+def test_processes_measure_like_one(count, after, analysis, monkeypatch):
+    """Every instrument; several processes go on with what one that was interrupted has left."""
+    monkeypatch.chdir(analysis)
+    real, batches = predict.preprocessed, iter(range(1000))
+
+    def interrupted(*args):
+        for batch in real(*args):
+            if next(batches) == after:
+                raise KeyboardInterrupt
+            yield batch
+
+    monkeypatch.setattr(predict, "preprocessed", interrupted)
+    out = f"{count}-{after}"
+    assert main([*ANALYZE, out]) == INTERRUPTED
+    done = torchrun(count, *ANALYZE, out)
+    assert done.returncode == 0, done.stderr
+    found, expected = contents(analysis / out), contents(analysis / "one")
+    assert set(found) == set(expected)
+    assert [name for name in found if found[name] != expected[name]] == []
+    assert json.loads(done.stdout) == json.loads((analysis / "one/comparison.json").read_text())["models"]
 
 
 def test_a_command_that_does_not_share_its_work_is_refused(monkeypatch, capsys):
     monkeypatch.setenv("RANK", "1")
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert main(["compare", "a", "b"]) == 2
-    expected = "heatbox compare runs in one process; those that run in several are evaluate, faithfulness"
+    expected = "heatbox compare runs in one process; those that run in several are analyze, evaluate"
     assert expected in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("environ", "expected"),
+    [
+        ({"SLURM_STEP_NODELIST": "gpu07", "SLURM_JOB_ID": "3"}, ("gpu07", "15003")),
+        ({"SLURM_JOB_NODELIST": "node[01-04,07],gpu3"}, ("node01", "15000")),
+        ({"SLURM_JOB_NODELIST": "a1,a2", "SLURM_STEP_NODELIST": "a2"}, ("a2", "15000")),
+        ({"SLURM_STEP_NODELIST": "r[2-3]n[08,10]", "SLURM_JOB_ID": "41000"}, ("r2n08", "26000")),
+        (
+            {"SLURM_STEP_NODELIST": "x1", "SLURM_STEP_NUM_NODES": "1", "SLURM_STEP_ID": "2"},
+            ("127.0.0.1", "15202"),
+        ),
+        ({"SLURM_STEP_NODELIST": "x", "SLURM_JOB_ID": "odd"}, ("x", "15000")),
+        ({"MASTER_ADDR": "given"}, ("", "15000")),
+    ],
+)
+def test_processes_of_srun_meet_at_the_first_machine(environ, expected):
+    assert processes.meeting_place(environ) == expected
+
+
+def test_processes_of_srun_that_cannot_find_each_other_are_told():
+    with pytest.raises(InputError, match="set MASTER_ADDR to its address"):
+        processes.meeting_place({"SLURM_JOB_ID": "3"})
+
+
+def test_processes_of_srun_evaluate_like_one(data, tmp_path):
+    """As srun starts them: with SLURM's variables alone."""
+    words = ["evaluate", "--model", "resnet10_small", "--checkpoint", "pretrained", "--data", str(data)]
+    words += ["--on-bad", "skip", "--thresholds", "20"]
+    words += ["--method", "cam", "--batch-size", "4", "--out"]
+    assert main([*words, str(tmp_path / "one")]) == 1
+    names = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+    environ = {name: value for name, value in os.environ.items() if name not in names}
+    environ |= {"SLURM_STEP_NUM_TASKS": "2", "SLURM_STEP_NODELIST": "nowhere", "SLURM_STEP_NUM_NODES": "1"}
+    environ |= {"SLURM_JOB_ID": str(os.getpid()), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "heatbox", *words, str(tmp_path / "two")]
+    running = [subprocess.Popen(command, env=environ | {"SLURM_PROCID": str(rank)}) for rank in range(2)]
+    assert [one.wait() for one in running] == [1, 0]
+    assert results(tmp_path / "two") == results(tmp_path / "one")
+
+
+@pytest.mark.parametrize(
+    ("count", "size", "expected"), [(3, 4, [4, 4, 2]), (3, 1, [3, 3, 4]), (2, 16, [0, 10])]
+)
+def test_parts_are_whole_batches(count, size, expected, monkeypatch):
+    monkeypatch.setattr(processes, "_count", count)
+    parts, turns = [], []
+    for rank in range(count):
+        monkeypatch.setattr(processes, "_rank", rank)
+        parts.append(processes.own_part(range(10), size))
+        turns.append(processes.own_turns(range(10), size))
+    assert [len(part) for part in parts] == expected
+    assert [item for part in parts for item in part] == [*range(10)]
+    (rounds,) = {rounds for _, rounds in turns}
+    batches = [own[start : start + size] for start in range(0, rounds * size, size) for own, _ in turns]
+    assert [item for batch in batches for item in batch] == [*range(10)]
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,10 @@
 
 Each trial begins real commands in processes of their own, kills them one to three times, lets the last one
 end, and compares all that is left with an undisturbed run. After every kill each file with a final name must
-be whole. A third of the kills come at a random moment, a third while a file is being written (its temporary
-name is there), a third just after a file has got its name.
+be whole. Kinds that several processes share are begun and resumed by another number of them each time: one of
+them is killed, and the others end by themselves or, after a while, as torchrun ends them. A third of the
+kills come at a random moment, a third while a file is being written (its temporary name is there), a third
+just after a file has got its name.
 """
 
 from __future__ import annotations
@@ -18,11 +20,12 @@ import json
 import os
 import shutil
 import signal
+import socket
 import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -40,6 +43,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import heatbox.analysis.runner
+import heatbox.evaluation.located
 import heatbox.evaluation.networks
 import heatbox.evaluation.predict
 import heatbox.evaluation.score
@@ -55,14 +59,30 @@ from helpers.training import RECIPE, write_small_data
 
 IGNORED = ("environment.json",)  # versions and the like
 OF_TIME = ("images_per_second", "ms_")
+PATIENCE = 20.0
+"""Seconds within which the processes that lost one end by themselves."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Kind:
-    """A kind of work: its name and its command, in which OUT is the folder that it writes."""
+    """A kind of work: its name and its command, in which OUT is the folder that it writes.
+
+    `processes` are the numbers of processes that it is begun with, drawn each time.
+    """
 
     name: str
     command: tuple[str, ...]
+    processes: tuple[int, ...] = (1,)
+
+    def works(self, out: Path, random: Random) -> list[Callable[[], int]]:
+        """What each of its processes runs to write a folder."""
+        words = [word.replace("OUT", str(out)) for word in self.command]
+        count = random.choice(self.processes)
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
+        places = [meeting | {"RANK": str(rank), "WORLD_SIZE": str(count)} for rank in range(count)]
+        return [command_of(words, {} if count == 1 else place) for place in places]
 
 
 def prepare(root: Path) -> None:
@@ -95,6 +115,10 @@ def kinds(root: Path) -> list[Kind]:
     label = ("label", data, "-m", model, *forward, "--run", "OUT/run", "--out", "OUT/boxes")
     to = ("--to", "coco", "csv", "label-studio", "--review", "5", "--overwrite")
     files = ("--coco", "OUT/c.json", "--npy", "OUT/maps", "--overlays", "OUT/pictures")
+    locate = ("locate", str(root / "set/images"), "-m", model, "--size", "64", "--device", "cpu")
+    few = ("--erf-size", "48", "--erf-images", "5", "--erf-grid", "2", "--atoms", "2", "--grid", "2")
+    instruments = ("analyze", "all", "-m", model, "-d", data, *forward, *few, "--channels-an-image", "4")
+    some = (1, 2, 3)
     return [
         Kind("run", (*evaluate, "--out", run)),
         Kind("train", (*train, "--out", "OUT")),
@@ -109,6 +133,9 @@ def kinds(root: Path) -> list[Kind]:
         Kind("export", ("export", run, *files)),
         Kind("convert", ("data", "convert", data, "OUT", "--to", "coco", "--overwrite")),
         Kind("analyze", ("analyze", "erf", "--model", model, "--data", data, *forward, "--out", "OUT")),
+        Kind("evaluate by several", (*evaluate, "--method", "cam", "walk+foreground", "--out", "OUT"), some),
+        Kind("locate by several", (*locate, "--out", "OUT", "--coco", "OUT/boxes.json", "--overwrite"), some),
+        Kind("analyze by several", (*instruments, "--nonzero", "1", "--out", "OUT"), some),
     ]
 
 
@@ -128,6 +155,8 @@ class Work:
                 os.dup2(nowhere, 1)
                 os.dup2(nowhere, 2)
                 code = work() or 0
+            except SystemExit as ended:
+                code = int(ended.code or 0)
             except BaseException:
                 traceback.print_exc()
             finally:
@@ -149,10 +178,51 @@ class Work:
         return os.WIFSIGNALED(self.status) and os.WTERMSIG(self.status) == signal.SIGKILL
 
 
-def command_of(words: Sequence[str]) -> Callable[[], int]:
-    """What `heatbox WORDS` does, with small parts, so that there is something to lose and to go on from."""
+class Group:
+    """Processes that share a command; `status` is 0 if all ended well."""
+
+    def __init__(self, works: Sequence[Callable[[], Any]], said: Path) -> None:
+        self.members = [Work(work, said.with_suffix(f".{number}")) for number, work in enumerate(works)]
+
+    @property
+    def status(self) -> int:
+        return max((member.status for member in self.members), key=abs)
+
+    @property
+    def words(self) -> str:
+        return "".join(member.said.read_text() for member in self.members)
+
+    def ended(self, wait: bool = False) -> bool:
+        """Whether all have ended."""
+        have = [member.ended(wait) for member in self.members]
+        return all(have)
+
+    def kill(self, random: Random) -> bool:
+        """kill -9 one of them; the others end within some seconds, or are ended. Whether it was killed."""
+        victim = random.choice(self.members)
+        killed = victim.kill()
+        since = time.monotonic()
+        while not self.ended() and time.monotonic() - since < PATIENCE:
+            time.sleep(0.05)
+        for member in self.members:
+            if not member.ended():
+                os.kill(member.process, signal.SIGTERM)  # as torchrun does at once
+                member.ended(wait=True)
+            else:
+                code = os.waitstatus_to_exitcode(member.status)
+                assert member is victim or code in (0, 2), f"ended with {code}: {member.said.read_text()}"
+        return killed
+
+
+def command_of(words: Sequence[str], place: Mapping[str, str] | None = None) -> Callable[[], int]:
+    """What `heatbox WORDS` does, with small parts, so that there is something to lose and to go on from.
+
+    `place` are the variables of a process of several.
+    """
 
     def run() -> int:
+        os.environ.update(place or {})
+        heatbox.evaluation.located.LINES_A_SHARD = 3
         heatbox.evaluation.predict.RECORDS_A_SHARD = 4
         heatbox.evaluation.networks.RECORDS_A_SHARD = 4
         heatbox.evaluation.score.MAPS_AT_A_TIME = 8
@@ -164,18 +234,18 @@ def command_of(words: Sequence[str]) -> Callable[[], int]:
     return run
 
 
-def finish(work: Callable[[], Any], said: Path) -> None:
+def finish(works: Sequence[Callable[[], Any]], said: Path) -> None:
     """The same, to its end."""
-    process = Work(work, said)
-    process.ended(wait=True)
-    if process.status != 0:
-        raise SystemExit(f"ended with status {process.status}: {said.read_text()[-2000:]}")
+    group = Group(works, said)
+    group.ended(wait=True)
+    if group.status != 0:
+        raise SystemExit(f"ended with status {group.status}: {group.words[-2000:]}")
 
 
-def kill(work: Callable[[], Any], out: Path, how: str, random: Random, usual: float) -> bool:
+def kill(works: Sequence[Callable[[], Any]], out: Path, how: str, random: Random, usual: float) -> bool:
     """Begin a command and kill it; False where it had already ended."""
     before = names(out)
-    process = Work(work, out.with_suffix(".said"))
+    process = Group(works, out.with_suffix(".said"))
     began, delay = time.monotonic(), random.random()
     while not process.ended():
         if how == "any moment" and time.monotonic() - began > usual * delay:
@@ -189,7 +259,7 @@ def kill(work: Callable[[], Any], out: Path, how: str, random: Random, usual: fl
             time.sleep(0.02 * random.random())
             break
         time.sleep(0.0005)
-    return process.kill()
+    return process.kill(random)
 
 
 def names(folder: Path) -> set[str]:
@@ -291,23 +361,22 @@ def trials(kind: Kind, root: Path, wanted: int, random: Random) -> Iterator[dict
     reference, said = root / "reference" / kind.name, root / "said"
     reference.mkdir(parents=True)
     began = time.monotonic()
-    finish(command_of([word.replace("OUT", str(reference)) for word in kind.command]), said)
+    finish(dataclasses.replace(kind, processes=(1,)).works(reference, random), said)
     usual = time.monotonic() - began
     kills = attempt = 0
     while kills < wanted:
         attempt += 1
         out = root / "trials" / f"{kind.name}-{attempt}"
         (out if kind.name in ("report", "export") else out.parent).mkdir(parents=True, exist_ok=True)
-        command = command_of([word.replace("OUT", str(out)) for word in kind.command])
         moments, whole = [], []
         for _ in range(random.choice((1, 2, 3))):
             how = random.choice(("any moment", "while writing", "after a file"))
-            if kill(command, out, how, random, usual):
+            if kill(kind.works(out, random), out, how, random, usual):
                 kills += 1
                 moments.append(how)
             whole.append(check_complete(out) if out.exists() else 0)
         left = sum(name.endswith(".tmp") for name in names(out))
-        finish(command, said)
+        finish(kind.works(out, random), said)
         check_complete(out)
         same(reference, out)
         shutil.rmtree(out)
@@ -329,9 +398,9 @@ def main() -> None:
     parser.add_argument("--log", default="kills.jsonl")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, Path(args.log).open("a") as log:
-        finish(lambda: prepare(Path(folder)), Path(folder) / "said")
+        finish([lambda: prepare(Path(folder))], Path(folder) / "said")
         first, *others = kinds(Path(folder))
-        finish(command_of(first.command), Path(folder) / "said")
+        finish([command_of(first.command)], Path(folder) / "said")
         for kind in others:
             if args.kind and kind.name not in args.kind:
                 continue

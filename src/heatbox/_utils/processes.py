@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -17,9 +17,13 @@ from typing import Any, TypeVar
 from heatbox.errors import InputError
 
 Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 LONGEST_START, LONGEST_WAIT = timedelta(minutes=10), timedelta(days=7)
 """How long a process waits for the first one at the start, and later for one that has not ended."""
+
+FIRST_PORT, PORTS = 15_000, 15_000
+"""Ports at which processes of srun meet: below those that systems give to outgoing connections."""
 
 LOST = re.compile(
     r"closed by peer|connection (reset|refused|closed)|timed? ?out|nccl|gloo|broken pipe", re.IGNORECASE
@@ -55,12 +59,8 @@ def join() -> None:
     import torch
     import torch.distributed as dist
 
-    if "MASTER_ADDR" not in os.environ:
-        raise InputError(
-            "the processes of srun need the address of the first machine: set MASTER_ADDR, for example to "
-            'the first line of scontrol show hostnames "$SLURM_JOB_NODELIST", and MASTER_PORT to a free port'
-        )
-    os.environ.setdefault("MASTER_PORT", "29500")
+    for name, value in zip(("MASTER_ADDR", "MASTER_PORT"), meeting_place(os.environ), strict=True):
+        os.environ.setdefault(name, value)
     if torch.cuda.is_available():
         torch.cuda.set_device(local % torch.cuda.device_count())
     with _losses_explained():
@@ -68,6 +68,30 @@ def join() -> None:
         store = dist.PrefixStore("heatbox", store)
         dist.init_process_group("gloo", store=store, rank=rank, world_size=count, timeout=LONGEST_WAIT)
     _rank, _count = rank, count
+    torch.manual_seed(from_first(torch.initial_seed))  # weights that are drawn are the same in all
+
+
+def meeting_place(environ: Mapping[str, str]) -> tuple[str, str]:
+    """(address, port) at which the processes of srun find the first one, from SLURM's variables.
+
+    It is the first machine of the step, at a port that differs for other jobs and steps. The machine itself
+    stands for the only one of a step: its name need not be known there.
+
+    Raises:
+        InputError: SLURM's variables do not name it.
+    """
+    nodes = environ.get("SLURM_STEP_NODELIST") or environ.get("SLURM_JOB_NODELIST", "")
+    first = re.sub(r"\[(\w+)[^\]]*\]", r"\1", nodes).partition(",")[0].strip()  # of node[01-04,07],gpu3
+    if environ.get("SLURM_STEP_NUM_NODES") == "1":
+        first = "127.0.0.1"
+    if not first and "MASTER_ADDR" not in environ:
+        raise InputError(
+            "SLURM_STEP_NODELIST, which names the first machine, is not set: set MASTER_ADDR to its address "
+            "and MASTER_PORT to a free port"
+        )
+    numbers = (environ.get(name, "0") for name in ("SLURM_JOB_ID", "SLURM_STEP_ID"))
+    job, step = (int(number) if number.isdecimal() else 0 for number in numbers)
+    return first, str(FIRST_PORT + (job + 101 * step) % PORTS)
 
 
 def is_first() -> bool:
@@ -103,11 +127,47 @@ def meet() -> None:
             dist.barrier()
 
 
-def own_part(items: Sequence[Item]) -> Sequence[Item]:
-    """The part of a list that this process does: parts are contiguous and in the order of the processes."""
+def own_part(items: Sequence[Item], size: int = 1) -> Sequence[Item]:
+    """The part of a list that this process does: parts are contiguous and in the order of the processes.
+
+    Args:
+        items: the same in all processes.
+        size: of a batch. Parts are whole batches, so that batches are those of one process: a network's
+            results depend, in their last digits, on the images beside an image.
+    """
     if not are_sharing():
         return items
-    return items[_rank * len(items) // _count : (_rank + 1) * len(items) // _count]
+    batches = -(-len(items) // size)
+    return items[_rank * batches // _count * size : (_rank + 1) * batches // _count * size]
+
+
+def own_turns(items: Sequence[Item], size: int) -> tuple[Sequence[Item], int]:
+    """The batches of a list that this process does if all take turns, and the number of rounds."""
+    if not are_sharing():
+        return items, -(-len(items) // size)
+    starts = range(_rank * size, len(items), _count * size)
+    own = [item for start in starts for item in items[start : start + size]]
+    return own, -(-len(items) // (_count * size))
+
+
+def from_first(work: Callable[[], Result]) -> Result:
+    """What a function returns in the first process, in all processes.
+
+    Raises:
+        InputError: one of them has ended.
+    """
+    if not are_sharing():
+        return work()
+    import torch.distributed as dist
+
+    found: list[Any] = [None]
+    if is_first():
+        with _by_itself():
+            found = [work()]
+    with _losses_explained():
+        dist.broadcast_object_list(found, 0)
+    result: Result = found[0]
+    return result
 
 
 def gathered(own: Any) -> list[Any]:
@@ -126,17 +186,40 @@ def gathered(own: Any) -> list[Any]:
     return found
 
 
+def joined_at_first(own: list[Item]) -> list[Item]:
+    """The lists of all processes, joined in their order, in the first; empty in the others.
+
+    Raises:
+        InputError: one of them has ended.
+    """
+    if not are_sharing():
+        return own
+    import torch.distributed as dist
+
+    found: list[Any] = [None] * _count
+    with _losses_explained():
+        dist.gather_object(own, found if is_first() else None)
+    return [item for part in found for item in part] if is_first() else []
+
+
 @contextmanager
-def first_alone() -> Iterator[None]:
-    """Run a block in the first process, and then in the others, which find what it has saved."""
+def _by_itself() -> Iterator[None]:
+    """Share nothing inside."""
     global _alone
-    if not is_first():
-        meet()
     _alone += 1
     try:
         yield
     finally:
         _alone -= 1
+
+
+@contextmanager
+def first_alone() -> Iterator[None]:
+    """Run a block in the first process, and then in the others, which find what it has saved."""
+    if not is_first():
+        meet()
+    with _by_itself():
+        yield
     if is_first():
         meet()
 

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from heatbox._utils import processes
 from heatbox._utils.io import read_json
 from heatbox._utils.json_schema import NUMBER, checked
 from heatbox.analysis.config import ChannelsConfig
@@ -263,9 +264,9 @@ def measure(analysis: Analysis, model: ComparedModel, config: ChannelsConfig) ->
     images = analysis.images_of(model, config)
     if config.target == "label":
         require_same_labels(run, images, "target")
-    threshold = _threshold(analysis, model, config, run)
+    threshold = processes.from_first(partial(_threshold, analysis, model, config, run))
     analysis.fill(run, model, partial(_records, model, config, threshold), "channels", images)
-    numbers = numbers_of(run, config, threshold)
+    numbers = processes.from_first(partial(numbers_of, run, config, threshold))
     run.write_json(METRICS, numbers)
     return numbers
 

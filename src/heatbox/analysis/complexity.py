@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from heatbox._utils import processes
 from heatbox._utils.extras import require
 from heatbox.analysis.config import ComplexityConfig
 from heatbox.data.types import Example
@@ -253,7 +254,7 @@ def measure(analysis: Analysis, model: ComparedModel, config: ComplexityConfig) 
     names = ("data", "limit", "channel_norm", "channels_an_image", "grid")
     run = analysis.start(model, "complexity", {name: getattr(config, name) for name in names})
     analysis.fill(run, model, partial(_records, model, config), "complexity")
-    numbers = numbers_of(run, config)
+    numbers = processes.from_first(partial(numbers_of, run, config))
     run.write_json(METRICS, numbers)
     return numbers
 

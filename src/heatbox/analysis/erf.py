@@ -22,6 +22,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from heatbox._utils import processes
 from heatbox._utils.checks import as_numbers, check_integer, check_length, check_module
 from heatbox._utils.io import write_atomically
 from heatbox._utils.progress import Track, silent
@@ -423,7 +424,8 @@ def receptive_field_grid(
 ) -> ReceptiveFieldGrid:
     """Receptive fields of an evenly spaced grid of positions.
 
-    One forward pass per batch and one backward pass per position.
+    One forward pass per batch and one backward pass per position; several processes share the positions, see
+    `heatbox._utils.processes`.
 
     Args:
         model: any model with a last feature map.
@@ -439,18 +441,21 @@ def receptive_field_grid(
     total: Any = 0.0
     count = 0
     rows = columns = np.zeros(0, int)
+    cells: Sequence[tuple[int, int]] = []
     for batch in batches:
         if not count:
             with input_gradients(network, batch[:1]) as one, torch.no_grad():
                 size = features_of(one).shape[2:]
             rows, columns = (np.array(evenly_spaced(side, grid)) for side in size)
-        cells = list(itertools.product(rows.tolist(), columns.tolist()))
-        maps = contributions(network, batch, cells, features_of)  # (P, B, H, W)
-        total = total + maps.sum(1, dtype=np.float64)
+            cells = processes.own_part(list(itertools.product(rows.tolist(), columns.tolist())))
+        if cells:
+            maps = contributions(network, batch, cells, features_of)  # (P, B, H, W)
+            total = total + maps.sum(1, dtype=np.float64)
         count += len(batch)
     if not count:
         raise InputError("there is no image to measure the receptive fields on")
-    mean = total.reshape(len(rows), len(columns), *total.shape[1:]) / count
+    every = np.concatenate([one for one in processes.gathered(total if cells else None) if one is not None])
+    mean = every.reshape(len(rows), len(columns), *every.shape[1:]) / count
     return ReceptiveFieldGrid(rows, columns, mean, (size[0], size[1]), count)
 
 
@@ -497,10 +502,12 @@ class RunningErf:
             return
         maps = np.stack([record["contribution"] for record in records])
         finite = np.isfinite(maps).all((1, 2))
-        summed = maps[finite].sum(0, dtype=np.float64)
-        self.total = summed if self.total is None else self.total + summed
-        for record, good in zip(records, finite, strict=True):
+        total = np.zeros(maps.shape[1:]) if self.total is None else self.total
+        for record, one, good in zip(records, maps, finite, strict=True):
             (self.ids if good else self.skipped).append(record["id"])
+            if good:  # one after the other, so that the sum does not depend on how many come at a time
+                total += one
+        self.total = total
         if self.path is not None:
             stream = io.BytesIO()
             ids, skipped = np.array(self.ids, dtype=str), np.array(self.skipped, dtype=str)
@@ -544,7 +551,7 @@ def erf_of_examples(
     preprocess = model.spec.preprocess(model.view.model, config.erf_size, "bicubic")
     size = config.erf_batch_size
     run_inference(images, preprocess, size, store, records, what, track, shard_size=1)
-    return store.mean()
+    return processes.from_first(store.mean)
 
 
 def numbers_of(found: ReceptiveField) -> Numbers:

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from heatbox._utils import processes
 from heatbox._utils.extras import require
 from heatbox._utils.io import folder_name, holds_only, to_json, write_atomically
 from heatbox._utils.progress import Track, silent
@@ -267,6 +268,11 @@ class Analysis:
 
     def _begin(self) -> None:
         """Make the folder, and write the configuration and the environment."""
+        with processes.first_alone():
+            if processes.is_first():
+                self._write_configuration()
+
+    def _write_configuration(self) -> None:
         try:
             begun = (self.out / ANALYSIS).exists() or not self.out.is_dir()
             if not begun and not holds_only(self.out, self.figures.name):
@@ -279,6 +285,9 @@ class Analysis:
 
     def run(self, *names: str) -> list[Path]:
         """Measure every model and draw the figures; instruments of one topic share a measurement.
+
+        Processes that share the images, see `heatbox._utils.processes`, end here with exit code 0, except for
+        the first, which alone computes the numbers of finished measurements and draws.
 
         Args:
             names: of `INSTRUMENTS`; by default all that the configuration has options for.
@@ -300,8 +309,9 @@ class Analysis:
                 found[model.label] = numbers
                 row |= json.loads(to_json(module.headline(numbers)))
                 self.release(model)
-            for draw in drawers:
+            for draw in drawers if processes.is_first() else ():
                 written += getattr(module, draw)(self, found, config)
+        processes.only_first_goes_on()
         return written
 
     def _possible(self) -> list[str]:
@@ -358,7 +368,9 @@ class Analysis:
         run_inference(
             split or self.images, preprocess, self.config.batch_size, run, records, what, self.track
         )
-        run.finish()
+        with processes.first_alone():
+            if processes.is_first():
+                run.finish()
 
     def compare(self) -> list[Numbers]:
         """Write comparison.json and its figures; returns a row per model."""

@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from heatbox._utils import processes
 from heatbox._utils.checks import check_integer, check_module, kind_of
 from heatbox._utils.progress import Track, silent
 from heatbox.analysis.config import ShapeBiasConfig
@@ -506,16 +507,21 @@ def measure(analysis: Analysis, model: ComparedModel, config: ShapeBiasConfig) -
     assert analysis.stimuli is not None
     run = analysis.start(model, "shape-bias", {"stimuli": config.stimuli})
     analysis.fill(run, model, partial(_records, model, analysis.stimuli), "responses", analysis.stimuli)
+    bias = processes.from_first(partial(_bias_of, run, config.seed))
+    numbers = numbers_of(bias)
+    numbers["groups"] = _groups(analysis, model, bias, config, run)
+    run.write_json(METRICS, numbers)
+    return numbers
+
+
+def _bias_of(run: Run, seed: int) -> ShapeBias:
+    """The shape bias of the responses in a finished run."""
     responses = [
         Response(record["id"], record["shape"], record["texture"], record["response"])
         for batch in run.records()
         for record in batch
     ]
-    bias = from_responses(responses, seed=config.seed)
-    numbers = numbers_of(bias)
-    numbers["groups"] = _groups(analysis, model, bias, config, run)
-    run.write_json(METRICS, numbers)
-    return numbers
+    return from_responses(responses, seed=seed)
 
 
 def _records(model: ComparedModel, split: Split, examples: Sequence[Example], images: Tensor) -> list[Record]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from heatbox._utils import processes
 from heatbox._utils.progress import Track, silent
 from heatbox.analysis.config import DataConfig, MapsConfig
 from heatbox.analysis.runner import with_classes_of
@@ -27,7 +29,8 @@ from heatbox.data.files.images import open_for_network
 from heatbox.data.types import Example, Split
 from heatbox.errors import InputError
 from heatbox.evaluation.images import require_same_labels
-from heatbox.evaluation.predict import evaluate
+from heatbox.evaluation.predict import make_maps, save_scores
+from heatbox.evaluation.predict import prepare as prepare_maps
 from heatbox.evaluation.run import METRICS, Record, Run
 from heatbox.inference.boxes import place_map
 from heatbox.maps.cam import Signs, cam
@@ -124,10 +127,15 @@ def measure(analysis: Analysis, model: ComparedModel, config: MapsConfig) -> Num
     if run.finished and (run.folder / METRICS).exists():
         scores = run.metrics()
     else:
-        scores = evaluate(asked, run, analysis.track, model=model.view.model, split=images)
+        ready = prepare_maps(asked, model.view.model, images)
+        make_maps(ready, run, analysis.track)
+        work = partial(
+            save_scores, run, None, ready.config, ready.config.method, ready.function, analysis.track
+        )
+        scores = processes.from_first(work)
     numbers = {
         "scores": scores,
-        "areas": areas_of(run, analysis.track),
+        "areas": processes.from_first(partial(areas_of, run, analysis.track)),
         "curves": {
             name: asdict(threshold_curve(scores["methods"][name], scores["images"])) for name in METHODS
         },

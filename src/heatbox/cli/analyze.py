@@ -70,9 +70,11 @@ def responses(tables: tyro.conf.Positional[tuple[Path, ...]], as_json: AsJson = 
     Examples:
         heatbox analyze responses answers.csv
     """
+    from heatbox._utils import processes
     from heatbox.analysis.shape_bias import by_observer, from_responses, numbers_of, read_responses
     from heatbox.visualization.tables import bias_table
 
+    processes.only_first_goes_on()  # there are no images to share
     rows = [row for table in tables for row in read_responses(table)]
     groups = by_observer(rows)
     found = {name or "all": numbers_of(from_responses(group)) for name, group in groups.items()}

@@ -32,7 +32,7 @@ def locate(
     Prints one JSON object per image (file, label, score, boxes in its pixels) and writes overlay PNGs, and
     annotation files of all images where they are requested. A file that cannot be read is reported and
     skipped; the exit code is then 1. With --model A B --checkpoint a b after the images, the maps and the
-    class scores of several networks are averaged.
+    class scores of several networks are averaged. After an interruption, rerun the command to resume.
 
     Args:
         photos: Image files of any size and format, and folders of them.
@@ -55,6 +55,7 @@ def locate(
     """
     from heatbox._utils.progress import on_terminal
     from heatbox.data.write import check_output, write_splits
+    from heatbox.evaluation.located import LineStore
     from heatbox.inference.locate import find_images, locate_files, located_split
 
     each = config.each() if isinstance(config, LocateNetworksConfig) else [config]
@@ -72,8 +73,9 @@ def locate(
     lines = []
     for error in skipped:
         say(f"skipped: {error}")
-    located = locate_files(images, config, out if overlays else None, names, on_terminal)
-    for line in located if images or not found else ():
+    store = LineStore(out, images, {"config": config, "names": names, "overlays": overlays})
+    located = locate_files(images, config, out if overlays else None, names, on_terminal, store.own)
+    for line in store.complete(located, on_terminal) if images or not found else ():
         if isinstance(line, InputError):
             skipped.append(line)
             say(f"skipped: {line}")

@@ -47,7 +47,10 @@ GROUPS: dict[str, dict[str, Command]] = {
             select="one_or_several",
         ),
         "locate": Command(
-            "Localize the object in image files.", "heatbox.cli.locate:locate", select="one_or_several"
+            "Localize the object in image files.",
+            "heatbox.cli.locate:locate",
+            resumes=True,
+            select="one_or_several",
         ),
         "evaluate": Command(
             "Make maps of a data set and score them against its boxes or masks.",
@@ -114,7 +117,7 @@ GROUPS: dict[str, dict[str, Command]] = {
         ),
     },
 }
-SHARING, OWN_PROCESSES = ("evaluate", "faithfulness", "label"), ("train",)
+SHARING, OWN_PROCESSES = ("analyze", "evaluate", "faithfulness", "label", "locate"), ("train",)
 """Commands whose images processes of torchrun or srun share, and commands that start a group of their own."""
 COMMANDS = {name: command for group in GROUPS.values() for name, command in group.items()}
 
@@ -143,6 +146,8 @@ def _main(args: list[str]) -> int:
         _replace_unencodable(stream)
     if os.environ.get("NO_COLOR"):
         os.environ.setdefault("PYTHON_TYRO_ANSI_CODES", "False")
+    if args[:1] == ["--"]:  # after which torchrun takes no option for one of its own
+        args = args[1:]
     verbose = args[:1] in (["-v"], ["--verbose"])
     name, *rest = args[verbose:] or [""]
     try:

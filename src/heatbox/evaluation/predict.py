@@ -319,8 +319,9 @@ def run_inference(
 ) -> None:
     """Append a record for every image of the split that the store does not contain yet.
 
-    Several processes share the images that a run lacks, see `heatbox._utils.processes`. All of them return
-    when the last has ended; the records are then in the order of the split.
+    Several processes share the images that the store lacks, see `heatbox._utils.processes`. Each appends its
+    own records to a run; to any other store the first appends those of all. All return when the last has
+    ended; the records are then in the order of the split.
 
     Args:
         split: the images.
@@ -340,12 +341,13 @@ def run_inference(
     Raises:
         InputError: an image that cannot be read; the records before it are saved.
     """
-    processes.meet()  # all see the same records
-    done = store.done()
-    todo = [example for example in split if example.id not in done]
-    processes.meet()
+    done = processes.from_first(store.done)
+    todo: Sequence[Example] = [example for example in split if example.id not in done]
+    rounds = None
     if isinstance(store, Run):
-        todo = list(processes.own_part(todo))
+        todo = processes.own_part(todo, batch_size)
+    else:
+        todo, rounds = processes.own_turns(todo, batch_size)
     bad: list[tuple[int, str]] = []
     place = {example.id: number for number, example in enumerate(split)} if processes.are_sharing() else {}
 
@@ -358,9 +360,13 @@ def run_inference(
         coming = preprocessed(split, todo, preprocess, batch_size, channels, report)
         for examples, images in track(coming, what, -(-len(todo) // batch_size)):
             waiting += records(examples, images)
+            if rounds is not None:
+                waiting, rounds = processes.joined_at_first(waiting), rounds - 1
             if len(waiting) >= shard_size:
                 store.append(waiting)
                 waiting = []
+        for _ in range(rounds or 0):  # in which this process has no batch
+            waiting = processes.joined_at_first(waiting)
     finally:  # a damaged image or an interruption does not lose what is already computed
         store.append(waiting)
     for number, sentence in chain.from_iterable(processes.gathered(bad)):

@@ -329,8 +329,12 @@ class Run:
             raise InputError(f"{self.folder}: could not be made the folder of a run ({error})") from error
 
     def write_json(self, name: str, content: object) -> Path:
-        """Write a JSON file of the run atomically; NaN and infinity become null."""
-        return write_atomically(self.folder / name, (to_json(content) + "\n").encode())
+        """Write a JSON file of the run atomically; NaN and infinity become null.
+
+        Of several processes the first writes it.
+        """
+        path = self.folder / name
+        return write_atomically(path, (to_json(content) + "\n").encode()) if processes.is_first() else path
 
     def append(self, records: Sequence[Record]) -> None:
         """Save the records of some images as the next shard."""

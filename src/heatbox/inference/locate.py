@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from heatbox._utils import processes
 from heatbox._utils.io import made_folder
 from heatbox._utils.progress import Track, silent
 from heatbox.config import LocateConfig, LocateNetworksConfig
@@ -30,7 +32,9 @@ from heatbox.inference.calibration import MODEL_SETTINGS, load_calibration
 from heatbox.inference.collection import HEAD_FILE, MOST_IMAGES, drawn, identity
 from heatbox.inference.localizer import Localizer, Prediction
 from heatbox.inference.scores import score_function
+from heatbox.maps.foreground import ForegroundHead
 from heatbox.maps.registry import with_seed
+from heatbox.models.spec import placement
 from heatbox.visualization.overlay import FOUND_COLOUR, draw_boxes, overlay, save_png
 
 Line = dict[str, Any]
@@ -42,6 +46,7 @@ def locate_files(
     out: Path | None = None,
     class_names: Sequence[str] = (),
     track: Track = silent,
+    only: Sequence[int] | None = None,
 ) -> Iterator[Line | InputError]:
     """Localize the object of each image file.
 
@@ -53,9 +58,11 @@ def locate_files(
         class_names: names of the model's classes, in the order of its outputs; by default those that are
             known of the model.
         track: how to show progress of the fit of a foreground head.
+        only: positions of the files that are localized here; by default all are.
 
     A method with a foreground head for which none is given is fitted to the files themselves first, at most
-    `MOST_IMAGES` of them; with `out` the head is saved there.
+    `MOST_IMAGES` of them; with `out` the head is saved there. Of several processes, see
+    `heatbox._utils.processes`, the first fits it for all.
 
     Yields:
         for each file a dictionary for JSON, or the error because of which it was skipped.
@@ -108,10 +115,12 @@ def locate_files(
         given = " + ".join(str(one.foreground) for one in each if one.foreground is not None)
         settings["foreground"] = given or "fitted to these images"
         if not given:
-            _fit_head(localizer, files, target_of, config.seed, out, track)
-    used: set[str] = set()
-    inputs = {file.resolve() for file in files}
-    for file in files:
+            fit = partial(_fit_head, localizer, files, target_of, config.seed, out, track)
+            for network, head in zip(localizer.networks, processes.from_first(fit), strict=True):
+                network.head = head.to(placement(network.view.model)[0])
+    overlays = [] if out is None else _overlay_paths(out, files)
+    for index in range(len(files)) if only is None else only:
+        file = files[index]
         try:
             image = decode_for_network(file, str(file), localizer.preprocess.channels)
         except InputError as error:
@@ -133,7 +142,7 @@ def locate_files(
         }
         if out is not None:
             heat = draw_boxes(overlay(shown_image(image), found.heatmaps[0]), found.boxes[0], FOUND_COLOUR)
-            path = _free_name(out, file, used, inputs)
+            path = overlays[index]
             try:
                 out.mkdir(parents=True, exist_ok=True)
             except OSError as error:
@@ -158,8 +167,11 @@ def _fit_head(
     seed: int,
     out: Path | None,
     track: Track,
-) -> None:
+) -> list[ForegroundHead]:
     """Fit a foreground head to image files; those that cannot be read take no part.
+
+    Returns:
+        the head of each network, on the CPU.
 
     Raises:
         InputError: none of them can be read, the maps have nothing to learn, or the head cannot be written.
@@ -193,6 +205,7 @@ def _fit_head(
             head.save(paths[-1], **head.fitted_on, identities=" ".join(sorted(marks)))
         words += f" and saved: --foreground {' '.join(map(str, paths))} applies it to others"
     warnings.warn(words, AssumptionWarning, stacklevel=3)
+    return [head.cpu() for head in heads]
 
 
 def _folder_name(file: Path) -> str:
@@ -207,14 +220,17 @@ def _folder_targets(files: Sequence[Path], names: Sequence[str], number: int) ->
     return dict(zip(folders, class_positions(folders, number, names, where), strict=True))
 
 
-def _free_name(out: Path, file: Path, used: set[str], inputs: Collection[Path]) -> Path:
+def _overlay_paths(out: Path, files: Sequence[Path]) -> list[Path]:
     """OUT/STEM.png, with a number where two images share a name, or where it is one of the inputs."""
-    name, again = f"{file.stem}.png", 1
-    while name in used or (out / name).resolve() in inputs:
-        again += 1
-        name = f"{file.stem}-{again}.png"
-    used.add(name)
-    return out / name
+    used: dict[str, None] = {}
+    inputs = {file.resolve() for file in files}
+    for file in files:
+        name, again = f"{file.stem}.png", 1
+        while name in used or (out / name).resolve() in inputs:
+            again += 1
+            name = f"{file.stem}-{again}.png"
+        used[name] = None
+    return [out / name for name in used]
 
 
 # ------------------------------------------------------------------------------------- files and annotations
