@@ -94,6 +94,18 @@ def test_blue_first():
     assert Preprocess.from_config({"channel_order": "bgr"}).bgr
 
 
+@pytest.mark.parametrize("bgr", [False, True])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_levels_are_normalized_one_by_one(bgr, channels):
+    mean, std = torch.tensor([0.485, 0.456, 0.406][:channels]), torch.tensor([0.229, 0.224, 0.225][:channels])
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (30, 40, 3)).astype(np.uint8))
+    found = Preprocess((30, 40), tuple(mean.tolist()), tuple(std.tolist()), bgr=bgr)(image)
+    shown = np.array(image.convert("L"))[..., None] if channels == 1 else np.array(image)
+    levels = torch.from_numpy(shown).permute(2, 0, 1).float() / 255
+    expected = ((levels.flip(0) if bgr else levels) - mean[:, None, None]) / std[:, None, None]
+    assert torch.equal(found, expected)
+
+
 def test_an_image_is_turned_as_its_exif_says():
     image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (20, 30, 3)).astype(np.uint8))
     upright = Preprocess((30, 20), (0, 0, 0), (1, 1, 1))(image.transpose(Image.Transpose.ROTATE_270))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageOps
 
 from heatbox.data.files.images import decode_factor, decode_image, decode_plain_jpeg, plain_jpeg_size
 from heatbox.errors import InputError
@@ -99,6 +99,22 @@ def test_damaged_files_give_pixels_of_their_size_or_none(place, noise, cut):
     if size is not None and size[0] * size[1] < 10**7:
         pixels = decode_plain_jpeg(data, size)
         assert pixels is None or pixels.shape == (size[1], size[0], 3)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.integers(0, 3000), st.binary(max_size=8), st.booleans())
+def test_images_are_what_pillow_makes_of_them_also_damaged_ones(place, noise, cut):
+    whole = saved()
+    place %= len(whole)
+    data = whole[:place] + noise + (b"" if cut else whole[place + len(noise) :])
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            expected = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+    except Exception:  # whatever Pillow raises
+        with pytest.raises(InputError):
+            decode_image(data, "a.jpg")
+        return
+    assert np.array_equal(np.asarray(decode_image(data, "a.jpg")), expected)
 
 
 def reread(image, path, **options):

@@ -150,6 +150,8 @@ def decode_image(data: bytes | Path, name: str) -> Image.Image:
     """
     if name.lower().endswith(ARRAY_SUFFIX):
         return displayed(_bands_last(_load_array(data, name), name))
+    if (pixels := _plain_pixels(data)) is not None:
+        return Image.fromarray(pixels)
     with _opened(data, name) as image:
         image.load()
         return to_rgb(ImageOps.exif_transpose(image))
@@ -403,6 +405,19 @@ def read_grayscale(tree: Tree, name: str) -> np.ndarray:
 
 
 # ------------------------------------------------------------------------------------------- plain JPEGs
+
+
+def _plain_pixels(data: bytes | Path) -> np.ndarray | None:
+    """(height, width, 3) uint8 of an undamaged file for which `plain_jpeg_size` returns a size; else None."""
+    if isinstance(data, Path):
+        try:
+            with data.open("rb") as file:
+                start = file.read(len(_START))
+                data = start + file.read() if start == _START else start
+        except OSError:  # which Pillow reports
+            return None
+    size = plain_jpeg_size(data)
+    return None if size is None else decode_plain_jpeg(data, size)
 
 
 def plain_jpeg_size(data: bytes) -> tuple[int, int] | None:
