@@ -1,7 +1,7 @@
 """A plan on a cluster: job arrays of SLURM, each after those that it depends on.
 
-The scripts are plain ones for sbatch, to be read and changed. submitit, which writes such scripts too, submits
-pickled functions, which run only under the versions that made them.
+The scripts are plain ones for sbatch, to be read and changed. submitit, which writes such scripts too,
+submits pickled functions, which run only under the versions that made them.
 """
 
 from __future__ import annotations
