@@ -41,7 +41,9 @@ class Probabilities(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         logits = self.model(images)
-        return (3 * (logits - logits.mean(1, keepdim=True)) / logits.std(1, keepdim=True)).softmax(1)
+        # Of an image without a pixel left, the logits of a network without biases are all equal.
+        spread = logits.std(1, keepdim=True).clamp_min(1e-6)
+        return (3 * (logits - logits.mean(1, keepdim=True)) / spread).softmax(1)
 
 
 def timed(work: Callable[[], Any], device: str) -> tuple[float, Any]:
