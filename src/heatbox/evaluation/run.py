@@ -159,19 +159,26 @@ class ShardStore:
         """Write the next shard; processes that share a folder use different numbers."""
         number = self._next()
         number += (processes.rank() - number) % processes.count()
-        _write_parquet(made_folder(self.folder) / f"{number:06d}.parquet", [table])
+        shard = made_folder(self.folder) / f"{number:06d}.parquet"
+        _write_parquet(shard, [table])
+        _whole.add(_identity(shard))
 
     def _next(self) -> int:
         return 1 + max(map(_number, self.shards()), default=-1)
 
     def ids(self) -> set[str]:
-        """The ids of all rows. All columns are read, some rows at a time; damaged shards are renamed."""
+        """The ids of all rows; damaged shards are renamed.
+
+        All columns are read, some rows at a time, of shards that this process has neither written nor read.
+        """
         found: set[str] = set()
         for shard in self.shards():
             try:
+                known = _identity(shard) in _whole
                 with pq.ParquetFile(shard) as file:
-                    batches = file.iter_batches(RECORDS_AT_ONCE)
+                    batches = file.iter_batches(RECORDS_AT_ONCE, columns=["id"] if known else None)
                     found |= {name for batch in batches for name in ids_of(pa.Table.from_batches([batch]))}
+                _whole.add(_identity(shard))
             except (*NOT_PARQUET, KeyError, TypeError, ValueError):
                 _set_aside(shard)
         return found
@@ -227,6 +234,16 @@ class ShardStore:
                 _set_aside(shard)
                 continue
             yield shard, found
+
+
+_whole: set[tuple[str, int, int]] = set()
+"""Shards that this process has written or read whole, see `_identity`."""
+
+
+def _identity(shard: Path) -> tuple[str, int, int]:
+    """Path, time and size of a file, which change if its content does."""
+    found = shard.stat()
+    return str(shard), found.st_mtime_ns, found.st_size
 
 
 def _row_group(file: Path, group: int, columns: Sequence[str] | None = None) -> pa.Table:
