@@ -632,7 +632,7 @@ def label(
 ) -> Iterator[LabelledImage]:
     """Make boxes of labelled images, in order.
 
-    Maps are kept on disk; memory grows by about 5 KB per image, for its labels and boxes.
+    Maps are kept on disk; memory grows by a few hundred bytes per image, for its id, labels and boxes.
 
     Args:
         images: a path that `heatbox.open_split` reads, such as a folder of class folders; a folder of
