@@ -31,6 +31,7 @@ LAYERS = (
     "labeling",
     "demo",
     "paper",
+    "integrations",
     "cli",
     "__main__",
 )

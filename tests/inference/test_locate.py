@@ -262,3 +262,10 @@ def test_a_head_is_fitted_to_maps_of_the_wanted_class(scene, capsys):
     first, second, _ = (head.members[0][0].weight for head in heads)
     assert not (first == second).all()
     assert "foreground:pc1" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["s3://bucket/photos", "photos.tar", "https://host/a.jpg", "train.parquet"])
+def test_archives_and_addresses_are_left_to_label(name):
+    (found,) = find_images([Path(name)])
+    assert isinstance(found, InputError)
+    assert "heatbox label reads images in archives and at addresses" in str(found)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
@@ -11,6 +12,7 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+from torch import nn
 
 from heatbox._utils import processes
 from heatbox._utils.io import made_folder
@@ -28,7 +30,7 @@ from heatbox.data.files.images import (
 from heatbox.data.files.trees import FolderTree
 from heatbox.data.types import Example, Split
 from heatbox.errors import AssumptionWarning, InputError
-from heatbox.inference.calibration import MODEL_SETTINGS, load_calibration
+from heatbox.inference.calibration import MODEL_SETTINGS, Calibration, load_calibration
 from heatbox.inference.collection import HEAD_FILE, MOST_IMAGES, drawn, identity
 from heatbox.inference.localizer import Localizer, Prediction
 from heatbox.inference.scores import score_function
@@ -38,6 +40,7 @@ from heatbox.models.spec import placement
 from heatbox.visualization.overlay import FOUND_COLOUR, draw_boxes, overlay, save_png
 
 Line = dict[str, Any]
+_ARCHIVE_OR_ADDRESS = re.compile(r"^[a-z0-9+]{2,}:/[^/]|\.(tar|tgz|zip|parquet)$", re.IGNORECASE)
 
 
 def locate_files(
@@ -79,21 +82,8 @@ def locate_files(
     else:
         each, named = [config], {"model": config.model, "checkpoint": config.checkpoint}
     models = [one.build() for one in each]
-    method, target = with_seed(config.method, config.walk_seed, config.foreground_seed), config.target
-    localizer = Localizer(
-        models,
-        method,
-        config.threshold,
-        config.contours,
-        preprocess=[one.preprocess(model) for one, model in zip(each, models, strict=True)],
-        protocol=config.protocol,
-        scores=config.scores,
-        output=config.output,
-        calibration=calibration,
-        confidence=True,
-        normalize=config.normalize,
-        foreground=[one.foreground for one in each],
-    )
+    target = config.target
+    localizer = localizer_of(config, each, models, calibration)
     if calibration is not None:
         calibration.require_settings({name: getattr(each[0], name) for name in MODEL_SETTINGS} | named)
     number = localizer.view.num_classes
@@ -128,18 +118,9 @@ def locate_files(
             continue
         wanted = target_of(file)
         found = localizer([image], None if wanted is None else [wanted])
-        label, (width, height) = int(found.targets[0]), picture_size(image)
-        line = {
-            "file": str(file),
-            "width": width,
-            "height": height,
-            "label": label,
-            "name": _folder_name(file) if targets else names[label] if label < len(names) else None,
-            "score": round(float(found.scores()[0]), 6),
-            "boxes": np.round(found.boxes[0], 2).tolist(),
-            **_rated(found),
-            **settings,
-        }
+        label = int(found.targets[0])
+        name = _folder_name(file) if targets else names[label] if label < len(names) else None
+        line = {"file": str(file), **located_line(found, image, name), **settings}
         if out is not None:
             heat = draw_boxes(overlay(shown_image(image), found.heatmaps[0]), found.boxes[0], FOUND_COLOUR)
             path = overlays[index]
@@ -149,6 +130,56 @@ def locate_files(
                 raise InputError(f"{path}: the overlay could not be written ({error})") from error
             line["overlay"] = str(save_png(heat, path))
         yield line
+
+
+def localizer_of(
+    config: LocateConfig | LocateNetworksConfig,
+    each: Sequence[LocateConfig],
+    models: Sequence[nn.Module],
+    calibration: Calibration | None = None,
+) -> Localizer:
+    """The localizer that a configuration describes.
+
+    Args:
+        config: the map, the threshold and the scores.
+        each: the configuration of each network.
+        models: the networks.
+        calibration: content of the file that the configuration names.
+    """
+    return Localizer(
+        models,
+        with_seed(config.method, config.walk_seed, config.foreground_seed),
+        config.threshold,
+        config.contours,
+        preprocess=[one.preprocess(model) for one, model in zip(each, models, strict=True)],
+        protocol=config.protocol,
+        scores=config.scores,
+        output=config.output,
+        calibration=calibration,
+        confidence=True,
+        normalize=config.normalize,
+        foreground=[one.foreground for one in each],
+    )
+
+
+def located_line(found: Prediction, image: Image.Image | np.ndarray, name: str | None) -> Line:
+    """What a line says of one image.
+
+    Args:
+        found: its prediction.
+        image: the image.
+        name: of its class.
+    """
+    width, height = picture_size(image)
+    return {
+        "width": width,
+        "height": height,
+        "label": int(found.targets[0]),
+        "name": name,
+        "score": round(float(found.scores()[0]), 6),
+        "boxes": np.round(found.boxes[0], 2).tolist(),
+        **_rated(found),
+    }
 
 
 def _rated(found: Prediction) -> Line:
@@ -246,6 +277,10 @@ def find_images(paths: Iterable[Path]) -> Iterator[Path | InputError]:
         in the order of the paths, sorted within a folder; an error for a folder without images.
     """
     for path in paths:
+        if _ARCHIVE_OR_ADDRESS.search(str(path)):
+            what = "heatbox locate reads image files; heatbox label reads images in archives and at addresses"
+            yield InputError(f"{path}: {what}")
+            continue
         if not path.is_dir():
             yield path
             continue

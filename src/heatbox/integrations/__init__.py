@@ -1,0 +1,1 @@
+"""heatbox in the programs that spread work over machines."""
