@@ -146,6 +146,7 @@ def test_two_workers_of_ray(photos, located, labelled, tmp_path, monkeypatch):
     ray = pytest.importorskip("ray")
     pytest.importorskip("ray.data")
     monkeypatch.setenv("RAY_worker_niceness", "0")  # by default workers yield to all other programs
+    monkeypatch.setenv("RAY_raylet_start_wait_time_s", "300")
     ray.init(num_cpus=2, include_dashboard=False, runtime_env={"env_vars": {"OMP_NUM_THREADS": "1"}})
     try:
         files = ray.data.read_binary_files(str(photos), include_paths=True, override_num_blocks=4)
