@@ -16,8 +16,8 @@ from heatbox.cli.train import finetune
 from heatbox.training.config import FINETUNE
 from heatbox.training.recipes import RECIPES
 
-UNSAID = re.compile(r"\{None\}\||\(default: [^()'\"\\]*\)| \(required\)")
-"""What descriptions of options say without need; fish takes all as one argument of at most 128 KiB."""
+UNSAID = re.compile(r"(?<=['\"])[^'\"•]* • |\(default: [^()'\"\\]*\)| \(required\)")
+"""Type, default and "required" in descriptions of options; fish takes all as one argument of at most 128 KiB."""
 
 Shell = Literal["bash", "zsh", "fish"]
 
