@@ -102,19 +102,51 @@ def test_what_is_done_or_lacks_its_input_is_not_submitted(tmp_path, cluster):
         plan, statuses(plan, tmp_path), tmp_path, ["run it"], ["--qos=a b", "mem=1G"], ["gpus=1"], 3
     )
     assert numbers == {"1-evaluate": "4000", "2-train": "4001", "3-evaluate": "4002", "4-figure": "4003"}
-    scripts = tmp_path / "slurm"
+    scripts, logs = tmp_path / "slurm", tmp_path / "logs"
+    after = ([], [], ["--dependency=afterany:4001"], ["--dependency=afterany:4000:4002"])
     assert calls() == [
-        ["--parsable", str(scripts / "1-evaluate.sh")],
-        ["--parsable", str(scripts / "2-train.sh")],
-        ["--parsable", "--dependency=afterany:4001", str(scripts / "3-evaluate.sh")],
-        ["--parsable", "--dependency=afterany:4000:4002", str(scripts / "4-figure.sh")],
+        [
+            *("--parsable", *waits, f"--output={logs}/{name}-%a.log", "--qos=a b", "--mem=1G"),
+            *(() if name == "4-figure" else ("--gpus=1",)),
+            str(scripts / f"{name}.sh"),
+        ]
+        for name, waits in zip(numbers, after, strict=True)
     ]
     assert json.loads((scripts / "jobs.json").read_text()) == numbers
     text = (scripts / "2-train.sh").read_text()
     assert "#SBATCH --array=0-0%3\n" in text
-    assert "#SBATCH --qos=a b\n#SBATCH --mem=1G\n#SBATCH --gpus=1\n" in text
     assert "'run it' --steps" in text
-    assert "--gpus" not in (scripts / "4-figure.sh").read_text()
+
+
+def test_what_sbatch_or_the_plan_cannot_take_is_said_before(tmp_path, cluster, monkeypatch):
+    make, calls = cluster
+    make()
+    plan = plan_of(tmp_path)
+    found = statuses(plan, tmp_path)
+    with pytest.raises(InputError, match="line break"):
+        submit(plan, found, tmp_path, ["run"], ["comment=a\nrm -r ."])
+    with pytest.raises(InputError, match="expected"):
+        submit(plan, found, tmp_path, ["run"], jobs=0)
+    assert not (tmp_path / "calls.json").exists()
+    odd = tmp_path / "50% of it"
+    assert submit(plan_of(odd), found, odd, ["run"])
+    assert f"--output={tmp_path}/50%% of it/logs/1-prepare-%a.log" in calls()[0]
+
+
+def test_jobs_that_have_not_ended_are_not_submitted_twice(tmp_path, cluster):
+    make, calls = cluster
+    make()
+    plan = plan_of(tmp_path)
+    found = statuses(plan, tmp_path)
+    submit(plan, found, tmp_path, ["run"])
+    squeue = tmp_path / "bin/squeue"
+    squeue.write_text("#!/bin/sh\nprintf '4001\\n4001\\n'\n")
+    squeue.chmod(0o755)
+    with pytest.raises(InputError, match="jobs 4001 have not ended"):
+        submit(plan, found, tmp_path, ["run"])
+    assert len(calls()) == 4
+    squeue.write_text("#!/bin/sh\necho 'slurm_load_jobs error: Invalid job id specified' >&2; exit 1\n")
+    assert len(submit(plan, found, tmp_path, ["run"])) == 4
 
 
 def test_the_arrays_make_the_plan_and_go_on_after_a_failure(tmp_path, cluster):
@@ -145,9 +177,9 @@ def test_the_command_submits_the_small_scale(tmp_path, cluster, capsys, monkeypa
     assert names[0] == "1-train"
     assert names[-1].endswith("page")
     later = calls()[-1][1]
+    assert {"--mem=8G", "--gpus=2"} < set(calls()[0])
     assert re.fullmatch(r"--dependency=afterany:4\d{3}(:4\d{3})+", later)
     text = Path("small/slurm/1-train.sh").read_text()
-    assert "#SBATCH --mem=8G\n#SBATCH --gpus=2\n" in text
     assert "-m heatbox paper --scale mini --jobs 1 --out small --device cpu --steps" in text
     assert "job 4000" in capsys.readouterr().err
 
@@ -172,3 +204,11 @@ def test_a_cluster_that_refuses(tmp_path, cluster, monkeypatch):
     monkeypatch.setenv("PATH", "")
     with pytest.raises(InputError, match="the command sbatch cannot be run"):
         submit(plan, statuses(plan, tmp_path), tmp_path, ["run"])
+
+
+def test_options_that_exclude_each_other(tmp_path, capsys):
+    out = ["--out", str(tmp_path)]
+    assert main(["paper", *out, "--submit", "slurm", "--steps", "figure-scores-cam"]) == 2
+    assert "give one of them" in capsys.readouterr().err
+    assert main(["paper", *out, "--sbatch", "mem=8G"]) == 2
+    assert "is an option of --submit slurm" in capsys.readouterr().err

@@ -124,7 +124,8 @@ def measure(analysis: Analysis, model: ComparedModel, config: MapsConfig) -> Num
     images = analysis.images_of(model, config)
     if config.target == "label":
         require_same_labels(run, images)
-    if run.finished and (run.folder / METRICS).exists():
+    # Decided once: a process that comes later could find what the first has written since.
+    if processes.from_first(lambda: run.finished and (run.folder / METRICS).exists()):
         scores = run.metrics()
     else:
         ready = prepare_maps(asked, model.view.model, images)

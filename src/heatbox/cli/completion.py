@@ -17,7 +17,7 @@ from heatbox.training.config import FINETUNE
 from heatbox.training.recipes import RECIPES
 
 UNSAID = re.compile(r"(?<=['\"])[^'\"•]* • |\(default: [^()'\"\\]*\)| \(required\)")
-"""Type, default and "required" in descriptions of options; fish takes all as one argument of at most 128 KiB."""
+"""What descriptions say beside the text; fish takes a script as one argument, of 128 KiB at most."""
 
 Shell = Literal["bash", "zsh", "fish"]
 

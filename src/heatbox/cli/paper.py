@@ -77,6 +77,12 @@ def paper(
 
     if tflops is not None and not tflops > 0:
         raise InputError(f"tflops is {tflops}, expected more than 0")
+    if submit is not None and steps:
+        raise InputError(
+            "--submit sends all steps that are left, and --steps runs some here; give one of them"
+        )
+    if submit is None and sbatch:
+        raise InputError("--sbatch is an option of --submit slurm")
     out = out or Path("runs") / f"paper-{scale}"
     found: Scale
     if scale == "full":

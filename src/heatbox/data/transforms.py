@@ -62,6 +62,8 @@ class Preprocess:
     _enlarged: int = field(default=1, repr=False)
 
     def __post_init__(self) -> None:
+        for name in ("size", "mean", "std"):  # lists are taken too
+            object.__setattr__(self, name, tuple(getattr(self, name)))
         if self.interpolation not in _FILTERS:
             raise InputError(
                 f"interpolation is {self.interpolation!r}, expected one of {', '.join(_FILTERS)}"

@@ -98,18 +98,25 @@ class LineStore:
                 self._append(waiting)
 
     def _append(self, lines: Sequence[tuple[int, Line]]) -> None:
-        ids, texts = [str(index) for index, _ in lines], [json.dumps(line) for _, line in lines]
+        ids, texts = (
+            [str(index) for index, _ in lines],
+            [json.dumps([line, _overlay_state(line)]) for _, line in lines],
+        )
         self._store.append(pa.table({"id": ids, "line": texts}))
 
     def _saved(self) -> dict[int, Line]:
-        """Position of a file → its line."""
-        found: dict[int, Line] = {}
+        """Position of a file → its line, without those whose overlay is lost or of another command."""
+        found: dict[int, list[Any]] = {}
         for _, rows in self._store.read(_decoded):
             found |= rows
-        return {index: line for index, line in found.items() if Path(line.get("overlay", self._out)).exists()}
+        return {index: line for index, (line, state) in found.items() if state == _overlay_state(line)}
 
 
-def _decoded(table: pa.Table) -> dict[int, Line]:
+def _overlay_state(line: Line) -> list[Any] | None:
+    return list(_state(Path(line["overlay"]))) if "overlay" in line else None
+
+
+def _decoded(table: pa.Table) -> dict[int, list[Any]]:
     rows = zip(table["id"].to_pylist(), table["line"].to_pylist(), strict=True)
     return {int(index): json.loads(line) for index, line in rows}
 

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import json
 import shlex
+import shutil
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from heatbox._utils.devices import number_of_jobs
 from heatbox._utils.io import made_folder, write_atomically
 from heatbox.errors import InputError
 from heatbox.paper.runner import LOGS, Report
@@ -22,11 +24,10 @@ FOLDER, JOBS = "slurm", "jobs.json"
 SCRIPT = """#!/bin/bash
 #SBATCH --job-name=heatbox-{name}
 #SBATCH --array=0-{last}{limit}
-#SBATCH --output={log}
 #SBATCH --open-mode=append
 #SBATCH --requeue
 #SBATCH --signal=B:TERM@120
-{options}# A task is a step. Two minutes before the time limit it is told to save; submit again to resume.
+# A task is a step. Two minutes before the time limit it is told to save; submit again to resume.
 steps=(
 {steps}
 )
@@ -108,23 +109,33 @@ def submit(
         name of an array → number of its job.
 
     Raises:
-        InputError: sbatch is missing or refuses; arrays that were submitted before are named.
+        InputError: sbatch is missing or refuses; arrays that were submitted before are named. Jobs of an
+            earlier submission have not ended, or a path or an option has a line break, or jobs is below 1.
     """
+    if broken := [text for text in (str(out.resolve()), *options, *device_options) if "\n" in text]:
+        raise InputError(
+            f"{broken[0]!r}: has a line break, which neither a path nor an option of sbatch can have"
+        )
+    if jobs is not None:
+        number_of_jobs(jobs)
+    require_ended(out / FOLDER / JOBS)
     folder, sbatch = made_folder(out / FOLDER), sbatch or _sbatch
     made_folder(out / LOGS)
     waves = waves_of(plan, found)
     for wave in waves:
-        write_atomically(
-            folder / f"{wave.name}.sh", _script(wave, out, command, options, device_options, jobs)
-        )
+        write_atomically(folder / f"{wave.name}.sh", _script(wave, command, jobs))
     numbers: dict[str, str] = {}
     for wave in waves:
         after = (
             [f"--dependency=afterany:{':'.join(numbers[name] for name in wave.after)}"] if wave.after else []
         )
         path = folder / f"{wave.name}.sh"
+        # As arguments, which unlike lines of the script may have spaces; a percent sign is a pattern of logs.
+        log = f"--output={str(out.resolve() / LOGS).replace('%', '%%')}/{wave.name}-%a.log"
+        words = [*options, *(device_options if wave.on_device else ())]
+        further = [log, *(f"--{word.removeprefix('--')}" for word in words)]
         try:
-            numbers[wave.name] = sbatch(["--parsable", *after, str(path)])
+            numbers[wave.name] = sbatch(["--parsable", *after, *further, str(path)])
         except InputError as error:
             gone = f"; submitted before it: jobs {', '.join(numbers.values())}" if numbers else ""
             raise InputError(f"{path}: could not be submitted: {error}{gone}") from error
@@ -135,21 +146,33 @@ def submit(
     return numbers
 
 
-def _script(
-    wave: Wave,
-    out: Path,
-    command: Sequence[str],
-    options: Sequence[str],
-    device_options: Sequence[str],
-    jobs: int | None,
-) -> bytes:
-    words = [*options, *(device_options if wave.on_device else ())]
+def require_ended(path: Path) -> None:
+    """Raise if jobs of an earlier submission are queued or running: two would write the same files.
+
+    Args:
+        path: the file with their numbers; where there is none, or no squeue, nothing is asked.
+
+    Raises:
+        InputError: some are.
+    """
+    if not path.exists() or not shutil.which("squeue"):
+        return
+    numbers = json.loads(path.read_text()).values()
+    asked = ["squeue", "--noheader", "--format=%A", f"--jobs={','.join(numbers)}"]
+    done = subprocess.run(
+        asked, capture_output=True, text=True, check=False
+    )  # fails if it knows none of them
+    if alive := sorted(set(done.stdout.split())):
+        raise InputError(
+            f"{path}: jobs {', '.join(alive)} have not ended; submit again when they have, or scancel them"
+        )
+
+
+def _script(wave: Wave, command: Sequence[str], jobs: int | None) -> bytes:
     text = SCRIPT.format(
         name=wave.name,
         last=len(wave.steps) - 1,
         limit=f"%{jobs}" if jobs else "",
-        log=out.resolve() / LOGS / f"{wave.name}-%a.log",
-        options="".join(f"#SBATCH --{word.removeprefix('--')}\n" for word in words),
         steps="\n".join(f"  {shlex.quote(step.name)}" for step in wave.steps),
         folder=shlex.quote(str(Path.cwd())),
         command=shlex.join(command),
