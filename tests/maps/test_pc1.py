@@ -1,5 +1,6 @@
 """PC1 as the paper defines it, its independence of the sign of the solver, and the released code's values."""
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -177,3 +178,11 @@ def test_released_variant_refuses_what_it_divides_by():
 def test_wrong_shapes(shape):
     with pytest.raises(InputError, match=r"expected \(B, C, H, W\)"):
         pc1(torch.zeros(shape))
+
+
+def test_float32_keeps_the_digits_of_channels_far_from_zero(monkeypatch):
+    """As on MPS, which has no float64."""
+    features = blob() + 1000
+    expected = pc1(features)
+    monkeypatch.setattr(sys.modules["heatbox.maps.pc1"], "_dtype", lambda device: torch.float32)
+    assert torch.allclose(pc1(features), expected, atol=1e-5)

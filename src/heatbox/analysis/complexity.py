@@ -20,6 +20,7 @@ from torch import Tensor
 from heatbox._utils import processes
 from heatbox._utils.extras import require
 from heatbox.analysis.config import ComplexityConfig
+from heatbox.data.files.remote import shown
 from heatbox.data.types import Example
 from heatbox.errors import InputError
 from heatbox.evaluation.run import METRICS, Record, Run
@@ -233,7 +234,7 @@ def prepare(analysis: Analysis, config: ComplexityConfig) -> ComplexityConfig:
     """
     if len(analysis.images) < 2:
         raise InputError(
-            f"{config.data}: has one image; dictionaries need some to learn from and some unseen"
+            f"{shown(config.data)}: has one image; dictionaries need some to learn from and some unseen"
         )
     grid = config.grid
     for model in analysis.models:

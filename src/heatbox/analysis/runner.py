@@ -26,6 +26,7 @@ from heatbox.analysis.config import (
 )
 from heatbox.config import ModelOptions, ModelSpec
 from heatbox.data.classes import match_classes
+from heatbox.data.files.remote import shown
 from heatbox.data.open import open_split
 from heatbox.data.problems import require_fit
 from heatbox.data.types import Split
@@ -168,7 +169,7 @@ def images_of(config: DataConfig) -> Split:
     if config.limit is not None and config.limit < 1:
         raise InputError(f"limit is {config.limit}, expected 1 or more")
     if not len(split):
-        raise InputError(f"{config.data}: contains no image")
+        raise InputError(f"{shown(config.data)}: contains no image")
     split = evenly_spaced(split, config.limit or len(split))
     return require_fit(split, boxes=False, single=config.target == "label")
 

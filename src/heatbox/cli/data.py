@@ -9,6 +9,7 @@ import tyro
 
 from heatbox._utils.io import folder_name
 from heatbox.cli.terminal import SOME_FAILED, AsJson, print_json, print_table, say, say_written
+from heatbox.data.files.remote import shown
 from heatbox.data.formats.options import WriteOptions, WrittenFormat
 
 
@@ -37,14 +38,13 @@ def data_check(
     from heatbox.data.check import check_data
     from heatbox.visualization.overlay import data_sheet, save_png
 
-    out = out or Path(folder_name(f"heatbox-check-{Path(path).resolve().stem}"))
+    out = out or Path(folder_name(f"heatbox-check-{Path(shown(path)).resolve().stem}"))
     report = check_data(path, out, on_terminal, jobs)
     sheet = data_sheet(report.readable, _SHEET_IMAGES)
     drawn = f"; contact sheet: {save_png(sheet, out / 'contact-sheet.png')}" if sheet else ""
     if as_json:
         print_json(report.as_dict())
     else:
-        from heatbox.data.files.remote import shown
         from heatbox.visualization.tables import check_table
 
         print_table(check_table(report.splits, f"{shown(path)}: {report.layout}"))

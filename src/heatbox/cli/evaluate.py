@@ -13,6 +13,7 @@ from heatbox._utils.io import folder_name
 from heatbox.cli.parsing import for_networks, names_networks
 from heatbox.cli.terminal import SOME_FAILED, AsJson, say, show_scores, warn_of_random_weights
 from heatbox.config import EvaluateConfig, MetricName, NetworksConfig
+from heatbox.data.files.remote import shown
 from heatbox.errors import InputError
 
 
@@ -56,7 +57,7 @@ def evaluate(
     for one in networks:
         warn_of_random_weights(one.model, one.checkpoint)
     models = [one.model for one in networks]
-    run = Run(out or Path("runs") / folder_name("-".join([*models, config.data])))
+    run = Run(out or Path("runs") / folder_name("-".join([*models, shown(config.data)])))
     if run.finished and not overwrite:
         say(f"note: {run.folder} contains maps already, which are scored again; --overwrite makes new ones")
     known = None if calibration is None else load_calibration(calibration)
@@ -64,7 +65,7 @@ def evaluate(
         metrics = evaluate_networks(config, run, on_terminal, overwrite, known)
     else:
         metrics = evaluate_one(config, run, on_terminal, overwrite, calibration=known)
-    show_scores(metrics, f"{' + '.join(models)} on {config.data}", as_json, breakdown)
+    show_scores(metrics, f"{' + '.join(models)} on {shown(config.data)}", as_json, breakdown)
     say(f"run: {run.folder}")
     return SOME_FAILED if metrics.get("left_out") else 0
 

@@ -17,6 +17,7 @@ from heatbox.cli.terminal import (
     warn_of_random_weights,
 )
 from heatbox.config import FaithfulnessConfig
+from heatbox.data.files.remote import shown
 
 
 def faithfulness(
@@ -46,12 +47,12 @@ def faithfulness(
     from heatbox.visualization.tables import difference_lines, faithfulness_table
 
     warn_of_random_weights(config.model, config.checkpoint)
-    run = Run(out or Path("runs") / folder_name(f"faithfulness-{config.model}-{config.data}"))
+    run = Run(out or Path("runs") / folder_name(f"faithfulness-{config.model}-{shown(config.data)}"))
     found = measure_faithfulness(config, run, on_terminal, overwrite)
     if as_json:
         print_json(found)
     else:
-        print_table(faithfulness_table(found, f"{config.model} on {config.data}"))
+        print_table(faithfulness_table(found, f"{config.model} on {shown(config.data)}"))
         for line in difference_lines(found):
             print(printable(line))
     say(f"run: {run.folder}")

@@ -20,6 +20,7 @@ from heatbox.cli.terminal import (
     warn_of_random_weights,
 )
 from heatbox.config import LabelConfig, LabelNetworksConfig
+from heatbox.data.files.remote import shown
 from heatbox.data.formats.options import WriteOptions
 
 if TYPE_CHECKING:
@@ -88,7 +89,7 @@ def label(
 
     def trained(fitted: Finetuned) -> None:
         if not as_json and processes.is_first():
-            show_accuracy(fitted.scores, f"{each[0].finetune} on {photos}")
+            show_accuracy(fitted.scores, f"{each[0].finetune} on {shown(photos)}")
 
     check_outputs(out, to, options, photos)
     store = Run(run or default_run(photos))
@@ -97,7 +98,7 @@ def label(
     if as_json:
         print_json(summary)
     else:
-        print_table(label_table(summary, photos))
+        print_table(label_table(summary, shown(photos)))
         print(f"{accuracy_sentence(summary)}.")
         for line in summary["notes"]:
             print(printable(line))

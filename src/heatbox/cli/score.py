@@ -10,6 +10,7 @@ import tyro
 from heatbox._utils.io import folder_name
 from heatbox.cli.terminal import SOME_FAILED, AsJson, say, show_scores
 from heatbox.config import ScoreConfig
+from heatbox.data.files.remote import shown
 
 
 def score(
@@ -43,7 +44,7 @@ def score(
 
     run = Run(out or Path("runs") / folder_name(f"score-{config.heatmaps}"))
     metrics, problems = score_heatmaps(config, run, on_terminal, overwrite)
-    show_scores(metrics, f"{config.heatmaps} on {config.data}", as_json, breakdown)
+    show_scores(metrics, f"{config.heatmaps} on {shown(config.data)}", as_json, breakdown)
     for problem in problems:
         say(f"left out: {problem}")
     say(f"run: {run.folder}")

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import tyro
 
 from heatbox.cli.terminal import INTERRUPTED, SOME_FAILED, AsJson, print_json, print_table, say
+from heatbox.data.files.remote import shown
 from heatbox.errors import InputError
 from heatbox.training.config import FINETUNE, FinetuneConfig, TrainConfig, TrainOptions
 from heatbox.training.recipes import RECIPES, get_recipe, published
@@ -148,7 +149,7 @@ def finetune(
     if as_json:
         print_json(found.scores)
     else:
-        show_accuracy(found.scores, f"{config.model} on {config.data}")
+        show_accuracy(found.scores, f"{config.model} on {shown(config.data)}")
     left_out = found.scores["left_out"]
     if left_out:
         say("left out: " + ", ".join(f"{count} {reason}" for reason, count in left_out.items()))

@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from PIL import Image
 
+from heatbox.data.files.remote import shown
 from heatbox.data.types import Example, Split
 from heatbox.errors import AssumptionWarning, InputError
 
@@ -53,7 +54,7 @@ def match_classes(
     Warns:
         AssumptionWarning: the order of the classes is assumed, since names do not tell.
     """
-    where = where or split.name
+    where = shown(where or split.name)
     names = [str(name) for name in split.class_names]
     known = [str(name) for name in class_names] if len(class_names) == num_classes else []
     if names and names == known:
@@ -62,10 +63,10 @@ def match_classes(
     if (places := _places_in_imagenet(ids, num_classes, known, where)) is not None:
         return _renumbered(split, places, known or _imagenet_names(names, places), where)
     largest = max((example.labels[-1] for example in split if example.labels), default=0)
-    shown = f" ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})" if names else ""
+    some = f" ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})" if names else ""
     if num_classes == 1 < max(len(names), largest + 1):
         what = "a single output is the score of one class, expected images of that class alone, of label 0"
-        raise InputError(f"{where}: has {max(len(names), largest + 1)} classes{shown}, {owner} 1; {what}")
+        raise InputError(f"{where}: has {max(len(names), largest + 1)} classes{some}, {owner} 1; {what}")
     if largest >= num_classes:
         raise InputError(f"{where}: label {largest} is out of range, expected 0 to {num_classes - 1}")
     if not names:  # the labels are numbers of classes
@@ -95,7 +96,7 @@ def match_classes(
             warnings.warn(f"{where}: {what}", AssumptionWarning, 2)
         return split
     raise InputError(
-        f"{where}: has {len(names)} classes{shown}, {owner} {num_classes}, whose names are not known; "
+        f"{where}: has {len(names)} classes{some}, {owner} {num_classes}, whose names are not known; "
         "expected as many classes, or folders named by WordNet ids for a network of ImageNet's 1000"
     )
 

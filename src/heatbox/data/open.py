@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import logging
 import os
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from typing import Protocol
 from heatbox._utils.checks import kind_of
 from heatbox.data.classes import match_classes
 from heatbox.data.files.archives import open_tree, with_archives
-from heatbox.data.files.remote import shown
+from heatbox.data.files.remote import is_address, shown
 from heatbox.data.files.trees import Report, Tree, below, find_folders, raise_problem
 from heatbox.data.formats import (
     coco,
@@ -77,6 +78,7 @@ FORMATS: tuple[Format, ...] = (
     huggingface, webdataset, table, folder,
 )  # fmt: skip
 """In order of detection: a folder of classes is the least specific layout and comes last."""
+_SPLIT = re.compile(r"[^\W\d][\w.-]*")
 TEST_SPLITS = ("test", "val", "valid", "validation", "fullsup", "all")
 TRAIN_SPLITS = ("train", "train-weaksup", "train_weaksup", "training")
 
@@ -142,17 +144,18 @@ def open_data_set(path: str | Path) -> DataSet:
         InputError: no supported layout is found.
     """
     tree = open_tree(path)
-    found = detect_format(tree, str(path))
+    where = shown(str(path))
+    found = detect_format(tree, where)
     # The archives of a folder may contain the rest of these layouts, or all of the data set.
     if found is None or found.format in (folder, cub):
         everything = with_archives(tree)
         if everything is not None:
-            found = detect_format(everything, str(path)) or found
+            found = detect_format(everything, where) or found
     if found is None and "images" in tree.folders():
         require_files(tree, wsol.FILES, "the metadata layout")
     if found is None:
         names = ", ".join(reader.LAYOUT for reader in FORMATS)
-        raise InputError(f"{shown(str(path))}: no data set is recognized, expected one of: {names}")
+        raise InputError(f"{where}: no data set is recognized, expected one of: {names}")
     return found
 
 
@@ -194,8 +197,8 @@ def open_split(
     if huggingface.is_dataset(data):
         found, where = huggingface.dataset_split(data, report=report), type(data).__name__
     elif isinstance(data, str | os.PathLike):
-        where = os.fspath(data)
-        found = _open_split(where, metadata, num_classes, report)
+        found = _open_split(os.fspath(data), metadata, num_classes, report)
+        where = shown(os.fspath(data))
     else:
         raise TypeError(f"data: {kind_of(data)}, expected a path, glyphs:SPLIT or a datasets.Dataset")
     if num_classes is not None:
@@ -259,7 +262,11 @@ def path_and_split(data: str) -> tuple[str, str]:
     if os.path.exists(data) or ":" not in data:
         return data, ""
     path, _, split = data.rpartition(":")
-    return (data, "") if "/" in split else (path, split)  # of an address such as s3://bucket/folder
+    if is_address(data) and ("?" in data or "/" not in path.partition("://")[2]):
+        is_name = _SPLIT.fullmatch(split) is not None  # neither a port nor the end of a query
+    else:
+        is_name = "/" not in split
+    return (path, split) if is_name else (data, "")
 
 
 @dataclass(frozen=True)
@@ -305,7 +312,8 @@ def _training_split(data: str, report: Report = raise_problem) -> tuple[Split, s
     chosen = split or _first(TRAIN_SPLITS, splits) or (splits[0] if len(splits) == 1 else "")
     if not chosen:
         raise InputError(
-            f"{path}: has no split to train on, only {', '.join(splits)}; name one as {path}:SPLIT"
+            f"{data_set.where}: has no split to train on, only {', '.join(splits)}; "
+            f"name one as {data_set.where}:SPLIT"
         )
     validation = _first(TEST_SPLITS, [name for name in splits if name != chosen])
     return data_set.load(chosen, report), f"{path}:{validation}" if validation else ""
@@ -337,11 +345,13 @@ def open_training(
         found = match_classes(found, train.num_classes, train.class_names, test or own, "the training data")
     if found is not None and found.num_classes > train.num_classes:
         raise InputError(
-            f"{test or own}: has labels up to {found.num_classes - 1}, but {data} has only "
+            f"{shown(test or own)}: has labels up to {found.num_classes - 1}, but {shown(data)} has only "
             f"{train.num_classes} classes to train on"
         )
     train = usable(train, left_out and left_out[0], boxes=False, single=True)
     if found is not None:
         found = usable(found, left_out and left_out[1], boxes=False, single=True)
-    _log.info("training on %s: %s, %d images of %d classes", data, train.name, len(train), train.num_classes)
+    _log.info(
+        "training on %s: %s, %d images of %d classes", shown(data), train.name, len(train), train.num_classes
+    )
     return TrainingSplits(train.take(limit), found)

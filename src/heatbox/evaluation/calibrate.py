@@ -19,6 +19,7 @@ from heatbox._utils.progress import Track, silent
 from heatbox.boxes.contours import Protocol, threshold_grid
 from heatbox.boxes.ops import REFERENCE_SIDE
 from heatbox.data.annotations import ANNOTATION_FILES, open_annotations
+from heatbox.data.files.remote import shown
 from heatbox.data.open import open_split
 from heatbox.data.types import Example, Split
 from heatbox.errors import AssumptionWarning, InputError
@@ -105,7 +106,7 @@ def calibrate_run(
         boxes.name,
         coverage,
         seed,
-        {"folder": str(run.folder), "data": settings.get("data"), **kept},
+        {"folder": str(run.folder), "data": settings.get("data") and shown(settings["data"]), **kept},
         str(run.folder),
     )
 
@@ -237,7 +238,8 @@ def open_boxes(boxes: str, run: Run) -> Split:
     images = reopen_images(run)
     if (tree := getattr(images.open_image, "tree", None)) is None:
         raise InputError(
-            f"{boxes}: is of images in files, but those of {images.name} are none; give a data set"
+            f"{shown(str(boxes))}: is of images in files, but those of {images.name} are none; "
+            "give a data set"
         )
     return open_annotations(boxes, tree)
 

@@ -29,6 +29,7 @@ from heatbox.boxes.contours import Protocol, threshold_grid, to_convention
 from heatbox.boxes.ops import REFERENCE_FRAME, box_iou, scale_boxes
 from heatbox.config import EvaluateConfig, ScoreFunction
 from heatbox.data.files.images import picture_size
+from heatbox.data.files.remote import shown
 from heatbox.data.loader import preprocessed
 from heatbox.data.problems import UNREADABLE, LeftOut, Problem
 from heatbox.data.types import Example, Split
@@ -476,7 +477,7 @@ def _fit_head(
         if processes.is_first():
             head, chosen = collection.fit(split, projection, config.seed)
             about = fitted_on(view, len({one.file for one in chosen}), seed, size)
-            about |= {"data": config.data, "checkpoint": config.weights, "random_seed": config.seed}
+            about |= {"data": shown(config.data), "checkpoint": config.weights, "random_seed": config.seed}
             save_head(run, head, chosen, about)
 
 

@@ -32,12 +32,14 @@ from heatbox.config import (
 )
 from heatbox.data.annotations import open_annotations
 from heatbox.data.classes import match_classes
+from heatbox.data.files.remote import shown
 from heatbox.data.files.trees import raise_problem
 from heatbox.data.formats.coco import to_coco
 from heatbox.data.formats.options import WriteOptions
 from heatbox.data.formats.segments import polygon_mask
 from heatbox.data.formats.yolo import POLYGONS_WITHOUT_SCORES, label_lines
 from heatbox.data.objects import detections_of
+from heatbox.data.open import path_and_split
 from heatbox.data.problems import LeftOut
 from heatbox.data.types import Example, Split, changed
 from heatbox.data.write import relabelled
@@ -90,9 +92,11 @@ CLASSES_RUN = "predicted-classes"
 
 
 def photos_name(photos: str) -> str:
-    """The name of the folder or file of some photographs."""
-    path = Path(photos)
-    return (path.resolve() if path.is_dir() else path).name or photos
+    """The name of the folder or file of some photographs, and of the split that is named."""
+    where, split = path_and_split(photos)
+    path = Path(shown(where))
+    name = path.name if path.name not in ("", "..") else path.resolve().name
+    return ":".join(filter(None, (name or photos, split)))
 
 
 def default_run(photos: str) -> Path:

@@ -62,17 +62,16 @@ def pc1(
     if variant == "released" and not bool(varies.all()):
         image, channel = (~varies).nonzero()[0, :2].tolist()
         raise InputError(f"the released PC1 divides by zero: channel {channel} of image {image} is constant")
-    # Gram matrices square the condition number, so they are computed in float64 (which MPS does not have).
-    dtype = torch.float32 if features.device.type == "mps" else torch.float64
+    dtype = _dtype(features.device)
     low, high, keep = low.to(dtype), high.to(dtype), varies.to(dtype)
     if channel_norm == "minmax":
+        samples = channels.to(dtype, copy=True).sub_(low)
         factor = keep / torch.where(varies, high - low, 1)
-        samples = torch.addcmul(-low * factor, channels.to(dtype), factor)
         scale = keep.amax((1, 2))
     else:
-        samples = channels.to(dtype, copy=True)
+        samples, factor = channels.to(dtype, copy=True), keep
         scale = torch.maximum(low.abs(), high.abs()).amax((1, 2))
-    axis = _principal_axis(samples, keep, scale)
+    axis = _principal_axis(samples, factor, keep, scale)
     shape = features.shape[0], *features.shape[2:]
     oriented = _orient_by_border if variant == "paper" else _orient_as_released
     return oriented(axis.view(shape)).float()
@@ -90,6 +89,11 @@ def _check(features: Tensor, variant: str, channel_norm: str | None) -> None:
         raise InputError("the released PC1 always scales its channels, expected channel_norm='minmax'")
 
 
+def _dtype(device: torch.device) -> torch.dtype:
+    """Gram matrices square the condition number, so they are computed in float64, which MPS does not have."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
 def _check_finite(low: Tensor, high: Tensor) -> None:
     """Of the least and greatest value of each channel, (B, C, 1); both are NaN where one of its values is."""
     finite = low.isfinite() & high.isfinite()
@@ -98,14 +102,15 @@ def _check_finite(low: Tensor, high: Tensor) -> None:
         raise InputError(f"features of image {image} are not finite (first in channel {channel})")
 
 
-def _principal_axis(samples: Tensor, keep: Tensor, scale: Tensor) -> Tensor:
+def _principal_axis(samples: Tensor, factor: Tensor, keep: Tensor, scale: Tensor) -> Tensor:
     """First principal axis (B, P) of the C samples (B, C, P) where `keep` (B, C, 1) is 1, of unit length.
 
+    Samples are multiplied by `factor` (B, C, 1), which is 0 where `keep` is.
     Zeros if nothing varies beyond rounding at the magnitude `scale` (B,). The sign is such that the entry of
     largest magnitude is positive. The samples are overwritten.
     """
-    mean = (keep.mT @ samples) / keep.sum(1, keepdim=True).clamp_min(1)
-    centred = samples.sub_(mean).mul_(keep)
+    mean = (factor.mT @ samples) / keep.sum(1, keepdim=True).clamp_min(1)
+    centred = torch.addcmul(-mean, samples, factor, out=samples).mul_(keep)
     if samples.shape[2] <= samples.shape[1]:
         axis = torch.linalg.eigh(centred.mT @ centred).eigenvectors[..., -1]  # P x P
     else:  # the same axis from the smaller C x C matrix

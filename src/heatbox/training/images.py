@@ -14,6 +14,7 @@ from heatbox._utils.json_schema import TEXT, Kind, checked, one_of
 from heatbox._utils.progress import Track
 from heatbox.config import ScoreFunction
 from heatbox.data.classes import match_classes
+from heatbox.data.files.remote import shown
 from heatbox.data.files.trees import Report, raise_problem
 from heatbox.data.loader import preprocessed
 from heatbox.data.open import TrainingSplits, open_split, open_training, open_training_split
@@ -194,7 +195,8 @@ def _same_classes(config: FinetuneConfig, train: Split, problem: Report) -> Spli
     )
     if test.num_classes > classes:
         raise InputError(
-            f"{config.test}: has {test.num_classes} classes, {config.data} {classes} to train on"
+            f"{shown(config.test)}: has {test.num_classes} classes, "
+            f"{shown(config.data)} {classes} to train on"
         )
     return test
 

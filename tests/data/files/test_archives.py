@@ -182,3 +182,11 @@ def test_any_damage_is_one_sentence(tmp_path_factory, name, place, noise, cut):
     except InputError as error:
         message = str(error)
     assert str(path.parent) in message
+
+
+def test_a_pattern_does_not_count_the_copy_of_an_archive(tmp_path):
+    tar(tmp_path / "a.tar.gz", "w:gz")
+    for _ in range(2):  # the first one writes the copy
+        merged = archives.with_archives(open_tree(f"{tmp_path}/*"))
+        assert [tree.name for tree in merged.trees[1:]] == ["a.tar.gz"]
+    assert (tmp_path / f"a{archives.UNPACKED}").is_file()

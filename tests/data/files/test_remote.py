@@ -21,9 +21,11 @@ from heatbox.data.files import remote, tar_index
 from heatbox.data.files.archives import open_tree
 from heatbox.data.files.remote import RemoteFile, expand_braces, files_at, shown
 from heatbox.data.formats.options import WriteOptions
+from heatbox.data.open import path_and_split
 from heatbox.errors import AssumptionWarning, InputError, UnreachableError
 from heatbox.evaluation import predict
 from heatbox.evaluation.run import Run
+from heatbox.labeling.pipeline import default_run
 from helpers import shards
 
 pytestmark = pytest.mark.filterwarnings("ignore::heatbox.errors.AssumptionWarning")
@@ -77,11 +79,121 @@ def test_braces():
         f"{name}/{n}.tar" for name, n in itertools.product(("train", "val"), (0, 1))
     ]
     assert list(expand_braces("plain.tar")) == ["plain.tar"]
+    assert list(expand_braces("{a,{b,c}}.tar")) == ["a.tar", "b.tar", "c.tar"]
+
+
+def test_braces_that_count_down(memory):
+    for start in ("/x/", "memory://x/"):
+        with pytest.raises(InputError, match=r"\{5\.\.3\} counts down, expected the smaller number first"):
+            hb.open_split(f"{start}{{5..3}}.tar")
 
 
 def test_secrets_are_not_shown():
     assert shown("https://me:word@host/a.tar?Signature=x%2F&b=1") == "https://host/a.tar"
     assert shown("url='https://host/a.tar?Signature=x' failed") == "url='https://host/a.tar' failed"
+    assert shown("URL('https://me:word@host/a?b=(c)&d'), again") == "URL('https://host/a'), again"
+
+
+@pytest.mark.parametrize(
+    ("address", "expected"),
+    [
+        ("https://u:p@ss@h/x", "https://h/x"),
+        ("ftp://u:pa/ss@h/x", "ftp://h/x"),
+        ("ftp://u:pa?ss@h/x", "ftp://h/x"),
+        ("https://u:123@h:8080/a?x=(1) '2' 3", "https://h:8080/a"),
+        ("https://h/x?mail=me@b.c", "https://h/x"),
+        ("https://u:p@h/x?mail=me@b.c", "https://h/x"),
+        ("simplecache::https://u:p@h/x.tar", "simplecache::https://h/x.tar"),
+        ("zip://a.csv::https://u:p@h/b.zip?sig", "zip://a.csv::https://h/b.zip"),
+        ("hf://datasets/me/birds@main/a.tar", "hf://datasets/me/birds@main/a.tar"),
+        ("https://h:8080/a@b.tar", "https://h:8080/a@b.tar"),
+        ("photos?/a@b", "photos?/a@b"),
+    ],
+)
+def test_secrets_of_addresses(address, expected):
+    assert shown(address) == expected
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        ("https://host:8080", ("https://host:8080", "")),
+        ("https://h/x.tar?se=2026-01-01T00:00:00", ("https://h/x.tar?se=2026-01-01T00:00:00", "")),
+        ("https://h/x.tar?se=2026-01-01T00:00:00Z", ("https://h/x.tar?se=2026-01-01T00:00:00Z", "")),
+        ("https://h/x.zip?se=1:train", ("https://h/x.zip?se=1", "train")),
+        ("https://u:p@h", ("https://u:p@h", "")),
+        ("s3://bucket/set/:2017", ("s3://bucket/set/", "2017")),
+        ("memory://a.tar:val", ("memory://a.tar", "val")),
+        ("set:val", ("set", "val")),
+    ],
+)
+def test_splits_of_addresses(data, expected):
+    assert path_and_split(data) == expected
+
+
+def test_a_pattern_keeps_the_host(memory):
+    """Paths of many stores, such as ftp's, have no host."""
+    from fsspec.implementations.memory import MemoryFileSystem
+
+    class Hosted(MemoryFileSystem):
+        protocol = "hosted"
+
+        @classmethod
+        def _strip_protocol(cls, path):
+            path = "/" + path.partition("://")[2].partition("/")[2] if "://" in path else path
+            return path.rstrip("/")
+
+    fsspec.register_implementation("hosted", Hosted, clobber=True)
+    expected = shards.write_shards(memory, "/set")
+    for pattern in ("hosted://u:p@host/set/*.tar", "hosted://u:p@host/*/test-*.tar"):
+        assert [file.address for file in files_at(pattern).values()] == [
+            f"hosted://u:p@host/set/test-{number:06d}.tar" for number in range(3)
+        ]
+        same_images(hb.open_split(pattern), expected)
+
+
+def test_lists_are_not_old(memory):
+    """File systems keep their lists; files that are new since then are found."""
+    from fsspec.implementations.memory import MemoryFileSystem
+
+    class Listed(MemoryFileSystem):
+        protocol, lists = "listed", {}
+
+        @classmethod
+        def _strip_protocol(cls, path):
+            return super()._strip_protocol(path.replace("listed://", "memory://"))
+
+        def find(self, path, **more):
+            return self.lists.setdefault(path, super().find(path, **more))
+
+        def invalidate_cache(self, path=None):
+            self.lists.clear()
+
+    fsspec.register_implementation("listed", Listed, clobber=True)
+    shards.write_shards(memory, "/set", 4, 2)
+    assert len(files_at("listed://set")) == len(files_at("listed://set/*.tar")) == 2
+    shards.write_shards(memory, "/set", 6, 3)
+    assert len(files_at("listed://set/*.tar")) == len(files_at("listed://set")) == 3
+
+
+@pytest.mark.parametrize(
+    ("photos", "name"),
+    [
+        ("s3://b/shards/:train", "label-shards-train"),
+        ("https://u:p@h/birds.tar?sig=a", "label-birds.tar"),
+        ("photos/", "label-photos"),
+    ],
+)
+def test_run_folders_of_addresses(photos, name):
+    assert default_run(photos).name == name
+
+
+def test_a_linked_folder_keeps_its_name(tmp_path, monkeypatch):
+    (tmp_path / "target").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "target")
+    assert default_run(f"{tmp_path}/link").name == "label-link"
+    monkeypatch.chdir(tmp_path / "target")
+    assert default_run(".").name == default_run("../target").name == "label-target"
 
 
 @pytest.mark.parametrize(
@@ -177,6 +289,50 @@ def test_a_shard_that_changed_is_listed_again(memory):
     assert len(hb.open_split("memory://set/test-000000.tar")) == 4
 
 
+def test_a_shard_of_the_same_size_that_changed_is_listed_again(memory):
+    first, second = (
+        shards.tar_shard(
+            [("a.jpg", shards.jpeg(glyphs("test", 1), glyphs("test", 1).examples[0])), ("a.cls", kind)]
+        )
+        for kind in (b"cat", b"dog")
+    )
+    assert len(first) == len(second)
+    for data, kind in ((first, "cat"), (second, "dog")):
+        memory.pipe("/a.tar", data)
+        assert hb.open_split("memory://a.tar").class_names == [kind]
+
+
+def test_names_of_any_encoding(memory, tmp_path):
+    """A tar from a machine with another encoding is refused as on a disk, by a sentence."""
+    image = shards.jpeg(glyphs("test", 1), glyphs("test", 1).examples[0])
+    data = shards.tar_shard([("\udce9.jpg", image), ("\udce9.cls", b"0")])
+    memory.pipe("/a.tar", data)
+    (tmp_path / "a.tar").write_bytes(data)
+    for path in ("memory://a.tar", str(tmp_path / "a.tar")):
+        with pytest.raises(InputError, match=r"the image id .*udce9\.jpg' is not UTF-8 text; rename it"):
+            hb.open_split(path)
+
+
+def test_an_image_that_is_listed_but_missing(memory, tmp_path):
+    """The same images and problems as on a disk, in one archive and among several."""
+    split = glyphs("test", 2)
+    images = [{"id": n, "file_name": f"{n}.jpg", "width": 64, "height": 64} for n in range(3)]
+    boxes = [{"id": n, "image_id": n, "category_id": 1, "bbox": [1, 1, 9, 9]} for n in range(3)]
+    text = json.dumps({"images": images, "annotations": boxes, "categories": [{"id": 1, "name": "cat"}]})
+    members = [(f"{n}.jpg", shards.jpeg(split, one)) for n, one in enumerate(split)]
+    data = shards.tar_shard([("coco.json", text.encode()), *members])
+    memory.pipe("/a.tar", data)
+    (tmp_path / "a.tar").write_bytes(data)
+    found = []
+    for path in (str(tmp_path / "a.tar"), "memory://a.tar"):
+        problems = []
+        found.append((len(hb.open_split(path, report=problems.append)), len(problems)))
+    assert found[0] == found[1]
+    shards.write_shards(memory, "/set")
+    tree = hb.open_split("memory://set").open_image.tree
+    assert tree.header("test-000000.tar/none.jpg") is tree.header("none.tar/none.jpg") is None
+
+
 def test_a_killed_listing_resumes_by_shard(memory, monkeypatch, counted):
     shards.write_shards(memory, "/set")
     data = memory.cat_file("/set/test-000002.tar")
@@ -209,6 +365,22 @@ def test_large_members_are_skipped(memory, counted):
     split = hb.open_split("memory://large.tar")
     assert len(split) == 8
     assert sum(end - start for _, start, end in counted) < 4 * 2**20  # of 24
+
+
+@pytest.mark.parametrize(("size", "share"), [(200_000, 0.4), (500_000, 0.2)])
+def test_listing_reads_a_part(memory, counted, size, share):
+    memory.pipe("/a.tar", shards.tar_shard([(f"{n}.bin", bytes(size)) for n in range(60)]))
+    open_tree("memory://a.tar")
+    assert sum(end - start for _, start, end in counted) < share * memory.size("/a.tar")
+
+
+def test_images_in_any_order_are_read_alone(memory, counted):
+    size, count = 70_000, 400
+    memory.pipe("/a.bin", bytes(size * count))
+    file = RemoteFile("memory://a.bin")
+    for number in np.random.default_rng(0).permutation(count):
+        file.read(int(number) * size, size)
+    assert sum(end - start for _, start, end in counted) < 1.5 * memory.size("/a.bin")
 
 
 def test_images_in_order_take_few_requests(memory, counted):
@@ -407,7 +579,9 @@ def test_a_server_without_ranges():
     data = shards.tar_shard(shards.samples(glyphs("test", 3), glyphs("test", 3).examples))
     with shards.served({"/a.tar": data + bytes(2**17)}) as server:
         server.ranges = False
-        with pytest.raises(InputError, match="the server sends whole files, expected one with byte ranges"):
+        with pytest.raises(
+            InputError, match=r"a\.tar: the server sends whole files, expected one with byte ranges$"
+        ):
             hb.open_split(f"{server.address}/a.tar")
 
 
@@ -420,6 +594,39 @@ def test_a_file_that_became_shorter(memory):
         UnreachableError, match=r"of memory://set/test-000001\.tar: cannot be read after 3 tries .*bytes came"
     ):
         split.open_image(split.examples[5])
+
+
+class EndpointConnectionError(Exception):
+    """As botocore's, which is no OSError."""
+
+
+class HttpError(Exception):
+    """As gcsfs's."""
+
+    code = 503
+
+
+def failing(errors):
+    def work(fs, path):
+        if errors:
+            raise errors.pop()
+        return "came"
+
+    return work
+
+
+@pytest.mark.parametrize("kind", [EndpointConnectionError, HttpError, ConnectionResetError])
+def test_errors_of_libraries_that_pass(kind):
+    assert remote.tried("memory://a", "", failing([kind("once"), kind("twice")])) == "came"
+
+
+def test_errors_that_quote_an_address_have_no_secrets():
+    address = "memory://u:p@h/a.tar?sig=very secret"
+    with pytest.raises(UnreachableError) as found:
+        remote.tried(address, "", failing([KeyError(f"{address} is missing")]))
+    assert str(found.value).count("memory://h/a.tar") == 2
+    assert "secret" not in str(found.value)
+    assert "u:p" not in str(found.value)
 
 
 # ---------------------------------------------------------------------------------------------- commands
@@ -437,6 +644,19 @@ def sets(tmp_path):
             f"{server.address}/test-{{000000..000002}}.tar",
             server,
         )
+
+
+def test_names_and_tables_have_no_secrets(sets, tmp_path, capsys, monkeypatch):
+    _, address, _ = sets
+    monkeypatch.chdir(tmp_path)
+    data = f"{address.replace('{000000..000002}', '000000')}?sig=SECRET"
+    assert main(["data", "check", data]) == 0
+    assert main(["evaluate", *MODEL, "--thresholds", "20", "--data", data]) == 0
+    assert main(["label", data, *MODEL, "--to", "coco", "--out", "boxes", "--images", "none"]) == 0
+    said = capsys.readouterr()
+    assert "SECRET" not in said.out + said.err
+    assert not list(tmp_path.rglob("*SECRET*"))
+    assert "SECRET" not in (tmp_path / "boxes" / "review.html").read_text()
 
 
 MODEL = ("--model", "resnet10_small", "--checkpoint", "pretrained", "--method", "cam")

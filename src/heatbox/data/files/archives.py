@@ -135,7 +135,7 @@ class FileTree(_MemberTree[File]):
 
     def archives(self) -> dict[str, File]:
         """The archives among the files, by name."""
-        return {name: file for name, file in self._members.items() if name.lower().endswith(ARCHIVES)}
+        return {name: file for name, file in self._members.items() if _is_archive(name)}
 
     def describe(self, name: str) -> str:
         """The path or address of a file."""
@@ -196,7 +196,7 @@ class _RemoteTarTree(ArchiveTree[int]):
 
     def _list(self) -> Iterator[tuple[str, int]]:
         for row, name in enumerate(self._index["name"]):
-            yield name.as_py(), row
+            yield name.as_py().decode("utf-8", "surrogateescape"), row
 
     def head(self, name: str, count: int) -> bytes:
         """The first bytes of a member."""
@@ -212,8 +212,9 @@ class _RemoteTarTree(ArchiveTree[int]):
         return self._bytes(start, min(size, count), name)
 
     def header(self, name: str) -> tuple[tuple[int, int], int] | None:
-        """Size and orientation of an image."""
-        row = self._member(name)
+        """Size and orientation of an image, None where they are not known or there is no such member."""
+        if (row := self._members.get(name)) is None:
+            return None
         width, height, orientation = (int(self._numbers[key][row]) for key in _NUMBERS[2:])
         return ((width, height), orientation) if width else None
 
@@ -293,13 +294,17 @@ def open_tree(path: str | Path) -> Tree:
     return _open_archives({path.name: LocalFile(path)})[0]
 
 
+def _is_archive(name: str) -> bool:
+    """Whether a file is an archive, and not the decompressed copy of one."""
+    return name.lower().endswith(ARCHIVES) and not name.endswith(UNPACKED)
+
+
 def with_archives(folder: Tree) -> UnionTree | None:
     """A folder, or named files, merged with the content of the archives; None if there is no archive."""
     if isinstance(folder, FileTree):
         archives = folder.archives()
     elif isinstance(folder, FolderTree):
-        names = [n for n in folder.files() if n.lower().endswith(ARCHIVES) and not n.endswith(UNPACKED)]
-        archives = {name: LocalFile(folder.root / name) for name in names}
+        archives = {name: LocalFile(folder.root / name) for name in filter(_is_archive, folder.files())}
     else:
         return None
     return UnionTree(folder.where, [folder, *_open_archives(archives)]) if archives else None

@@ -31,7 +31,10 @@ KEPT = 16 * LARGEST
 """Bytes of the parts that are kept in memory, of all files."""
 
 _ADDRESS = re.compile(r"(?:[a-z0-9]+::)*[a-z][a-z0-9+.-]*://", re.IGNORECASE)
-_SECRET = re.compile(r"(?<=://)[^/@\s]+@|\?[^\s'\")]*")
+_IN_TEXT = re.compile(rf"({_ADDRESS.pattern}\S*?)([]'\")>.,:;]*)(?=\s|$)", re.IGNORECASE)
+_USER = re.compile(r"(?<=://)(?:[^/?:[]*:(?!:|\d*(?:[/?]|$))(?:[^?]*@|.*@)|[^/?]*@)", re.DOTALL)
+_QUERY = re.compile(r"\?.*", re.DOTALL)
+_WILD = re.compile(r"[*[]")
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _RANGE = re.compile(r"(\d+)\.\.(\d+)")
 _VERSIONS: tuple[str, ...] = (
@@ -39,6 +42,11 @@ _VERSIONS: tuple[str, ...] = (
     *("mtime", "LastModified", "last_modified", "Last-Modified", "created"),
 )
 """What stores call the checksum or date of a file, the most certain first."""
+
+_LOST = re.compile("Connect|Timeout|Transport|HTTPClientError")
+"""In the names of errors of lost connections, which libraries derive from no common class."""
+RECENT = 16
+"""Number of the parts, the last ones, after which a range can follow."""
 
 Result = TypeVar("Result")
 
@@ -49,14 +57,23 @@ def is_address(path: object) -> bool:
 
 
 def shown(text: str) -> str:
-    """An address in messages: without user, password and query, which can be secrets."""
-    return _SECRET.sub("", text)
+    """An address, or a text with some, without users, passwords and queries, which can be secrets.
+
+    For all that is displayed or becomes a name. Users end at the last @, also where a password has a slash;
+    a query ends with the address, or in a text at the next space.
+    """
+    if is_address(text):
+        return _QUERY.sub("", _USER.sub("", text))
+    return _IN_TEXT.sub(lambda found: shown(found[1]) + found[2], text)
 
 
 def expand_braces(pattern: str) -> Iterator[str]:
-    """The names that a pattern stands for: "{000..002}.tar" three, "{train,val}/0.tar" two.
+    """The names that a pattern stands for, each once: "{000..002}.tar" three, "{train,val}/0.tar" two.
 
     Numbers are as long as the first one, with zeros before them.
+
+    Raises:
+        InputError: numbers that count down.
     """
     found = _BRACES.search(pattern)
     if found is None:
@@ -65,9 +82,12 @@ def expand_braces(pattern: str) -> Iterator[str]:
     numbers = _RANGE.fullmatch(found[1])
     choices: Any = found[1].split(",")
     if numbers is not None:
-        choices = (f"{n:0{len(numbers[1])}d}" for n in range(int(numbers[1]), int(numbers[2]) + 1))
-    for choice in choices:
-        yield from expand_braces(pattern[: found.start()] + choice + pattern[found.end() :])
+        first, last = int(numbers[1]), int(numbers[2])
+        if last < first:
+            raise InputError(f"{shown(pattern)}: {found[0]} counts down, expected the smaller number first")
+        choices = (f"{n:0{len(numbers[1])}d}" for n in range(first, last + 1))
+    rest = (pattern[: found.start()] + choice + pattern[found.end() :] for choice in choices)
+    yield from dict.fromkeys(itertools.chain.from_iterable(map(expand_braces, rest)))
 
 
 def is_pattern(path: str) -> bool:
@@ -109,6 +129,11 @@ class RemoteFile:
         mark = next((self._info[key] for key in _VERSIONS if self._info.get(key)), "")
         return f"{self.size} {mark.isoformat() if hasattr(mark, 'isoformat') else mark}"
 
+    @cached_property
+    def _key(self) -> tuple[str, str]:
+        """Of the parts in memory: another one where the file has changed."""
+        return self.address, self.version
+
     def read(self, start: int, count: int) -> bytes:
         """A range of bytes; fewer at the end of the file.
 
@@ -118,8 +143,8 @@ class RemoteFile:
         count = max(0, min(count, self.size - start))
         if not count:
             return b""
-        with turn(self.address):
-            part, following = _parts.look(self.address, start, count)
+        with turn(self._key):
+            part, following = _parts.look(self._key, start, count)
             if part is None and following:
                 part = self._fetched(start, max(count, min(2 * following, LARGEST)))
         if part is None:  # not in order: other threads may read at the same time
@@ -138,7 +163,7 @@ class RemoteFile:
             return data
 
         data = tried(self.address, f"bytes {start} to {end} of ", get)
-        _parts.keep(self.address, start, data)
+        _parts.keep(self._key, start, data)
         return data
 
     def open(self) -> io.RawIOBase:
@@ -188,7 +213,7 @@ def files_at(address: str) -> dict[str, RemoteFile]:
         if not found:
             raise InputError(f"{shown(address)}: no file is named like that")
         return _below_common_folder(found)
-    path = opened(address)[1]
+    path = _opened_anew(address)[1]
     if "." in path.rpartition("/")[2] and not address.endswith("/"):
         file = RemoteFile(address)
         if file._info.get("type", "file") == "file":
@@ -201,13 +226,30 @@ def files_at(address: str) -> dict[str, RemoteFile]:
     return {name: RemoteFile(f"{base}/{name}", info) for name, info in inside.items() if name}
 
 
+def _opened_anew(address: str) -> tuple[Any, str]:
+    """As `opened`, without the lists that the file system has kept, which may be old."""
+    fs, path = opened(address)
+    fs.invalidate_cache()
+    return fs, path
+
+
 def _matching(address: str) -> list[RemoteFile]:
+    path = _opened_anew(address)[1]
     if not is_pattern(address):
         return [RemoteFile(address)]
     listed = tried(address, "the list of ", lambda fs, path: fs.glob(path, detail=True))
-    start = address[: address.index("://") + 3]
+    folder = path[: path.rfind("/", 0, _WILD.search(path).start()) + 1]  # type: ignore[union-attr]
+    base = address.removesuffix(path[len(folder) :])  # has what paths lack: a host, a repository
+
+    def address_of(name: str) -> str:
+        if is_address(name):
+            return name
+        if not name.lstrip("/").startswith(folder.lstrip("/")):
+            raise InputError(f"{shown(address)}: a file is listed elsewhere, as {shown(name)}")
+        return base + name.lstrip("/")[len(folder.lstrip("/")) :]
+
     return [
-        RemoteFile(name if is_address(name) else start + name.lstrip("/"), info)
+        RemoteFile(address_of(name), info)
         for name, info in sorted(listed.items())
         if info.get("type", "file") == "file"
     ]
@@ -224,14 +266,14 @@ def _below_common_folder(files: list[RemoteFile]) -> dict[str, RemoteFile]:
 
 def _path_of(address: str) -> str:
     """The part of an address that has folders and a name, without a query."""
-    return shown(address)[_ADDRESS.match(address).end() :]  # type: ignore[union-attr]
+    return shown(address)[_ADDRESS.match(address).end() :].lstrip("/")  # type: ignore[union-attr]
 
 
 # --------------------------------------------------------------------------------- the library, and errors
 
 
 def opened(address: str) -> tuple[Any, str]:
-    """fsspec's file system for an address, one for each process, and the path in it.
+    """fsspec's file system for an address, which fsspec keeps, and the path in it.
 
     Raises:
         InputError: the library for the protocol is missing, or there is none.
@@ -244,7 +286,7 @@ def opened(address: str) -> tuple[Any, str]:
         name = address.partition("://")[0]
         raise InputError(f"{shown(address)}: fsspec needs another package for {name}:// ({error})") from error
     except Exception as error:  # whatever the library of a store raises
-        raise InputError(f"{shown(address)}: cannot be opened ({_reason(error)})") from error
+        raise InputError(f"{shown(address)}: cannot be opened ({_reason(error, address)})") from error
 
 
 def tried(address: str, what: str, work: Callable[[Any, str], Result]) -> Result:
@@ -267,26 +309,28 @@ def tried(address: str, what: str, work: Callable[[Any, str], Result]) -> Result
             raise
         except Exception as error:  # whatever the library of a store raises
             if wait is not None and _may_pass(error):
-                _log.info("%s: %s; trying again in %g s", where, _reason(error), wait)
+                _log.info("%s: %s; trying again in %g s", where, _reason(error, address), wait)
                 time.sleep(wait)
                 continue
             if isinstance(error, FileNotFoundError):
                 raise InputError(f"{where}: no such file, folder or bucket") from error
             if _is_refusal(error):
                 raise UnreachableError(
-                    f"{where}: access is refused or credentials are missing ({_reason(error)})"
+                    f"{where}: access is refused or credentials are missing ({_reason(error, address)})"
                 ) from error
             tries = f" after {len(WAITS) + 1} tries" if wait is None else ""
-            raise UnreachableError(f"{where}: cannot be read{tries} ({_reason(error)})") from error
+            raise UnreachableError(f"{where}: cannot be read{tries} ({_reason(error, address)})") from error
     raise AssertionError
 
 
-def _reason(error: Exception) -> str:
-    return shown(quoted(error))
+def _reason(error: Exception, address: str) -> str:
+    return shown(quoted(error).replace(address, shown(address)))
 
 
 def _status(error: Exception) -> int:
+    """The number of a server's answer, under the names that libraries give it; 0 if there is none."""
     status = getattr(error, "status", None) or getattr(error, "code", None)
+    status = status or getattr(getattr(error, "response", None), "status_code", None)
     return status if isinstance(status, int) else 0
 
 
@@ -299,9 +343,14 @@ def _may_pass(error: Exception) -> bool:
     """Whether another try may succeed: lost connections, time limits, servers that are busy or broken."""
     if isinstance(error, FileNotFoundError | PermissionError | IsADirectoryError | NotADirectoryError):
         return False
-    if 400 <= (status := _status(error)) < 500:
-        return status in (408, 429)
-    return isinstance(error, OSError | TimeoutError) or type(error).__module__.startswith("aiohttp")
+    if 400 <= (status := _status(error)) < 600:
+        return status in (408, 429) or status >= 500
+    kinds = type(error).__mro__
+    return (
+        isinstance(error, OSError | TimeoutError)
+        or type(error).__module__.startswith("aiohttp")
+        or any(_LOST.search(kind.__name__) for kind in kinds)  # of botocore, httpx, ...
+    )
 
 
 # ------------------------------------------------------------------------------------------ parts in memory
@@ -312,26 +361,30 @@ class _Parts:
 
     def __init__(self) -> None:
         self._lock = Lock()
-        self._parts: OrderedDict[tuple[str, int], bytes] = OrderedDict()
+        self._parts: OrderedDict[tuple[tuple[str, str], int], bytes] = OrderedDict()
 
-    def look(self, address: str, start: int, count: int) -> tuple[bytes | None, int]:
-        """The range, if a part contains it; else the length of the part that it follows, 0 if none."""
+    def look(self, key: tuple[str, str], start: int, count: int) -> tuple[bytes | None, int]:
+        """The range, if a part contains it; else the length of the part that it follows, 0 if none.
+
+        Threads that share the reading of a file are a few ranges ahead of each other.
+        """
         with self._lock:
             following = 0
-            for (name, begin), data in self._parts.items():
-                if name == address and begin <= start:
+            for age, ((name, begin), data) in enumerate(reversed(self._parts.items())):
+                if name == key and begin <= start:
                     if start + count <= begin + len(data):
                         return data[start - begin : start - begin + count], 0
-                    if start <= begin + 2 * len(data):
+                    if age < RECENT and start <= begin + len(data) + max(2 * count, SMALLEST):
                         following = max(following, len(data))
             return None, following
 
-    def keep(self, address: str, start: int, data: bytes) -> None:
+    def keep(self, key: tuple[str, str], start: int, data: bytes) -> None:
         """Keep a part, and drop the oldest beyond `KEPT` bytes; a larger one was asked for as a whole."""
         if len(data) > LARGEST:
             return
         with self._lock:
-            self._parts[address, start] = data
+            self._parts[key, start] = data
+            self._parts.move_to_end((key, start))
             while sum(map(len, self._parts.values())) > KEPT:
                 self._parts.popitem(last=False)
 

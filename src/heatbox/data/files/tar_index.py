@@ -34,7 +34,7 @@ LARGEST_KEPT = 2**16
 
 _SCHEMA = pa.schema(
     [
-        ("name", pa.string()),
+        ("name", pa.binary()),  # of any encoding
         ("start", pa.int64()),
         ("size", pa.int64()),
         ("width", pa.int32()),
@@ -62,6 +62,8 @@ def tar_members(file: Any) -> Iterator[tuple[str, tuple[int, int]]]:
                     yield entry.name, (entry.offset_data, entry.size)
                 tar.members.clear()  # type: ignore[attr-defined]  # tarfile would keep them all
             mark = file.read(tar.offset, tarfile.BLOCKSIZE)
+    except InputError:
+        raise
     except (tarfile.TarError, ValueError, EOFError) as error:  # of a damaged header
         raise InputError(f"{file.where}: the archive is damaged ({error})") from error
     if mark.strip(b"\0"):
@@ -131,7 +133,7 @@ def _rows(file: RemoteFile) -> Iterator[dict[str, Any]]:
             content = file.read(start, size)
         (width, height), orientation = header
         yield {
-            "name": name,
+            "name": name.encode("utf-8", "surrogateescape"),
             "start": start,
             "size": size,
             "width": width,

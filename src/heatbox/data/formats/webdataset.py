@@ -2,7 +2,8 @@
 
 ``0001.jpg`` is an image; ``0001.cls`` its class number or name; ``0001.json`` what a row of a Hugging Face
 folder has: label or labels, and objects with bbox [x, y, width, height]. Several archives of a folder are
-shards of a split, which their names give: ``train-000000.tar``; or their folders: ``train/000000.tar``.
+shards of a split, which their names give: ``train-000000.tar``; or, named by a pattern or an address, their
+folders: ``train/000000.tar``.
 """
 
 from __future__ import annotations
@@ -79,6 +80,8 @@ class Shards(Tree):
 
     def header(self, name: str) -> tuple[tuple[int, int], int] | None:
         """Size and orientation of an image, where they are known."""
+        if not self.has(name):
+            return None
         tree, inner = self._located(name)
         return tree.header(inner)
 
