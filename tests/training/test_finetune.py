@@ -1,5 +1,6 @@
 """`heatbox train finetune`: a classifier for the classes of a data set."""
 
+import copy
 import dataclasses
 import json
 import warnings
@@ -21,7 +22,7 @@ from heatbox.errors import AssumptionWarning
 from heatbox.inference.scores import trained_function
 from heatbox.models.checkpoints import convert_checkpoint
 from heatbox.models.spec import class_names, data_config
-from heatbox.training import FinetuneConfig, finetune, spec_of_run, train
+from heatbox.training import FinetuneConfig, finetune, spec_of_run, train, whole_network
 from heatbox.training.finetune import FEATURES, HEAD, HELD_OUT, RESULT, WEIGHTS
 from heatbox.training.recipes import get_recipe
 
@@ -289,6 +290,25 @@ def test_the_best_epoch_of_the_whole_network_is_kept(photos, tmp_path):
     # Killed after the last state but before the scores were written: the same from there.
     (tmp_path / "run" / RESULT).unlink()
     assert finetune(config, tmp_path / "run").scores == found.scores
+
+
+def test_the_statistics_of_batch_norms_are_held(photos, tmp_path, monkeypatch):
+    """A few small batches would replace what they have learned."""
+    states, fit = [], whole_network.fit
+
+    def watched(settings, options, plan, model, *args, **kwargs):
+        states.append(copy.deepcopy(model.state_dict()))
+        history = fit(settings, options, plan, model, *args, **kwargs)
+        states.append(copy.deepcopy(model.state_dict()))
+        return history
+
+    monkeypatch.setattr(whole_network, "fit", watched)
+    finetune(config_of(photos, epochs=1, batch_size=6, lr=1e-3), tmp_path / "run")
+    before, after = states
+    same = {name for name, values in before.items() if torch.equal(values, after[name])}
+    held = {name for name in before if name.endswith(("running_mean", "running_var", "num_batches_tracked"))}
+    assert held
+    assert same == held
 
 
 def test_the_command(photos, tmp_path, capsys):

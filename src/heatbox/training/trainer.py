@@ -141,6 +141,7 @@ def fit(
     track: Track = silent,
     report: Callable[[list[Row]], None] = lambda history: None,
     loss: Loss | None = None,
+    hold_statistics: bool = False,
 ) -> list[Row]:
     """The training loop, on one device or many; the boxes of the split are not used.
 
@@ -156,6 +157,7 @@ def fit(
         track: progress display; it counts steps.
         report: called in every process with the history after every epoch.
         loss: of the logits; by default the cross-entropy with the labels, smoothed and mixed as configured.
+        hold_statistics: normalize by the statistics that batch norms have, and leave them as they are.
 
     Returns:
         the history: one row per epoch.
@@ -189,6 +191,10 @@ def fit(
         clock.resume()
 
     model.train()
+    if hold_statistics:
+        for module in model.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.eval()
     micro_batches = batches(split, config, plan, state.step, options.workers)
     with stop_on_signals() as stop:
         if state.step == plan.steps_per_epoch * (len(state.history) + 1):  # interrupted during validation

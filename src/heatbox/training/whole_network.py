@@ -38,7 +38,10 @@ def train_whole(
     workers: int,
     save_minutes: float,
 ) -> dict[str, Any]:
-    """Train the whole network, and keep the weights of the best epoch; returns their scores."""
+    """Train the whole network, and keep the weights of the best epoch; returns their scores.
+
+    The statistics of batch norms are held: those of a few small batches would replace what they have learned.
+    """
     settings = _train_config(network, config, len(train.split))
     options = TrainOptions(config.device, workers=workers, save_minutes=save_minutes, tensorboard=False)
     fabric = make_fabric(settings, options)
@@ -72,7 +75,7 @@ def train_whole(
             plan = make_plan(settings, train.split, fabric)
             fit(
                 settings, options, plan, network.model, train.split, out, fabric,
-                validate_epoch, track, report_epoch, loss_of,
+                validate_epoch, track, report_epoch, loss_of, hold_statistics=True,
             )  # fmt: skip
         except _NoBetter:
             pass
