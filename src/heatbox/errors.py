@@ -20,6 +20,9 @@ class UnreachableError(Exception):
 
     It is no `InputError`, for which an image may be left out: the images are there, and everything ends. What
     was computed is kept, and the same call goes on from there.
+
+    Args:
+        message: any object; as text, on one line.
     """
 
     def __init__(self, message: object) -> None:
