@@ -27,7 +27,7 @@ SCRIPT = """#!/bin/bash
 #SBATCH --open-mode=append
 #SBATCH --requeue
 #SBATCH --signal=B:TERM@120
-# A task is a step. Two minutes before the time limit it is told to save; submit again to resume.
+# A task is a step. Two minutes before the time limit it gets a signal and saves; submit again to resume.
 steps=(
 {steps}
 )
