@@ -9,6 +9,8 @@ configure_process()  # before torch starts its threads
 if WORKERS := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "0")):
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, available_cores() // WORKERS)))
 
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # otherwise each try to fetch weights takes 45 seconds to fail
+
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 import torch  # noqa: E402

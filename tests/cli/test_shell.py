@@ -357,9 +357,9 @@ def test_a_table_between_the_two_folds_its_words(monkeypatch):
     assert all(part in letters for part in ("58.60", "57.40", "84.20", "[55.2,", "63.4]", "[81.4,", "87.6]"))
 
 
-@pytest.mark.parametrize("args", ["--help", "models", "recipes"])
+@pytest.mark.parametrize("args", ["--help", "recipes"])
 def test_a_closed_pipe_is_not_an_error(args):
-    """As with `heatbox models | head -1`."""
+    """As with `heatbox recipes | head -1`."""
     process = subprocess.Popen(
         [sys.executable, "-m", "heatbox", args], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )

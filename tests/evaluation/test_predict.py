@@ -1,11 +1,15 @@
 """Evaluation on real images, against numbers computed elsewhere with the reference evaluator itself."""
 
+import threading
+
 import pytest
 import torch
 
 from heatbox.config import EvaluateConfig
+from heatbox.data.glyphs import glyphs
+from heatbox.data.transforms import Preprocess
 from heatbox.errors import InputError
-from heatbox.evaluation.predict import evaluate
+from heatbox.evaluation.predict import evaluate, run_inference
 from heatbox.evaluation.run import Run
 from heatbox.evaluation.score import score_run
 from helpers.scenes import MOBILENET, write_model, write_split
@@ -102,3 +106,47 @@ def test_no_method(tmp_path):
     config = EvaluateConfig(write_model(tmp_path), str(write_split(tmp_path / "set", 3)), method=())
     with pytest.raises(InputError, match="no map method"):
         evaluate(config, Run(tmp_path / "run"))
+
+
+class Slow:
+    """A store that ends its first shard only when the next batch is being computed."""
+
+    def __init__(self):
+        self.computing, self.shards = threading.Event(), []
+
+    def done(self):
+        return set()
+
+    def append(self, records):
+        if records and not self.shards:
+            assert self.computing.wait(60), "the next batch waits for the shard"
+        self.shards.append([record["id"] for record in records])
+
+
+def test_a_shard_is_written_while_the_next_batch_is_computed():
+    split, store = glyphs("test", count=6), Slow()
+
+    def records(examples, images):
+        if examples[0].id != split.examples[0].id:
+            store.computing.set()
+        return [{"id": example.id} for example in examples]
+
+    run_inference(split, Preprocess((32, 32)), 2, store, records, "images", shard_size=2)
+    assert [one for shard in store.shards for one in shard] == [example.id for example in split]
+
+
+def test_a_shard_that_cannot_be_written_ends_the_loop():
+    split, computed = glyphs("test", count=20), []
+
+    class Full(Slow):
+        def append(self, records):
+            if records:
+                raise InputError("no space left")
+
+    def records(examples, images):
+        computed.extend(examples)
+        return [{"id": example.id} for example in examples]
+
+    with pytest.raises(InputError, match="no space left"):
+        run_inference(split, Preprocess((32, 32)), 2, Full(), records, "images", shard_size=2)
+    assert len(computed) <= 6

@@ -37,7 +37,7 @@ def truth_that_fits(seed, heatmap):
     return corners.reshape(-1, 4), (224, 224)
 
 
-@settings(max_examples=2000, deadline=None, derandomize=True)
+@settings(max_examples=1000, deadline=None, derandomize=True)
 @given(st.integers(0, 2**32 - 1))
 def test_counts_are_those_of_the_written_procedure(seed):
     heatmap = random_map(seed, 20)

@@ -235,14 +235,19 @@ def preprocessed(
                 raise
             return error
 
-    with ThreadPoolExecutor(available_cores()) as pool:
-        coming = pool.map(load, examples[:size])
+    def batch(start: int) -> tuple[list[tuple[Example, Any]], Any]:
+        some = examples[start : start + size]
+        pairs = list(zip(some, pool.map(load, some), strict=True))
+        good = [one for _, one in pairs if not isinstance(one, InputError)]
+        return pairs, default_collate(good) if good else None
+
+    with ThreadPoolExecutor(available_cores()) as pool, ThreadPoolExecutor(1) as ahead:
+        coming = ahead.submit(batch, 0)
         for start in range(0, len(examples), size):
-            end = start + size
-            loaded, coming = coming, pool.map(load, examples[end : end + size])
-            pairs = list(zip(examples[start:end], loaded, strict=True))
+            this, coming = coming, ahead.submit(batch, start + size)
+            pairs, inputs = this.result()
             for example, one in pairs:
                 if isinstance(one, InputError) and unreadable is not None:
                     unreadable(example, one)
-            if good := [pair for pair in pairs if not isinstance(pair[1], InputError)]:
-                yield [example for example, _ in good], default_collate([one for _, one in good])
+            if inputs is not None:
+                yield [example for example, one in pairs if not isinstance(one, InputError)], inputs

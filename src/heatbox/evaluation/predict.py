@@ -12,6 +12,7 @@ import dataclasses
 import time
 import typing
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -357,6 +358,8 @@ def run_inference(
 
     report = unreadable_here if place and unreadable is not None else unreadable
     waiting: list[Record] = []
+    writer, saved = ThreadPoolExecutor(1), Future[None]()  # a shard is written beside the next batch
+    saved.set_result(None)
     try:
         coming = preprocessed(split, todo, preprocess, batch_size, channels, report)
         for examples, images in track(coming, what, -(-len(todo) // batch_size)):
@@ -364,12 +367,14 @@ def run_inference(
             if rounds is not None:
                 waiting, rounds = processes.joined_at_first(waiting), rounds - 1
             if len(waiting) >= shard_size:
-                store.append(waiting)
-                waiting = []
+                saved.result()
+                saved, waiting = writer.submit(store.append, waiting), []
         for _ in range(rounds or 0):  # in which this process has no batch
             waiting = processes.joined_at_first(waiting)
     finally:  # a damaged image or an interruption does not lose what is already computed
+        writer.shutdown()
         store.append(waiting)
+        saved.result()
     for number, sentence in chain.from_iterable(processes.gathered(bad)):
         assert unreadable is not None
         unreadable(split.examples[number], InputError(sentence))
