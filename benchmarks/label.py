@@ -6,7 +6,9 @@
 
 --simulate: a perfect annotator corrects images in the order of review, and in random order; after every round
 everything is learned from the corrected boxes that can be, and the other images are labelled again. The
-records of RUN have the true boxes (of `heatbox.labeling.pipeline.make_maps` they have none).
+records of RUN have the true boxes (of `heatbox.labeling.pipeline.make_maps` they have none). Two further
+orders weigh the expected errors of an image by what may be learned from it: how far it is from the corrected
+images, and how typical it is.
 --images: beside a plain loop over pytorch-grad-cam on the same network, images decoded and resized alike.
 """
 
@@ -21,6 +23,7 @@ import os
 import resource
 import tempfile
 import time
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,6 +32,7 @@ import numpy as np
 
 from heatbox.boxes.ops import box_iou
 from heatbox.data.types import Example, Split
+from heatbox.evaluation.collection import FEATURES, SEEDS, ImageCollection
 from heatbox.evaluation.run import Run
 from heatbox.labeling import corrections, refit
 from heatbox.labeling.pipeline import review_order
@@ -40,7 +44,10 @@ ROUNDS = (0, 50, 100, 200, 300, 400, 500, 600, 700, 800, 900)
 ENOUGH = 0.9
 
 
-def simulate(run: Run, seed: int = 0) -> dict[str, Any]:
+ORDERS = ("review", "random", "review, head not refitted", "far from corrected", "typical")
+
+
+def simulate(run: Run, orders: Sequence[str] = ORDERS, seed: int = 0) -> dict[str, Any]:
     """Fraction of images right after each number of corrections, and corrections until 90% are.
 
     An image is right if it was corrected, or if its most confident box has an IoU of .5 or more with a true
@@ -55,9 +62,12 @@ def simulate(run: Run, seed: int = 0) -> dict[str, Any]:
     blank = [dataclasses.replace(one, boxes=np.zeros((0, 4))) for one in truth.values()]
     split = Split("simulation", blank, [], lambda example: None)  # type: ignore[arg-type, return-value]
     found: dict[str, Any] = {"images": len(blank), "map": method}
-    for name in ("review", "random", "review, head not refitted"):
+    pooled = _pooled_features(run, split)
+    for name in orders:
         corrections.FEWEST = len(blank) + 1 if "not" in name else refit.FEWEST
-        found[name] = _curve(run, split, truth, BoxSettings(method, default_threshold(method)), name, seed)
+        found[name] = _curve(
+            run, split, truth, BoxSettings(method, default_threshold(method)), name, seed, pooled
+        )
         print(json.dumps({name: found[name]}), flush=True)
     return found
 
@@ -83,8 +93,50 @@ def draw_curves(found: dict[str, Any], path: Path) -> None:
     figure.savefig(path, dpi=150)
 
 
+def _pooled_features(run: Run, split: Split) -> dict[str, np.ndarray]:
+    """id → (D,) mean of the features of an image where its map is high, of unit length."""
+    collection = ImageCollection(run)
+    pooled = {}
+    for record in collection.records(split, collection.projection(), {one.id for one in split}):
+        features, heat = record[FEATURES].astype(np.float32), record[SEEDS].astype(np.float32)
+        inside = (heat > (heat.min() + heat.max()) / 2).ravel()
+        mean = features.reshape(len(features), -1)[:, inside].mean(1)
+        pooled[record["id"]] = mean / np.linalg.norm(mean)
+    return pooled
+
+
+def _novel(found: Split, corrected: Collection[str], pooled: Mapping[str, np.ndarray]) -> list[str]:
+    """Greedily the image with the most expected errors times the distance to the nearest one before it."""
+    ids = [one.id for one in found]
+    doubt = np.array([corrections.expected_errors(one) for one in found])
+    vectors = np.stack([pooled[one] for one in ids])
+    nearest = np.full(len(ids), 2.0)
+    for one in np.flatnonzero([name in corrected for name in ids]):
+        nearest, doubt[one] = np.minimum(nearest, 1 - vectors @ vectors[one]), -1
+    order = []
+    for _ in range(len(ids) - len(corrected)):
+        one = int(np.argmax(doubt * np.where(doubt < 0, 1, nearest)))
+        order.append(ids[one])
+        nearest, doubt[one] = np.minimum(nearest, 1 - vectors @ vectors[one]), -1
+    return order
+
+
+def _typical(found: Split, corrected: Collection[str], pooled: Mapping[str, np.ndarray]) -> list[str]:
+    """Most expected errors times the mean similarity to all images (information density) first."""
+    vectors = np.stack([pooled[one.id] for one in found])
+    density = (vectors @ vectors.mean(0)).clip(0)
+    doubt = np.array([corrections.expected_errors(one) for one in found])
+    return [found.examples[index].id for index in np.argsort(-doubt * density, kind="stable")]
+
+
 def _curve(
-    run: Run, split: Split, truth: dict[str, Example], first: BoxSettings, name: str, seed: int
+    run: Run,
+    split: Split,
+    truth: dict[str, Example],
+    first: BoxSettings,
+    name: str,
+    seed: int,
+    pooled: Mapping[str, np.ndarray],
 ) -> dict[str, Any]:
     """One curve of `simulate`."""
     maps, settings, learned = run, first, None
@@ -99,7 +151,10 @@ def _curve(
         order = shuffled
         if name != "random":
             found = with_proposals(split, boxed.values())
-            order = learned.queue(found) if learned else review_order(found)
+            if name in ("far from corrected", "typical"):
+                order = (_novel if name == "far from corrected" else _typical)(found, corrected, pooled)
+            else:
+                order = learned.queue(found) if learned else review_order(found)
         chunk = [one for one in order if one not in corrected][: coming - number]
         missing = math.ceil(ENOUGH * len(truth)) - sum(right.values())
         reached = np.cumsum([not right[one] for one in chunk])
@@ -224,6 +279,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--simulate", type=Path)
+    parser.add_argument("--orders", nargs="+", choices=ORDERS, default=ORDERS)
     parser.add_argument("--figure", type=Path, help="draw the curves of --simulate")
     parser.add_argument("--records", type=int)
     parser.add_argument("--images")
@@ -234,7 +290,7 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=3)
     args = parser.parse_args()
     if args.simulate:
-        found = simulate(Run(args.simulate))
+        found = simulate(Run(args.simulate), args.orders)
         print(json.dumps(found, indent=2))
         if args.figure:
             draw_curves(found, args.figure)

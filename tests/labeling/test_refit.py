@@ -19,7 +19,7 @@ from heatbox.labeling import corrections as learning
 from heatbox.labeling import refit as refitting
 from heatbox.labeling.pipeline import LabelConfig, make_maps
 from heatbox.labeling.refit import Refit, box_target, can_refit, refit
-from heatbox.maps.foreground import fit_foreground
+from heatbox.maps.foreground import fit_foreground, load_foreground
 from helpers.scenes import write_model
 
 COUNT, METHOD = 32, "foreground-walk"
@@ -98,6 +98,10 @@ def test_the_same_corrections_are_not_computed_again(scene, tmp_path):
     again = refit(run, pairs, some)
     assert head.stat().st_mtime_ns == made[0]
     assert all(np.array_equal(maps_of(again.run)[name], one) for name, one in made[1].items())
+    first = load_foreground(run.folder / "foreground.safetensors")  # the same weights in another file
+    first.save(run.folder / "foreground.safetensors", **first.fitted_on, note="saved again")
+    refit(run, pairs, some)
+    assert head.stat().st_mtime_ns == made[0]
     refit(run, pairs, {name: left_half(one) for name, one in some.items()})
     assert head.stat().st_mtime_ns != made[0]
 

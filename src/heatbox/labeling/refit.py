@@ -96,7 +96,7 @@ def refit(run: Run, split: Split, corrected: Mapping[str, Example], seed: int = 
         add_maps(some, fit(~out), placed_maps)
         held_out += some
     inner = Run(run.folder / CORRECTED)
-    wanted = {"corrections": _digest(corrected), "seed": seed, "head": _file_digest(run)}
+    wanted = {"corrections": _digest(corrected), "seed": seed, "head": _head_digest(run)}
     known_config = (inner.folder / CONFIG).exists() and inner.config() == wanted
     inner.start(wanted, resume=known_config)
     if (inner.folder / HEAD).exists():
@@ -195,5 +195,9 @@ def _digest(corrected: Mapping[str, Example]) -> str:
     return seen.hexdigest()[:16]
 
 
-def _file_digest(run: Run) -> str:
-    return hashlib.sha256((run.folder / HEAD).read_bytes()).hexdigest()[:16]
+def _head_digest(run: Run) -> str:
+    """A fingerprint of the weights of a head; files of the same weights may differ in their metadata."""
+    seen = hashlib.sha256()
+    for name, value in sorted(load_foreground(run.folder / HEAD).state_dict().items()):
+        seen.update(f"{name} {tuple(value.shape)} ".encode() + value.numpy().tobytes())
+    return seen.hexdigest()[:16]
