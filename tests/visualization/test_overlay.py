@@ -9,7 +9,20 @@ from heatbox.data.open import open_split
 from heatbox.errors import InputError
 from heatbox.evaluation.predict import evaluate
 from heatbox.evaluation.run import Run
-from heatbox.visualization.overlay import _truncated, contact_sheet, draw_boxes, overlay, save_sheet
+from heatbox.visualization.overlay import (
+    FOUND_COLOUR,
+    TRUTH_COLOUR,
+    BoxedMap,
+    Cell,
+    _map_cell,
+    _truncated,
+    contact_sheet,
+    draw_boxes,
+    image_grid,
+    map_row,
+    overlay,
+    save_sheet,
+)
 from helpers.scenes import write_model, write_split
 
 
@@ -59,6 +72,51 @@ def test_lines_stay_thin_on_a_long_strip():
 def test_degenerate_boxes_do_not_fail():
     draw_boxes(Image.new("RGB", (5, 5)), np.array([[0, 0, 0, 0], [9, 9, 20, 20.0]]), (1, 2, 3))
     draw_boxes(Image.new("RGB", (5, 5)), np.zeros((0, 4)), (1, 2, 3))
+
+
+def coloured(image, colour):
+    """The extremes x1, y1, x2, y2 of the pixels of a colour; None without any."""
+    ys, xs = np.nonzero((np.asarray(image) == colour).all(2))
+    return (xs.min(), ys.min(), xs.max(), ys.max()) if len(xs) else None
+
+
+def test_a_row_has_the_image_and_each_map_in_its_proportions():
+    image, heat = Image.new("RGB", (400, 200)), np.zeros((7, 7), np.float32)
+    maps = [
+        BoxedMap(heat, np.array([[0, 0, 100, 100.0]]), "cam"),
+        BoxedMap(heat, np.array([[200, 100, 300, 150.0]]), "walk 0.91"),
+    ]
+    first, *rest = map_row(image, "cat", maps, 100)
+    assert [cell.label for cell in (first, *rest)] == ["cat", "cam", "walk 0.91"]
+    assert {cell.image.size for cell in (first, *rest)} == {(100, 50)}
+    assert coloured(first.image, FOUND_COLOUR) == (50, 25, 75, 37)  # the boxes of the last map
+    assert [coloured(cell.image, FOUND_COLOUR) for cell in rest] == [(0, 0, 25, 25), (50, 25, 75, 37)]
+    first, *rest = map_row(image, "cat", maps, 100, np.array([[40, 20, 80, 60.0]]))
+    assert coloured(first.image, FOUND_COLOUR) is None
+    assert coloured(first.image, TRUTH_COLOUR) == (10, 5, 20, 15)
+    assert coloured(rest[1].image, TRUTH_COLOUR) == (10, 5, 20, 15)
+
+
+def test_a_row_of_a_grid_is_as_high_as_its_highest_image():
+    wide, square = Image.new("RGB", (40, 10), "red"), Image.new("RGB", (40, 40), "blue")
+    sheet = image_grid([[Cell(wide, "")] * 2, [Cell(square, ""), Cell(wide, "")]], 40, "", ["a", "b"])
+    assert sheet.size == (2 * 40 + 3 * 6 + 6, 18 + (10 + 18 + 6) + (40 + 18 + 6) + 6 + 18)
+    assert coloured(sheet, (0, 0, 255)) == (6, 18 + 34 + 6, 45, 18 + 34 + 45)
+    below = sheet.crop((46, 18 + 34 + 6, 86, 18 + 34 + 46))
+    assert coloured(below, (255, 0, 0)) == (0, 30, 39, 39)  # above its label
+
+
+def test_a_long_name_of_a_map_does_not_hide_its_iou():
+    box = np.array([[1, 1, 3, 3.0]])
+    record = {
+        "width": 4,
+        "height": 4,
+        "boxes": box,
+        "map_foreground-walk": np.eye(3),
+        "iou_foreground-walk": 0.5,
+    }
+    cell = _map_cell(record | {"box_foreground-walk": box}, Image.new("RGB", (32, 32)), "foreground-walk")
+    assert cell.label.startswith("IoU 0.50")
 
 
 @pytest.fixture(scope="module")

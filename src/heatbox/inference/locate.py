@@ -37,7 +37,7 @@ from heatbox.inference.scores import score_function
 from heatbox.maps.foreground import ForegroundHead
 from heatbox.maps.registry import with_seed
 from heatbox.models.spec import placement
-from heatbox.visualization.overlay import FOUND_COLOUR, draw_boxes, overlay, save_png
+from heatbox.visualization.overlay import draw_map, save_png
 
 Line = dict[str, Any]
 _ARCHIVE_OR_ADDRESS = re.compile(r"^[a-z0-9+]{2,}:/[^/]|\.(tar|tgz|zip|parquet)$", re.IGNORECASE)
@@ -122,7 +122,7 @@ def locate_files(
         name = _folder_name(file) if targets else names[label] if label < len(names) else None
         line = {"file": str(file), **located_line(found, image, name), **settings}
         if out is not None:
-            heat = draw_boxes(overlay(shown_image(image), found.heatmaps[0]), found.boxes[0], FOUND_COLOUR)
+            heat = draw_map(shown_image(image), found.heatmaps[0], found.boxes[0])
             path = overlays[index]
             try:
                 out.mkdir(parents=True, exist_ok=True)

@@ -13,7 +13,7 @@ from typing import Any
 
 import cv2
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from heatbox._utils.io import write_atomically
 from heatbox.data.types import Split
@@ -27,6 +27,7 @@ Record = Mapping[str, Any]
 # Distinct for colour-blind readers, on dark and on light backgrounds.
 TRUTH_COLOUR, FOUND_COLOUR = (255, 255, 255), (255, 176, 0)
 _OUTLINE = (20, 20, 20)
+_NO_BOXES = np.zeros((0, 4))
 _STRIP = 512  # rows coloured at once
 
 
@@ -63,6 +64,19 @@ def draw_boxes(image: Image.Image, boxes: np.ndarray, colour: tuple[int, int, in
     return copy
 
 
+def draw_map(
+    image: Image.Image, heatmap: np.ndarray, boxes: np.ndarray, truth: np.ndarray = _NO_BOXES
+) -> Image.Image:
+    """Overlay a heatmap on an image, with ground-truth boxes in white and those that were found in orange.
+
+    Args:
+        image: RGB image of any size.
+        heatmap: (H, W) in [0, 1], resized to the image.
+        boxes, truth: (K, 4) xyxy in pixels of the image.
+    """
+    return draw_boxes(draw_boxes(overlay(image, heatmap), truth, TRUTH_COLOUR), boxes, FOUND_COLOUR)
+
+
 def _line_width(image: Image.Image) -> int:
     """Line width in pixels that suits an image of this size; narrow images get thin lines."""
     return max(2, round(min(max(image.size), 4 * min(image.size)) / 160))
@@ -97,6 +111,47 @@ class Cell:
 
     image: Image.Image
     label: str
+
+
+@dataclass(frozen=True)
+class BoxedMap:
+    """A map of an image and the boxes that were made of it.
+
+    Attributes:
+        heatmap: (H, W) in [0, 1], of the whole image.
+        boxes: (K, 4) xyxy in pixels of the image.
+        label: below the map.
+    """
+
+    heatmap: np.ndarray
+    boxes: np.ndarray
+    label: str
+
+
+def map_row(
+    image: Image.Image,
+    label: str,
+    maps: Sequence[BoxedMap],
+    side: int,
+    truth: np.ndarray | None = None,
+) -> list[Cell]:
+    """An image, and beside it each of its maps with its boxes: a row of `image_grid`.
+
+    Args:
+        image: of any size, shown whole within a square of `side` pixels.
+        label: below the image.
+        maps: of the image.
+        side: of the cells in pixels.
+        truth: (K, 4) ground-truth boxes in pixels of the image, drawn on it and on the maps; without them the
+            image has the boxes of the last map.
+    """
+    small = ImageOps.contain(image.convert("RGB"), (side, side), Image.Resampling.LANCZOS)
+    scale = np.tile([small.width / image.width, small.height / image.height], 2)
+    known = _NO_BOXES if truth is None else truth * scale
+    found = _NO_BOXES if truth is not None else maps[-1].boxes * scale
+    first = draw_boxes(draw_boxes(small, known, TRUTH_COLOUR), found, FOUND_COLOUR)
+    cells = [Cell(draw_map(small, one.heatmap, one.boxes * scale, known), one.label) for one in maps]
+    return [Cell(first, label), *cells]
 
 
 def contact_sheet(
@@ -175,10 +230,10 @@ def _class_name(split: Split, label: int) -> str:
 
 
 def _map_cell(record: Record, image: Image.Image, method: str) -> Cell:
-    heat = overlay(image, normalize_heatmap(record[f"map_{method}"], image.width))
-    heat = draw_boxes(heat, _scaled(record, "boxes", image), TRUTH_COLOUR)
-    heat = draw_boxes(heat, _scaled(record, f"box_{method}", image), FOUND_COLOUR)
-    return Cell(heat, f"{method}  IoU {record[f'iou_{method}']:.2f}")
+    heatmap = normalize_heatmap(record[f"map_{method}"], image.width)
+    boxes, truth = _scaled(record, f"box_{method}", image), _scaled(record, "boxes", image)
+    # The number comes first: where there is no room, the end of the label is cut off.
+    return Cell(draw_map(image, heatmap, boxes, truth), f"IoU {record[f'iou_{method}']:.2f}  {method}")
 
 
 def _scaled(record: Record, key: str, image: Image.Image) -> np.ndarray:
@@ -192,8 +247,8 @@ def image_grid(
     """Groups of cells in a grid that is close to square; each group is one row of adjacent cells.
 
     Args:
-        groups: of cells, whose images are squares of `side` pixels.
-        side: of the images.
+        groups: of cells, whose images have at most `side` pixels along each side.
+        side: width of the columns of images; a row is as high as its highest image.
         caption: at the bottom of the sheet.
         headings: of the columns of cells; the groups are then stacked in one column. An empty heading extends
             the one before it.
@@ -201,20 +256,25 @@ def image_grid(
     margin, line = 6, 18
     width, height = side * len(groups[0]) + 3 * margin, side + line + margin
     columns = 1 if headings else max(1, round((len(groups) * height / width) ** 0.5))
-    rows = -(-len(groups) // columns)
+    rows = [groups[first : first + columns] for first in range(0, len(groups), columns)]
+    heights = [max(cell.image.height for group in row for cell in group) for row in rows]
     head = line if headings else 0
-    size = (columns * width + margin, head + rows * height + margin + line)
+    size = (columns * width + margin, head + sum(heights) + len(rows) * (line + margin) + margin + line)
     sheet = Image.new("RGB", size, (250, 250, 250))
     pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=12)
     for place, heading in enumerate(headings):
         pen.text((margin + place * side + 3, 3), heading, fill=_OUTLINE, font=font)
-    for number, group in enumerate(groups):
-        left, top = margin + number % columns * width, head + margin + number // columns * height
-        for place, cell in enumerate(group):
-            sheet.paste(cell.image, (left + place * side, top))
-            text = _truncated(cell.label, side - 6, font)
-            pen.text((left + place * side + 3, top + side + 1), text, fill=_OUTLINE, font=font)
-    pen.text((margin + 3, head + rows * height + margin), caption, fill=_OUTLINE, font=font)
+    top = head + margin
+    for row, tall in zip(rows, heights, strict=True):
+        for column, group in enumerate(row):
+            for place, cell in enumerate(group):
+                left = margin + column * width + place * side
+                free = side - cell.image.width, tall - cell.image.height
+                sheet.paste(cell.image, (left + free[0] // 2, top + free[1]))
+                text = _truncated(cell.label, side - 6, font)
+                pen.text((left + 3, top + tall + 1), text, fill=_OUTLINE, font=font)
+        top += tall + line + margin
+    pen.text((margin + 3, top), caption, fill=_OUTLINE, font=font)
     return sheet
 
 
