@@ -1,7 +1,7 @@
 """Build the documentation: `uv run python docs/build.py` writes build/docs/site.
 
-Pages are docs/*.md and the four files of the root that a reader looks for; the API page is made from
-`heatbox.__all__`, the notebooks are executed and shown with what they print and draw.
+Pages are docs/*.md and the four files of the root that a reader looks for; the API pages are made from
+`__all__` of `heatbox` and its packages, the notebooks are executed and shown with what they print and draw.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tomllib
 from collections import defaultdict
+from collections.abc import Iterable
 from pathlib import Path
 from types import ModuleType
 
@@ -26,15 +27,20 @@ FROM_ROOT |= {name: f"{name.lower().removesuffix('.md')}.md" for name in ("CONTR
 
 SECTIONS = {
     "inference": "From images to boxes",
+    "labeling": "Labelling",
     "models": "Models",
     "maps": "Maps",
     "boxes": "Boxes",
     "metrics": "Scores",
     "data": "Data",
     "evaluation": "Evaluation",
+    "training": "Training",
     "analysis": "Analysis",
+    "visualization": "Pictures",
     "ops": "Large convolutions",
 }
+FURTHER = {"metrics": ["heatbox.metrics.faithfulness"], "inference": ["heatbox.integrations.ray"]}
+"""Modules that the pages teach and no package exports, by the package on whose page they are."""
 
 
 def gather(pages: Path) -> None:
@@ -48,30 +54,57 @@ def gather(pages: Path) -> None:
         (pages / target).write_text(text)
 
 
+def documented(owner: ModuleType, name: str) -> str:
+    """The path under which the documentation of a public name of a package is found."""
+    value = getattr(owner, name)
+    if isinstance(value, ModuleType):
+        return value.__name__
+    module = getattr(value, "__module__", "")
+    named = module.startswith("heatbox") and hasattr(value, "__qualname__")
+    return f"{module}.{value.__qualname__}" if named else f"{owner.__name__}.{name}"
+
+
+def entries(paths: Iterable[str]) -> list[str]:
+    """Markdown from which the documentation of each path is made."""
+    return [f"::: {path}\n" for path in sorted(paths, key=str.lower)]
+
+
 def api_page() -> str:
-    """One entry a public name, in the order in which data flows; names of other packages come last."""
+    """One entry a name of `heatbox`, in the order in which data flows; names of other packages come last."""
     sections: dict[str, list[str]] = defaultdict(list)
     for name in heatbox.__all__:
-        value = getattr(heatbox, name)
-        if isinstance(value, ModuleType):
-            continue
-        module = getattr(value, "__module__", "heatbox")
-        section = SECTIONS.get(module.split(".")[1] if "." in module else "", "Further names")
-        path = f"{module}.{value.__qualname__}" if hasattr(value, "__qualname__") else f"heatbox.{name}"
-        sections[section].append(path)
+        if not isinstance(getattr(heatbox, name), ModuleType):
+            path = documented(heatbox, name)
+            sections[SECTIONS.get(path.split(".")[1], "Further names")].append(path)
     lines = [
         "# API",
         "",
-        "Every name below is imported from `heatbox`: `import heatbox as hb; hb.cam(...)`.",
+        "Every name on this page is imported from `heatbox`: `import heatbox as hb; hb.cam(...)`. Its",
+        "packages have further names: ",
+        ", ".join(f"[`heatbox.{one}`](api/{one}.md)" for one in SECTIONS) + ".",
         "",
     ]
     for section in [*SECTIONS.values(), "Further names"]:
         if section in sections:
-            lines += [
-                f"## {section}",
-                "",
-                *(f"::: {path}\n" for path in sorted(sections[section], key=str.lower)),
-            ]
+            lines += [f"## {section}", "", *entries(sections[section])]
+    return "\n".join(lines)
+
+
+def package_page(package: str) -> str:
+    """One entry a name of a package that `heatbox` does not have."""
+    owner = getattr(heatbox, package)
+    names = [name for name in owner.__all__ if name not in heatbox.__all__]
+    shared = [name for name in owner.__all__ if name in heatbox.__all__]
+    lines = [
+        f"# heatbox.{package}",
+        "",
+        f"{SECTIONS[package]}: names that are imported from `heatbox.{package}`. "
+        + ("The package also has " + ", ".join(f"`{name}`" for name in shared) if shared else "")
+        + (" of [`heatbox`](../api.md)." if shared else ""),
+        "",
+        *entries(documented(owner, name) for name in names),
+        *entries(FURTHER.get(package, [])),
+    ]
     return "\n".join(lines)
 
 
@@ -92,9 +125,12 @@ def build(out: Path) -> int:
     """Gather the pages under `out` and build the site from them; returns the exit code of the builder."""
     shutil.rmtree(out, ignore_errors=True)
     pages = out / "pages"
-    (pages / "notebooks").mkdir(parents=True)
+    for folder in ("api", "notebooks"):
+        (pages / folder).mkdir(parents=True)
     gather(pages)
     (pages / "api.md").write_text(api_page())
+    for package in SECTIONS:
+        (pages / "api" / f"{package}.md").write_text(package_page(package))
     for path in sorted((DOCS / "notebooks").glob("*.ipynb")):
         print(f"executing {path.name}", flush=True)
         (pages / "notebooks" / f"{path.stem}.md").write_text(notebook_page(path, pages))
