@@ -7,6 +7,7 @@ import types
 from collections import Counter
 
 import heatbox
+from heatbox.cli.main import COMMANDS
 from helpers.doc_blocks import ROOT
 
 sys.path.insert(0, str(ROOT / "docs"))
@@ -43,3 +44,9 @@ def test_every_page_is_in_the_navigation(tmp_path):
     for name in names:
         (tmp_path / name).touch()
     assert not build.unnamed((ROOT / "docs/zensical.toml").read_text(), tmp_path)
+
+
+def test_every_command_has_a_page():
+    table = (ROOT / "docs/cli.md").read_text().partition("## Commands")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| (`[^|]+) \|", table, re.M)
+    assert sorted(name for row in rows for name in re.findall(r"`([\w-]+)`", row)) == sorted(COMMANDS)

@@ -92,9 +92,9 @@ def names_for(page: str) -> dict[str, Any]:
         "test_score": score.compute(),
         "fullsup_score": score.compute(),
     }
-    if page in ("README.md", "docs/large-convolutions.md"):
+    if page == "docs/large-convolutions.md":
         known["model"] = hb.create_model("replknet_nano")
-    if page in ("docs/instruments.md", "docs/walk.md", "docs/foreground.md"):
+    if page in ("docs/instruments.md", "docs/walk.md", "docs/foreground.md", "docs/label.md"):
         known["model"] = hb.create_model("resnet10_small")
     if page == "docs/walk.md":
         rng = torch.Generator().manual_seed(0)
