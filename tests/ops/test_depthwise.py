@@ -335,3 +335,23 @@ def test_the_module_is_a_conv2d():
 def test_the_module_refuses_other_convolutions(arguments, message):
     with pytest.raises(InputError, match=message):
         DepthwiseConv2d(**{"in_channels": 4, "out_channels": 4, "kernel_size": 5} | arguments)
+
+
+def test_calls_like_the_one_before_are_not_planned_again(monkeypatch):
+    layer, planned, runs_native = DepthwiseConv2d(16, 16, 7), [], depthwise.runs_native
+    monkeypatch.setattr(depthwise, "runs_native", lambda *call: planned.append(call) or runs_native(*call))
+    x = torch.randn(1, 16, 9, 9).to(memory_format=CHANNELS_LAST)
+    expected = F.conv2d(x, layer.weight, layer.bias, padding=3, groups=16)
+    with torch.no_grad():
+        for _ in range(3):
+            torch.testing.assert_close(layer(x), expected)
+        assert len(planned) == 1
+        for other in (x[:, :, :8], x.contiguous(), x.bfloat16()):
+            planned.clear()
+            layer.to(other.dtype)
+            wanted = F.conv2d(other, layer.weight, layer.bias, padding=3, groups=16)
+            torch.testing.assert_close(layer(other), wanted)
+            assert planned
+    layer.float()
+    layer(x).sum().backward()  # with gradients the operator is planned on its own
+    assert layer.weight.grad is not None

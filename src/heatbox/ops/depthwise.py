@@ -362,7 +362,22 @@ class DepthwiseConv2d(nn.Conv2d):
         if reason:
             raise InputError(f"DepthwiseConv2d: {reason}.")
 
+    # What the latest call was like that PyTorch's convolution took without gradients: the same again needs no
+    # plan. A large convolution evicts the interpreter from the cache, so that a plan costs a tenth of it.
+    _native: tuple[Any, ...] | None = None
+
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        if torch.is_grad_enabled() or torch.compiler.is_compiling():
+            return self._planned(input, weight, bias)
+        call = input.shape, input.stride(), input.dtype, input.device
+        if call != self._native:
+            self._native = None
+            if input.dim() != 4 or not runs_native(input, weight, bias):
+                return self._planned(input, weight, bias)
+            self._native = call
+        return native_convolution(input, weight, bias)
+
+    def _planned(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         if input.dim() == 3:  # without batch, as nn.Conv2d allows
             return depthwise_conv2d(input.unsqueeze(0), weight, bias).squeeze(0)
         if input.dim() == 4 and not autocasts(input.device.type) and runs_native(input, weight, bias):
