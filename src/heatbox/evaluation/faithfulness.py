@@ -23,7 +23,6 @@ from heatbox._utils import processes
 from heatbox._utils.checks import check_integer
 from heatbox._utils.progress import Track, silent
 from heatbox.config import EvaluateConfig, FaithfulnessConfig, ScoreFunction
-from heatbox.data.problems import UNREADABLE, Problem
 from heatbox.data.types import Example, Split
 from heatbox.errors import InputError
 from heatbox.evaluation.images import left_out_counts, require_same_labels, save_images
@@ -125,9 +124,6 @@ def measure_faithfulness(
                 maps = {name: found.float().cpu() for name, found in tensors.items()}
             return _measure(view, function, examples, batch, output.logits, targets, maps, config)
 
-        def unreadable(example: Example, error: InputError) -> None:
-            left_out(Problem(str(error), example.id, UNREADABLE))
-
         run_inference(
             split,
             prepared,
@@ -138,7 +134,7 @@ def measure_faithfulness(
             track,
             shard_size=config.batch_size,
             channels=preprocess.channels,
-            unreadable=unreadable if config.on_bad == "skip" else None,
+            unreadable=left_out.unreadable if config.on_bad == "skip" else None,
         )
     processes.only_first_goes_on()
     if not run.finished:

@@ -32,7 +32,7 @@ from heatbox.config import EvaluateConfig, ScoreFunction
 from heatbox.data.files.images import picture_size
 from heatbox.data.files.remote import shown
 from heatbox.data.loader import preprocessed
-from heatbox.data.problems import UNREADABLE, LeftOut, Problem
+from heatbox.data.problems import LeftOut
 from heatbox.data.types import Example, Split
 from heatbox.errors import InputError
 from heatbox.evaluation.collection import ImageCollection, head_note, kept, save_head
@@ -524,11 +524,8 @@ def _run_network(
                 record[MASK] = mask
         return found
 
-    def unreadable(example: Example, error: InputError) -> None:
-        if left_out is not None:
-            left_out(Problem(str(error), example.id, UNREADABLE))
-
-    skipped = unreadable if config.on_bad == "skip" else None
+    report = LeftOut() if left_out is None else left_out  # an empty one is false
+    skipped = report.unreadable if config.on_bad == "skip" else None
     what, channels = f"maps of {split.name}", preprocess.channels
     run_inference(
         split,
