@@ -8,6 +8,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pyarrow as pa
@@ -213,20 +214,69 @@ def test_a_command_that_does_not_share_its_work_is_refused(monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("environ", "expected"),
     [
-        ({"SLURM_STEP_NODELIST": "gpu07", "SLURM_JOB_ID": "3"}, ("gpu07", "15003")),
-        ({"SLURM_JOB_NODELIST": "node[01-04,07],gpu3"}, ("node01", "15000")),
-        ({"SLURM_JOB_NODELIST": "a1,a2", "SLURM_STEP_NODELIST": "a2"}, ("a2", "15000")),
-        ({"SLURM_STEP_NODELIST": "r[2-3]n[08,10]", "SLURM_JOB_ID": "41000"}, ("r2n08", "26000")),
+        ({"SLURM_STEP_NODELIST": "gpu07", "SLURM_JOB_ID": "3"}, ("gpu07", 15003, "3.0")),
+        ({"SLURM_JOB_NODELIST": "node[01-04,07],gpu3"}, ("node01", 15000, "0.0")),
+        ({"SLURM_JOB_NODELIST": "a1,a2", "SLURM_STEP_NODELIST": "a2"}, ("a2", 15000, "0.0")),
+        ({"SLURM_STEP_NODELIST": "r[2-3]n[08,10]", "SLURM_JOB_ID": "41000"}, ("r2n08", 26000, "41000.0")),
         (
             {"SLURM_STEP_NODELIST": "x1", "SLURM_STEP_NUM_NODES": "1", "SLURM_STEP_ID": "2"},
-            ("127.0.0.1", "15202"),
+            ("127.0.0.1", 15202, "0.2"),
         ),
-        ({"SLURM_STEP_NODELIST": "x", "SLURM_JOB_ID": "odd"}, ("x", "15000")),
-        ({"MASTER_ADDR": "given"}, ("", "15000")),
+        ({"SLURM_STEP_NODELIST": "x", "SLURM_JOB_ID": "odd"}, ("x", 15000, "odd.0")),
+        ({"MASTER_ADDR": "given"}, ("given", 15000, "0.0")),
     ],
 )
 def test_processes_of_srun_meet_at_the_first_machine(environ, expected):
-    assert processes.meeting_place(environ) == expected
+    address, ports, step = processes.meeting_place(environ)
+    assert (address, ports[0], step) == expected
+    assert len({*ports}) == processes.CHOICES
+    assert all(15_000 <= port < 30_000 for port in ports)
+
+
+def _join_step(number: int, jobs: list[dict[str, str]], reports: Path) -> None:
+    job, rank = divmod(number, 2)
+    os.environ |= jobs[job] | {"SLURM_PROCID": str(rank), "SLURM_STEP_NUM_TASKS": "2"}
+    processes.join()
+    (reports / f"{number}.txt").write_text(str(processes.gathered((job, rank))))
+    while len([*reports.glob("*.txt")]) < 4:  # their stores are open until then
+        time.sleep(0.05)
+
+
+def test_two_steps_on_one_machine_with_the_same_port_do_not_meet(tmp_path, monkeypatch):
+    """The port of both is that of another program besides."""
+    for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    common = {"SLURM_STEP_NODELIST": "nowhere", "SLURM_STEP_NUM_NODES": "1"}
+    jobs = [common | {"SLURM_JOB_ID": str(os.getpid() + 101), "SLURM_STEP_ID": "0"}]
+    jobs += [common | {"SLURM_JOB_ID": str(os.getpid()), "SLURM_STEP_ID": "1"}]
+    (port, *_), (same, *_) = (processes.meeting_place(job)[1] for job in jobs)
+    assert port == same
+    with socket.create_server(("127.0.0.1", port)):  # which never answers
+        mp.spawn(_join_step, (jobs, tmp_path), nprocs=4)
+    assert [(tmp_path / f"{number}.txt").read_text() for number in range(4)] == [
+        "[(0, 0), (0, 1)]", "[(0, 0), (0, 1)]", "[(1, 0), (1, 1)]", "[(1, 0), (1, 1)]"
+    ]  # fmt: skip
+
+
+def test_ports_that_are_all_in_use_are_said(port, monkeypatch, capsys):
+    monkeypatch.setattr(processes, "CHOICES", 1)
+    monkeypatch.setattr(processes, "FIRST_PORT", port)
+    for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "SLURM_JOB_ID"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in {
+        "PROCID": "0",
+        "STEP_NUM_TASKS": "2",
+        "STEP_NODELIST": "x",
+        "STEP_NUM_NODES": "1",
+    }.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    with socket.create_server(("127.0.0.1", port)):
+        assert main(["evaluate"]) == 2
+        said = capsys.readouterr().err
+        assert f"127.0.0.1, ports {port}: all are in use; set MASTER_PORT to a free one" in said
+        monkeypatch.setenv("MASTER_PORT", str(port))
+        assert main(["evaluate"]) == 2
+        assert f"MASTER_PORT is {port}, which is in use on this machine" in capsys.readouterr().err
 
 
 def test_processes_of_srun_that_cannot_find_each_other_are_told():

@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import os
 import re
+import socket
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
+from threading import Thread
 from typing import Any, TypeVar
 
 from heatbox.errors import InputError
@@ -22,8 +25,12 @@ Result = TypeVar("Result")
 LONGEST_START, LONGEST_WAIT = timedelta(minutes=10), timedelta(days=7)
 """How long a process waits for the first one at the start, and later for one that has not ended."""
 
-FIRST_PORT, PORTS = 15_000, 15_000
-"""Ports at which processes of srun meet: below those that systems give to outgoing connections."""
+FIRST_PORT, PORTS, CHOICES = 15_000, 15_000, 4
+"""Ports at which processes of srun meet, below those that systems give to outgoing connections; and how many
+of them a step tries."""
+
+ANSWER = 2.0
+"""Seconds until another program at such a port has to answer."""
 
 LOST = re.compile(
     r"closed by peer|connection (reset|refused|closed)|timed? ?out|nccl|gloo|broken pipe", re.IGNORECASE
@@ -59,23 +66,104 @@ def join() -> None:
     import torch
     import torch.distributed as dist
 
-    for name, value in zip(("MASTER_ADDR", "MASTER_PORT"), meeting_place(os.environ), strict=True):
-        os.environ.setdefault(name, value)
     if torch.cuda.is_available():
         torch.cuda.set_device(local % torch.cuda.device_count())
-    with _losses_explained():
-        store, _, _ = next(dist.rendezvous("env://", rank, count, timeout=LONGEST_START))
-        store = dist.PrefixStore("heatbox", store)
-        dist.init_process_group("gloo", store=store, rank=rank, world_size=count, timeout=LONGEST_WAIT)
+    with _losses_explained(), _store(rank, count) as store:
+        own = dist.PrefixStore("heatbox", store)
+        dist.init_process_group("gloo", store=own, rank=rank, world_size=count, timeout=LONGEST_WAIT)
     _rank, _count = rank, count
     torch.manual_seed(from_first(torch.initial_seed))  # weights that are drawn are the same in all
 
 
-def meeting_place(environ: Mapping[str, str]) -> tuple[str, str]:
-    """(address, port) at which the processes of srun find the first one, from SLURM's variables.
+@contextmanager
+def _store(rank: int, count: int) -> Iterator[Any]:
+    """torch's store of all processes, which can join a group in the block."""
+    import torch.distributed as dist
 
-    It is the first machine of the step, at a port that differs for other jobs and steps. The machine itself
-    stands for the only one of a step: its name need not be known there.
+    if "MASTER_PORT" not in os.environ:
+        with _met(*meeting_place(os.environ), rank) as store:
+            yield store
+        return
+    os.environ.setdefault("MASTER_ADDR", meeting_place(os.environ)[0])  # of torchrun, or chosen
+    yield next(dist.rendezvous("env://", rank, count, timeout=LONGEST_START))[0]
+
+
+@contextmanager
+def _met(address: str, ports: Sequence[int], step: str, rank: int) -> Iterator[Any]:
+    """torch's store of the processes of srun, which the first one opens and the others find in the block.
+
+    The first one tells the port of the store, which the system chooses, to all that ask at one of the ports
+    where they meet. Another job, or any program, may listen at these, too.
+
+    Args:
+        address: of the machine of the first process.
+        ports: the first process takes the first of them that is free.
+        step: the name of job and step, by which the first process is known.
+        rank: of this process.
+
+    Raises:
+        InputError: no port is free, or the first process is not found in the longest time of a start.
+    """
+    import torch.distributed as dist
+
+    def store(port: int) -> Any:
+        return dist.TCPStore(address, port, None, rank == 0, LONGEST_START, wait_for_workers=False)
+
+    where, name = f"{address}, ports {', '.join(map(str, ports))}", f"heatbox {step} ".encode()
+    if rank:
+        yield store(_found(address, ports, name, where))
+        return
+    own, listener = store(0), next(filter(None, map(_listener, ports)), None)
+    if listener is None:
+        raise InputError(f"{where}: all are in use; set MASTER_PORT to a free one, for all processes")
+    Thread(target=_answer, args=(listener, b"%s%d" % (name, own.port)), daemon=True).start()
+    try:
+        yield own
+    finally:
+        with listener, suppress(OSError):
+            listener.shutdown(socket.SHUT_RDWR)  # ends the thread
+
+
+def _listener(port: int) -> socket.socket | None:
+    """A socket that listens at a port, None where it is in use."""
+    both = socket.has_dualstack_ipv6()
+    try:
+        family = socket.AF_INET6 if both else socket.AF_INET
+        return socket.create_server(("", port), family=family, dualstack_ipv6=both)
+    except OSError:
+        return None
+
+
+def _answer(listener: socket.socket, words: bytes) -> None:
+    """Say some words to all that connect, until the listener is closed."""
+    while True:
+        try:
+            connection, _ = listener.accept()
+        except OSError:
+            return
+        with connection, suppress(OSError):
+            connection.sendall(words)
+
+
+def _found(address: str, ports: Sequence[int], name: bytes, where: str) -> int:
+    """The port of the store, said by the first process at one of some ports after a name."""
+    until = time.monotonic() + LONGEST_START.total_seconds()
+    while time.monotonic() < until:
+        for port in ports:
+            said = b""
+            with suppress(OSError), socket.create_connection((address, port), ANSWER) as connection:
+                said = connection.makefile("rb").read(100)
+            if said.startswith(name):
+                return int(said.removeprefix(name))
+        time.sleep(0.2)
+    raise InputError(f"{where}: the first process of this command was not found there; has it ended?")
+
+
+def meeting_place(environ: Mapping[str, str]) -> tuple[str, list[int], str]:
+    """(address, ports, name of the step) by which the processes of srun find the first one.
+
+    It is the first machine of the step, at one of some ports that differ for other jobs and steps. The
+    machine itself stands for the only one of a step: its name need not be known there.
 
     Raises:
         InputError: SLURM's variables do not name it.
@@ -86,12 +174,12 @@ def meeting_place(environ: Mapping[str, str]) -> tuple[str, str]:
         first = "127.0.0.1"
     if not first and "MASTER_ADDR" not in environ:
         raise InputError(
-            "SLURM_STEP_NODELIST, which names the first machine, is not set: set MASTER_ADDR to its address "
-            "and MASTER_PORT to a free port"
+            "SLURM_STEP_NODELIST, which names the first machine, is not set: set MASTER_ADDR to its address"
         )
-    numbers = (environ.get(name, "0") for name in ("SLURM_JOB_ID", "SLURM_STEP_ID"))
-    job, step = (int(number) if number.isdecimal() else 0 for number in numbers)
-    return first, str(FIRST_PORT + (job + 101 * step) % PORTS)
+    names = [environ.get(name, "0") for name in ("SLURM_JOB_ID", "SLURM_STEP_ID")]
+    job, step = (int(name) if name.isdecimal() else 0 for name in names)
+    ports = [FIRST_PORT + (job + 101 * step + 3331 * choice) % PORTS for choice in range(CHOICES)]
+    return environ.get("MASTER_ADDR") or first, ports, ".".join(names)
 
 
 def is_first() -> bool:
@@ -238,6 +326,11 @@ def _losses_explained() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
+        if "EADDRINUSE" in str(error):
+            raise InputError(
+                f"MASTER_PORT is {os.environ.get('MASTER_PORT')}, which is in use on this machine: set it to "
+                "a free port, the same for all processes"
+            ) from error
         if not LOST.search(str(error)):
             raise
         raise InputError(
