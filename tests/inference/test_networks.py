@@ -189,6 +189,10 @@ def test_files_after_a_model_are_files(scene, capsys):
     assert lines(capsys.readouterr().out)[0]["model"] == scene.names[0]
     assert main(["locate", one[0], "--model", *scene.names, "--checkpoint", "none", *one[1:]]) == 2
     assert "--checkpoint has 1 values, expected one for each of 2 networks" in capsys.readouterr().err
+    first, second = scene.names
+    apart = [f"--model={first}", second, "--checkpoint=none", "none"]
+    assert main(["locate", one[0], *apart, *one[1:]]) == 0
+    assert lines(capsys.readouterr().out)[0]["model"] == f"{first} + {second}"
 
 
 def label_config(scene, **more):

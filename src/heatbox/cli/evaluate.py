@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 import tyro
 
 from heatbox._utils.io import folder_name
-from heatbox.cli.parsing import for_networks, names_networks
+from heatbox.cli.parsing import apart, for_networks, names_networks
 from heatbox.cli.terminal import SOME_FAILED, AsJson, say, show_scores, warn_of_random_weights
 from heatbox.config import EvaluateConfig, MetricName, NetworksConfig
 from heatbox.data.files.remote import shown
@@ -77,8 +77,9 @@ def evaluate_or_rescore(args: Sequence[str]) -> tuple[Callable[..., int | None],
     """
     if any(re.match(r"--from[-_]run\b", arg) for arg in args):
         return rescore, "heatbox evaluate", args
-    several = names_networks(args)
-    return for_networks(evaluate, NetworksConfig) if several else evaluate, "heatbox evaluate", args
+    if not names_networks(args):
+        return evaluate, "heatbox evaluate", args
+    return for_networks(evaluate, NetworksConfig), "heatbox evaluate", apart(args)
 
 
 def rescore(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from heatbox.cli.parsing import for_networks, names_networks
+from heatbox.cli.parsing import apart, for_networks, names_networks
 from heatbox.cli.terminal import (
     MOST_PROBLEMS,
     SOME_FAILED,
@@ -115,5 +115,6 @@ def label(
 
 def one_or_several(args: Sequence[str]) -> tuple[Callable[..., int | None], str, Sequence[str]]:
     """Function, prog and arguments of `heatbox label`: of several networks where --model names some."""
-    several = args[:1] != [] and not args[0].startswith("-") and names_networks(args)
-    return for_networks(label, LabelNetworksConfig) if several else label, "heatbox label", args
+    if not names_networks(args, after_files=True):
+        return label, "heatbox label", args
+    return for_networks(label, LabelNetworksConfig), "heatbox label", apart(args)

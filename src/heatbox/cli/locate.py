@@ -10,7 +10,7 @@ from typing import Annotated
 
 import tyro
 
-from heatbox.cli.parsing import for_networks, names_networks
+from heatbox.cli.parsing import apart, for_networks, names_networks
 from heatbox.cli.terminal import SOME_FAILED, say, say_written, warn_of_random_weights
 from heatbox.config import LocateConfig, LocateNetworksConfig
 from heatbox.data.formats.options import AnnotationFiles, WriteOptions, WrittenFormat
@@ -97,8 +97,9 @@ def locate(
 
 def one_or_several(args: Sequence[str]) -> tuple[Callable[..., int | None], str, Sequence[str]]:
     """Function, prog and arguments of `heatbox locate`: of several networks where --model names some."""
-    several = args[:1] != [] and not args[0].startswith("-") and names_networks(args)
-    return for_networks(locate, LocateNetworksConfig) if several else locate, "heatbox locate", args
+    if not names_networks(args, after_files=True):
+        return locate, "heatbox locate", args
+    return for_networks(locate, LocateNetworksConfig), "heatbox locate", apart(args)
 
 
 def _class_names(given: Sequence[str]) -> list[str]:

@@ -150,17 +150,34 @@ def for_networks(function: Callable[..., int | None], config: type) -> Callable[
     return command
 
 
-def names_networks(args: Sequence[str]) -> bool:
+def names_networks(args: Sequence[str], after_files: bool = False) -> bool:
     """Whether arguments name several networks: --model with several values.
 
-    For a command with files, those come first; after options, what follows the model is a file.
+    Args:
+        args: the arguments.
+        after_files: whether files come first; after options, what follows the model is then a file.
 
     >>> names_networks(["photos/", "--model", "resnet18", "resnet50"])
+    True
+    >>> names_networks(["photos/", "--model=resnet18", "resnet50"])
     True
     >>> names_networks(["--model", "resnet18", "--size", "64", "photos/"])
     False
     """
-    return bool(re.search(r"(?:^|\0)(?:--model|-m)\0[^-\0][^\0]*\0[^-\0]", "\0".join(args)))
+    if after_files and (not args or args[0].startswith("-")):
+        return False
+    return bool(re.search(r"(?:^|\0)(?:--model|-m)[\0=][^-\0][^\0]*\0[^-\0]", "\0".join(args)))
+
+
+def apart(args: Sequence[str]) -> list[str]:
+    """Arguments in which names of networks and their values stand apart, so that more values can follow.
+
+    >>> apart(["--model=resnet18", "resnet50", "--size=64"])
+    ['--model', 'resnet18', 'resnet50', '--size=64']
+    """
+    joined = re.compile(r"(-m|--(?:model|checkpoint|foreground))=(.+)", re.DOTALL)
+    found = [(joined.fullmatch(arg), arg) for arg in args]
+    return [part for match, arg in found for part in (match.groups() if match else (arg,))]
 
 
 def description(function: Callable[..., Any]) -> str:
