@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pyarrow as pa
@@ -18,9 +19,12 @@ import torch.multiprocessing as mp
 
 from heatbox._utils import processes
 from heatbox.cli.main import INTERRUPTED, main
+from heatbox.config import LocateConfig
+from heatbox.data import write
 from heatbox.data.glyphs import glyphs_cue_conflict
 from heatbox.errors import InputError
-from heatbox.evaluation import predict
+from heatbox.evaluation import located, predict, run
+from heatbox.evaluation.located import LineStore
 from heatbox.evaluation.run import Run, ShardStore
 from heatbox.inference.localizer import Localizer
 from helpers.scenes import write_model, write_split
@@ -107,21 +111,27 @@ def test_three_processes_locate_like_one(data, tmp_path, monkeypatch, capsys):
     assert not [*Path("heatbox-boxes").glob("unfinished-*")]
 
 
+def interrupt(monkeypatch, number: int) -> list:
+    """Interrupt `heatbox locate` at an image of this number; returns what is localized from now on."""
+    real, seen = Localizer.__call__, []
+
+    def interrupted(self, *args):
+        seen.append(args)
+        if len(seen) == number:
+            raise KeyboardInterrupt
+        return real(self, *args)
+
+    monkeypatch.setattr(Localizer, "__call__", interrupted)
+    return seen
+
+
 def test_lines_of_an_interrupted_command_are_not_computed_again(data, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     words = ["locate", str(data / "images"), "--model", "resnet10_small", "--no-overlays"]
     words += ["--checkpoint", "pretrained"]
     assert main(words) == 1
     lines = capsys.readouterr().out.splitlines()
-    real, seen = Localizer.__call__, []
-
-    def interrupted(self, *args):
-        seen.append(args)
-        if len(seen) == 12:
-            raise KeyboardInterrupt
-        return real(self, *args)
-
-    monkeypatch.setattr(Localizer, "__call__", interrupted)
+    seen = interrupt(monkeypatch, 12)
     assert main(words) == INTERRUPTED
     assert capsys.readouterr().out.splitlines() == lines[:11]
     assert main([*words, "--contours", "all"]) == 1  # other options: other lines
@@ -131,6 +141,78 @@ def test_lines_of_an_interrupted_command_are_not_computed_again(data, tmp_path, 
     assert len(seen) == 12 + 19 + 8
     assert capsys.readouterr().out.splitlines() == lines
     assert not Path("heatbox-boxes").exists()
+
+
+def test_lines_of_other_versions_are_not_continued(data, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    words = ["locate", str(data / "images"), "--model", "resnet10_small", "--no-overlays"]
+    interrupt(monkeypatch, 5)
+    assert main(words) == INTERRUPTED
+    found = run.environment()
+    other = found | {"packages": found["packages"] | {"heatbox": "99.0"}}
+    monkeypatch.setattr(located, "environment", lambda: other)
+    assert main(words) == 2
+    assert f"(heatbox {found['packages']['heatbox']}, not 99.0); choose" in capsys.readouterr().err
+
+
+def test_lines_of_a_changed_network_are_not_continued(data, tmp_path, monkeypatch):
+    """A folder of transformers counts with its files."""
+    weights = tmp_path / "net" / "model.safetensors"
+    weights.parent.mkdir()
+    images = [data / "images/test/000000.png"]
+    folders = []
+    for content in (b"old", b"newer"):
+        weights.write_bytes(content)
+        store = LineStore(tmp_path, images, {"config": LocateConfig(f"hf:{weights.parent}")})
+        list(store.complete(iter([InputError("none")])))
+        with suppress(ZeroDivisionError), store.removed_after_use():
+            1 / 0  # noqa: B018
+        folders.append({*tmp_path.glob("unfinished-*")})
+    assert [len(found) for found in folders] == [1, 2]
+
+
+def test_lines_are_kept_until_their_files_are_written(data, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    words = ["locate", str(data / "images"), "--model", "resnet10_small", "--no-overlays"]
+    words += ["--checkpoint", "pretrained", "--method", "walk+foreground"]
+    assert main([*words, "--coco", "expected.json"]) == 1
+    lines = capsys.readouterr().out
+
+    def full(*args):
+        raise InputError("boxes.json: could not be written (No space left on device)")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(write, "write_splits", full)
+        assert main([*words, "--coco", "boxes.json"]) == 2
+    said = capsys.readouterr()
+    assert said.out == lines
+    assert "No space left on device); the boxes are kept, rerun the command to write them" in said.err
+    monkeypatch.setattr(Localizer, "__init__", None)  # no network is built again
+    assert main([*words, "--coco", "boxes.json"]) == 1
+    said = capsys.readouterr()
+    assert said.out == lines
+    assert BROKEN in said.err
+    assert Path("boxes.json").read_text() == Path("expected.json").read_text()
+    assert not Path("heatbox-boxes").exists()
+
+
+@pytest.mark.parametrize(
+    ("place", "reason"), [("file/boxes.json", "is no folder"), ("closed/deep/boxes.json", "nothing")]
+)
+def test_a_place_where_nothing_can_be_written_is_said_first(
+    place, reason, data, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    Path("file").write_text("")
+    Path("closed").mkdir()
+    monkeypatch.setattr(
+        os, "access", lambda path, mode: Path(path).name != "closed"
+    )  # root may do everything
+    words = ["locate", str(data / "images"), "--model", "resnet10_small", "--no-overlays", "--coco", place]
+    assert main(words) == 2
+    said = capsys.readouterr()
+    assert f"{place}: could not be written ({tmp_path / place.partition('/')[0]}: {reason}" in said.err
+    assert not said.out
 
 
 ANALYZE = ["analyze", "all", "--data", "set", "--stimuli", "cue", "--size", "64", "--batch-size", "4"]

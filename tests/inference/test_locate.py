@@ -7,6 +7,8 @@ import zipfile
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -17,6 +19,7 @@ from heatbox.errors import AssumptionWarning, InputError
 from heatbox.inference.locate import find_images, locate_files, located_split
 from heatbox.maps.foreground import load_foreground
 from helpers.scenes import write_model
+from helpers.shards import tar_shard
 
 CLASSES = ("ant", "bee", "cat")
 
@@ -264,8 +267,100 @@ def test_a_head_is_fitted_to_maps_of_the_wanted_class(scene, capsys):
     assert "foreground:pc1" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("name", ["s3://bucket/photos", "photos.tar", "https://host/a.jpg", "train.parquet"])
-def test_archives_and_addresses_are_left_to_label(name):
-    (found,) = find_images([Path(name)])
-    assert isinstance(found, InputError)
-    assert "heatbox label reads images in archives and at addresses" in str(found)
+# ------------------------------------------------------------------------------------ archives and addresses
+
+
+@pytest.fixture
+def stored(scene):
+    """The photos in archives: a zip, two shards in shards/ and a Parquet file; their names → contents."""
+    files = {
+        str(path.relative_to("photos")): path.read_bytes() for path in sorted(Path("photos").rglob("*.png"))
+    }
+    with zipfile.ZipFile("photos.zip", "w") as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+        archive.writestr("__MACOSX/ant/._0.png", b"")
+    Path("shards").mkdir()
+    for number in range(2):
+        members = list(files.items())[3 * number : 3 * number + 3]
+        Path(f"shards/{number:03d}.tar").write_bytes(tar_shard(members))
+    table = pa.table({"image": [{"bytes": content, "path": name} for name, content in files.items()]})
+    pq.write_table(table, "photos.parquet", row_group_size=4)
+    return files
+
+
+@pytest.mark.parametrize(
+    "where", ["photos.zip", "shards/*.tar", "shards", "shards/{000..001}.tar", "photos.parquet", "*.parquet"]
+)
+def test_images_in_archives_are_located_like_files(stored, capsys, where):
+    assert locate("photos", "--coco", "files.json") == 0
+    expected = lines(capsys.readouterr().out)
+    assert locate(where, "--coco", "stored.json") == 0
+    said = capsys.readouterr()
+    found = lines(said.out)
+    for one, other in zip(found, expected, strict=True):
+        assert os.path.relpath(other["file"], "photos") in one["file"]
+        assert one | {"file": ""} == other | {"file": ""}
+    assert f"names of images are relative to {where}\n" in said.err
+    names = [one["file_name"] for one in json.loads(Path("stored.json").read_text())["images"]]
+    assert [name.removeprefix("000.tar/").removeprefix("001.tar/") for name in names] == list(stored)
+
+
+def test_folders_in_archives_name_the_class(stored, capsys):
+    assert locate("photos.zip", "shards", "--target", "folder", "--class-names", *CLASSES) == 0
+    assert [line["label"] for line in lines(capsys.readouterr().out)] == [0, 0, 1, 1, 2, 2] * 2
+
+
+def test_images_of_archives_and_files_together(stored, capsys):
+    assert locate("photos.zip", "photos/bee", "shards/000.tar", "--coco", "out") == 0
+    written = {
+        str(path.relative_to("out/images/all")): path.read_bytes() for path in Path("out").rglob("*.png")
+    }
+    expected = {f"photos.zip/{name}": content for name, content in stored.items()}
+    expected |= {f"shards-000.tar/{name}": content for name, content in list(stored.items())[:3]}
+    expected |= {
+        name.removeprefix("bee/"): content for name, content in stored.items() if name.startswith("bee/")
+    }
+    assert written == expected
+    assert len(lines(capsys.readouterr().out)) == 11
+
+
+def test_overlays_of_images_in_archives(stored, capsys):
+    assert (
+        main(
+            [
+                "locate",
+                "photos.zip",
+                "shards/000.tar",
+                "--out",
+                "out",
+                "-m",
+                "mine.py:blobs",
+                "--num-classes",
+                "3",
+                "--size",
+                "64",
+            ]
+        )
+        == 0
+    )
+    names = ["0", "1", "2", "3", "4", "5", "0-2", "1-2", "2-2"]
+    assert [line["overlay"] for line in lines(capsys.readouterr().out)] == [
+        f"out/{name}.png" for name in names
+    ]
+
+
+@pytest.mark.parametrize(("name", "message"), [
+    ("s3:/bucket/a.jpg", "an address is given as text, with two slashes"),
+    ("missing.tar", "expected a folder or a .tar archive"),
+    ("no-*.tar", "no-*.tar is no file"),
+    ("empty.zip", "has no image"),
+    ("text.parquet", "text.parquet: has no image"),
+])  # fmt: skip
+def test_what_cannot_be_opened_is_skipped(scene, name, message, capsys):
+    zipfile.ZipFile("empty.zip", "w").close()
+    pq.write_table(pa.table({"text": ["a"]}), "text.parquet")
+    assert locate(name, "photos/ant") == 1
+    said = capsys.readouterr()
+    assert len(lines(said.out)) == 2
+    assert message in said.err

@@ -18,7 +18,7 @@ from heatbox.errors import InputError
 
 
 def locate(
-    photos: tyro.conf.Positional[tuple[Path, ...]],
+    photos: tyro.conf.Positional[tuple[str, ...]],
     config: Annotated[LocateConfig, tyro.conf.arg(name="")],
     files: Annotated[AnnotationFiles, tyro.conf.arg(name="")],
     options: Annotated[WriteOptions, tyro.conf.arg(name="")],
@@ -35,7 +35,7 @@ def locate(
     class scores of several networks are averaged. After an interruption, rerun the command to resume.
 
     Args:
-        photos: Image files of any size and format, and folders of them.
+        photos: Image files of any size and format, folders and archives of them, and addresses.
         config: The model, the map and the threshold.
         files: Annotation files.
         options: How annotations and images are written.
@@ -48,6 +48,7 @@ def locate(
 
     Examples:
         heatbox locate photos/*.jpg --model convnext_tiny.fb_in1k --checkpoint pretrained
+        heatbox locate s3://bucket/shards/ --model resnet50 --checkpoint pretrained --coco boxes.json
         heatbox locate cat.jpg --model resnet50 --checkpoint pretrained --method walk --contours all
         heatbox locate photos/ --model mine.py:build --target folder --coco boxes.json --no-overlays
         heatbox locate photos/ --model resnet50 --checkpoint pretrained --method walk+foreground
@@ -68,7 +69,7 @@ def locate(
         check_output(path, name, options, photos)
     names = _class_names(class_names)
     found = list(find_images(photos))
-    images = [one for one in found if isinstance(one, Path)]
+    images = [one for one in found if not isinstance(one, InputError)]
     skipped = [one for one in found if isinstance(one, InputError)]
     lines = []
     for error in skipped:
@@ -85,13 +86,16 @@ def locate(
     if skipped:
         say(f"{len(skipped)} of {len(found)} images could not be used")
     code = SOME_FAILED if skipped else 0
-    if not outputs or not lines:
-        return code
-    if any(line["name"] is None for line in lines):
-        say("note: the model's classes have no names, their numbers are written; --class-names names them")
-    split = located_split(lines, names)
-    for name, path in outputs.items():
-        code = max(code, say_written(write_splits([split], path, name, options)))
+    with store.removed_after_use():
+        if outputs and lines:
+            if any(line["name"] is None for line in lines):
+                say(
+                    "note: the model's classes have no names, their numbers are written; "
+                    "--class-names names them"
+                )
+            split = located_split(lines, names, images)
+            for name, path in outputs.items():
+                code = max(code, say_written(write_splits([split], path, name, options)))
     return code
 
 

@@ -16,6 +16,7 @@ from typing import Protocol
 from heatbox._utils.checks import kind_of
 from heatbox.data.classes import match_classes
 from heatbox.data.files.archives import open_tree, with_archives
+from heatbox.data.files.images import ImageFile, TreeImages, images_among, visible_images
 from heatbox.data.files.remote import is_address, shown
 from heatbox.data.files.trees import Report, Tree, below, find_folders, raise_problem
 from heatbox.data.formats import (
@@ -205,6 +206,43 @@ def open_split(
         found = match_classes(found, num_classes, class_names, where)
     _log.info("read %s: %s, %d images of %d classes", where, found.name, len(found), found.num_classes)
     return found
+
+
+def tree_with_images(tree: Tree) -> Tree | None:
+    """The tree if it has images, or else that of the images in its archives or in its Parquet files.
+
+    Returns:
+        None if there is no image.
+    """
+    if next(images_among(tree.walk()), None) is not None:
+        return tree
+    archives = with_archives(tree)
+    if archives is None:
+        return huggingface.image_tree(tree)
+    shards = webdataset.Shards(tree.where, archives.trees)
+    return None if next(images_among(shards.walk()), None) is None else shards
+
+
+def images_at(path: str) -> list[ImageFile]:
+    """All images of an archive, of the files that a pattern names, or at an address, whatever their layout.
+
+    Args:
+        path: as for `open_split`; with ":train" or the like, the images of that split.
+
+    Raises:
+        InputError: nothing can be read there, or there is no image.
+    """
+    where, name = path_and_split(path)
+    if name:
+        split = open_split(path, report=LeftOut()).by_image()
+        if isinstance(split.open_image, TreeImages):
+            return [ImageFile(split.open_image.tree, example.id) for example in split]
+    tree = tree_with_images(open_tree(where))
+    if tree is None:
+        what = "is a folder without images" if os.path.isdir(where) else "has no image"
+        raise InputError(f"{shown(path)}: {what}")
+    names = tree.places if isinstance(tree, huggingface.ParquetImages) else visible_images(tree)
+    return [ImageFile(tree, name) for name in names]
 
 
 def open_splits(data: str, problems: list[str] | None = None) -> list[Split]:

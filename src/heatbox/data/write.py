@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import os
 import zipfile
 from array import array
 from collections import Counter
@@ -159,8 +160,8 @@ def check_output(
         the options with the choice of images made, and whether the output is a single file without images.
 
     Raises:
-        InputError: an unknown format, an output of the wrong kind, one that exists or contains the images,
-            or a choice of images that the format does not have.
+        InputError: an unknown format, an output of the wrong kind, one that exists, contains the images or
+            is at a place where nothing can be written, or a choice of images that the format does not have.
     """
     if to not in WRITERS:
         raise InputError(f"format is {to!r}, expected one of {', '.join(WRITERS)}")
@@ -187,6 +188,11 @@ def check_output(
     for place in [Path(place).resolve() for place in places if str(place) and not is_address(place)]:
         if not is_file and place.exists() and place.is_relative_to(out.resolve()):
             raise InputError(f"{out}: contains the data set that is to be written, choose another output")
+    wanted_in = out.absolute().parents if is_file else (out.absolute(), *out.absolute().parents)
+    above = next(path for path in wanted_in if os.path.lexists(path))
+    if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
+        what = "nothing can be written into it" if above.is_dir() else "is no folder"
+        raise InputError(f"{out}: could not be written ({above}: {what})")
     return dataclasses.replace(options, images=images), single
 
 

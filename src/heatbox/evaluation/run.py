@@ -143,8 +143,10 @@ class ShardStore:
         if not note.exists():
             write_atomically(note, json.dumps(settings).encode())
         elif (found := read_json(note)) != settings:
+            keys = [key for key in {**found, **settings} if found.get(key) != settings.get(key)]
+            other = ", ".join(f"{key} {found.get(key)}, not {settings.get(key)}" for key in keys)
             raise InputError(
-                f"{note}: these records were made with other settings ({found}, not {settings}); "
+                f"{note}: these records were made with other settings ({other}); "
                 "choose another folder or remove this one"
             )
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
@@ -15,19 +14,23 @@ from PIL import Image
 from torch import nn
 
 from heatbox._utils import processes
-from heatbox._utils.io import made_folder
+from heatbox._utils.io import folder_name, made_folder
 from heatbox._utils.progress import Track, silent
 from heatbox.config import LocateConfig, LocateNetworksConfig
 from heatbox.data.classes import class_positions
+from heatbox.data.files.archives import ARCHIVES, HALF_ADDRESS, PARQUET
 from heatbox.data.files.images import (
+    ImageFile,
     TreeImages,
-    decode_for_network,
     header_size,
     images_among,
+    is_hidden,
     picture_size,
     shown_image,
 )
-from heatbox.data.files.trees import FolderTree
+from heatbox.data.files.remote import is_address, is_pattern
+from heatbox.data.files.trees import FolderTree, NamedFiles, Tree
+from heatbox.data.open import images_at, path_and_split
 from heatbox.data.types import Example, Split
 from heatbox.errors import AssumptionWarning, InputError
 from heatbox.inference.calibration import MODEL_SETTINGS, Calibration, load_calibration
@@ -40,11 +43,10 @@ from heatbox.models.spec import placement
 from heatbox.visualization.overlay import draw_map, save_png
 
 Line = dict[str, Any]
-_ARCHIVE_OR_ADDRESS = re.compile(r"^[a-z0-9+]{2,}:/[^/]|\.(tar|tgz|zip|parquet)$", re.IGNORECASE)
 
 
 def locate_files(
-    files: Sequence[Path],
+    files: Sequence[Path | ImageFile],
     config: LocateConfig | LocateNetworksConfig,
     out: Path | None = None,
     class_names: Sequence[str] = (),
@@ -54,7 +56,7 @@ def locate_files(
     """Localize the object of each image file.
 
     Args:
-        files: image files of any size and format; see `find_images` for folders.
+        files: image files of any size and format; see `find_images` for folders, archives and addresses.
         config: the model or models, the map and the threshold; see also `heatbox.create_model` and
             `heatbox.Localizer`.
         out: folder for overlays; None draws none.
@@ -73,9 +75,11 @@ def locate_files(
     Raises:
         InputError: no file, an unknown model or method, a class that the model does not have, class names of
             another number, folders whose names are none of its classes, or an overlay that cannot be written.
+        UnreachableError: an address that cannot be reached.
     """
     if not files:
         raise InputError("no image was named, expected one or more image files")
+    images = [ImageFile.of(file) for file in files]
     calibration = None if config.calibration is None else load_calibration(config.calibration)
     if isinstance(config, LocateNetworksConfig):
         each, named = config.each(), config.joined()
@@ -92,9 +96,9 @@ def locate_files(
     if class_names and len(class_names) != number:
         raise InputError(f"there are {len(class_names)} class names, but the model has {number} classes")
     names = class_names or each[0].class_names(models[0], number)
-    targets = _folder_targets(files, names, number) if target == "folder" else {}
+    targets = _folder_targets(images, names, number) if target == "folder" else {}
 
-    def target_of(file: Path) -> int | None:
+    def target_of(file: ImageFile) -> int | None:
         return targets[_folder_name(file)] if target == "folder" else target
 
     settings = {"model": named["model"], "method": localizer.name, "threshold": localizer.threshold}
@@ -105,14 +109,14 @@ def locate_files(
         given = " + ".join(str(one.foreground) for one in each if one.foreground is not None)
         settings["foreground"] = given or "fitted to these images"
         if not given:
-            fit = partial(_fit_head, localizer, files, target_of, config.seed, out, track)
+            fit = partial(_fit_head, localizer, images, target_of, config.seed, out, track)
             for network, head in zip(localizer.networks, processes.from_first(fit), strict=True):
                 network.head = head.to(placement(network.view.model)[0])
-    overlays = [] if out is None else _overlay_paths(out, files)
-    for index in range(len(files)) if only is None else only:
-        file = files[index]
+    overlays = [] if out is None else _overlay_paths(out, images)
+    for index in range(len(images)) if only is None else only:
+        file = images[index]
         try:
-            image = decode_for_network(file, str(file), localizer.preprocess.channels)
+            image = file.decode(localizer.preprocess.channels)
         except InputError as error:
             yield error
             continue
@@ -193,8 +197,8 @@ def _rated(found: Prediction) -> Line:
 
 def _fit_head(
     localizer: Localizer,
-    files: Sequence[Path],
-    target_of: Callable[[Path], int | None],
+    files: Sequence[ImageFile],
+    target_of: Callable[[ImageFile], int | None],
     seed: int,
     out: Path | None,
     track: Track,
@@ -214,7 +218,7 @@ def _fit_head(
     def images() -> Iterator[Image.Image | np.ndarray]:
         for file in track(chosen, "fitting the foreground head", len(chosen)):
             try:
-                image = decode_for_network(file, str(file), localizer.preprocess.channels)
+                image = file.decode(localizer.preprocess.channels)
             except InputError:  # reported where the image is localized
                 continue
             marks.add(identity(file.name, picture_size(image)))
@@ -239,27 +243,28 @@ def _fit_head(
     return [head.cpu() for head in heads]
 
 
-def _folder_name(file: Path) -> str:
+def _folder_name(file: ImageFile) -> str:
     """The name of the folder that contains a file."""
-    return file.absolute().parent.name
+    return Path(file.folder).name
 
 
-def _folder_targets(files: Sequence[Path], names: Sequence[str], number: int) -> Mapping[str, int]:
+def _folder_targets(files: Sequence[ImageFile], names: Sequence[str], number: int) -> Mapping[str, int]:
     """Name of a folder → class of the network."""
     folders = sorted({_folder_name(file) for file in files})
-    where = os.path.commonpath([file.absolute().parent for file in files])
+    where = _joined(files)[0].where
     return dict(zip(folders, class_positions(folders, number, names, where), strict=True))
 
 
-def _overlay_paths(out: Path, files: Sequence[Path]) -> list[Path]:
+def _overlay_paths(out: Path, files: Sequence[ImageFile]) -> list[Path]:
     """OUT/STEM.png, with a number where two images share a name, or where it is one of the inputs."""
     used: dict[str, None] = {}
-    inputs = {file.resolve() for file in files}
+    inputs = {file.path.resolve() for file in files if file.path is not None}
     for file in files:
-        name, again = f"{file.stem}.png", 1
+        stem, again = Path(file.name).stem, 1
+        name = f"{stem}.png"
         while name in used or (out / name).resolve() in inputs:
             again += 1
-            name = f"{file.stem}-{again}.png"
+            name = f"{stem}-{again}.png"
         used[name] = None
     return [out / name for name in used]
 
@@ -267,33 +272,45 @@ def _overlay_paths(out: Path, files: Sequence[Path]) -> list[Path]:
 # ------------------------------------------------------------------------------------- files and annotations
 
 
-def find_images(paths: Iterable[Path]) -> Iterator[Path | InputError]:
-    """The image files that some paths name: files themselves, and the images in folders, at any depth.
+def find_images(paths: Iterable[str | Path]) -> Iterator[Path | ImageFile | InputError]:
+    """The images that some paths name: files themselves, and all images in folders, archives, at addresses.
 
-    In a folder, hidden files and what macOS leaves in archives do not count. A file without an ending counts
-    if it is an image.
+    An address, or a pattern such as "shards/{000..099}.tar", is given as text; see
+    `heatbox.data.open.images_at`. In a folder, at any depth, hidden files and what macOS leaves in archives
+    do not count. A file without an ending counts if it is an image. Of a folder without images, those in its
+    archives or Parquet files count.
 
     Yields:
-        in the order of the paths, sorted within a folder; an error for a folder without images.
+        in the order of the paths, sorted within a folder; an error for a folder without images, or for what
+        cannot be opened.
+
+    Raises:
+        UnreachableError: an address that cannot be reached.
     """
-    for path in paths:
-        if _ARCHIVE_OR_ADDRESS.search(str(path)):
-            what = "heatbox locate reads image files; heatbox label reads images in archives and at addresses"
-            yield InputError(f"{path}: {what}")
-            continue
-        if not path.is_dir():
+    for one in paths:
+        text, path = os.fspath(one), Path(one)
+        if not path.is_dir() and not _is_stored(text):
             yield path
             continue
-        visible = [name for name in FolderTree(path).walk() if not _is_hidden(name)]
-        named = set(images_among(visible))
-        found = [name for name in visible if name in named or _is_unnamed_image(path, name)]
-        yield from (path / name for name in found)
+        found: list[str] = []
+        if path.is_dir():
+            visible = [name for name in FolderTree(path).walk() if not is_hidden(name)]
+            named = set(images_among(visible))
+            found = [name for name in visible if name in named or _is_unnamed_image(path, name)]
+            yield from (path / name for name in found)
         if not found:
-            yield InputError(f"{path}: is a folder without images")
+            try:
+                yield from images_at(text)
+            except InputError as error:
+                yield error
 
 
-def _is_hidden(name: str) -> bool:
-    return any(part.startswith(".") or part == "__MACOSX" for part in name.split("/"))
+def _is_stored(text: str) -> bool:
+    """Whether a path that is no folder names images in archives, in Parquet files or at an address."""
+    where = path_and_split(text)[0]
+    if is_address(where) or HALF_ADDRESS.match(where) or where.lower().endswith((*ARCHIVES, PARQUET)):
+        return True
+    return is_pattern(where) and not os.path.exists(where)
 
 
 def _is_unnamed_image(folder: Path, name: str) -> bool:
@@ -304,35 +321,101 @@ def _is_unnamed_image(folder: Path, name: str) -> bool:
         return False
 
 
-class _NamedFiles(FolderTree):
-    """Files that the user named, so that links among them may lead anywhere."""
-
-    def source(self, name: str) -> Path:
-        """The path of a file."""
-        return self.root / name
-
-
-def located_split(lines: Sequence[Line], class_names: Sequence[str] = ()) -> Split:
+def located_split(
+    lines: Sequence[Line], class_names: Sequence[str] = (), images: Iterable[Path | ImageFile] = ()
+) -> Split:
     """What `locate_files` found, as a split of predictions, for `heatbox.data.write_splits`.
 
-    Ids are paths below the innermost folder that contains all images. Without class names, the classes are
-    those that were localized, in the order of the network's outputs, by their names in the lines or by their
-    numbers.
+    Ids are paths below the innermost folder that contains all images, or in the archive or at the address
+    where they are. Without class names, the classes are those that were localized, in the order of the
+    network's outputs, by their names in the lines or by their numbers.
 
     Args:
         lines: the lines of images; not empty.
         class_names: names of all classes of the model.
+        images: what `find_images` found, where some images are not files on a disk.
     """
-    by_file = {Path(os.path.abspath(line["file"])): line for line in lines}
-    root = Path(os.path.commonpath([file.parent for file in by_file]))
+    named = {str(file): ImageFile.of(file) for file in images}
+    files = [named.get(line["file"]) or ImageFile.of(Path(line["file"])) for line in lines]
+    tree, ids = _joined(files)
+    by_id = dict(zip(ids, lines, strict=True))
     found = sorted({(line["label"], line["name"] or str(line["label"])) for line in lines})
     examples = []
-    for file, line in by_file.items():
+    for name_there, line in by_id.items():
         name = line["name"] or str(line["label"])
         label = line["label"] if class_names else found.index((line["label"], name))
         boxes = np.array(line["boxes"], dtype=np.float64).reshape(-1, 4)
         scores = np.full(len(boxes), line["score"], dtype=np.float64)
         scores = np.array(line.get("confidence", scores), dtype=np.float64)
         size = (line["width"], line["height"])
-        examples.append(Example(file.relative_to(root).as_posix(), label, size, boxes, box_scores=scores))
-    return Split("all", examples, class_names or [name for _, name in found], TreeImages(_NamedFiles(root)))
+        examples.append(Example(name_there, label, size, boxes, box_scores=scores))
+    return Split("all", examples, class_names or [name for _, name in found], TreeImages(tree))
+
+
+class _Images(Tree):
+    """Images of several trees under ids of their own."""
+
+    def __init__(self, where: str, images: Mapping[str, ImageFile]) -> None:
+        self.where, self.images = where, images
+
+    def files(self, folder: str = "") -> list[str]:
+        """Names of the images in a folder."""
+        parts = (name.rpartition("/") for name in self.images)
+        return sorted(last for inside, _, last in parts if inside == folder)
+
+    def folders(self, folder: str = "") -> list[str]:
+        """Names of the folders in a folder."""
+        start = f"{folder}/" if folder else ""
+        inside = (name[len(start) :] for name in self.images if name.startswith(start))
+        return sorted({name.partition("/")[0] for name in inside if "/" in name})
+
+    def has(self, name: str) -> bool:
+        """Whether there is an image of this id."""
+        return name in self.images
+
+    def read(self, name: str) -> bytes:
+        """The content of an image."""
+        return self.images[name].tree.read(self.images[name].name)
+
+    def source(self, name: str) -> bytes | Path:
+        """Path or content of an image."""
+        return self.images[name].tree.source(self.images[name].name)
+
+    def header(self, name: str) -> tuple[tuple[int, int], int] | None:
+        """Size and orientation of an image, where they are known."""
+        return self.images[name].tree.header(self.images[name].name)
+
+    def describe(self, name: str) -> str:
+        """The name of an image in messages."""
+        return str(self.images[name]) if name else self.where
+
+
+def _joined(files: Sequence[ImageFile]) -> tuple[Tree, list[str]]:
+    """A tree that has all of some images, and their ids in it.
+
+    Those that were named by paths are below the innermost folder that contains them; those of other trees
+    keep their names, after a name of their tree if there are several.
+    """
+    paths = {str(file): os.path.abspath(file.path) for file in files if file.path is not None}
+    trees = {id(file.tree): file.tree for file in files if file.path is None}
+    root = os.path.commonpath(map(os.path.dirname, paths.values())) if paths else ""
+    below_root = {name: Path(path).relative_to(root).as_posix() for name, path in paths.items()}
+    if not trees:
+        return NamedFiles(root), [below_root[str(file)] for file in files]
+    if not paths and len(trees) == 1:
+        return files[0].tree, [file.name for file in files]
+    prefixes: dict[str, int] = {}
+    for number, tree in trees.items():
+        name, again = folder_name(tree.where), 1
+        while name in prefixes:
+            again += 1
+            name = f"{folder_name(tree.where)}-{again}"
+        prefixes[name] = number
+    of_tree = {number: name for name, number in prefixes.items()}
+    ids = [
+        below_root[str(file)] if file.path is not None else f"{of_tree[id(file.tree)]}/{file.name}"
+        for file in files
+    ]
+    places = [*(tree.where for tree in trees.values()), *([root] if paths else [])]
+    places.sort(key=lambda place: not is_address(place))
+    return _Images(", ".join(dict.fromkeys(places)), dict(zip(ids, files, strict=True))), ids

@@ -17,7 +17,7 @@ from heatbox._utils.devices import map_in_threads
 from heatbox._utils.progress import Track, silent
 from heatbox.config import LabelOptions, ScoreFunction
 from heatbox.data.classes import match_classes
-from heatbox.data.files.archives import ARCHIVES, ArchiveTree, open_tree, with_archives
+from heatbox.data.files.archives import ARCHIVES, ArchiveTree, open_tree
 from heatbox.data.files.images import (
     TreeImages,
     image_size,
@@ -25,11 +25,11 @@ from heatbox.data.files.images import (
     network_image,
     picture_size,
     shown_image,
+    visible_images,
 )
 from heatbox.data.files.remote import is_address, is_pattern
 from heatbox.data.files.trees import FolderTree, Report, Tree, raise_problem
-from heatbox.data.formats.webdataset import Shards
-from heatbox.data.open import open_data_set, open_split, path_and_split
+from heatbox.data.open import open_data_set, open_split, path_and_split, tree_with_images
 from heatbox.data.problems import LeftOut
 from heatbox.data.types import Example, Split
 from heatbox.errors import AssumptionWarning, InputError
@@ -62,8 +62,7 @@ def open_photos(photos: Any, class_names: Sequence[str] = (), report: Report = r
     where = os.fspath(photos) if isinstance(photos, str | os.PathLike) else ""
     tree = unlabelled_tree(where) if where else None
     if tree is not None:
-        names = [name for name in tree.walk() if not any(part.startswith(".") for part in name.split("/"))]
-        return _without_labels("all", list(images_among(names)), class_names, TreeImages(tree))
+        return _without_labels("all", visible_images(tree), class_names, TreeImages(tree))
     return open_split(photos, report=report).by_image()
 
 
@@ -82,9 +81,7 @@ def unlabelled_tree(where: str) -> Tree | None:
         files = [name for name in files if name.partition(".")[0] not in images]
     if any(name.endswith((".csv", ".tsv", ".json", ".xml", ".txt")) for name in files):
         return None
-    if next(images_among(tree.walk()), None) is None and (archives := with_archives(tree)) is not None:
-        tree = Shards(tree.where, archives.trees)
-    return None if next(images_among(tree.walk()), None) is None else tree
+    return tree_with_images(tree)
 
 
 def _without_labels(name: str, ids: Sequence[str], class_names: Sequence[str], open_image: Any) -> Split:

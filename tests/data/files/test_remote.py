@@ -6,7 +6,9 @@ import json
 import multiprocessing
 import pickle
 import tarfile
+import time
 import warnings
+import zipfile
 from concurrent.futures import ThreadPoolExecutor
 
 import fsspec
@@ -23,7 +25,7 @@ from heatbox.data.files.remote import RemoteFile, expand_braces, files_at, shown
 from heatbox.data.formats.options import WriteOptions
 from heatbox.data.open import path_and_split
 from heatbox.errors import AssumptionWarning, InputError, UnreachableError
-from heatbox.evaluation import predict
+from heatbox.evaluation import located, predict
 from heatbox.evaluation.run import Run
 from heatbox.labeling.pipeline import default_run
 from helpers import shards
@@ -447,6 +449,30 @@ def test_parquet_is_read_by_columns(memory, counted):
     assert sum(end - start for _, start, end in counted) < 2 * 4 * 210_000  # one group, once
 
 
+def test_threads_keep_no_more_groups_than_one(memory):
+    """All of them look how many are kept before any adds its own."""
+    split = glyphs("test", 16)
+    memory.pipe("/set/test-00000-of-00001.parquet", shards.parquet_shard(split, split.examples, group=1))
+    found = hb.open_split("memory://set")
+    tree = found.open_image.tree
+
+    class Slow(dict):
+        def __len__(self):
+            number = super().__len__()
+            time.sleep(0.02)
+            return number
+
+    tree._groups = Slow()
+    with ThreadPoolExecutor(16) as pool:
+        images = list(pool.map(found.open_image, found.examples))
+    for image, example in zip(images, split, strict=True):
+        assert (
+            np.abs(np.asarray(image, float) - np.asarray(split.open_image(example), float)).mean() < 12
+        )  # JPEG
+    assert len(dict(tree._groups)) <= 4
+    assert len(pickle.dumps(found)) < 30_000
+
+
 def read_all(split):
     return [np.asarray(split.open_image(example)).sum() for example in split]
 
@@ -734,6 +760,143 @@ def test_label_at_an_address(tmp_path, labels):
     assert {name: len(some) for name, some in boxes.items()} == {
         name: len(some) for name, some in found.items()
     }
+
+
+LOCATE = ("locate", "--model", "resnet10_small", "--checkpoint", "pretrained", "--no-overlays")
+
+
+def lines_of(capsys, *words, code=0):
+    """The lines of heatbox locate, and what it says beside them."""
+    assert main([LOCATE[0], *words, *LOCATE[1:]]) == code
+    said = capsys.readouterr()
+    return [json.loads(line) for line in said.out.splitlines()], said.err
+
+
+def test_locate_at_an_address_is_interrupted_and_resumed(sets, tmp_path, capsys, monkeypatch):
+    disk, address, server = sets
+    monkeypatch.chdir(tmp_path)
+    expected, _ = lines_of(capsys, disk, "--coco", "disk.json")
+    words = [f"{address}?sig=SECRET", "--coco", "far.json"]
+    hb.open_split(words[0])
+    remote._after_fork()
+    server.failing = "/test-000002.tar"
+    found, said = lines_of(capsys, *words, code=2)
+    assert len(found) == 8
+    assert "test-000002.tar: cannot be read after 3 tries" in said
+    assert "rerun the command to resume" in said
+    server.failing, server.requests[:] = "", []
+    remote._after_fork()
+    found, _ = lines_of(capsys, *words)
+    assert {path.partition("?")[0] for path, _ in server.requests} == {"/test-000002.tar"}
+    assert [line | {"file": ""} for line in found] == [line | {"file": ""} for line in expected]
+    assert found[4]["file"] == f"{server.address}/test-000001.tar:000000.jpg"
+    boxes = [json.loads((tmp_path / name).read_text()) for name in ("disk.json", "far.json")]
+    assert boxes[0]["annotations"] == boxes[1]["annotations"] != []
+    assert [one["file_name"] for one in boxes[1]["images"]][4] == "test-000001.tar/000000.jpg"
+    assert not any("SECRET" in path.read_text() for path in tmp_path.glob("*.json"))
+    assert not (tmp_path / "heatbox-boxes").exists()
+
+
+def test_locate_begins_again_where_files_have_changed(memory, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(located, "LINES_A_SHARD", 2)
+    split = glyphs("test", 8)
+    for number in range(4):
+        memory.pipe(f"/photos/{number}.jpg", shards.jpeg(split, split.examples[number]))
+    seen, opened = [], hb.Localizer.__call__
+
+    def until_last(self, images, *more):
+        seen.append(images)
+        if len(seen) == 4:
+            raise KeyboardInterrupt
+        return opened(self, images, *more)
+
+    monkeypatch.setattr(hb.Localizer, "__call__", until_last)
+    found, _ = lines_of(capsys, "memory://photos", code=130)
+    assert len(found) == 3
+    again, _ = lines_of(capsys, "memory://photos")
+    assert again[:3] == found
+    assert len(seen) == 5
+    seen.clear()
+    lines_of(capsys, "memory://photos", code=130)
+    memory.pipe("/photos/1.jpg", shards.jpeg(split, split.examples[5]))
+    changed, _ = lines_of(capsys, "memory://photos")
+    assert [line["file"] for line in changed] == [f"memory://photos/{number}.jpg" for number in range(4)]
+    assert len(seen) == 4 + 4
+    assert changed[1] != again[1]
+
+
+@pytest.mark.parametrize(
+    ("address", "count"),
+    [
+        ("memory://photos/a/0.jpg", 1),
+        ("memory://photos", 4),
+        ("memory://photos/a/*.jpg", 2),
+        ("memory://photos/{a,b}/0.jpg", 2),
+        ("memory://table", 6),
+        ("memory://table/test-00000-of-00001.parquet", 4),
+        ("memory://table/:train", 2),
+        ("memory://shards", 4),
+        ("memory://shards/:train", 2),
+        ("memory://shards/train-000.tar", 2),
+        ("memory://photos.zip", 4),
+    ],
+)
+def test_locate_reads_what_is_at_addresses(memory, address, count, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    split = glyphs("test", 6)
+    images = [shards.jpeg(split, example) for example in split]
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        for number, name in enumerate(("a/0.jpg", "a/1.jpg", "b/0.jpg", "b/1.jpg")):
+            memory.pipe(f"/photos/{name}", images[number])
+            archive.writestr(name, images[number])
+    memory.pipe("/photos.zip", packed.getvalue())
+    for name, part in (("test", slice(4)), ("train", slice(4, 6))):
+        memory.pipe(
+            f"/table/{name}-00000-of-00001.parquet", shards.parquet_shard(split, split.examples[part])
+        )
+    for name, part in (("test", slice(2)), ("train", slice(2, 4))):
+        memory.pipe(f"/shards/{name}-000.tar", shards.tar_shard(shards.samples(split, split.examples[part])))
+    for number, content in enumerate(images):
+        (tmp_path / f"{number}.jpg").write_bytes(content)
+    expected = {line["file"]: line for line in lines_of(capsys, *(f"{n}.jpg" for n in range(6)))[0]}
+    found, _ = lines_of(capsys, address, "--csv", "boxes.csv")
+    assert len(found) == count
+    assert len({line["file"] for line in found}) == count
+    known = [line | {"file": ""} for line in expected.values()]
+    assert all(line | {"file": ""} in known for line in found)
+    assert all(line["file"].startswith("memory://") for line in found)
+
+
+def test_locate_reads_only_what_it_needs(memory, counted, tmp_path, capsys, monkeypatch):
+    """Of Parquet files, the names and the images: not twice for their sizes."""
+    monkeypatch.chdir(tmp_path)
+    split = glyphs("test", 12)
+    data = shards.parquet_shard(split, split.examples, padding=200_000)
+    memory.pipe("/set/test-00000-of-00001.parquet", data)
+    lines_of(capsys, "memory://set")
+    assert sum(end - start for _, start, end in counted) < 1.5 * len(data)
+
+
+def test_locate_skips_a_missing_address(memory, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    split = glyphs("test", 1)
+    memory.pipe("/a/0.jpg", shards.jpeg(split, split.examples[0]))
+    found, said = lines_of(capsys, "memory://a/{0..1}.jpg", "memory://nothing/", code=1)
+    assert len(found) == 1
+    assert "skipped: memory://a/1.jpg: no such file" in said
+    assert "skipped: memory://nothing/: no such file or folder, or an empty one" in said
+    assert "2 of 3 images could not be used" in said
+
+
+def test_locate_copies_no_images_of_an_address_unasked(memory, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shards.write_shards(memory, "/set", 4, 2)
+    lines_of(capsys, "memory://set", "--yolo", "boxes")
+    assert not list((tmp_path / "boxes").rglob("*.jpg"))
+    lines_of(capsys, "memory://set", "--yolo", "copies", "--images", "copy")
+    assert len(list((tmp_path / "copies").rglob("*.jpg"))) == 4
 
 
 def test_images_at_an_address_are_not_copied_unasked(memory, tmp_path):

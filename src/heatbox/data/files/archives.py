@@ -31,7 +31,7 @@ from heatbox._utils.checks import kind_of
 from heatbox._utils.io import cache_folder, named_when_whole
 from heatbox.data.files.remote import RemoteFile, expand_braces, files_at, is_address, is_pattern, shown
 from heatbox.data.files.tar_index import index_tars, tar_members
-from heatbox.data.files.trees import FolderTree, Tree, UnionTree
+from heatbox.data.files.trees import FolderTree, Tree, UnionTree, file_version
 from heatbox.errors import InputError, UnreachableError
 
 MAX_MEMBER = 2**30  # bytes of one file read from an archive
@@ -39,14 +39,19 @@ MAX_RATIO = 200  # decompressed size over compressed size
 UNPACKED = ".heatbox.tar"  # suffix of the decompressed copy of an archive
 _COMPRESSED = (".tgz", ".tar.gz", ".tar.bz2", ".tar.xz")
 ARCHIVES = (".tar", ".zip", *_COMPRESSED)
+PARQUET = ".parquet"
 _NUMBERS = ("start", "size", "width", "height", "orientation")
-_HALF_ADDRESS = re.compile(r"[a-z0-9+]{2,}:/[^/]")
+HALF_ADDRESS = re.compile(r"[a-z0-9+]{2,}:/[^/]")
 
 
 class File(Protocol):
     """What an archive is read from: a `LocalFile` or a `RemoteFile`."""
 
     where: str
+
+    @property
+    def version(self) -> str:
+        """What changes when the file does."""
 
     def read(self, start: int, count: int) -> bytes:
         """A range of bytes; fewer at the end of the file."""
@@ -60,6 +65,11 @@ class LocalFile:
 
     def __init__(self, path: Path) -> None:
         self.path, self.where = path, str(path)
+
+    @property
+    def version(self) -> str:
+        """Its size and time."""
+        return file_version(self.path)
 
     def read(self, start: int, count: int) -> bytes:
         """A range of bytes; fewer at the end of the file."""
@@ -133,6 +143,10 @@ class FileTree(_MemberTree[File]):
         """A file, to read and seek."""
         return self._member(name).open()
 
+    def version(self, name: str) -> str:
+        """Size and time or checksum of a file."""
+        return self._member(name).version
+
     def archives(self) -> dict[str, File]:
         """The archives among the files, by name."""
         return {name: file for name, file in self._members.items() if _is_archive(name)}
@@ -161,6 +175,10 @@ class ArchiveTree(_MemberTree[Member]):
     @abstractmethod
     def _list(self) -> Iterator[tuple[str, Member]]:
         """Names and entries of the regular files."""
+
+    def version(self, name: str) -> str:
+        """Size and time or checksum of the archive."""
+        return self.file.version
 
     def _bytes(self, start: int, count: int, name: str) -> bytes:
         if count > MAX_MEMBER:
@@ -288,9 +306,13 @@ def open_tree(path: str | Path) -> Tree:
     if not path.exists() and is_pattern(text):
         return _named_files(text)
     name = path.name.lower()
+    if path.is_file() and name.endswith(PARQUET):
+        return FileTree(text, [(path.name, LocalFile(path))])
     if not path.is_file() or not name.endswith(ARCHIVES):
-        hint = "; an address is given as text, with two slashes" if _HALF_ADDRESS.match(text) else ""
-        raise InputError(f"{path}: expected a folder or a .tar archive (or {', '.join(ARCHIVES[1:])}){hint}")
+        hint = "; an address is given as text, with two slashes" if HALF_ADDRESS.match(text) else ""
+        raise InputError(
+            f"{path}: expected a folder or a .tar archive (or {', '.join([*ARCHIVES[1:], PARQUET])}){hint}"
+        )
     return _open_archives({path.name: LocalFile(path)})[0]
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ import numpy as np
 import simplejpeg
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from heatbox.data.files.trees import Tree, below
+from heatbox.data.files.trees import NamedFiles, Tree, below, join
 from heatbox.data.types import Example
 from heatbox.errors import InputError
 
@@ -48,6 +49,53 @@ def images_among(names: Iterable[str]) -> Iterator[str]:
             arrays.append(name)
     if not found:
         yield from arrays
+
+
+def visible_images(tree: Tree) -> list[str]:
+    """Names of the images of a tree, but for hidden files and what macOS leaves in archives."""
+    return list(images_among(name for name in tree.walk() if not is_hidden(name)))
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file is hidden, or in a hidden folder."""
+    return any(part.startswith(".") or part == "__MACOSX" for part in name.split("/"))
+
+
+@dataclass(frozen=True)
+class ImageFile:
+    """An image by its name in a tree: in a folder, in an archive, or at an address.
+
+    Attributes:
+        tree: has the image.
+        name: of the image in there.
+    """
+
+    tree: Tree
+    name: str
+
+    @classmethod
+    def of(cls, file: Path | ImageFile) -> ImageFile:
+        """An image that was named by its path."""
+        return file if isinstance(file, ImageFile) else cls(NamedFiles(), str(file))
+
+    def __str__(self) -> str:
+        return self.tree.describe(self.name)
+
+    @property
+    def path(self) -> Path | None:
+        """The path of an image that was named by it."""
+        return self.tree.source(self.name) if isinstance(self.tree, NamedFiles) else None
+
+    @property
+    def folder(self) -> str:
+        """Path or address of the folder or archive that contains it."""
+        if self.path is not None:
+            return str(self.path.absolute().parent)
+        return join(self.tree.where, self.name.rpartition("/")[0])
+
+    def decode(self, channels: int = 3) -> Image.Image | np.ndarray:
+        """What a network of so many input channels reads; as `decode_for_network`."""
+        return decode_for_network(self.tree.source(self.name), str(self), channels)
 
 
 class TreeImages:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import os
+import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -75,9 +76,17 @@ class Tree(ABC):
         """Stored (width, height) and EXIF orientation of an image; None unless known without reading it."""
         return None
 
+    def version(self, name: str) -> str:
+        """What changes with the content of a file: its size and date, those of its archive, or a checksum.
+
+        Raises:
+            InputError: as `read`.
+        """
+        return f"{zlib.crc32(self.read(name)):08x}"
+
     def describe(self, name: str) -> str:
         """The name of a file in messages."""
-        return f"{self.where}:{name}"
+        return f"{self.where}:{name}" if name else self.where
 
     def paths(self, folder: str, suffixes: str | tuple[str, ...]) -> list[str]:
         """Paths of the files directly in a folder that end in a suffix, without the "._" files of macOS."""
@@ -169,9 +178,42 @@ class FolderTree(Tree):
         except OSError as error:
             raise InputError(f"{path}: cannot be read ({error.strerror})") from error
 
+    def version(self, name: str) -> str:
+        """Size and time of a file."""
+        return file_version(self.source(name))
+
     def describe(self, name: str) -> str:
         """The path of a file."""
         return str(self.root / name)
+
+
+class NamedFiles(FolderTree):
+    """Files that the user named by their paths, below a folder or anywhere; links may lead anywhere."""
+
+    def __init__(self, root: Path | str = "") -> None:
+        super().__init__(Path(root))
+        self.where = str(root)
+
+    def source(self, name: str) -> Path:
+        """The path of a file."""
+        return Path(self.where, name)
+
+    def describe(self, name: str) -> str:
+        """The path of a file."""
+        return str(self.source(name)) if name else self.where
+
+
+def file_version(path: Path) -> str:
+    """Size and time of a file on a disk, which change with its content.
+
+    Raises:
+        InputError: there is no such file.
+    """
+    try:
+        found = path.stat()
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: no such file") from error
+    return f"{found.st_size} {found.st_mtime_ns}"
 
 
 class UnionTree(Tree):
@@ -222,6 +264,11 @@ class UnionTree(Tree):
         """Size and orientation of an image, where they are known."""
         tree, path = self._located(name)
         return tree.header(path)
+
+    def version(self, name: str) -> str:
+        """Size and time of a file or its archive."""
+        tree, path = self._located(name)
+        return tree.version(path)
 
     def describe(self, name: str) -> str:
         """The name of a file in messages."""

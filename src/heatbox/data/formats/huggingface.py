@@ -8,6 +8,7 @@ named by the features that are stored with them.
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -20,7 +21,7 @@ from PIL import Image, ImageOps
 
 from heatbox.data.files.images import TreeImages, is_image, stored_header, to_rgb
 from heatbox.data.files.remote import turn
-from heatbox.data.files.trees import Report, Tree, UnionTree, join, raise_problem
+from heatbox.data.files.trees import Report, Tree, UnionTree, below, find_folders, join, raise_problem
 from heatbox.data.formats.listed import categories_of, listed_split
 from heatbox.data.formats.masks import INVALID
 from heatbox.data.formats.names import cleaned
@@ -230,6 +231,10 @@ class ParquetImages(Tree):
         self._groups: dict[tuple[str, int], Any] = {}
         self._headers: dict[str, tuple[tuple[int, int], int] | None] = {}
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the groups in memory."""
+        return self.__dict__ | {"_groups": {}}
+
     def files(self, folder: str = "") -> list[str]:
         """Names of the images in a folder."""
         start = f"{folder}/" if folder else ""
@@ -268,6 +273,17 @@ class ParquetImages(Tree):
                 self._headers[name] = None
         return self._headers[name]
 
+    def place(self, stored: object, path: str, group: int, row: int, number: int) -> str:
+        """Add the image of a row, by the name that is stored with it or by file and number of the row."""
+        image = cleaned(stored) if isinstance(stored, str) and stored else ""
+        if not image or not is_safe_id(image) or image in self.places:
+            stem = path.removesuffix(".parquet")
+            image = f"{stem.rpartition('/')[2]}/{number:06d}"
+            if image in self.places:  # of a file of the same name in another folder
+                image = f"{stem}/{number:06d}"
+        self.places[image] = (path, group, row)
+        return image
+
     def _read_group(self, path: str, group: int) -> Any:
         """The images of a group of rows, which stay in memory for the next ones."""
         try:
@@ -275,14 +291,21 @@ class ParquetImages(Tree):
         except _UNREADABLE as error:
             where = self.tree.describe(path)
             raise InputError(f"{where}: is not a readable Parquet file ({error})") from error
-        while len(self._groups) >= _CACHED:
-            self._groups.pop(next(iter(self._groups)), None)
-        self._groups[path, group] = column
+        with turn((self.where, "groups")):  # threads read different groups at the same time
+            while len(self._groups) >= _CACHED:
+                self._groups.pop(next(iter(self._groups)))
+            self._groups[path, group] = column
         return column
+
+    def version(self, name: str) -> str:
+        """Size and time or checksum of the file of an image."""
+        return self.tree.version(self.places[name][0])
 
     def describe(self, name: str) -> str:
         """File, row and name of an image."""
-        path, group, row = self.places.get(name, ("", 0, 0))
+        if name not in self.places:
+            return self.where
+        path, group, row = self.places[name]
         return f"{self.tree.describe(path)}, row {row} of group {group} ({name})"
 
 
@@ -361,40 +384,59 @@ def feature_names(features: Any, prefix: str = "") -> dict[str, list[str]]:
     return found
 
 
+def image_tree(tree: Tree) -> Tree | None:
+    """The images in all Parquet files of a tree, whichever split they are of; None if there are none."""
+    for top in find_folders(tree, _shards, DEPTH):
+        inside, images = below(tree, top), None
+        for path in itertools.chain.from_iterable(_shards(inside).values()):
+            file = _parquet(inside, path)
+            images = ParquetImages(inside, _required_column(inside, path, file)) if images is None else images
+            rows = _stored_rows(file, images.column, inside.describe(path), labels=False)
+            for number, (stored, group, index, _) in enumerate(rows):
+                images.place(stored, path, group, index, number)
+        return images
+    return None
+
+
+def _required_column(tree: Tree, path: str, file: pq.ParquetFile) -> str:
+    """The column with the bytes of images."""
+    column = _image_column(file.schema_arrow)
+    if not column:
+        raise InputError(f"{tree.describe(path)}: has no column with the bytes of images")
+    return column
+
+
+def _stored_rows(
+    file: pq.ParquetFile, column: str, where: str, labels: bool = True
+) -> Iterator[tuple[Any, int, int, dict[str, Any]]]:
+    """(name stored with the image, group of rows, row in it, the other columns) of each row of a file."""
+    kind = file.schema_arrow.field(column).type
+    inner = [f"{column}.path"] if pa.types.is_struct(kind) and kind.get_field_index("path") >= 0 else []
+    others = [one for one in file.schema_arrow.names if one != column] if labels else []
+    for group in range(file.num_row_groups):
+        try:
+            rows = file.read_row_group(group, columns=[*others, *inner]).to_pylist()
+        except _UNREADABLE as error:
+            raise InputError(f"{where}: is not a readable Parquet file ({error})") from error
+        for index in range(file.metadata.row_group(group).num_rows):
+            row = rows[index] if rows else {}
+            yield (row.get(column) or {}).get("path") if inner else None, group, index, row
+
+
 def _load_shards(tree: Tree, name: str, paths: Sequence[str], report: Report) -> Split:
     """A split of Parquet files; ids are the paths of the images in them, or file and row."""
     table: dict[str, Annotation] = {}
     names: dict[str, list[str]] = {}
     images: ParquetImages | None = None
     for path in paths:
-        file = _parquet(tree, path)
-        column = _image_column(file.schema_arrow)
+        file, where = _parquet(tree, path), tree.describe(path)
+        column = _required_column(tree, path, file)
         names |= _features(file.schema_arrow)
-        if not column:
-            raise InputError(f"{tree.describe(path)}: has no column with the bytes of images")
         images = ParquetImages(tree, column) if images is None else images
-        kind = file.schema_arrow.field(column).type
-        inner = [f"{column}.path"] if pa.types.is_struct(kind) and kind.get_field_index("path") >= 0 else []
-        others = [one for one in file.schema_arrow.names if one != column]
-        number = 0
-        for group in range(file.num_row_groups):
-            try:
-                rows = file.read_row_group(group, columns=[*others, *inner]).to_pylist()
-            except _UNREADABLE as error:
-                raise InputError(
-                    f"{tree.describe(path)}: is not a readable Parquet file ({error})"
-                ) from error
-            for index in range(file.metadata.row_group(group).num_rows):
-                row = rows[index] if rows else {}
-                at = f"{tree.describe(path)}, row {number}"
-                with skipping(report):
-                    stored = (row.get(column) or {}).get("path") if inner else None
-                    image = cleaned(stored) if isinstance(stored, str) and stored else ""
-                    if not image or not is_safe_id(image) or image in images.places:
-                        image = f"{path.rpartition('/')[2].removesuffix('.parquet')}/{number:06d}"
-                    images.places[image] = (path, group, index)
-                    table[image] = annotation_of(row, at, names)
-                number += 1
+        for number, (stored, group, index, row) in enumerate(_stored_rows(file, column, where)):
+            with skipping(report):
+                image = images.place(stored, path, group, index, number)
+                table[image] = annotation_of(row, f"{where}, row {number}", names)
     class_names, unnamed = class_order(table.values(), names)
     assert images is not None
     split = annotated_split(name, table, class_names, TreeImages(images), report)

@@ -85,6 +85,11 @@ class Shards(Tree):
         tree, inner = self._located(name)
         return tree.header(inner)
 
+    def version(self, name: str) -> str:
+        """Size and time or checksum of the archive of a file."""
+        tree, inner = self._located(name)
+        return tree.version(inner)
+
     def describe(self, name: str) -> str:
         """The name of a file in messages."""
         if not name:
