@@ -23,7 +23,7 @@ from heatbox.data.files import remote, tar_index
 from heatbox.data.files.archives import open_tree
 from heatbox.data.files.remote import RemoteFile, expand_braces, files_at, shown
 from heatbox.data.formats.options import WriteOptions
-from heatbox.data.open import path_and_split
+from heatbox.data.open import images_at, path_and_split
 from heatbox.errors import AssumptionWarning, InputError, UnreachableError
 from heatbox.evaluation import located, predict
 from heatbox.evaluation.run import Run
@@ -221,6 +221,51 @@ def test_one_shard(memory):
     split = hb.open_split("memory://set/test-000000.tar")
     same_images(split, expected)
     assert split.examples[0].id == "000000.jpg"
+
+
+@pytest.mark.parametrize("kind", ["tar", "parquet"])
+@pytest.mark.parametrize("place", ["disk", "memory"])
+def test_shards_in_folders_are_of_splits_named_like_these(memory, tmp_path, kind, place):
+    split = glyphs("test", 8)
+    address = "memory://set" if place == "memory" else str(tmp_path)
+    for number, folder in enumerate(("test", "test", "train", "train")):
+        part = split.examples[2 * number : 2 * number + 2]
+        tar = shards.tar_shard(shards.samples(split, part))
+        data = tar if kind == "tar" else shards.parquet_shard(split, part)
+        with fsspec.open(f"{address}/{folder}/{number:04d}.{kind}", "wb", auto_mkdir=True) as file:
+            file.write(data)
+    opened = hb.data.open_data_set(address)
+    assert sorted(opened.splits) == ["test", "train"]
+    for found, start in ((hb.open_split(address), 0), (opened.load("train"), 4)):
+        expected = split.examples[start : start + 4]
+        assert [e.label for e in found] == [e.label for e in expected]
+        one, other = found.open_image(found.examples[2]), split.open_image(expected[2])
+        assert np.abs(np.asarray(one, float) - np.asarray(other, float)).mean() < 12  # JPEG
+    assert len(images_at(address)) == 8
+
+
+@pytest.mark.parametrize("folder", ["", "data"])
+def test_parquet_files_named_by_numbers_are_one_split(tmp_path, folder):
+    split = glyphs("test", 6)
+    (tmp_path / folder).mkdir(exist_ok=True)
+    for number in range(3):
+        part = split.examples[2 * number : 2 * number + 2]
+        (tmp_path / folder / f"{number:04d}.parquet").write_bytes(shards.parquet_shard(split, part))
+    found = hb.open_split(str(tmp_path))
+    assert [e.label for e in found] == [e.label for e in split]
+    assert [e.id for e in found][2:4] == ["0001/000000", "0001/000001"]  # of the names 0000.jpg again
+    assert len(hb.open_split(f"{tmp_path / folder}/0000.parquet")) == 2
+
+
+def test_archives_beside_images_in_other_folders_are_no_shards(tmp_path):
+    split = glyphs("test", 4)
+    for name in ("a/0.jpg", "a/1.jpg"):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(shards.jpeg(split, split.examples[0]))
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / "000.tar").write_bytes(shards.tar_shard(shards.samples(split, split.examples)))
+    assert [str(image) for image in images_at(str(tmp_path))] == [f"{tmp_path}/a/{n}.jpg" for n in range(2)]
 
 
 def test_shards_of_equal_names_in_two_folders(memory):

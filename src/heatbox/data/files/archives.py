@@ -29,6 +29,7 @@ import pyarrow as pa
 
 from heatbox._utils.checks import kind_of
 from heatbox._utils.io import cache_folder, named_when_whole
+from heatbox.data.files.images import is_image
 from heatbox.data.files.remote import RemoteFile, expand_braces, files_at, is_address, is_pattern, shown
 from heatbox.data.files.tar_index import index_tars, tar_members
 from heatbox.data.files.trees import FolderTree, Tree, UnionTree, file_version
@@ -322,11 +323,17 @@ def _is_archive(name: str) -> bool:
 
 
 def with_archives(folder: Tree) -> UnionTree | None:
-    """A folder, or named files, merged with the content of the archives; None if there is no archive."""
+    """A folder, or named files, merged with the content of the archives; None if there is no archive.
+
+    Archives in the subfolders of a folder count if it has neither archives itself nor images at any depth.
+    """
     if isinstance(folder, FileTree):
         archives = folder.archives()
     elif isinstance(folder, FolderTree):
-        archives = {name: LocalFile(folder.root / name) for name in filter(_is_archive, folder.files())}
+        names = list(filter(_is_archive, folder.files()))
+        if not names and next(filter(is_image, folder.walk()), None) is None:
+            names = list(filter(_is_archive, folder.walk()))
+        archives = {name: LocalFile(folder.root / name) for name in names}
     else:
         return None
     return UnionTree(folder.where, [folder, *_open_archives(archives)]) if archives else None

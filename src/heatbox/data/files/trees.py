@@ -15,6 +15,8 @@ from typing import NoReturn
 
 from heatbox.errors import InputError
 
+MOST_FOLDERS = 12
+"""Number of folders of a folder up to which the layout of a data set is looked for in them."""
 Report = Callable[[str], None]
 """Receives each problem of a data set as one sentence; what the problem concerns is then skipped."""
 
@@ -293,7 +295,7 @@ def below(tree: Tree, folder: str) -> Tree:
 
 
 def find_folders(tree: Tree, holds: Callable[[Tree], object], depth: int = 3) -> Iterator[str]:
-    """Folders that fulfill a predicate, outermost first; folders with over 12 subfolders are not searched.
+    """Folders that fulfill a predicate, outermost first; of more than `MOST_FOLDERS`, none is searched.
 
     Args:
         tree: the tree to search.
@@ -304,4 +306,5 @@ def find_folders(tree: Tree, holds: Callable[[Tree], object], depth: int = 3) ->
     for _ in range(depth + 1):
         yield from (folder for folder in level if holds(below(tree, folder)))
         inner = ((folder, tree.folders(folder)) for folder in level)
-        level = [join(folder, name) for folder, names in inner if len(names) <= 12 for name in names]
+        few = ((folder, names) for folder, names in inner if len(names) <= MOST_FOLDERS)
+        level = [join(folder, name) for folder, names in few for name in names]

@@ -21,7 +21,16 @@ from PIL import Image, ImageOps
 
 from heatbox.data.files.images import TreeImages, is_image, stored_header, to_rgb
 from heatbox.data.files.remote import turn
-from heatbox.data.files.trees import Report, Tree, UnionTree, below, find_folders, join, raise_problem
+from heatbox.data.files.trees import (
+    MOST_FOLDERS,
+    Report,
+    Tree,
+    UnionTree,
+    below,
+    find_folders,
+    join,
+    raise_problem,
+)
 from heatbox.data.formats.listed import categories_of, listed_split
 from heatbox.data.formats.masks import INVALID
 from heatbox.data.formats.names import cleaned
@@ -317,15 +326,21 @@ def _parquet(tree: Tree, path: str) -> pq.ParquetFile:
 
 
 def _shards(tree: Tree) -> dict[str, list[str]]:
-    """Split → its Parquet files with a column of images."""
+    """Split → its Parquet files with a column of images, in the folder, in data/ or in its other folders.
+
+    A file that is named by a number belongs to the split of its folder: train/0000.parquet.
+    """
     found: dict[str, list[str]] = {}
-    for folder in ("", "data"):
-        for path in tree.paths(folder, ".parquet"):
-            last = path.rpartition("/")[2]
+    others = [name for name in tree.folders() if name != "data"]
+    for folders in ([""], ["data"], others if len(others) <= MOST_FOLDERS else []):
+        for path in itertools.chain.from_iterable(tree.paths(folder, ".parquet") for folder in folders):
+            folder, _, last = path.rpartition("/")
             if last in METADATA:
                 continue
             match = _SHARD.fullmatch(last)
             stem = match[1] if match else last.removesuffix(".parquet")
+            if stem.isdecimal():
+                stem = "all" if folder in ("", "data") else folder
             name = next((one for one in _SPLITS if stem.lower() == one), stem)
             found.setdefault(name, []).append(path)
         if found:
