@@ -123,6 +123,32 @@ def test_bad_images_have_a_sentence(photos):
         assert rows[1]["boxes"] == []
 
 
+def test_rows_without_a_file_have_a_sentence(photos):
+    batch = next(batches(photos, 2))
+    batch["bytes"] = [batch["bytes"][0], None]
+    first, second = Localize(**MODEL)(batch).to_pylist()
+    assert first["boxes"]
+    assert first["error"] is None
+    assert second["boxes"] == []
+    assert "has NoneType, expected the content of a file" in second["error"]
+
+
+def test_other_columns_keep_their_types(photos):
+    batch = next(batches(photos, 2))
+    batch["taken"] = np.array(["2026-11-29T13:00", "2026-11-29T14:00"], "datetime64[ns]")
+    batch["mask"] = [np.eye(2, dtype=np.int64)] * 2
+    found = Localize(**MODEL)(batch)
+    assert str(found.schema.field("taken").type) == "timestamp[ns]"
+    assert found["taken"].to_numpy().tolist() == batch["taken"].tolist()
+    assert found["mask"].to_pylist() == [[[1, 0], [0, 1]]] * 2
+
+
+def test_an_image_that_is_left_out_is_not_named_as_its_reason(photos, monkeypatch):
+    monkeypatch.setattr("heatbox.integrations.ray.label", lambda *_, **__: iter(()))
+    (row,) = Label(**MODEL)(next(batches(photos, 1))).to_pylist()
+    assert row["error"] == "the image is left out; a warning has the reason"
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [

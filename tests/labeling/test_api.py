@@ -10,6 +10,7 @@ from PIL import Image
 import heatbox
 from heatbox.data.glyphs import glyphs
 from heatbox.errors import AssumptionWarning, InputError
+from heatbox.labeling.photos import listed_photos
 from heatbox.models.factory import create_model
 
 SETTINGS = {"size": 64, "device": "cpu", "mean": (0.5,), "std": (0.25,), "interpolation": "bilinear"}
@@ -147,3 +148,14 @@ def test_bad_arguments(model):
         next(heatbox.label([1, 2], model))
     with pytest.raises(InputError, match="no image to label"):
         next(heatbox.label([], model))
+
+
+def test_labels_as_pandas_has_them():
+    images = [Image.new("RGB", (8, 8))] * 4
+    split = listed_photos(images, [np.float64(2), np.nan, None, np.array([1, 0])])
+    assert [example.labels for example in split] == [(2,), (), (), (0, 1)]
+    for wrong in (-1, 1.5, b"cat", ["cat", None]):
+        with pytest.raises(
+            InputError, match=r"label of image 1 is .*, expected the name or the index of a class"
+        ):
+            listed_photos(images[:2], [0, wrong])

@@ -6,6 +6,7 @@ import gc
 import logging
 import os
 import re
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from heatbox.data.classes import match_classes
 from heatbox.data.files.archives import open_tree, with_archives
 from heatbox.data.files.images import ImageFile, TreeImages, images_among, visible_images
 from heatbox.data.files.remote import is_address, shown
-from heatbox.data.files.trees import Report, Tree, below, find_folders, raise_problem
+from heatbox.data.files.trees import Report, Tree, below, find_folders, join, raise_problem
 from heatbox.data.formats import (
     coco,
     cub,
@@ -40,7 +41,7 @@ from heatbox.data.formats.rows import require_files
 from heatbox.data.glyphs import glyphs
 from heatbox.data.problems import LeftOut, usable
 from heatbox.data.types import Split
-from heatbox.errors import InputError
+from heatbox.errors import AssumptionWarning, InputError
 
 _log = logging.getLogger(__name__)
 
@@ -80,8 +81,20 @@ FORMATS: tuple[Format, ...] = (
 )  # fmt: skip
 """In order of detection: a folder of classes is the least specific layout and comes last."""
 _SPLIT = re.compile(r"[^\W\d][\w.-]*")
-TEST_SPLITS = ("test", "val", "valid", "validation", "fullsup", "all")
-TRAIN_SPLITS = ("train", "train-weaksup", "train_weaksup", "training")
+TEST_SPLITS = (
+    "test",
+    "test_set",
+    "testing",
+    "val",
+    "valid",
+    "validation",
+    "val_set",
+    "validation_set",
+    "fullsup",
+    "all",
+)
+TRAIN_SPLITS = ("train", "train-weaksup", "train_weaksup", "training", "train_set", "training_set")
+"""Names of splits in lower case; the likeliest first."""
 
 
 @dataclass(frozen=True)
@@ -156,17 +169,51 @@ def open_data_set(path: str | Path) -> DataSet:
         require_files(tree, wsol.FILES, "the metadata layout")
     if found is None:
         names = ", ".join(reader.LAYOUT for reader in FORMATS)
-        raise InputError(f"{where}: no data set is recognized, expected one of: {names}")
+        reason = f"; {why}" if (why := table.why_no_table(tree)) else ""
+        raise InputError(f"{where}: no data set is recognized, expected one of: {names}{reason}")
     return found
 
 
 def detect_format(tree: Tree, where: str) -> DataSet | None:
-    """The first of `FORMATS` that finds splits in a tree; None if there is none."""
+    """The first of `FORMATS` that finds splits in a tree; None if there is none.
+
+    A data set may lie in a folder that is alone in the tree, as in most archives.
+
+    Warns:
+        AssumptionWarning: a folder that is alone counts as the data set and not as a class.
+    """
+    alone = _lone_folder(tree)
     for reader in FORMATS:
-        for top in find_folders(tree, reader.split_names, depth=reader.DEPTH):
-            inside = below(tree, top)
-            return DataSet(where, inside, reader, reader.split_names(inside))
+        # For other layouts the outermost folder counts; a class that is alone rather is the data set.
+        inner_first = reader is folder and bool(alone) and folder.has_classes(below(tree, alone))
+        for place in dict.fromkeys((alone, "") if inner_first else ("", alone)):
+            for top in find_folders(below(tree, place), reader.split_names, depth=reader.DEPTH):
+                inside = below(tree, join(place, top))
+                found = DataSet(where, inside, reader, reader.split_names(inside))
+                if inner_first and found.splits == ("all",):
+                    names = ", ".join(inside.folders()[:3]) + (", ..." if len(inside.folders()) > 3 else "")
+                    what = f"classes are the folders of {join(place, top)!r}, which is alone: {names}"
+                    warnings.warn(f"{where}: {what}", AssumptionWarning, 2)
+                return found
     return None
+
+
+def _lone_folder(tree: Tree) -> str:
+    """The innermost of folders that are alone, "" if there is none.
+
+    Remarks and the files of a system may lie beside them. A folder that is named like a split is not entered.
+    """
+    found = ""
+    while True:
+        folders = [name for name in tree.folders(found) if name != "__MACOSX"]
+        files = [name.lower() for name in tree.files(found) if not name.startswith(".")]
+        if len(folders) != 1 or folders[0].lower() in folder.SPLITS or not all(map(_is_remark, files)):
+            return found
+        found = join(found, folders[0])
+
+
+def _is_remark(file: str) -> bool:
+    return file.endswith((".txt", ".md", ".rst", ".pdf", ".html", ".ini", ".db")) or "." not in file
 
 
 def open_split(
@@ -194,6 +241,9 @@ def open_split(
         InputError: the path is not recognized, has no such split, a table of it is invalid, or its classes
             cannot be matched with those of the network.
         TypeError: `data` is neither text nor a path.
+
+    Warns:
+        AssumptionWarning: what is not certain, for example which of several splits is read.
     """
     if huggingface.is_dataset(data):
         found, where = huggingface.dataset_split(data, report=report), type(data).__name__
@@ -281,7 +331,11 @@ def _open_split(data: str, metadata: str | Path | None, num_classes: int | None,
     data_set = open_data_set(path)
     if data_set.format is wsol and len(data_set.splits) == 1 and not split:
         return wsol.load_wsol(path, None, num_classes, report)
-    return data_set.load(split or _first(TEST_SPLITS, data_set.splits) or data_set.splits[0], report)
+    chosen = split or _first(TEST_SPLITS, data_set.splits) or data_set.splits[0]
+    if not split and len(data_set.splits) > 1 and chosen.lower() not in TEST_SPLITS:
+        what = f"of its splits {', '.join(data_set.splits)}, {chosen!r} is read; name another as PATH:SPLIT"
+        warnings.warn(f"{data_set.where}: {what}", AssumptionWarning, 3)
+    return data_set.load(chosen, report)
 
 
 def _glyphs(data: str, default: str) -> Split | None:
@@ -291,8 +345,9 @@ def _glyphs(data: str, default: str) -> Split | None:
 
 
 def _first(names: Sequence[str], splits: Sequence[str]) -> str:
-    """The first of some names that is a split, "" if none is."""
-    return next((name for name in names if name in splits), "")
+    """The split of the first of some names that is one, in any case; "" if none is."""
+    written = {split.lower(): split for split in reversed(splits)}
+    return next((written[name] for name in names if name in written), "")
 
 
 def path_and_split(data: str) -> tuple[str, str]:

@@ -18,6 +18,7 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 
+from heatbox._utils.checks import kind_of
 from heatbox.config import DEFAULT_MAP, LabelConfig, LocateConfig
 from heatbox.data.files.images import decode_for_network
 from heatbox.errors import InputError
@@ -28,6 +29,7 @@ from heatbox.maps.registry import ForegroundName
 
 BYTES, IMAGE = "bytes", "image"
 """Columns with images: the content of their files, which are opened upright, or decoded arrays."""
+_LEFT_OUT = "the image is left out; a warning has the reason"
 _BOXES = pa.list_(pa.list_(pa.float64()))
 _OF_LOCALIZE = pa.schema(
     [
@@ -136,7 +138,10 @@ class Label:
         images = list(_images(batch, 3))
         good = [number for number, image in enumerate(images) if not isinstance(image, InputError)]
         labels = None if self.labels is None else [_plain(batch[self.labels][number]) for number in good]
-        rows: list[dict[str, Any]] = [{"boxes": [], "error": str(image)} for image in images]
+        rows: list[dict[str, Any]] = [
+            {"boxes": [], "error": str(image) if isinstance(image, InputError) else _LEFT_OUT}
+            for image in images
+        ]
         found = label([images[n] for n in good], self.model, labels, **self.settings) if good else ()
         for one in found:
             names = [one.class_names[kind] if one.class_names else str(kind) for kind in one.classes]
@@ -162,23 +167,27 @@ def _images(batch: Mapping[str, Any], channels: int) -> Sequence[Image.Image | n
     """The images of a batch, or why they cannot be read."""
     if BYTES in batch:
         paths = batch["path"] if "path" in batch else [f"row {n}" for n in range(len(batch[BYTES]))]
-        return [
-            _decoded(bytes(one), str(path), channels) for one, path in zip(batch[BYTES], paths, strict=True)
-        ]
+        return [_decoded(one, str(path), channels) for one, path in zip(batch[BYTES], paths, strict=True)]
     if IMAGE in batch:
         return [np.asarray(one) for one in batch[IMAGE]]
     raise InputError(f"there is no column {BYTES} or {IMAGE}, only {', '.join(batch)}")
 
 
-def _decoded(data: bytes, name: str, channels: int) -> Image.Image | np.ndarray | InputError:
+def _decoded(data: Any, name: str, channels: int) -> Image.Image | np.ndarray | InputError:
+    if not isinstance(data, bytes | bytearray | memoryview):
+        return InputError(f"{name}: the column {BYTES} has {kind_of(data)}, expected the content of a file")
     try:
-        return decode_for_network(data, name, channels)
+        return decode_for_network(bytes(data), name, channels)
     except InputError as error:
         return error
 
 
 def _plain(value: Any) -> Any:
-    """A label as Python's own type."""
+    """A label, or the value of a column, as Python's own type."""
+    if isinstance(value, np.datetime64 | np.timedelta64):
+        return value  # its item() may be a number
+    if isinstance(value, np.ndarray) and value.ndim > 1:
+        return value.tolist()
     return value.item() if isinstance(value, np.generic) else value
 
 

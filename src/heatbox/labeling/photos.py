@@ -29,7 +29,7 @@ from heatbox.data.files.images import (
 )
 from heatbox.data.files.remote import is_address, is_pattern
 from heatbox.data.files.trees import FolderTree, Report, Tree, raise_problem
-from heatbox.data.open import open_data_set, open_split, path_and_split, tree_with_images
+from heatbox.data.open import DataSet, open_data_set, open_split, path_and_split, tree_with_images
 from heatbox.data.problems import LeftOut
 from heatbox.data.types import Example, Split
 from heatbox.errors import AssumptionWarning, InputError
@@ -38,6 +38,9 @@ from heatbox.evaluation.run import Record, Run
 from heatbox.inference.networks import mean_scores
 from heatbox.models.introspect import ClassifierView
 from heatbox.models.spec import as_input
+
+_TEXTS = (".csv", ".tsv", ".json", ".xml", ".txt", ".yaml", ".yml", ".xlsx", ".xls", ".ods")
+"""Endings of files that may have labels."""
 
 
 def open_photos(photos: Any, class_names: Sequence[str] = (), report: Report = raise_problem) -> Split:
@@ -60,26 +63,46 @@ def open_photos(photos: Any, class_names: Sequence[str] = (), report: Report = r
     if isinstance(photos, Sequence) and not isinstance(photos, str):
         return _listed(photos, class_names)
     where = os.fspath(photos) if isinstance(photos, str | os.PathLike) else ""
-    tree = unlabelled_tree(where) if where else None
+    path, name = path_and_split(where)
+    data_set = _data_set(path) if where else None
+    tree = unlabelled_tree(where) if where and data_set is None else None
     if tree is not None:
         return _without_labels("all", visible_images(tree), class_names, TreeImages(tree))
-    return open_split(photos, report=report).by_image()
+    split = open_split(photos, report=report).by_image()
+    if data_set is not None and not name and len(data_set.splits) > 1:
+        what = f"of its splits {', '.join(data_set.splits)}, {split.name!r} is labelled"
+        warnings.warn(
+            f"{data_set.where}: {what}; name another as {data_set.where}:SPLIT", AssumptionWarning, 2
+        )
+    return split
+
+
+def _data_set(path: str) -> DataSet | None:
+    """The data set of a folder or of archives; None if no layout is recognized."""
+    try:
+        return open_data_set(path) if _has_files(path) else None
+    except InputError:
+        return None
+
+
+def _has_files(where: str) -> bool:
+    return os.path.isdir(where) or is_address(where) or is_pattern(where) or where.endswith(ARCHIVES)
 
 
 def unlabelled_tree(where: str) -> Tree | None:
-    """The images of a folder, or of archives, that have no layout which tells labels; None for all others."""
-    if not (os.path.isdir(where) or is_address(where) or is_pattern(where) or where.endswith(ARCHIVES)):
+    """The images of a folder, or of archives, of no layout that is recognized.
+
+    Returns:
+        None if there is no image, or a file that may have labels, of a layout that is not recognized.
+    """
+    if not _has_files(where):
         return None
-    try:
-        open_data_set(path_and_split(where)[0])
-        return None
-    except InputError:
-        tree = open_tree(where)
+    tree = open_tree(where)
     files = tree.files()
     if isinstance(tree, ArchiveTree):  # a text of the name of an image is about that image
         images = {name.partition(".")[0] for name in images_among(files)}
         files = [name for name in files if name.partition(".")[0] not in images]
-    if any(name.endswith((".csv", ".tsv", ".json", ".xml", ".txt")) for name in files):
+    if any(name.lower().endswith(_TEXTS) for name in files):
         return None
     return tree_with_images(tree)
 
@@ -130,10 +153,7 @@ def listed_photos(photos: Any, labels: Sequence[Any]) -> Split:
     if len(photos) != len(labels):
         raise InputError(f"there are {len(photos)} images, but labels of {len(labels)}")
     split = _listed(photos, ())
-    many = [
-        () if one is None else (one,) if isinstance(one, str | int | np.integer) else tuple(one)
-        for one in labels
-    ]
+    many = [_labels_of(one, number) for number, one in enumerate(labels)]
     kinds = {label for one in many for label in one}
     if not all(isinstance(kind, str) for kind in kinds) and any(isinstance(kind, str) for kind in kinds):
         raise InputError("labels are partly names and partly indices, expected one kind")
@@ -146,6 +166,18 @@ def listed_photos(photos: Any, labels: Sequence[Any]) -> Split:
         found = [numbers[kind] for kind in one]
         examples.append(Example(example.id, found[0] if found else -1, example.size, labels=tuple(found)))
     return dataclasses.replace(split, examples=examples, class_names=names)
+
+
+def _labels_of(given: Any, number: int) -> tuple[Any, ...]:
+    """The names or indices in what is given for an image; None and NaN, which pandas has for it, are none."""
+    if given is None or (isinstance(given, float | np.floating) and np.isnan(given)):
+        return ()
+    found = tuple(given) if isinstance(given, list | tuple | set | frozenset | np.ndarray) else (given,)
+    for one in found:
+        is_number = isinstance(one, int | np.integer | float | np.floating) and float(one).is_integer()
+        if not isinstance(one, str) and not (is_number and one >= 0):
+            raise InputError(f"label of image {number} is {one!r}, expected the name or the index of a class")
+    return tuple(one if isinstance(one, str) else int(one) for one in found)
 
 
 def measured(split: Split, left_out: LeftOut | None, track: Track = silent) -> Split:

@@ -314,3 +314,37 @@ def test_the_json_is_not_changed_by_reading(tmp_path):
     build(tmp_path)
     open_split(str(tmp_path))
     assert trees.coco_shots() == before
+
+
+def test_a_category_that_is_listed_twice(tmp_path):
+    """As Roboflow writes a project of one class: its parent has the same name."""
+
+    def change(content):
+        content["categories"] = [{"id": 0, "name": "bird"}, {"id": 1, "name": "bird"}]
+        for annotation in content["annotations"]:
+            annotation["category_id"] = 1
+
+    split = open_split(build(tmp_path, change=change))
+    assert list(split.class_names) == ["bird"]
+    assert {label for example in split for label in example.labels} == {0}
+
+
+def test_a_number_of_two_categories(tmp_path):
+    def change(content):
+        content["categories"].append({"id": content["categories"][0]["id"], "name": "other"})
+
+    with pytest.raises(InputError, match=r"category id \d+ is '\w+' and 'other'"):
+        open_split(build(tmp_path, change=change))
+
+
+def test_fractions_in_place_of_pixels(tmp_path):
+    def change(content):
+        for annotation in content["annotations"]:
+            annotation["bbox"] = [0.125, 0.25, 0.5, 0.5]
+            annotation.pop("segmentation", None)
+
+    with pytest.raises(InputError, match="are fractions of the image, expected pixels"):
+        open_split(build(tmp_path, change=change))
+    shutil.move(tmp_path / "images", tmp_path / "cat")  # beside folders of classes
+    with pytest.raises(InputError, match="are fractions of the image, expected pixels"):
+        open_split(tmp_path)

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from heatbox.data.open import open_data_set, open_split
-from heatbox.errors import InputError
+from heatbox.errors import AssumptionWarning, InputError
 from helpers import data_trees as trees
 
 SHOTS = {name: (size, objects) for name, (size, objects) in trees.SHOTS.items()}
@@ -264,3 +264,60 @@ def test_validation_images_beside_test_images_are_not_sorted_by_class(tmp_path):
     assert data.layout == "ILSVRC2012"
     with pytest.raises(InputError, match="no class folder, XML or devkit lists the class"):
         data.load("val")
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "Image Name,Class,x_min,y_min,x_max,y_max",
+        "image_path,label,left,top,right,bottom",
+        "filepath,category,XMin,YMin,XMax,YMax",
+    ],
+)
+def test_other_names_of_columns(tmp_path, header):
+    trees.write_image(tmp_path / "a.png", (8, 8))
+    trees.write(tmp_path / "boxes.csv", f"{header}\na.png,cat,1,2,5,6\n")
+    assert open_split(tmp_path).examples[0].boxes.tolist() == [[1, 2, 5, 6]]
+
+
+def test_extents_of_other_names(tmp_path):
+    trees.write_image(tmp_path / "a.png", (8, 8))
+    for names in ("left,top,width,height", "bbox_x,bbox_y,bbox_width,bbox_height"):
+        trees.write(tmp_path / "boxes.csv", f"image,label,{names}\na.png,cat,1,2,4,4\n")
+        assert open_split(tmp_path).examples[0].boxes.tolist() == [[1, 2, 5, 6]]
+
+
+@pytest.mark.parametrize("folder", ["", "cat"])
+def test_columns_that_are_not_read_are_named(tmp_path, folder):
+    trees.write_image(tmp_path / folder / "a.png", (8, 8))
+    trees.write(
+        tmp_path / "boxes.csv", "id,image,label,x_center,y_center,width,height\n0,a.png,cat,4,4,2,2\n"
+    )
+    with pytest.warns(AssumptionWarning, match="not read: x_center, y_center, width, height"):
+        assert not len(open_split(tmp_path).examples[0].boxes)
+
+
+def test_a_table_saved_for_excel(tmp_path):
+    trees.write_image(tmp_path / "a.png", (8, 8))
+    (tmp_path / "BOXES.CSV").write_bytes(
+        "sep=;\r\nimage;label;x1;y1;x2;y2\r\na.png;cat;1;2;5;6\r\n".encode("utf-8-sig")
+    )
+    assert open_split(tmp_path).examples[0].boxes.tolist() == [[1, 2, 5, 6]]
+
+
+def test_class_numbers_that_pandas_wrote_as_floats(tmp_path):
+    for name in "abc":
+        trees.write_image(tmp_path / f"{name}.png", (8, 8))
+    trees.write(tmp_path / "labels.csv", "image,label\na.png,10.0\nb.png,2.0\nc.png,\n")
+    split = open_split(tmp_path)
+    assert [example.labels for example in split] == [(10,), (2,), ()]
+    assert not split.class_names
+    trees.write(tmp_path / "labels.csv", "image,label\na.png,1.0\nb.png,1.5\nc.png,2.0\n")
+    assert list(open_split(tmp_path).class_names) == ["1.0", "1.5", "2.0"]  # no numbers of classes
+
+
+def test_indicators_that_pandas_wrote(tmp_path):
+    for name in "ab":
+        trees.write_image(tmp_path / f"{name}.png", (8, 8))
+    trees.write(tmp_path / "labels.csv", "image,cat,dog\na.png,True,False\nb.png,True,True\n")
+    assert [example.labels for example in open_split(tmp_path)] == [(0,), (0, 1)]

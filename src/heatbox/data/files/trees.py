@@ -91,9 +91,9 @@ class Tree(ABC):
         return f"{self.where}:{name}" if name else self.where
 
     def paths(self, folder: str, suffixes: str | tuple[str, ...]) -> list[str]:
-        """Paths of the files directly in a folder that end in a suffix, without the "._" files of macOS."""
+        """Paths of the files directly in a folder with an ending, in any case, but for macOS' "._" files."""
         names = self.files(folder)
-        return [join(folder, n) for n in names if n.endswith(suffixes) and not n.startswith("._")]
+        return [join(folder, n) for n in names if n.lower().endswith(suffixes) and not n.startswith("._")]
 
     def walk(self, folder: str = "") -> Iterator[str]:
         """Paths of all files below a folder, in sorted order."""

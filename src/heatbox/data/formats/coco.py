@@ -39,6 +39,7 @@ from heatbox.data.formats.rows import (
     Object,
     decode_text,
     is_safe_id,
+    refuse_fractions,
     skipping,
 )
 from heatbox.data.formats.segments import mask_rle, outline_mask, polygon_area, segment_box
@@ -133,7 +134,7 @@ class CocoFile:
 
     Attributes:
         table: file name as listed → annotation.
-        categories: names of the categories by increasing id.
+        categories: names of the categories by increasing id; a name counts once.
         segments: file name as listed → outlines of its objects, in the order of the file.
     """
 
@@ -151,6 +152,7 @@ def read_coco(
         InputError: the file is not such JSON; single invalid entries go to `report`.
     """
     content = read_coco_file(tree, name, report, safe=True)
+    refuse_fractions(content.table.values(), tree.describe(name), "bbox")
     return content.table, content.categories
 
 
@@ -174,7 +176,12 @@ def read_coco_file(tree: Tree, name: str, report: Report = raise_problem, safe: 
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         reason = f"no {error}" if isinstance(error, KeyError) else error
         raise InputError(f"{where}: is not COCO's JSON ({reason})") from error
-    content = CocoFile(categories=[names[key] for key in sorted(names)])
+    for category in tables["categories"]:
+        if names[int(category["id"])] != str(category["name"]):
+            both = f"{str(category['name'])!r} and {names[int(category['id'])]!r}"
+            raise InputError(f"{where}: category id {category['id']} is {both}")
+    # Roboflow lists the only class of a project a second time, as the parent of all classes.
+    content = CocoFile(categories=list(dict.fromkeys(names[key] for key in sorted(names))))
     by_id: dict[Any, tuple[str, Annotation]] = {}
     for index, image in enumerate(tables["images"]):
         at = f"{where}, image {index}"

@@ -29,7 +29,10 @@ from heatbox.data.types import Example, Split
 from heatbox.errors import InputError
 
 LAYOUT, DEPTH = "folder of classes", 1
-SPLITS = ("train", "training", "fullsup", "val", "valid", "validation", "test")
+SPLITS = (
+    "train", "training", "train_set", "training_set", "fullsup", "val", "valid", "validation", "val_set",
+    "validation_set", "test", "testing", "test_set",
+)  # fmt: skip
 
 
 def split_names(tree: Tree) -> tuple[str, ...]:
@@ -40,6 +43,12 @@ def split_names(tree: Tree) -> tuple[str, ...]:
     # Images in "images" or "test" itself rather belong to another layout whose tables are missing.
     classes = (name for name in _class_folders(tree) if name.lower() not in (*SPLITS, "images"))
     return splits or (("all",) if any(classes) else ())
+
+
+def has_classes(tree: Tree) -> bool:
+    """Whether a tree has splits, or more than one folder of images."""
+    found = split_names(tree)
+    return bool(found) and (found != ("all",) or len(_class_folders(tree)) > 1)
 
 
 def _class_folders(tree: Tree) -> list[str]:
@@ -120,7 +129,7 @@ def _read_tables(tree: Tree, root: str, report: Report) -> dict[str, Annotation]
     found: dict[str, Annotation] = {}
     for place in dict.fromkeys(("", root)):
         for path in tree.paths(place, (".json", *SUFFIXES)):
-            if path.endswith(".json"):
+            if path.lower().endswith(".json"):
                 table = read_coco(tree, path, report)[0]
             else:
                 table = read_table(tree, path, report).annotations

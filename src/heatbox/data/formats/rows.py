@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import codecs
 import math
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -175,6 +175,22 @@ def validate_box(box: Sequence[float], size: tuple[int, int], where: str) -> Box
     raise BadImage(f"{where}: box ({', '.join(f'{value:g}' for value in box)}) {problem}", reason)
 
 
+def refuse_fractions(annotations: Iterable[Annotation], where: str, of: str = "box") -> None:
+    """Raise an `InputError` if all boxes of a file are fractions of their images, where pixels are expected.
+
+    Args:
+        annotations: of the images.
+        where: the file, for the message.
+        of: what has the values.
+    """
+    boxed = [one for one in annotations if one.objects]
+    sides = [float(side) for one in boxed for thing in one.objects for side in thing.box]
+    if any(max(one.size) == 1 for one in boxed):  # pixels are as small
+        return
+    if all(0 <= side <= 1 for side in sides) and not all(side.is_integer() for side in sides):
+        raise InputError(f"{where}: all values of {of} are fractions of the image, expected pixels")
+
+
 def box_array(boxes: Sequence[Box]) -> np.ndarray:
     """(K, 4) float64 of a list of boxes, which may be empty."""
     return np.array(boxes, dtype=np.float64).reshape(-1, 4)
@@ -287,6 +303,7 @@ def annotated_split(
     The labels of an image are the categories of its objects and those of the image as a whole; an image may
     have several, or none.
     """
+    refuse_fractions(table.values(), next((one.where for one in table.values() if one.objects), name))
     classes = {category: label for label, category in enumerate(class_names)}
     turns = turns_of(table, images.tree, report)
     examples = []

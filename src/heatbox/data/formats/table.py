@@ -1,9 +1,10 @@
 """Images and a table of their labels and boxes, in CSV or TSV.
 
-The header names the columns: an image (``image``, ``file``, ``filename``, ``file_name``, ``path``, ``id`` or
-``image_id``); a label (``label``, ``class``, ``category``, ``class_name``), or several in one cell
+The header names the columns: an image (``image``, ``file``, ``filename``, ``path``, ``id`` and the like); a
+label (``label``, ``class``, ``category``, ``class_name``), or several in one cell
 (``labels``, ``tags``, separated by ``|``, ``;`` or ``,``), or a column of 0 and 1 for each class;
-``x1,y1,x2,y2`` (also ``xmin,ymin,xmax,ymax``) or ``x,y,width,height`` (also ``w,h``) in pixels from 0;
+``x1,y1,x2,y2`` (also ``xmin,ymin,xmax,ymax`` or ``left,top,right,bottom``) or ``x,y,width,height`` (also
+``w,h``) in pixels from 0;
 ``score``; the size of the image as ``image_width,image_height``; and ``split``. Several rows of an image are
 several boxes or labels. A row whose box is empty has none, a row with neither is an image without object.
 
@@ -13,8 +14,10 @@ Labels that are integers are class numbers as they are; others are positions amo
 from __future__ import annotations
 
 import csv
+import re
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from weakref import WeakKeyDictionary
 
@@ -30,24 +33,43 @@ from heatbox.data.formats.rows import (
     is_safe_id,
     parse_floats,
     read_rows,
+    refuse_fractions,
     skipping,
 )
 from heatbox.data.types import Split
-from heatbox.errors import InputError
+from heatbox.errors import AssumptionWarning, InputError
 
 LAYOUT, DEPTH = "table of labels", 1
 SUFFIXES = (".csv", ".tsv")
 SPLITS = ("train", "training", "val", "valid", "validation", "test")
-_IMAGE_COLUMNS = ("image", "file", "filename", "file_name", "path", "id", "image_id")
+_IMAGE_COLUMNS = (
+    "image", "file", "filename", "file_name", "path", "image_name", "image_path", "file_path", "filepath",
+    "id", "image_id",
+)  # fmt: skip
 _LABEL_COLUMNS = ("label", "class", "category", "class_name", "category_name", "label_name")
 _LABELS_COLUMNS = ("labels", "tags", "classes", "categories")
 _SPLIT_COLUMNS = ("split", "subset")
 _SCORE_COLUMNS = ("score", "confidence")
-CORNERS = (("x1", "y1", "x2", "y2"), ("xmin", "ymin", "xmax", "ymax"))
-_EXTENTS = (("x", "y", "width", "height"), ("x", "y", "w", "h"))
+CORNERS = (
+    ("x1", "y1", "x2", "y2"),
+    ("xmin", "ymin", "xmax", "ymax"),
+    ("x_min", "y_min", "x_max", "y_max"),
+    ("left", "top", "right", "bottom"),
+)
+_EXTENTS = (
+    ("x", "y", "width", "height"),
+    ("x", "y", "w", "h"),
+    ("left", "top", "width", "height"),
+    ("bbox_x", "bbox_y", "bbox_width", "bbox_height"),
+)
 _SIZES = (("image_width", "image_height"), ("img_width", "img_height"))
 _FOLDERS = ("", "annotations", "labels", "metadata")  # of tables
 _MANY = 10**6  # classes
+_NUMBERS = ("", "id", "index", "unnamed:_0")  # of rows
+_FLAGS = {"0": False, "1": True, "0.0": False, "1.0": True, "false": False, "true": True}
+_INTEGER = re.compile(r"(\d+)(?:\.0+)?", re.ASCII)
+_SEPARATOR = re.compile(r'"?sep=([,;\t]?)"?', re.IGNORECASE)
+"""The first line of tables that were saved for Excel; a tab at its end was stripped."""
 
 
 @dataclass(frozen=True)
@@ -55,12 +77,13 @@ class Columns:
     """The meaning of the columns of a table; "" and () where it has none.
 
     Attributes:
-        names: of all columns, lower case.
+        names: of all columns, lower case, with "_" for spaces.
         image, label, labels, split, score: names of columns.
         box: names of the four columns of a box.
         extents: whether the box is x, y, width, height.
         size: names of the two columns with the size of the image.
         classes: columns of 0 and 1, with the names as they are written.
+        unread: columns of other names, as they are written.
     """
 
     names: tuple[str, ...]
@@ -73,6 +96,7 @@ class Columns:
     extents: bool = False
     size: tuple[str, ...] = ()
     classes: Mapping[str, str] = field(default_factory=dict)
+    unread: tuple[str, ...] = ()
 
 
 @dataclass
@@ -92,7 +116,7 @@ class Table:
 
 def find_columns(header: Sequence[str]) -> Columns | None:
     """The meaning of a header; None if it names no image."""
-    names = tuple(name.strip().lower() for name in header)
+    names = tuple("_".join(name.lower().split()) for name in header)
 
     def first(options: Iterable[str]) -> str:
         return next((name for name in options if name in names), "")
@@ -118,10 +142,10 @@ def find_columns(header: Sequence[str]) -> Columns | None:
         bool(extents and not corners),
         size,
     )
-    if found.label or found.labels or found.box:
-        return found
-    known = {image, found.split, found.score, *size, ""}
+    known = {image, found.label, found.labels, found.split, found.score, *found.box, *size, *_NUMBERS}
     rest = {name: text.strip() for name, text in zip(names, header, strict=True) if name not in known}
+    if found.label or found.labels or found.box:
+        return replace(found, unread=tuple(rest.values()))
     return Columns(names, image, split=found.split, size=size, classes=rest) if len(rest) > 1 else None
 
 
@@ -142,7 +166,7 @@ def is_table(tree: Tree, path: str) -> bool:
 
 
 def _is_binary(cells: Mapping[str, str], columns: Columns) -> bool:
-    return all(cells[name] in ("0", "1", "0.0", "1.0") for name in columns.classes)
+    return all(cells[name].lower() in _FLAGS for name in columns.classes)
 
 
 def read_table(tree: Tree, name: str, report: Report = raise_problem, needs_box: bool = False) -> Table:
@@ -156,6 +180,9 @@ def read_table(tree: Tree, name: str, report: Report = raise_problem, needs_box:
 
     Raises:
         InputError: the header does not name an image and a label or a box.
+
+    Warns:
+        AssumptionWarning: columns of other names, which are not read.
     """
     found = Table()
     separator, rows = _rows(tree, name)
@@ -164,16 +191,39 @@ def read_table(tree: Tree, name: str, report: Report = raise_problem, needs_box:
         return found
     columns = find_columns(_fields(header, separator))
     if columns is None or (needs_box and not columns.box):
-        wanted = "an image column and x1,y1,x2,y2 or x,y,width,height" + ("" if needs_box else ", or a label")
-        raise InputError(f"{header.where}: {header.text!r} does not name {wanted}")
+        raise _other_header(header, needs_box)
     found.has_labels = bool(columns.label or columns.labels or columns.classes)
+    if columns.unread:
+        what = f"columns that are not read: {', '.join(columns.unread)}"
+        warnings.warn(f"{tree.describe(name)}: {what}", AssumptionWarning, 2)
     listed: dict[str, list[tuple[int, int]]] = {}
     for row in rows:
         with skipping(report):
             _read_row(found, row, columns, separator, listed)
     _set_sizes(found, columns, listed)
-    _refuse_fractions(found, columns, tree.describe(name))
+    _write_integers(found)
+    refuse_fractions(found.annotations.values(), tree.describe(name), ",".join(columns.box))
     return found
+
+
+def _other_header(header: Row, needs_box: bool = False) -> InputError:
+    wanted = "an image column and x1,y1,x2,y2 or x,y,width,height" + ("" if needs_box else ", or a label")
+    return InputError(f"{header.where}: {header.text!r} does not name {wanted}")
+
+
+def why_no_table(tree: Tree) -> str:
+    """Why the first file that may be a table is none; "" if there is no such file."""
+    for folder in _FOLDERS:
+        for path in tree.paths(folder, (*SUFFIXES, ".xlsx", ".xls", ".ods")):
+            if not path.lower().endswith(SUFFIXES):
+                return f"{tree.describe(path)}: is a spreadsheet, expected it saved as CSV"
+            try:
+                _, rows = _rows(tree, path)
+                if (header := next(rows, None)) is not None:
+                    return str(_other_header(header))
+            except InputError as error:
+                return str(error)
+    return ""
 
 
 def _read_row(
@@ -219,7 +269,7 @@ def _kinds(row: Row, cells: Mapping[str, str], columns: Columns) -> list[str]:
     if columns.classes:
         if not _is_binary(cells, columns):
             raise InputError(f"{row.where}: {row.text!r} has a class whose cell is neither 0 nor 1")
-        return [written for name, written in columns.classes.items() if float(cells[name])]
+        return [written for name, written in columns.classes.items() if _FLAGS[cells[name].lower()]]
     kinds = []
     if columns.labels:
         text = cells[columns.labels]
@@ -243,12 +293,15 @@ def _set_sizes(found: Table, columns: Columns, listed: Mapping[str, Sequence[tup
         found.annotations[image].size = sizes[0] if min(sizes[0]) > 0 else (0, 0)
 
 
-def _refuse_fractions(found: Table, columns: Columns, where: str) -> None:
-    boxes = [one.box for annotation in found.annotations.values() for one in annotation.objects]
-    sides = [float(side) for box in boxes for side in box]
-    if all(0 <= side <= 1 for side in sides) and not all(side.is_integer() for side in sides):
-        what = "are fractions of the image, expected pixels"
-        raise InputError(f"{where}: all values of {','.join(columns.box)} {what}")
+def _write_integers(found: Table) -> None:
+    """Write class numbers such as 3.0 as 3, if all labels are numbers."""
+    every = found.annotations.values()
+    kinds = {kind for one in every for kind in (*one.categories, *one.labels)} - {""}
+    numbers = {kind: match[1] for kind in kinds if (match := _INTEGER.fullmatch(kind))}
+    if len(numbers) == len(kinds) and any(kind != number for kind, number in numbers.items()):
+        for one in every:
+            one.objects[:] = [o._replace(category=numbers.get(o.category, "")) for o in one.objects]
+            one.labels = list(dict.fromkeys(numbers[kind] for kind in one.labels))
 
 
 def _separator(header: Row) -> str:
@@ -274,8 +327,11 @@ def _rows(tree: Tree, path: str) -> tuple[str, Iterator[Row]]:
     first = next(lines, None)
     if first is None:
         return "", iter(())
-    separator = _separator(first)
-    return separator, _joined(chain((first,), lines), separator)
+    named = _SEPARATOR.fullmatch(first.text)
+    if named is None:
+        separator = _separator(first)
+        return separator, _joined(chain((first,), lines), separator)
+    return named[1] or "\t", _joined(lines, named[1] or "\t")
 
 
 def _joined(lines: Iterator[Row], separator: str) -> Iterator[Row]:
