@@ -130,7 +130,7 @@ def test_rows_without_a_file_have_a_sentence(photos):
     assert first["boxes"]
     assert first["error"] is None
     assert second["boxes"] == []
-    assert "has NoneType, expected the content of a file" in second["error"]
+    assert "has None, expected the content of a file" in second["error"]
 
 
 def test_other_columns_keep_their_types(photos):
