@@ -190,7 +190,7 @@ def _was_named(path: str, words: Sequence[str]) -> bool:
     )
 
 
-def _run_arguments(case: Case, folder: Path) -> None:
+def run_arguments(case: Case, folder: Path) -> None:
     """`heatbox ARGUMENTS`; it may exit with 0, 1 or 2, and prints a sentence where it exits with 2."""
     words = case["arguments"].decode("utf-8", "surrogateescape").split("\x1f")
     if len(words) == 1:
@@ -221,5 +221,5 @@ def _run_arguments(case: Case, folder: Path) -> None:
 TARGETS = [
     # Legitimate work may take long: images of up to 179 megapixels, where Pillow stops; 65536 thresholds.
     Target("locate", pictures, _run_locate, 10_500, damaged, seconds=60.0),
-    Target("command-line", _commands, _run_arguments, 3_000, _damage_arguments, seconds=60.0),
+    Target("command-line", _commands, run_arguments, 3_000, _damage_arguments, seconds=60.0),
 ]
