@@ -107,8 +107,8 @@ def mean(model: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
 # ----------------------------------------------------------------------------------------------- run folders
 
 
-def metrics(*path: Any) -> dict[str, Any]:
-    file = Path(*map(str, path)) / "metrics.json"
+def metrics(*path: Any, name: str = "metrics.json") -> dict[str, Any]:
+    file = Path(*map(str, path)) / name
     return json.loads(file.read_text()) if file.exists() else {}
 
 
@@ -173,7 +173,8 @@ def measured(out: Path, label: str, maps: Maps | None) -> dict[str, tuple[str, f
         error, ends = (at(complexity, "reconstruction", key) for key in ("error", "interval"))
         value = None if error is None else error[place]
         rows[f"energy left by {atoms} atoms"] = number(value, 3, ends and ends[place]), value
-    signed = one("features", "maps")
+    folder = "features", "models", label, "maps"
+    signed = {**metrics(out, *folder, name="instruments.json"), "scores": metrics(out, *folder)}
     for name in ("cam", "cam-positive", "cam-negative"):
         row(f"{name} {EVERY}, same images", at(signed, "scores", "methods", name), EVERY)
     row("area of CAM / of its positive part", signed, "areas", "ratio", digits=3, ends="ratio_interval")

@@ -14,8 +14,10 @@ from heatbox.data.files.images import open_for_network
 from heatbox.data.open import open_split
 from heatbox.errors import InputError
 from heatbox.evaluation import collection, faithfulness
+from heatbox.evaluation.faithfulness import _numbers
 from heatbox.evaluation.predict import make_maps, prepare
 from heatbox.evaluation.run import Run
+from heatbox.evaluation.schema import SavedRecord
 from heatbox.maps.foreground import fit_foreground
 from heatbox.maps.normalize import normalize_heatmap
 from heatbox.models.introspect import ClassifierView
@@ -241,3 +243,12 @@ def test_a_better_map_scores_better():
         drop = fn.average_drop(original, masked)
         scores.append(torch.stack([-area["deletion"], area["insertion"], -drop, road.combined]))
     assert bool((scores[0][:3] > scores[1][:3]).all())
+
+
+@pytest.mark.parametrize(("column", "value"), [("deletion_cam", "high"), ("deletion_curve_cam", [0.5])])
+def test_a_saved_column_of_another_kind_is_named(column, value):
+    record = SavedRecord("a.parquet", {})
+    record |= {"id": "one.png", column: np.asarray(value) if isinstance(value, list) else value}
+    shape = () if column == "deletion_cam" else (9,)
+    with pytest.raises(InputError, match=f"^a.parquet: column '{column}' of image 'one.png' is not "):
+        _numbers(record, column, *shape)

@@ -28,6 +28,7 @@ from heatbox.errors import InputError
 from heatbox.evaluation.images import left_out_counts, require_same_labels, save_images
 from heatbox.evaluation.predict import maps_of_batch, prepare, run_inference
 from heatbox.evaluation.run import Record, Run, require_older
+from heatbox.evaluation.schema import wrong_column
 from heatbox.inference.scores import score_function, trained_function
 from heatbox.maps.baselines import centre_gaussian
 from heatbox.maps.normalize import normalize_heatmap
@@ -274,9 +275,9 @@ def _summary(run: Run, config: FaithfulnessConfig, function: ScoreFunction) -> d
         images += len(batch)
         for record in batch:
             for (name, column), found in values.items():
-                found.append(record[f"{column}_{name}"])
+                found.append(float(_numbers(record, f"{column}_{name}")))
             for (name, measure), total in totals.items():
-                total += record[f"{measure}_curve_{name}"]
+                total += _numbers(record, f"{measure}_curve_{name}", config.steps + 1)
     whole = {key: np.array(found) for key, found in values.items()}
     kept = ("measure", "steps", "fill", "percentiles", "target", "seed")
     return {
@@ -294,6 +295,19 @@ def _summary(run: Run, config: FaithfulnessConfig, function: ScoreFunction) -> d
             for earlier, later in itertools.combinations(config.method, 2)
         ],
     }
+
+
+def _numbers(record: Record, name: str, *shape: int) -> np.ndarray:
+    """The numbers of a shape in a column of a saved record.
+
+    Raises:
+        InputError: the column has other values; the message names the file, the column and the image.
+    """
+    found = np.asarray(record[name])
+    if found.dtype.kind not in "iuf" or found.shape != shape:
+        words = f"{shape[0]} numbers" if shape else "a number"
+        raise wrong_column(record, name, words)
+    return found
 
 
 def _interval(values: np.ndarray, other: np.ndarray | None = None) -> dict[str, Any]:

@@ -298,7 +298,7 @@ def check_record(record: SavedRecord) -> None:
     """
 
     def refuse(name: str, words: str) -> NoReturn:
-        raise _wrong(record.where, name, record.get("id"), words)
+        raise wrong_column(record, name, words)
 
     classes = len(record["logits"]) if "logits" in record else 2**31
     for name, value in record.items():
@@ -326,6 +326,11 @@ def check_record(record: SavedRecord) -> None:
         for name in ("width", "height"):
             if name in record and record[name] < 1:
                 refuse(name, "1 or more")
+
+
+def wrong_column(record: Mapping[str, Any], name: str, words: str) -> InputError:
+    """The error of a column of a record that is not as expected."""
+    return _wrong(getattr(record, "where", "the records"), name, record.get("id"), words)
 
 
 def _wrong(where: str, name: str, image: object, words: str) -> InputError:
