@@ -144,6 +144,9 @@ def test_jobs_that_have_not_ended_are_not_submitted_twice(tmp_path, cluster):
     squeue.chmod(0o755)
     with pytest.raises(InputError, match="jobs 4001 have not ended"):
         submit(plan, found, tmp_path, ["run"])
+    squeue.write_text("#!/bin/sh\necho 'Unable to contact slurm controller' >&2; exit 1\n")
+    with pytest.raises(InputError, match=r"squeue failed \(Unable to contact slurm controller\)"):
+        submit(plan, found, tmp_path, ["run"])
     assert len(calls()) == 4
     squeue.write_text("#!/bin/sh\necho 'slurm_load_jobs error: Invalid job id specified' >&2; exit 1\n")
     assert len(submit(plan, found, tmp_path, ["run"])) == 4

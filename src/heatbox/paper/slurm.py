@@ -153,15 +153,19 @@ def require_ended(path: Path) -> None:
         path: the file with their numbers; where there is none, or no squeue, nothing is asked.
 
     Raises:
-        InputError: some are.
+        InputError: some are, or squeue fails.
     """
     if not path.exists() or not shutil.which("squeue"):
         return
     numbers = json.loads(path.read_text()).values()
     asked = ["squeue", "--noheader", "--format=%A", f"--jobs={','.join(numbers)}"]
-    done = subprocess.run(
-        asked, capture_output=True, text=True, check=False
-    )  # fails if it knows none of them
+    done = subprocess.run(asked, capture_output=True, text=True, check=False)
+    if done.returncode and "invalid job id" not in done.stderr.lower():  # so it says if it knows none of them
+        said = " ".join(done.stderr.split()) or f"exit code {done.returncode}"
+        raise InputError(
+            f"squeue failed ({said}), so it is not known whether the jobs of {path} have ended; "
+            "submit again when it answers"
+        )
     if alive := sorted(set(done.stdout.split())):
         raise InputError(
             f"{path}: jobs {', '.join(alive)} have not ended; submit again when they have, or scancel them"

@@ -59,6 +59,26 @@ def test_label_studio_json(tmp_path, prefix, key):
     trees.same_as_shots(data.load(data.splits[0]))
 
 
+def test_regions_belong_to_the_image_that_they_are_drawn_on(tmp_path):
+    """A task with two images: a region says by to_name on which it is."""
+    content = tasks()
+    first, second = content[:2]
+    second_name = second["data"]["image"]
+    first["data"] = {"image": second_name, "before": first["data"]["image"], "after": second_name}
+    for task, key in ((first, "before"), (second, "after")):
+        for one in task["annotations"][0]["result"]:
+            one["to_name"] = key
+    first["annotations"][0]["result"] += second["annotations"][0]["result"]
+    trees.same_as_shots(open_split(str(export(tmp_path / "both", [first, *content[2:]]))))
+    kept = first["annotations"][0]["result"]
+    del kept[len(next(iter(trees.SHOTS.values()))[1]) :], content[1]
+    split = open_split(str(export(tmp_path / "one", content)))
+    assert len(split.examples[0].boxes)  # those of the image "before", not of "image"
+    kept.append({**kept[0], "id": "x", "to_name": "elsewhere"})
+    with pytest.raises(InputError, match="has regions on before, elsewhere, which its data does not name"):
+        open_split(str(export(tmp_path / "none", content)))
+
+
 def test_label_studio_json_min(tmp_path):
     content = []
     for number, (name, (size, objects)) in enumerate(trees.SHOTS.items()):

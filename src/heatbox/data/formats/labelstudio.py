@@ -118,6 +118,10 @@ def _task_files(tree: Tree) -> dict[str, str]:
     return found
 
 
+_SHAPE = {"x", "y", "points", "rle"}
+"""Keys of values that are regions of an image."""
+
+
 @dataclass
 class _Content:
     """What a file of tasks lists, and how many tasks need a word."""
@@ -133,7 +137,8 @@ def _read_task(content: _Content, task: Any, where: str) -> None:
     """Add the image of a task."""
     if not isinstance(task.get("data"), dict):
         return _read_minimal(content, task, where)
-    image = _image_of(task["data"], where)
+    data = task["data"]
+    image = _image_of(data, where)
     made = [one for one in task.get("annotations") or () if not one.get("was_cancelled")]
     predictions = [one for one in task.get("predictions") or () if isinstance(one, dict)]
     if len(made) > 1:
@@ -145,7 +150,19 @@ def _read_task(content: _Content, task: Any, where: str) -> None:
     content.predicted += not made
     chosen = made[0] if made else predictions[-1]
     score = None if made else chosen.get("score")
-    _add(content, image, list(chosen.get("result") or ()), where, score)
+    results = list(chosen.get("result") or ())
+    drawn_on = {str(one.get("to_name")) for one in results if _SHAPE & {*(one.get("value") or ())}}
+    images = {name: data[name] for name in sorted(drawn_on) if isinstance(data.get(name), str)}
+    if len(drawn_on) > 1:
+        if len(images) < len(drawn_on):
+            raise InputError(
+                f"{where}: has regions on {', '.join(sorted(drawn_on))}, which its data does not name, "
+                "so it is not known which image each is on"
+            )
+        for name, one in images.items():
+            _add(content, one, [r for r in results if str(r.get("to_name")) == name], where, score)
+        return
+    _add(content, next(iter(images.values()), image), results, where, score)
 
 
 def _image_of(data: Mapping[str, Any], where: str) -> str:
@@ -193,8 +210,7 @@ def _add(content: _Content, image: str, results: Sequence[Any], where: str, scor
     for region in regions.values():
         value, at = region["value"], f"{where}, region {region['number']}"
         kinds = [str(kind) for key in _KINDS for kind in value.get(key) or ()]
-        shape = {"x", "y", "points", "rle"} & value.keys()
-        if not shape:
+        if not _SHAPE & value.keys():
             annotation.labels += [
                 str(one) for one in value.get("choices") or () if one not in annotation.labels
             ]
