@@ -29,6 +29,7 @@ from heatbox.data.files.images import (
 )
 from heatbox.data.files.remote import is_address, is_pattern
 from heatbox.data.files.trees import FolderTree, Report, Tree, raise_problem
+from heatbox.data.formats.yolo import warn_of_labels
 from heatbox.data.open import DataSet, open_data_set, open_split, path_and_split, tree_with_images
 from heatbox.data.problems import LeftOut
 from heatbox.data.types import Example, Split
@@ -67,7 +68,9 @@ def open_photos(photos: Any, class_names: Sequence[str] = (), report: Report = r
     data_set = _data_set(path) if where else None
     tree = unlabelled_tree(where) if where and data_set is None else None
     if tree is not None:
-        return _without_labels("all", visible_images(tree), class_names, TreeImages(tree))
+        images = visible_images(tree)
+        warn_of_labels(tree, images)
+        return _without_labels("all", images, class_names, TreeImages(tree))
     split = open_split(photos, report=report).by_image()
     if data_set is not None and not name and len(data_set.splits) > 1:
         what = f"of its splits {', '.join(data_set.splits)}, {split.name!r} is labelled"

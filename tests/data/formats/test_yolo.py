@@ -1,12 +1,14 @@
 """YOLO's text files, as Ultralytics, Darknet, CVAT, Roboflow and Label Studio arrange them."""
 
 import shutil
+import warnings
 
 import numpy as np
 import pytest
 
 from heatbox.data.open import open_data_set, open_split
-from heatbox.errors import InputError
+from heatbox.errors import AssumptionWarning, InputError
+from heatbox.labeling.photos import open_photos
 from helpers import data_trees as trees
 
 YAML = "names:\n  0: buoy\n  1: kite surfer\n"
@@ -197,3 +199,22 @@ def test_class_names_that_yaml_would_change(tmp_path):
     trees.yolo(tmp_path)
     trees.write(tmp_path / "data.yaml", "val: images/val\nnames: [no, 2026-01-01]\n")
     assert open_split(str(tmp_path)).class_names == ["no", "2026-01-01"]
+
+
+def test_boxes_beside_images_that_nothing_reads_are_named(tmp_path):
+    """Without a list of classes: a folder of another name is a class, and photographs have no labels."""
+    trees.shots(tmp_path / "data")
+    for name in trees.SHOTS:
+        trees.write(tmp_path / "data" / f"{name.rpartition('.')[0]}.txt", "0 0.5 0.5 0.2 0.2\n")
+    with pytest.warns(
+        AssumptionWarning, match=r"\.txt: looks like boxes of YOLO"
+    ):
+        assert open_split(str(tmp_path)).class_names == ["data"]
+    (tmp_path / "data").rename(tmp_path / "images")
+    with pytest.warns(AssumptionWarning, match="looks like boxes of YOLO"):
+        assert not open_photos(str(tmp_path)).examples[0].labels
+    for path in (tmp_path / "images").glob("*.txt"):
+        path.write_text("a photograph of a boat\n")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        open_photos(str(tmp_path))

@@ -25,6 +25,7 @@ from heatbox.data.formats.output import (
 )
 from heatbox.data.formats.rows import Annotation, skipping
 from heatbox.data.formats.table import CORNERS, SUFFIXES, merge, read_table
+from heatbox.data.formats.yolo import warn_of_labels
 from heatbox.data.types import Example, Split
 from heatbox.errors import InputError
 
@@ -79,6 +80,7 @@ def load_split(tree: Tree, name: str, report: Report) -> Split:
                     raise InputError(f"{table[key].where}: {what}")
                 used[key] = file
                 found[file] = label, table.get(key, Annotation(""))
+    warn_of_labels(inside, found)
     turns = turns_of({file: annotation for file, (_, annotation) in found.items()}, inside, report)
     examples = []
     for file, (label, annotation) in found.items():

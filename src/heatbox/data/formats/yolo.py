@@ -8,9 +8,11 @@ are named by ``data.yaml`` (Ultralytics), by ``obj.data`` and its lists of files
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -42,7 +44,7 @@ from heatbox.data.formats.rows import (
     skipping,
 )
 from heatbox.data.types import Example, Split
-from heatbox.errors import InputError
+from heatbox.errors import AssumptionWarning, InputError
 
 LAYOUT, DEPTH = "YOLO", 1
 _SPLITS = ("train", "val", "valid", "test")
@@ -321,6 +323,21 @@ def _is_label_file(tree: Tree, path: str) -> bool:
             parse_row(row)
             return True
     return False
+
+
+def warn_of_labels(tree: Tree, images: Iterable[str]) -> None:
+    """Say so if one of the first images has a file of boxes beside it that nothing reads.
+
+    Warns:
+        AssumptionWarning: naming the file; without a list of classes a row of numbers may be anything.
+    """
+    for image in islice(images, 50):
+        path = f"{image.rpartition('.')[0]}.txt"
+        if tree.has(path) and _is_label_file(tree, path):
+            what = "looks like boxes of YOLO, which are read with a list of classes alone, and is not read"
+            lists = "data.yaml, obj.data, classes.txt or obj.names"
+            warnings.warn(f"{tree.describe(path)}: {what} (expected {lists})", AssumptionWarning, 2)
+            return
 
 
 # -------------------------------------------------------------------------------------------------- images
