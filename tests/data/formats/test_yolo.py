@@ -206,9 +206,7 @@ def test_boxes_beside_images_that_nothing_reads_are_named(tmp_path):
     trees.shots(tmp_path / "data")
     for name in trees.SHOTS:
         trees.write(tmp_path / "data" / f"{name.rpartition('.')[0]}.txt", "0 0.5 0.5 0.2 0.2\n")
-    with pytest.warns(
-        AssumptionWarning, match=r"\.txt: looks like boxes of YOLO"
-    ):
+    with pytest.warns(AssumptionWarning, match=r"\.txt: looks like boxes of YOLO"):
         assert open_split(str(tmp_path)).class_names == ["data"]
     (tmp_path / "data").rename(tmp_path / "images")
     with pytest.warns(AssumptionWarning, match="looks like boxes of YOLO"):
