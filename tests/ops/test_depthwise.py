@@ -355,3 +355,13 @@ def test_calls_like_the_one_before_are_not_planned_again(monkeypatch):
     layer.float()
     layer(x).sum().backward()  # with gradients the operator is planned on its own
     assert layer.weight.grad is not None
+
+
+def test_under_autocast_the_plan_is_that_of_its_type(monkeypatch):
+    layer, planned, runs_native = DepthwiseConv2d(16, 16, 7), [], depthwise.runs_native
+    monkeypatch.setattr(
+        depthwise, "runs_native", lambda *call: planned.append(call[0].dtype) or runs_native(*call)
+    )
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        assert layer(torch.randn(1, 16, 9, 9)).dtype == torch.bfloat16
+    assert {*planned} == {torch.bfloat16}

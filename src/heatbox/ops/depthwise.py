@@ -367,7 +367,7 @@ class DepthwiseConv2d(nn.Conv2d):
     _native: tuple[Any, ...] | None = None
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        if torch.is_grad_enabled() or torch.compiler.is_compiling():
+        if torch.is_grad_enabled() or torch.compiler.is_compiling() or autocasts(input.device.type):
             return self._planned(input, weight, bias)
         call = input.shape, input.stride(), input.dtype, input.device
         if call != self._native:
