@@ -21,7 +21,8 @@ from heatbox._utils.progress import Track, silent
 from heatbox.data.catalogue import checksum_problems
 from heatbox.data.files.images import TreeImages, decode_image, is_upright
 from heatbox.data.files.remote import shown
-from heatbox.data.open import TEST_SPLITS, open_data_set
+from heatbox.data.formats.splits import HELD_OUT
+from heatbox.data.open import open_data_set
 from heatbox.data.types import Example, Split
 from heatbox.errors import InputError
 
@@ -243,7 +244,7 @@ def _check_copies(
         by_digest[record.digest].append(record)
     for group in by_digest.values():
         trained = [record for record in group if record.split.lower().startswith("train")]
-        held_out = [record for record in group if record.split.lower() in TEST_SPLITS]
+        held_out = [record for record in group if record.split.lower() in HELD_OUT]
         if trained and held_out:
             report.problems.append(
                 f"{held_out[0].split}, image {held_out[0].id!r}: is the same file as {trained[0].id!r} "

@@ -38,6 +38,7 @@ from heatbox.data.formats import (
     yolo,
 )
 from heatbox.data.formats.rows import require_files
+from heatbox.data.formats.splits import HELD_OUT, TRAIN, first_of, is_split
 from heatbox.data.glyphs import glyphs
 from heatbox.data.problems import LeftOut, usable
 from heatbox.data.types import Split
@@ -81,20 +82,6 @@ FORMATS: tuple[Format, ...] = (
 )  # fmt: skip
 """In order of detection: a folder of classes is the least specific layout and comes last."""
 _SPLIT = re.compile(r"[^\W\d][\w.-]*")
-TEST_SPLITS = (
-    "test",
-    "test_set",
-    "testing",
-    "val",
-    "valid",
-    "validation",
-    "val_set",
-    "validation_set",
-    "fullsup",
-    "all",
-)
-TRAIN_SPLITS = ("train", "train-weaksup", "train_weaksup", "training", "train_set", "training_set")
-"""Names of splits in lower case; the likeliest first."""
 
 
 @dataclass(frozen=True)
@@ -207,7 +194,7 @@ def _lone_folder(tree: Tree) -> str:
     while True:
         folders = [name for name in tree.folders(found) if name != "__MACOSX"]
         files = [name.lower() for name in tree.files(found) if not name.startswith(".")]
-        if len(folders) != 1 or folders[0].lower() in folder.SPLITS or not all(map(_is_remark, files)):
+        if len(folders) != 1 or is_split(folders[0]) or not all(map(_is_remark, files)):
             return found
         found = join(found, folders[0])
 
@@ -327,12 +314,24 @@ def _open_split(data: str, metadata: str | Path | None, num_classes: int | None,
         return embedded
     if metadata is not None:
         return wsol.load_wsol(data, metadata, num_classes, report)
-    path, split = path_and_split(data)
+    path, name = path_and_split(data)
     data_set = open_data_set(path)
-    if data_set.format is wsol and len(data_set.splits) == 1 and not split:
+    if data_set.format is wsol and len(data_set.splits) == 1 and not name:
         return wsol.load_wsol(path, None, num_classes, report)
-    chosen = split or _first(TEST_SPLITS, data_set.splits) or data_set.splits[0]
-    if not split and len(data_set.splits) > 1 and chosen.lower() not in TEST_SPLITS:
+    return load_held_out(data_set, name, report)
+
+
+def load_held_out(data_set: DataSet, name: str = "", report: Report = raise_problem) -> Split:
+    """Read the split of a name, or else that to test on, to validate on, or the first.
+
+    Raises:
+        InputError: there is no such split, or it cannot be read.
+
+    Warns:
+        AssumptionWarning: of several splits none is known to be held out.
+    """
+    chosen = name or first_of((*HELD_OUT, "all"), data_set.splits) or data_set.splits[0]
+    if not name and len(data_set.splits) > 1 and chosen.lower() not in HELD_OUT:
         what = f"of its splits {', '.join(data_set.splits)}, {chosen!r} is read; name another as PATH:SPLIT"
         warnings.warn(f"{data_set.where}: {what}", AssumptionWarning, 3)
     return data_set.load(chosen, report)
@@ -342,12 +341,6 @@ def _glyphs(data: str, default: str) -> Split | None:
     """The split of the embedded data set that is named, if any."""
     name, _, split = data.partition(":")
     return glyphs(split or default) if name == "glyphs" and not os.path.exists(data) else None
-
-
-def _first(names: Sequence[str], splits: Sequence[str]) -> str:
-    """The split of the first of some names that is one, in any case; "" if none is."""
-    written = {split.lower(): split for split in reversed(splits)}
-    return next((written[name] for name in names if name in written), "")
 
 
 def path_and_split(data: str) -> tuple[str, str]:
@@ -402,13 +395,13 @@ def _training_split(data: str, report: Report = raise_problem) -> tuple[Split, s
     path, split = path_and_split(data)
     data_set = open_data_set(path)
     splits = data_set.splits
-    chosen = split or _first(TRAIN_SPLITS, splits) or (splits[0] if len(splits) == 1 else "")
+    chosen = split or first_of(TRAIN, splits) or (splits[0] if len(splits) == 1 else "")
     if not chosen:
         raise InputError(
             f"{data_set.where}: has no split to train on, only {', '.join(splits)}; "
             f"name one as {data_set.where}:SPLIT"
         )
-    validation = _first(TEST_SPLITS, [name for name in splits if name != chosen])
+    validation = first_of(HELD_OUT, [name for name in splits if name != chosen])
     return data_set.load(chosen, report), f"{path}:{validation}" if validation else ""
 
 

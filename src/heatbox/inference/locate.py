@@ -14,11 +14,11 @@ from PIL import Image
 from torch import nn
 
 from heatbox._utils import processes
-from heatbox._utils.io import folder_name, made_folder
+from heatbox._utils.io import made_folder
 from heatbox._utils.progress import Track, silent
 from heatbox.config import LocateConfig, LocateNetworksConfig
 from heatbox.data.classes import class_positions
-from heatbox.data.files.archives import ARCHIVES, HALF_ADDRESS, PARQUET
+from heatbox.data.files.archives import ARCHIVES, HALF_ADDRESS, PARQUET, joined_images
 from heatbox.data.files.images import (
     ImageFile,
     TreeImages,
@@ -29,7 +29,7 @@ from heatbox.data.files.images import (
     shown_image,
 )
 from heatbox.data.files.remote import is_address, is_pattern
-from heatbox.data.files.trees import FolderTree, NamedFiles, Tree
+from heatbox.data.files.trees import FolderTree
 from heatbox.data.open import images_at, path_and_split
 from heatbox.data.types import Example, Split
 from heatbox.errors import AssumptionWarning, InputError
@@ -251,7 +251,7 @@ def _folder_name(file: ImageFile) -> str:
 def _folder_targets(files: Sequence[ImageFile], names: Sequence[str], number: int) -> Mapping[str, int]:
     """Name of a folder → class of the network."""
     folders = sorted({_folder_name(file) for file in files})
-    where = _joined(files)[0].where
+    where = joined_images(files)[0].where
     return dict(zip(folders, class_positions(folders, number, names, where), strict=True))
 
 
@@ -337,7 +337,7 @@ def located_split(
     """
     named = {str(file): ImageFile.of(file) for file in images}
     files = [named.get(line["file"]) or ImageFile.of(Path(line["file"])) for line in lines]
-    tree, ids = _joined(files)
+    tree, ids = joined_images(files)
     by_id = dict(zip(ids, lines, strict=True))
     found = sorted({(line["label"], line["name"] or str(line["label"])) for line in lines})
     examples = []
@@ -350,72 +350,3 @@ def located_split(
         size = (line["width"], line["height"])
         examples.append(Example(name_there, label, size, boxes, box_scores=scores))
     return Split("all", examples, class_names or [name for _, name in found], TreeImages(tree))
-
-
-class _Images(Tree):
-    """Images of several trees under ids of their own."""
-
-    def __init__(self, where: str, images: Mapping[str, ImageFile]) -> None:
-        self.where, self.images = where, images
-
-    def files(self, folder: str = "") -> list[str]:
-        """Names of the images in a folder."""
-        parts = (name.rpartition("/") for name in self.images)
-        return sorted(last for inside, _, last in parts if inside == folder)
-
-    def folders(self, folder: str = "") -> list[str]:
-        """Names of the folders in a folder."""
-        start = f"{folder}/" if folder else ""
-        inside = (name[len(start) :] for name in self.images if name.startswith(start))
-        return sorted({name.partition("/")[0] for name in inside if "/" in name})
-
-    def has(self, name: str) -> bool:
-        """Whether there is an image of this id."""
-        return name in self.images
-
-    def read(self, name: str) -> bytes:
-        """The content of an image."""
-        return self.images[name].tree.read(self.images[name].name)
-
-    def source(self, name: str) -> bytes | Path:
-        """Path or content of an image."""
-        return self.images[name].tree.source(self.images[name].name)
-
-    def header(self, name: str) -> tuple[tuple[int, int], int] | None:
-        """Size and orientation of an image, where they are known."""
-        return self.images[name].tree.header(self.images[name].name)
-
-    def describe(self, name: str) -> str:
-        """The name of an image in messages."""
-        return str(self.images[name]) if name else self.where
-
-
-def _joined(files: Sequence[ImageFile]) -> tuple[Tree, list[str]]:
-    """A tree that has all of some images, and their ids in it.
-
-    Those that were named by paths are below the innermost folder that contains them; those of other trees
-    keep their names, after a name of their tree if there are several.
-    """
-    paths = {str(file): os.path.abspath(file.path) for file in files if file.path is not None}
-    trees = {id(file.tree): file.tree for file in files if file.path is None}
-    root = os.path.commonpath(map(os.path.dirname, paths.values())) if paths else ""
-    below_root = {name: Path(path).relative_to(root).as_posix() for name, path in paths.items()}
-    if not trees:
-        return NamedFiles(root), [below_root[str(file)] for file in files]
-    if not paths and len(trees) == 1:
-        return files[0].tree, [file.name for file in files]
-    prefixes: dict[str, int] = {}
-    for number, tree in trees.items():
-        name, again = folder_name(tree.where), 1
-        while name in prefixes:
-            again += 1
-            name = f"{folder_name(tree.where)}-{again}"
-        prefixes[name] = number
-    of_tree = {number: name for name, number in prefixes.items()}
-    ids = [
-        below_root[str(file)] if file.path is not None else f"{of_tree[id(file.tree)]}/{file.name}"
-        for file in files
-    ]
-    places = [*(tree.where for tree in trees.values()), *([root] if paths else [])]
-    places.sort(key=lambda place: not is_address(place))
-    return _Images(", ".join(dict.fromkeys(places)), dict(zip(ids, files, strict=True))), ids

@@ -30,7 +30,14 @@ from heatbox.data.files.images import (
 from heatbox.data.files.remote import is_address, is_pattern
 from heatbox.data.files.trees import FolderTree, Report, Tree, raise_problem
 from heatbox.data.formats.yolo import warn_of_labels
-from heatbox.data.open import DataSet, open_data_set, open_split, path_and_split, tree_with_images
+from heatbox.data.open import (
+    DataSet,
+    load_held_out,
+    open_data_set,
+    open_split,
+    path_and_split,
+    tree_with_images,
+)
 from heatbox.data.problems import LeftOut
 from heatbox.data.types import Example, Split
 from heatbox.errors import AssumptionWarning, InputError
@@ -71,8 +78,10 @@ def open_photos(photos: Any, class_names: Sequence[str] = (), report: Report = r
         images = visible_images(tree)
         warn_of_labels(tree, images)
         return _without_labels("all", images, class_names, TreeImages(tree))
-    split = open_split(photos, report=report).by_image()
-    if data_set is not None and not name and len(data_set.splits) > 1:
+    if data_set is None:
+        return open_split(photos, report=report).by_image()
+    split = load_held_out(data_set, name, report).by_image()
+    if not name and len(data_set.splits) > 1:
         what = f"of its splits {', '.join(data_set.splits)}, {split.name!r} is labelled"
         warnings.warn(
             f"{data_set.where}: {what}; name another as {data_set.where}:SPLIT", AssumptionWarning, 2

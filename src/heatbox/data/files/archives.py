@@ -1,4 +1,5 @@
-"""Archives as trees of files: .tar, .zip, compressed .tar, or the archives in a folder together with it.
+"""Archives as trees of files: .tar, .zip, compressed .tar, or the archives in a folder together with it;
+also files that were named.
 
 They are files on a disk, or at an address that fsspec opens (`heatbox.data.files.remote`). Nothing is
 extracted under a name from an archive: members are read in place, only regular files are listed, and names
@@ -20,7 +21,7 @@ import struct
 import zipfile
 import zlib
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from io import IOBase
 from pathlib import Path, PurePosixPath
 from typing import Any, Generic, Protocol, TypeVar
@@ -28,11 +29,11 @@ from typing import Any, Generic, Protocol, TypeVar
 import pyarrow as pa
 
 from heatbox._utils.checks import kind_of
-from heatbox._utils.io import cache_folder, named_when_whole
-from heatbox.data.files.images import is_image
+from heatbox._utils.io import cache_folder, folder_name, named_when_whole
+from heatbox.data.files.images import ImageFile, is_image
 from heatbox.data.files.remote import RemoteFile, expand_braces, files_at, is_address, is_pattern, shown
 from heatbox.data.files.tar_index import index_tars, tar_members
-from heatbox.data.files.trees import FolderTree, Tree, UnionTree, file_version
+from heatbox.data.files.trees import FolderTree, NamedFiles, Tree, UnionTree, file_version, join
 from heatbox.errors import InputError, UnreachableError
 
 MAX_MEMBER = 2**30  # bytes of one file read from an archive
@@ -155,6 +156,27 @@ class FileTree(_MemberTree[File]):
     def describe(self, name: str) -> str:
         """The path or address of a file."""
         return self._members[name].where if name in self._members else self.where
+
+
+class JoinedImages(_MemberTree[ImageFile]):
+    """Images of several trees under names of their own."""
+
+    def _content(self, name: str, member: ImageFile) -> bytes:
+        return member.tree.read(member.name)
+
+    def source(self, name: str) -> bytes | Path:
+        """Path or content of an image."""
+        one = self._member(name)
+        return one.tree.source(one.name)
+
+    def header(self, name: str) -> tuple[tuple[int, int], int] | None:
+        """Size and orientation of an image, where they are known."""
+        one = self._member(name)
+        return one.tree.header(one.name)
+
+    def describe(self, name: str) -> str:
+        """The name of an image in messages."""
+        return str(self._members[name]) if name in self._members else self.where
 
 
 class ArchiveTree(_MemberTree[Member]):
@@ -315,6 +337,35 @@ def open_tree(path: str | Path) -> Tree:
             f"{path}: expected a folder or a .tar archive (or {', '.join([*ARCHIVES[1:], PARQUET])}){hint}"
         )
     return _open_archives({path.name: LocalFile(path)})[0]
+
+
+def joined_images(images: Sequence[ImageFile]) -> tuple[Tree, list[str]]:
+    """A tree that has all of some images, and their names in it.
+
+    Those that were named by paths are below the innermost folder that contains them. Those of an archive or
+    at an address keep their names, with that of their tree before it where there are several trees.
+    """
+    paths = {str(image): os.path.abspath(image.path) for image in images if image.path is not None}
+    trees = {id(image.tree): image.tree for image in images if image.path is None}
+    if not paths and len(trees) == 1:
+        return images[0].tree, [image.name for image in images]
+    root = os.path.commonpath([os.path.dirname(path) for path in paths.values()]) if paths else ""
+    names = {name: Path(path).relative_to(root).as_posix() for name, path in paths.items()}
+    if not trees:
+        return NamedFiles(root), [names[str(image)] for image in images]
+    folders: dict[str, int] = {}
+    for number, tree in trees.items():
+        first = folder_name(tree.where)
+        free = (first, *(f"{first}-{again}" for again in range(2, len(trees) + 1)))
+        folders[next(name for name in free if name not in folders)] = number
+    before = {number: name for name, number in folders.items()}
+    ids = [
+        names[str(image)] if image.path is not None else join(before[id(image.tree)], image.name)
+        for image in images
+    ]
+    places = [*(tree.where for tree in trees.values()), *([root] if paths else [])]
+    places.sort(key=lambda place: not is_address(place))
+    return JoinedImages(", ".join(dict.fromkeys(places)), zip(ids, images, strict=True)), ids
 
 
 def _is_archive(name: str) -> bool:

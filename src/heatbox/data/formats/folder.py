@@ -24,25 +24,20 @@ from heatbox.data.formats.output import (
     number_text,
 )
 from heatbox.data.formats.rows import Annotation, skipping
+from heatbox.data.formats.splits import in_order, is_split
 from heatbox.data.formats.table import CORNERS, SUFFIXES, merge, read_table
 from heatbox.data.formats.yolo import warn_of_labels
 from heatbox.data.types import Example, Split
 from heatbox.errors import InputError
 
 LAYOUT, DEPTH = "folder of classes", 1
-SPLITS = (
-    "train", "training", "train_set", "training_set", "fullsup", "val", "valid", "validation", "val_set",
-    "validation_set", "test", "testing", "test_set",
-)  # fmt: skip
 
 
 def split_names(tree: Tree) -> tuple[str, ...]:
     """The split folders with class folders in them, or "all" for class folders without any."""
-    folders = (name for name in tree.folders() if name.lower() in SPLITS)
-    found = (name for name in folders if _class_folders(below(tree, name)))
-    splits = tuple(sorted(found, key=lambda name: SPLITS.index(name.lower())))
+    splits = in_order(n for n in tree.folders() if is_split(n) and _class_folders(below(tree, n)))
     # Images in "images" or "test" itself rather belong to another layout whose tables are missing.
-    classes = (name for name in _class_folders(tree) if name.lower() not in (*SPLITS, "images"))
+    classes = (name for name in _class_folders(tree) if not is_split(name) and name != "images")
     return splits or (("all",) if any(classes) else ())
 
 

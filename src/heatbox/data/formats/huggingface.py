@@ -53,13 +53,13 @@ from heatbox.data.formats.rows import (
     read_rows,
     skipping,
 )
+from heatbox.data.formats.splits import HELD_OUT, TRAIN, first_of, is_split
 from heatbox.data.formats.table import is_table, read_table, sorted_classes
 from heatbox.data.types import Example, Split
 from heatbox.errors import InputError
 
 LAYOUT, DEPTH = "Hugging Face folder", 1
 METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
-_SPLITS = ("train", "training", "val", "valid", "validation", "test")
 _SHARD = re.compile(r"(.+?)-\d{5}-of-\d{5}(?:-[0-9a-f]+)?\.parquet")
 _BOX_KEYS = ("bbox", "bboxes", "boxes")
 _CLASS_KEYS = ("categories", "category", "category_id", "labels", "label", "classes", "class", "class_labels")
@@ -113,7 +113,7 @@ def _metadata_files(tree: Tree) -> dict[str, str]:
     found = {}
     for folder in ("", *tree.folders()):
         name = folder or "all"
-        if folder and folder.lower() not in _SPLITS:
+        if folder and not is_split(folder):
             continue
         file = next((join(folder, one) for one in METADATA if tree.has(join(folder, one))), None)
         if file is None or (file.endswith(".csv") and not is_table(tree, file)):
@@ -341,7 +341,7 @@ def _shards(tree: Tree) -> dict[str, list[str]]:
             stem = match[1] if match else last.removesuffix(".parquet")
             if stem.isdecimal():
                 stem = "all" if folder in ("", "data") else folder
-            name = next((one for one in _SPLITS if stem.lower() == one), stem)
+            name = stem.lower() if is_split(stem) else stem
             found.setdefault(name, []).append(path)
         if found:
             break
@@ -479,7 +479,7 @@ def dataset_split(data: Any, name: str = "", report: Report = raise_problem) -> 
         InputError: no column of images, or a row of another form.
     """
     if isinstance(data, dict):
-        name = name or next((one for one in ("test", *_SPLITS[::-1]) if one in data), next(iter(data)))
+        name = name or first_of((*HELD_OUT, *TRAIN), data) or next(iter(data))
         if name not in data:
             raise InputError(f"the data set has no split {name!r}, expected one of {', '.join(data)}")
         data = data[name]

@@ -36,12 +36,12 @@ from heatbox.data.formats.rows import (
     refuse_fractions,
     skipping,
 )
+from heatbox.data.formats.splits import is_split
 from heatbox.data.types import Split
 from heatbox.errors import AssumptionWarning, InputError
 
 LAYOUT, DEPTH = "table of labels", 1
 SUFFIXES = (".csv", ".tsv")
-SPLITS = ("train", "training", "val", "valid", "validation", "test")
 _IMAGE_COLUMNS = (
     "image", "file", "filename", "file_name", "path", "image_name", "image_path", "file_path", "filepath",
     "id", "image_id",
@@ -408,7 +408,7 @@ def _split_names(tree: Tree) -> tuple[str, ...]:
     columns = dict.fromkeys(split for one in tables for split in one.splits.values() if split)
     if columns:
         return tuple(columns)
-    named = {_stem(path): path for path in paths if _stem(path).lower() in SPLITS}
+    named = {_stem(path): path for path in paths if is_split(_stem(path))}
     return tuple(named) or ("all",)
 
 
@@ -418,10 +418,10 @@ def _stem(path: str) -> str:
 
 def _are_classes(tree: Tree, used: set[str]) -> bool:
     """Whether the images lie in folders of their classes, perhaps in folders of splits."""
-    places = ["", *(name for name in tree.folders() if name.lower() in SPLITS)]
+    places = ["", *(name for name in tree.folders() if is_split(name))]
     for place in places:
         folders = [n for n in tree.folders(place) if next(filter(is_image, tree.walk(join(place, n))), "")]
-        others = {name for name in folders if name.lower() not in (*SPLITS, "images")}
+        others = {name for name in folders if not is_split(name) and name != "images"}
         if used & {*folders} or (not used - {""} and others):
             return True
     return False

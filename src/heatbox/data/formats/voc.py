@@ -32,13 +32,13 @@ from heatbox.data.formats.output import (
     xml_text,
 )
 from heatbox.data.formats.rows import Annotation, Object, annotated_split, is_safe_id, read_rows, skipping
+from heatbox.data.formats.splits import is_split
 from heatbox.data.formats.xml import Element, number, parse_xml
 from heatbox.data.types import BOX_FLAGS, Example, Split
 from heatbox.errors import AssumptionWarning, InputError
 
 LAYOUT, DEPTH = "Pascal VOC", 2
 LABELMAP = "labelmap.txt"
-_SPLITS = ("train", "training", "val", "valid", "validation", "test")
 _XML_FOLDERS = ("annotations", "annotation", "xmls", "xml", "labels")
 _IMAGE_FOLDERS = ("JPEGImages", "images", "Images", "imgs", "img", "")
 _FORM = "an annotation in PASCAL VOC's XML"
@@ -52,7 +52,7 @@ def split_names(tree: Tree) -> tuple[str, ...]:
     if sets := _sets(tree):
         return tuple(sets)
     inside = below(tree, folder)
-    if splits := [name for name in inside.folders() if name.lower() in _SPLITS and _has_xml(inside, name)]:
+    if splits := [name for name in inside.folders() if is_split(name) and _has_xml(inside, name)]:
         return tuple(splits)
     return ("all",)
 
@@ -108,7 +108,7 @@ def _xml_folder(tree: Tree) -> str | None:
     for name in tree.folders():
         if name.lower() in _XML_FOLDERS and _has_xml(tree, name):
             return name
-    places = ["", *(name for name in tree.folders() if name.lower() in _SPLITS)]
+    places = ["", *(name for name in tree.folders() if is_split(name))]
     for place in places:
         first = next(iter(tree.paths(place, ".xml")), "")
         beside = any(map(is_image, tree.files(place))) or any(

@@ -43,11 +43,11 @@ from heatbox.data.formats.rows import (
     read_rows,
     skipping,
 )
+from heatbox.data.formats.splits import is_split
 from heatbox.data.types import Example, Split
 from heatbox.errors import AssumptionWarning, InputError
 
 LAYOUT, DEPTH = "YOLO", 1
-_SPLITS = ("train", "val", "valid", "test")
 _NAME_LISTS = ("classes.txt", "obj.names")
 _FORM = "class x y width height"
 _FAR = 2.0  # fractions beyond are pixels
@@ -280,10 +280,10 @@ def _without_description(tree: Tree) -> _Content | None:
     if {"images", "labels"} <= {*folders}:
         if not _is_label_file(tree, _first_text(tree, "labels", deep=True)):
             return None
-        inner = [name for name in tree.folders("images") if name.lower() in _SPLITS]
+        inner = [name for name in tree.folders("images") if is_split(name)]
         content.splits = {name: [f"images/{name}"] for name in inner} or {"all": ["images"]}
     else:
-        split = [name for name in folders if name.lower() in _SPLITS]
+        split = [name for name in folders if is_split(name)]
         for name in split:
             beside = tree.folders(name)
             if {"images", "labels"} <= {*beside} and _is_label_file(
