@@ -17,7 +17,7 @@ from typing import Protocol
 from heatbox._utils.checks import kind_of
 from heatbox.data.classes import match_classes
 from heatbox.data.files.archives import open_tree, with_archives
-from heatbox.data.files.images import ImageFile, TreeImages, images_among, visible_images
+from heatbox.data.files.images import ImageFile, TreeImages, images_among, is_hidden, is_image, visible_images
 from heatbox.data.files.remote import is_address, shown
 from heatbox.data.files.trees import Report, Tree, below, find_folders, join, raise_problem
 from heatbox.data.formats import (
@@ -81,6 +81,8 @@ FORMATS: tuple[Format, ...] = (
     huggingface, webdataset, table, folder,
 )  # fmt: skip
 """In order of detection: a folder of classes is the least specific layout and comes last."""
+_LISTING = (coco, labelstudio, cvat, voc, huggingface, table, folder)
+"""Layouts in which images can lie that no annotation lists, and no other images beside them."""
 _SPLIT = re.compile(r"[^\W\d][\w.-]*")
 
 
@@ -119,8 +121,35 @@ class DataSet:
             raise InputError(
                 f"{self.where}: has no split {split!r}, expected one of {', '.join(self.splits)}"
             )
+        bad = []
+
+        def noted(problem: str) -> None:
+            bad.append(problem)
+            report(problem)
+
         with _without_collection():
-            return self.format.load_split(self.tree, split, report)
+            found = self.format.load_split(self.tree, split, noted)
+        if len(self.splits) == 1 and self.format in _LISTING:
+            _warn_of_unlisted(found, " without a problem" if bad else "")
+        return found
+
+
+def _warn_of_unlisted(split: Split, condition: str) -> None:
+    """Say how many images lie beside those of the only split of a data set and are not read.
+
+    Warns:
+        AssumptionWarning: with the number and the first of them.
+    """
+    if not isinstance(split.open_image, TreeImages):
+        return
+    tree, known = split.open_image.tree, {example.file for example in split}
+    folders = {"", *(name.rpartition("/")[0] for name in known)}
+    files = (join(folder, name) for folder in sorted(folders) for name in tree.files(folder))
+    others = [name for name in files if name not in known and is_image(name) and not is_hidden(name)]
+    if others:
+        what = f"{others[0]!r} is" if len(others) == 1 else f"{len(others)} images ({others[0]!r} ...) are"
+        what += f" in no annotation{condition}, and left out"
+        warnings.warn(f"{tree.where}: {what}", AssumptionWarning, 3)
 
 
 @contextmanager

@@ -92,6 +92,12 @@ def test_members_that_lead_out_are_not_seen(tmp_path):
     assert list(open_tree(zipped(tmp_path / "a.zip", bad)).walk()) == ["good.txt"]
 
 
+def test_a_zip_with_backslashes(tmp_path):
+    written = {"cats\\": b"", "cats\\a.txt": b"1", "cats\\b\\c.txt": b"2", "..\\d.txt": b"3", "\\e": b"4"}
+    tree = open_tree(zipped(tmp_path / "a.zip", written))
+    assert {name: tree.read(name) for name in tree.walk()} == {"cats/a.txt": b"1", "cats/b/c.txt": b"2"}
+
+
 def test_a_zip_with_a_link(tmp_path):
     info = zipfile.ZipInfo("link.txt")
     info.external_attr = 0o120777 << 16

@@ -157,6 +157,16 @@ def test_a_rotated_rectangle_has_the_box_around_it(tmp_path, degrees):
     assert abs(int((mask == 1).sum()) - 200) < 20  # the area stays, but for what lies outside
 
 
+@pytest.mark.parametrize("degrees", [90, 180, -90])
+def test_regions_of_a_turned_image_are_not_read(tmp_path, degrees):
+    content = tasks()
+    content[0]["annotations"][0]["result"][0]["image_rotation"] = 360
+    trees.same_as_shots(open_split(str(export(tmp_path, content))))
+    content[0]["annotations"][0]["result"][0]["image_rotation"] = degrees
+    with pytest.raises(InputError, match=f"turned by {degrees % 360} degrees, expected image_rotation 0"):
+        open_split(str(export(tmp_path, content)))
+
+
 def test_polygons_ellipses_and_split_regions(tmp_path):
     content = tasks()
     size = {"original_width": 120, "original_height": 80}

@@ -261,13 +261,14 @@ class _RemoteTarTree(ArchiveTree[int]):
 
 
 class _ZipTree(ArchiveTree[zipfile.ZipInfo]):
-    """A zip archive, stored or deflated."""
+    """A zip archive, stored or deflated; backslashes in names, which some tools write, are slashes."""
 
     def _list(self) -> Iterator[tuple[str, zipfile.ZipInfo]]:
         with self.file.open() as opened, zipfile.ZipFile(opened) as file:
             for info in file.infolist():
-                if not info.filename.endswith("/") and not stat.S_ISLNK(info.external_attr >> 16):
-                    yield info.filename, info
+                name = info.filename.replace("\\", "/")
+                if not name.endswith("/") and not stat.S_ISLNK(info.external_attr >> 16):
+                    yield name, info
 
     def head(self, name: str, count: int) -> bytes:
         """The first bytes of a member, whose checksum is not verified."""

@@ -217,6 +217,11 @@ def _add(content: _Content, image: str, results: Sequence[Any], where: str, scor
             continue
         if not {"width", "radiusX", "points", "rle"} & value.keys():  # a keypoint
             continue
+        if turned := float(region.get("image_rotation") or 0) % 360:
+            raise InputError(
+                f"{at}: was drawn on an image turned by {turned:g} degrees, expected image_rotation 0 "
+                "(Label Studio does not document to which sides its percentages then refer)"
+            )
         width, height = int(region["original_width"]), int(region["original_height"])
         if not (0 < width < MAX_SIDE and 0 < height < MAX_SIDE):
             raise InputError(f"{at}: its image is {width} x {height}")
