@@ -3,14 +3,19 @@
 import argparse
 import os
 import pickle
+from collections import defaultdict
+from contextlib import nullcontext
+from datetime import UTC, datetime, timedelta
+from pathlib import Path, PureWindowsPath
 
+import numpy as np
 import pytest
 import safetensors.torch
 import timm
 import torch
 from timm.utils.model import reparameterize_model
 
-from heatbox.errors import InputError
+from heatbox.errors import AssumptionWarning, InputError
 from heatbox.models.checkpoints import (
     classes_in,
     convert_checkpoint,
@@ -20,6 +25,7 @@ from heatbox.models.checkpoints import (
     read_checkpoint,
 )
 from heatbox.models.factory import create_model
+from heatbox.models.spec import class_names
 
 
 def relative(found, expected):
@@ -79,10 +85,106 @@ def test_official_layouts_load_as_they_are(entry, prefix, trained, tmp_path, gol
     assert same(model, trained, golden_images(64))
 
 
+@pytest.mark.parametrize("prefix", ["net.", "model.encoder.", "_forward_module.", "module."])
+@pytest.mark.parametrize("rest", [{}, {"loss.weight": torch.ones(7)}, {"n_averaged": torch.tensor(3)}])
+@pytest.mark.parametrize("own", [True, False])
+def test_a_network_inside_a_trained_module(prefix, rest, own, trained, tmp_path, golden_images):
+    state = {prefix + name: tensor for name, tensor in trained.state_dict().items()}
+    torch.save({"state_dict": {**rest, **state}, "epoch": 3}, tmp_path / "w.ckpt")
+    words = f"under '{prefix}' are used, 1 others are not"
+    said = pytest.warns(AssumptionWarning, match=words) if rest else nullcontext()
+    with said:
+        model = create_model("test_replknet", 7 if own else None, tmp_path / "w.ckpt")
+    assert same(model, trained, golden_images(64))
+
+
+def test_two_networks_inside_a_trained_module(trained, tmp_path):
+    names = trained.state_dict().items()
+    state = {start + name: tensor for start in ("net.", "average.module.") for name, tensor in names}
+    torch.save({"state_dict": state}, tmp_path / "w.ckpt")
+    words = "has weights of RepLKNet under 'net.', 'average.module.', expected one of them alone"
+    with pytest.raises(InputError, match=words):
+        load_checkpoint(new(), tmp_path / "w.ckpt")
+
+
+def test_counters_of_operations_are_no_weights(trained, tmp_path, golden_images):
+    state = trained.state_dict() | {"total_ops": torch.zeros(1), "stem.0.total_params": torch.zeros(1)}
+    torch.save(state, tmp_path / "w.pth")
+    model = new()
+    load_checkpoint(model, tmp_path / "w.pth")
+    assert same(model, trained, golden_images(64))
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        np.float64(0.9),
+        np.float32(0.9),
+        np.array([0.5, 0.25]),
+        np.array(["cat", "dog"]),
+        defaultdict(list, {"loss": [0.5]}),
+        Path("runs/mine"),
+        PureWindowsPath("runs/mine"),
+        datetime(2026, 1, 2, tzinfo=UTC),
+        timedelta(hours=3),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_values_beside_the_weights(value, trained, tmp_path, golden_images):
+    torch.save({"state_dict": trained.state_dict(), "hyper_parameters": {"a": value}}, tmp_path / "w.pth")
+    model = new()
+    load_checkpoint(model, tmp_path / "w.pth")
+    assert same(model, trained, golden_images(64))
+
+
+def test_values_of_numpy_1(trained, tmp_path):
+    content = {"state_dict": trained.state_dict(), "best": np.float64(0.5), "mean": np.zeros(3)}
+    torch.save(content, tmp_path / "w.pth", _use_new_zipfile_serialization=False)
+    data = (tmp_path / "w.pth").read_bytes()
+    assert b"numpy._core.multiarray" in data
+    (tmp_path / "w.pth").write_bytes(data.replace(b"numpy._core.multiarray", b"numpy.core.multiarray"))
+    assert read_checkpoint(tmp_path / "w.pth").entry == "state_dict"
+
+
+def test_entries_of_any_name(trained, tmp_path):
+    state = trained.state_dict()
+    torch.save({"best": state, "optimizer": {"state": {0: {"step": torch.ones(1)}}}}, tmp_path / "w.pth")
+    assert read_checkpoint(tmp_path / "w.pth").entry == "best"
+    torch.save({"student": state, "teacher": state}, tmp_path / "w.pth")
+    words = r"has weights under 'student', 'teacher'; choose one: heatbox convert .*w\.pth --entry student"
+    with pytest.raises(InputError, match=words):
+        read_checkpoint(tmp_path / "w.pth")
+    assert read_checkpoint(tmp_path / "w.pth", "teacher").entry == "teacher"
+    torch.save({"model": {"name": "resnet"}, "weights": state}, tmp_path / "w.pth")
+    assert read_checkpoint(tmp_path / "w.pth").entry == "weights"
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"classes": list("gfedcba")},
+        {"class_to_idx": {name: number for number, name in enumerate("gfedcba")}},
+        {"hyper_parameters": {"id2label": {str(number): name for number, name in enumerate("gfedcba")}}},
+        {"meta": {"CLASSES": tuple("gfedcba")}},
+    ],
+    ids=lambda fields: next(iter(fields)),
+)
+def test_names_of_classes_beside_the_weights(fields, trained, tmp_path):
+    model = new()
+    torch.save({"state_dict": trained.state_dict(), **fields}, tmp_path / "w.pth")
+    load_checkpoint(model, tmp_path / "w.pth")
+    assert class_names(model, 7) == list("gfedcba")
+    torch.save({"state_dict": trained.state_dict(), "classes": ["a", "b"]}, tmp_path / "w.pth")
+    load_checkpoint(other := new(), tmp_path / "w.pth")
+    assert not class_names(other, 7)
+
+
 def test_one_of_several_sets_of_weights_can_be_chosen(trained, tmp_path, golden_images):
     content = {"model": new().state_dict(), "model_ema": {"module": trained.state_dict()}, "epoch": 3}
     torch.save(content, tmp_path / "w.pth")
     model = new()
+    with pytest.warns(AssumptionWarning, match="of the weights under 'model', 'model_ema', 'model' is used"):
+        load_checkpoint(model, tmp_path / "w.pth")
     assert load_checkpoint(model, tmp_path / "w.pth", entry="model_ema").entry == "model_ema.module"
     assert same(model, trained, golden_images(64))
     with pytest.raises(InputError, match=r"no weights under 'ema', expected one of \['model', 'model_ema'\]"):

@@ -18,10 +18,12 @@ import warnings
 import zipfile
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
+from datetime import date, datetime, timedelta, timezone
 from functools import cache
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import safetensors
 import safetensors.torch
 import torch
@@ -30,7 +32,7 @@ from torch import Tensor, nn
 from heatbox._utils import deprecated
 from heatbox._utils.checks import check_module, kind_of
 from heatbox._utils.io import named_when_whole
-from heatbox.errors import InputError, quoted
+from heatbox.errors import AssumptionWarning, InputError, quoted
 from heatbox.models._blocks import merge_as_in
 from heatbox.models.efficientnet_names import (
     is_efficientnet_pytorch,
@@ -64,6 +66,10 @@ PREFIXES = ("module.", "_orig_mod.", "model.")
 # The paper's ConvNeXt files are of Sequential(Sequential(stem, stages), head).
 WRAPPED = {"0.0.": "stem.", "0.1.": "stages.", "1.fc.": "head.fc."}
 HUB_PREFIXES = ("hf-hub:", "hf_hub:")
+# Counters that only cumulative averaging uses and some files lack; and those of thop, which no network has.
+COUNTERS = ("num_batches_tracked", "total_ops", "total_params")
+# Fields of a training script's file that have the names of the classes, by number or as name → number.
+CLASS_FIELDS = ("class_names", "classes", "CLASSES", "class_to_idx", "idx_to_class", "id2label", "label2id")
 # Likeness from which a message names a model.
 ALIKE = 0.5
 CLASSIFIERS = ("head.fc.", "head.", "fc.", "_fc.", "classifier.")
@@ -113,6 +119,8 @@ def read_checkpoint(path: str | Path, entry: str | None = None) -> Checkpoint:
         content, metadata = read_safetensors(path)
     else:
         content = read_pickle(path)
+        if names := _noted_names(content):
+            metadata = {"class_names": json.dumps(names)}
     try:
         state, found = unwrap(content, entry, str(path))
     except RecursionError as error:
@@ -142,10 +150,11 @@ def read_safetensors(path: Path) -> tuple[StateDict, dict[str, str]]:
 def read_pickle(path: Path) -> Any:
     """Content of a PyTorch file that consists of tensors and plain values only.
 
-    `argparse.Namespace` is allowed, because training scripts save their arguments in the file.
+    Plain are also values that training scripts save beside the weights: their arguments, numbers and arrays
+    of NumPy, paths and dates.
     """
     try:
-        with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
+        with torch.serialization.safe_globals(_plain_types()), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about pickle protocols; errors are raised
             return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError as error:
@@ -158,6 +167,22 @@ def read_pickle(path: Path) -> Any:
     except Exception as error:  # a damaged file can make the unpickler raise anything
         _refuse_program(path)
         raise InputError(f"{path}: not a checkpoint, or damaged ({quoted(error)})") from error
+
+
+@cache
+def _plain_types() -> list[Any]:
+    """Types, and functions of NumPy that make values of bytes, whose pickles run no code of the file."""
+    scalar, array = np.float64(0).__reduce__()[0], np.zeros(0).__reduce__()[0]
+    types: list[Any] = [argparse.Namespace, np.ndarray, np.dtype, date, datetime, timedelta, timezone]
+    types += {type(np.dtype(kind)) for kind in "?bBhHiIlLqQefdFDSU"}
+    types += [(lambda *_: {}, "collections.defaultdict")]  # filled as a dictionary
+    types += [(one, f"builtins.{one.__name__}") for one in (list, dict, set, int, float)]
+    for package in ("numpy._core.multiarray", "numpy.core.multiarray"):  # NumPy 2 and 1
+        types += [(scalar, f"{package}.scalar"), (array, f"{package}._reconstruct")]
+    for module in ("pathlib", "pathlib._local"):  # of any system
+        types += [(PurePosixPath, f"{module}.{name}") for name in ("PosixPath", "PurePosixPath")]
+        types += [(PureWindowsPath, f"{module}.{name}") for name in ("WindowsPath", "PureWindowsPath")]
+    return types
 
 
 def _refuse_program(path: Path) -> None:
@@ -186,10 +211,19 @@ def unwrap(content: Any, entry: str | None, source: str) -> tuple[StateDict, str
     if not isinstance(content, Mapping):
         raise InputError(f"{source}: contains a {type(content).__name__}, expected names and their tensors")
     inside = [name for name in CONTAINERS if isinstance(content.get(name), Mapping)]
+    inside = [name for name in inside if _has_tensors(content[name])] or inside
+    if not inside and not _is_flat(content):
+        inside = [name for name in content if isinstance(name, str) and _is_flat(content[name])]
+        if entry is None and len(inside) > 1:
+            hint = f"choose one: heatbox convert {source} --entry {inside[0]}"
+            raise InputError(f"{source}: has weights under {', '.join(map(repr, inside))}; {hint}")
     if entry is not None and not isinstance(content.get(entry), Mapping):
         expected = f"one of {inside}" if inside else "no entry, the file is flat"
         raise InputError(f"{source}: has no weights under {entry!r}, expected {expected}")
     chosen = entry if entry is not None else next(iter(inside), None)
+    if entry is None and len(inside) > 1:
+        what = f"of the weights under {', '.join(map(repr, inside))}, {chosen!r} is used"
+        warnings.warn(f"{source}: {what}; heatbox convert --entry takes others", AssumptionWarning, 3)
     if chosen is not None:
         state, deeper = unwrap(content[chosen], None, source)
         return state, f"{chosen}.{deeper}" if deeper else chosen
@@ -198,6 +232,38 @@ def unwrap(content: Any, entry: str | None, source: str) -> tuple[StateDict, str
         keys = ", ".join(repr(key) for key in list(content)[:3])
         raise InputError(f"{source}: contains no tensors, only {keys or 'nothing'}, expected a state_dict")
     return state, ""
+
+
+def _is_flat(value: Any) -> bool:
+    """Whether a part of a file's content is a mapping of names to tensors."""
+    return isinstance(value, Mapping) and any(
+        isinstance(name, str) and isinstance(one, Tensor) for name, one in value.items()
+    )
+
+
+def _has_tensors(value: Any) -> bool:
+    """Whether such a mapping is in there, perhaps in a further entry."""
+    inner = value.values() if isinstance(value, Mapping) else ()
+    return _is_flat(value) or any(map(_has_tensors, inner))
+
+
+def _noted_names(content: Any) -> list[str]:
+    """Names of the classes in the order of their numbers, where a training script's file has them."""
+    inside = content if isinstance(content, Mapping) else {}
+    more = (inside.get(name) for name in ("meta", "dataset_meta", "hyper_parameters"))
+    places = (inside, *(one for one in more if isinstance(one, Mapping)))
+    found = (_in_order(place.get(name)) for place in places for name in CLASS_FIELDS)
+    return next(filter(None, found), [])
+
+
+def _in_order(value: Any) -> list[str]:
+    """Names of a list, of a mapping number → name or name → number; empty for anything else."""
+    if isinstance(value, Mapping):
+        pairs = [(key, one) if isinstance(one, str) else (one, key) for key, one in value.items()]
+        names = {int(number): name for number, name in pairs if str(number).isdecimal()}
+        value = [names.get(number) for number in range(len(value))]
+    names_only = isinstance(value, list | tuple) and all(isinstance(name, str) for name in value)
+    return list(value) if names_only else []
 
 
 def strip_prefixes(state: StateDict) -> StateDict:
@@ -336,6 +402,42 @@ def renamed_by_timm(model: nn.Module, state: StateDict) -> StateDict:
     return renamed if len(renamed.keys() & names) > len(state.keys() & names) else state
 
 
+def weights_of(model: nn.Module, checkpoint: Checkpoint, head: bool = True) -> Checkpoint:
+    """The part of a checkpoint that is of a model, by the names of its weights, without their prefix.
+
+    A training's module has its network under a name such as "net.", perhaps beside a loss or metrics.
+
+    Args:
+        model: the network, of any number of classes.
+        checkpoint: the file. It is returned as it is where its names are the model's, or where no part of it
+            has all of them.
+        head: whether the part needs the weights of the classifier.
+
+    Raises:
+        InputError: there are several such parts.
+
+    Warns:
+        AssumptionWarning: the rest is not used.
+    """
+    state, skipped = checkpoint.state, frozenset() if head else classifier_names(model)
+    own = [name for name in model.state_dict() if name not in skipped and not name.endswith(COUNTERS)]
+    if not own or state.keys() >= {*own}:
+        return checkpoint
+    starts = [name.removesuffix(own[0]) for name in state if name.endswith(f".{own[0]}")]
+    found = [start for start in starts if all(start + name in state for name in own)]
+    if len(found) > 1:
+        parts = ", ".join(map(repr, found))
+        what = f"has weights of {type(model).__name__} under {parts}, expected one of them alone"
+        raise InputError(f"{checkpoint.source}: {what}")
+    if not found:
+        return checkpoint
+    inside = {name.removeprefix(found[0]): one for name, one in state.items() if name.startswith(found[0])}
+    if others := [name for name in state if not name.startswith(found[0])]:
+        what = f"the weights under {found[0]!r} are used, {len(others)} others are not, such as {others[0]!r}"
+        warnings.warn(f"{checkpoint.source}: {what}", AssumptionWarning, stacklevel=3)
+    return replace(checkpoint, state=inside)
+
+
 def meta_copy(model: nn.Module) -> nn.Module:
     """A copy of a model on the meta device, without its weights."""
     memo: dict[int, Any] = {}
@@ -369,10 +471,9 @@ def classes_of(checkpoint: Checkpoint) -> int | None:
 def mismatch(model: nn.Module, state: Mapping[str, Tensor], skipped: Collection[str] = ()) -> str:
     """Why these weights cannot be loaded into the model, as a phrase; "" if they can."""
     own = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    # Only cumulative averaging uses the counters, and some files lack them.
-    optional = {*skipped, *(name for name in own if name.endswith("num_batches_tracked"))}
+    optional = {*skipped, *(name for name in own if name.endswith(COUNTERS))}
     missing = [name for name in own if name not in state and name not in optional]
-    unexpected = [name for name in state if name not in own]
+    unexpected = [name for name in state if name not in own and not name.endswith(COUNTERS)]
     shapes = [name for name in state if name in own and tuple(state[name].shape) != own[name]]
     if not (missing or unexpected or shapes):
         return ""
@@ -428,7 +529,7 @@ def signature(state: Mapping[str, Tensor]) -> frozenset[tuple[str, tuple[int, ..
     return frozenset(
         (name, tuple(tensor.shape))
         for name, tensor in state.items()
-        if name not in classifier and not name.endswith("num_batches_tracked")
+        if name not in classifier and not name.endswith(COUNTERS)
     )
 
 
@@ -498,7 +599,8 @@ def load_checkpoint(
 
     The model first takes the form of the file: merged weights merge it, and weights of a ConvNeXt without the
     head's LayerNorm remove that. The file's preprocessing, as far as known, is set in `model.pretrained_cfg`,
-    where `timm.data.resolve_model_data_config(model)` reads it.
+    where `timm.data.resolve_model_data_config(model)` reads it. Of a file that has more than the model, such
+    as a checkpoint of Lightning, the part with the model's names is taken, see `weights_of`.
 
     Args:
         model: a timm model or one with its interface; on the meta device its parameters are replaced.
@@ -507,13 +609,15 @@ def load_checkpoint(
         head: False keeps the model's classifier, for fine-tuning on other classes.
 
     Raises:
-        InputError: the file cannot be read, or is of another model: the message names the first missing and
-            unexpected keys and the model that the file resembles. The model is unchanged.
+        InputError: the file cannot be read, has weights of several such models, or is of another model: the
+            message names the first missing and unexpected keys and the model that the file resembles. The
+            model is unchanged.
         TypeError: not an `nn.Module`, or neither text nor a path.
     """
     check_module(model, "model")
     checkpoint = path if isinstance(path, Checkpoint) else read_checkpoint(path, entry)
     trial = meta_copy(model)
+    checkpoint = weights_of(trial, checkpoint, head)
     state = adapt(trial, checkpoint.state)
     skipped = frozenset() if head else classifier_names(model)
     if not head and is_gap_fc(trial.state_dict()):  # a new gap_fc head on weights that had a LayerNorm there
@@ -529,13 +633,14 @@ def load_checkpoint(
     update_data_config(model, report.preprocessing)
     if "recipe" in checkpoint.metadata:  # of heatbox train, whose recipes have the softmax's cross-entropy
         update_data_config(model, {"scores": checkpoint.metadata.get("scores", "softmax")})
-    if head and (names := _class_names_in(checkpoint)) and len(names) == report.num_classes:
+    names = _class_names_in(checkpoint) if head else []
+    if names and report.num_classes in (None, len(names)):
         update_data_config(model, {"label_names": names, "label_descriptions": {}})
     return report
 
 
 def _class_names_in(checkpoint: Checkpoint) -> list[str]:
-    """Class names in the metadata of a checkpoint of heatbox train; empty where there are none."""
+    """Class names in the metadata of a checkpoint; empty where there are none."""
     try:
         names = json.loads(checkpoint.metadata.get("class_names", "[]"))
     except (ValueError, RecursionError) as error:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import timm
+import torch
 from torch import nn
 
 from heatbox._utils.checks import check_integer, kind_of
@@ -22,6 +23,7 @@ from heatbox.models.checkpoints import (
     meta_copy,
     read_checkpoint,
     replace_classifier,
+    weights_of,
 )
 from heatbox.models.forms import program_in, refusal
 from heatbox.models.huggingface import create_huggingface, is_huggingface
@@ -79,6 +81,9 @@ def create_model(
         fields: dict[str, Any] = options
         return create_huggingface(name, num_classes, weights, **fields)
     if weights is not None and num_classes is None and not is_plugin(name):
+        if classes_of(weights) is None:
+            with torch.device("meta"):
+                weights = weights_of(_from_timm(name, None, False, dict(options)), weights)
         num_classes = classes_of(weights)
     if is_plugin(name):
         model = _from_file(name, num_classes, dict(options))

@@ -8,7 +8,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
-from heatbox.data.files.images import decode_factor, decode_image, decode_plain_jpeg, plain_jpeg_size
+from heatbox.data.files.images import (
+    decode_factor,
+    decode_image,
+    decode_plain_jpeg,
+    header_size,
+    plain_jpeg_size,
+    stored_header,
+)
+from heatbox.data.files.trees import FolderTree
+from heatbox.data.formats.frames import orientation_of
 from heatbox.errors import InputError
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (31, 45, 3)).astype(np.uint8)
@@ -162,6 +171,17 @@ def test_exif_orientation_is_applied(tmp_path):
     assert found.shape == (8, 4, 3)
     assert found[:2].min() == 255
     assert found[2:].max() == 0
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
+@pytest.mark.parametrize("value", range(1, 9))
+def test_sizes_of_headers_are_those_of_decoded_images(kind, value, tmp_path):
+    data = saved(kind=kind, exif=orientation(value))
+    (tmp_path / "a").write_bytes(data)
+    assert header_size(data, "a") == header_size(tmp_path / "a", "a") == decode_image(data, "a").size
+    assert stored_header(data, "a") == ((45, 31), value)
+    found = (value, (45, 31)) if value > 1 else (1, (0, 0))
+    assert orientation_of(FolderTree(tmp_path), "a") == found
 
 
 def test_bytes_are_read_like_files(tmp_path):

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 import simplejpeg
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
 
 from heatbox.data.files.trees import NamedFiles, Tree, below, join
 from heatbox.data.types import Example
@@ -141,8 +141,8 @@ def header_size(data: bytes | Path, name: str) -> tuple[int, int]:
         height, width = _bands_last(_load_array(data, name), name).shape[:2]
         return width, height
     with _opened(data, name) as image:
-        turned = image.getexif().get(ORIENTATION, 1) in _TURNED
-        return (image.height, image.width) if turned else image.size
+        size, orientation = stored_frame(image)
+        return size[::-1] if orientation in _TURNED else size
 
 
 def stored_header(data: bytes, name: str) -> tuple[tuple[int, int], int]:
@@ -152,9 +152,18 @@ def stored_header(data: bytes, name: str) -> tuple[tuple[int, int], int]:
         InputError: they do not.
     """
     with _opened(data, name) as image:
-        size = image.size
-        found = 1 if has_no_exif(data) else image.getexif().get(ORIENTATION, 1)
-        return size, found if isinstance(found, int) and 1 < found <= 8 else 1
+        return (image.size, 1) if has_no_exif(data) else stored_frame(image)
+
+
+def stored_frame(image: Image.Image) -> tuple[tuple[int, int], int]:
+    """Stored (width, height) and EXIF orientation of an image that is opened and not decoded.
+
+    The size that Pillow returns is the stored one, but that of a TIFF is upright.
+    """
+    found = image.getexif().get(ORIENTATION, 1)
+    orientation = found if isinstance(found, int) and 1 < found <= 8 else 1
+    turned = isinstance(image, TiffImagePlugin.TiffImageFile) and orientation in _TURNED
+    return image.size[::-1] if turned else image.size, orientation
 
 
 def has_no_exif(head: bytes) -> bool:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from heatbox.data.files.images import ORIENTATION, has_no_exif
+from heatbox.data.files.images import has_no_exif, stored_frame
 from heatbox.data.files.trees import Report, Tree
 from heatbox.data.problems import MALFORMED, Problem
 from heatbox.errors import AssumptionWarning, UnreachableError
@@ -82,9 +82,8 @@ def orientation_of(tree: Tree, name: str) -> tuple[int, tuple[int, int]]:
             return UPRIGHT, (0, 0)
         source = tree.source(name)
         with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
-            found = image.getexif().get(ORIENTATION, UPRIGHT)
-            if isinstance(found, int) and 1 < found <= 8:
-                return found, image.size
+            size, found = stored_frame(image)
+            return found, size if found != UPRIGHT else (0, 0)
     except UnreachableError:
         raise
     except Exception:  # a damaged file can make a decoder raise anything
