@@ -518,6 +518,39 @@ def test_an_image_without_ending_gets_one(tmp_path):
     assert files(tmp_path / "out") == ["data.yaml", "images/val/scan.17.png", "labels/val/scan.17.txt"]
 
 
+@pytest.mark.parametrize("to", TREES)
+def test_names_with_characters_that_readers_do_not_keep(tmp_path, to):
+    names = ("back\\slash.png", "line\nbreak.png", "line_break.png")
+    split = plain_split(tmp_path / "in", content=dict.fromkeys(names, CONTENT["one.png"]))
+    done = written(split, tmp_path / "out", to)
+    assert (done.images, done.problems) == (3, [])
+    (again,) = open_splits(str(tmp_path / "out"))
+    assert {example.id.rpartition("/")[2] for example in again} == {
+        "back_slash.png", "line_break.png", "line_break-2.png",
+    }  # fmt: skip
+    assert all(len(example.boxes) for example in again)
+
+
+def test_a_backslash_where_images_keep_their_names(tmp_path):
+    content = dict.fromkeys(("back\\slash.png", "b.png"), CONTENT["one.png"])
+    done = written(plain_split(tmp_path / "in", content=content), tmp_path / "o.csv", "csv")
+    assert done.images == 1
+    (problem,) = done.problems
+    assert (
+        problem
+        == "back\\slash.png: its name has a backslash, which annotation files have between folders; rename it"
+    )
+
+
+@pytest.mark.parametrize("name", ["a.jfif", "a.JPE"])
+def test_unusual_endings_become_usual(tmp_path, name):
+    split = plain_split(tmp_path / "in", content={"a.png": CONTENT["one.png"]})
+    Image.open(tmp_path / "in/a.png").convert("RGB").save(tmp_path / "in" / name, "JPEG")
+    split = dataclasses.replace(split, examples=[dataclasses.replace(split.examples[0], id=name)])
+    written(split, tmp_path / "out", "yolo")
+    assert files(tmp_path / "out") == ["data.yaml", "images/val/a.jpg", "labels/val/a.txt"]
+
+
 def turned_photograph(path):
     """A file of 30 x 40 pixels whose EXIF turns it to 40 x 30."""
     exif = Image.Exif()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import os
+import re
 import zipfile
 from array import array
 from collections import Counter
@@ -24,7 +25,7 @@ import numpy as np
 from heatbox._utils.devices import map_in_threads
 from heatbox._utils.io import folder_when_whole, made_folder, written_atomically
 from heatbox._utils.progress import Track, silent
-from heatbox.data.files.images import TreeImages, header_size, header_suffix, image_size
+from heatbox.data.files.images import UNUSUAL_SUFFIXES, TreeImages, header_size, header_suffix, image_size
 from heatbox.data.files.remote import is_address
 from heatbox.data.formats import coco, cvat, folder, huggingface, labelstudio, voc, yolo
 from heatbox.data.formats.options import WriteOptions, WrittenFormat
@@ -332,6 +333,9 @@ def _prepare(
     folder = writer.image_folder(split.name, options)
 
     def place(index: int) -> _Placed | str:
+        if "\\" in names[index]:
+            what = "a backslash, which annotation files have between folders; rename it"
+            return f"{names[index]}: its name has {what}"
         try:
             source, size = _measured(split, split.examples[index], placing)
         except InputError as error:
@@ -400,15 +404,19 @@ def _measured(split: Split, example: Example, placing: bool) -> tuple[Path | byt
         return b"", example.size
 
 
+_UNUSUAL = re.compile(r"[\\\x00-\x1f\x7f]")
+"""Characters of file names that annotation files or their readers do not keep: backslashes, line breaks."""
+
+
 def _image_names(split: Split, writer: Writer, placing: bool, notes: list[str]) -> list[str]:
     """The name of each image in the output."""
     names: list[str] = []
     used: set[str] = set()
     renamed, first = 0, ""
     for example in split:
-        if not is_safe_id(example.id):
+        if not is_safe_id(example.id.replace("\\", "/")):
             raise InputError(f"{split.name}: image id {example.id!r} leads out of the folder of the images")
-        name = _with_ending(split, example) if placing else example.id
+        name = _UNUSUAL.sub("_", _with_ending(split, example)) if placing else example.id
         if placing and writer.is_flat:
             name = name.replace("/", "_")
         stem, again = without_suffix(name), 1
@@ -433,10 +441,11 @@ def _with_ending(split: Split, example: Example) -> str:
     """The id with the ending of an image file, which tools go by."""
     if not _has_files(split):
         return f"{without_suffix(example.id)}.png"
-    if without_suffix(example.id) != example.id:
+    stem = without_suffix(example.id)
+    if stem != example.id and not example.id.lower().endswith(UNUSUAL_SUFFIXES):
         return example.id
     try:
-        return example.id + header_suffix(_source(split, example), _described(split, example))
+        return stem + header_suffix(_source(split, example), _described(split, example))
     except InputError:  # it is left out when it is placed
         return example.id
 

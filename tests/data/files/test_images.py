@@ -1,6 +1,8 @@
 """Images of every kind decode to upright 8-bit RGB; plain JPEGs take the fast path to the same pixels."""
 
 import io
+import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,10 +11,12 @@ from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
 from heatbox.data.files.images import (
+    _register_heif,
     decode_factor,
     decode_image,
     decode_plain_jpeg,
     header_size,
+    is_image,
     plain_jpeg_size,
     stored_header,
 )
@@ -182,6 +186,28 @@ def test_sizes_of_headers_are_those_of_decoded_images(kind, value, tmp_path):
     assert stored_header(data, "a") == ((45, 31), value)
     found = (value, (45, 31)) if value > 1 else (1, (0, 0))
     assert orientation_of(FolderTree(tmp_path), "a") == found
+
+
+@pytest.mark.parametrize("name", ["a.jfif", "a.JPE", "a.avif", "a.HEIC", "a.heif", "a.jp2"])
+def test_photographs_of_any_ending_count(name):
+    assert is_image(name)
+    assert not is_image(f"{name}.txt")
+
+
+def test_a_package_that_reads_heic_is_used(tmp_path, monkeypatch):
+    (tmp_path / "a.HEIC").write_bytes(b"\0\0\0\x18ftypheic" + bytes(99))
+    _register_heif.cache_clear()
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)  # not installed
+    with pytest.raises(InputError, match=r"supported format; HEIC is read if pillow-heif is installed$"):
+        decode_image(tmp_path / "a.HEIC", "a.HEIC")
+    calls = []
+    package = SimpleNamespace(register_heif_opener=lambda: calls.append("registered"))
+    monkeypatch.setitem(sys.modules, "pillow_heif", package)
+    _register_heif.cache_clear()
+    for _ in range(2):
+        with pytest.raises(InputError):
+            header_size(tmp_path / "a.HEIC", "a.HEIC")
+    assert calls == ["registered"]
 
 
 def test_bytes_are_read_like_files(tmp_path):

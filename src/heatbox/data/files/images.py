@@ -11,10 +11,12 @@ it or reports what is wrong.
 
 from __future__ import annotations
 
+import importlib
 import io
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +29,11 @@ from heatbox.data.types import Example
 from heatbox.errors import InputError
 
 ARRAY_SUFFIX = ".npy"
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
+UNUSUAL_SUFFIXES = (".jfif", ".jpe")  # of JPEG, which few tools know
+IMAGE_SUFFIXES = (
+    ".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".jp2", ".avif",
+    ".heic", ".heif", *UNUSUAL_SUFFIXES,
+)  # fmt: skip
 ORIENTATION = 0x0112  # EXIF tag
 _TURNED = (5, 6, 7, 8)  # EXIF orientations that swap width and height
 _START, _SCAN, _APP1 = b"\xff\xd8\xff", 0xDA, 0xE1  # JPEG markers
@@ -245,6 +251,8 @@ def open_for_network(
 def _opened(data: bytes | Path, name: str) -> Iterator[Image.Image]:
     """An image whose pixels are not decoded yet; whatever its decoder raises becomes an `InputError`."""
     try:
+        if name.lower().endswith(_HEIF):
+            _register_heif()
         with Image.open(io.BytesIO(data) if isinstance(data, bytes) else data) as image:
             yield image
     except Image.DecompressionBombError as error:
@@ -258,9 +266,20 @@ def _opened(data: bytes | Path, name: str) -> Iterator[Image.Image]:
             raise InputError(
                 f"{name}: Pillow does not read the bands of this TIFF; save them as .npy, (C, H, W)"
             ) from error
-        raise InputError(f"{name}: not an image in a supported format") from error
+        hint = "; HEIC is read if pillow-heif is installed" if name.lower().endswith(_HEIF) else ""
+        raise InputError(f"{name}: not an image in a supported format{hint}") from error
     except Exception as error:  # a damaged file can make a decoder raise anything
         raise InputError(f"{name}: the image is damaged ({error})") from error
+
+
+_HEIF = (".heic", ".heif")
+
+
+@cache
+def _register_heif() -> None:
+    """Have Pillow read HEIC, where pillow-heif is installed."""
+    with suppress(ImportError):
+        importlib.import_module("pillow_heif").register_heif_opener()
 
 
 def is_upright(image: Image.Image) -> bool:
