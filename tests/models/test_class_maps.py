@@ -19,6 +19,7 @@ from torch.nn.utils import parametrizations, parametrize
 
 import heatbox
 from heatbox.errors import InputError
+from heatbox.models.introspect import ClassifierView
 from helpers.map_oracles import difference
 from helpers.random_weights import scrambled, structured_images
 from helpers.sweep import check_maps
@@ -441,6 +442,17 @@ def test_hidden_layer_with_every_activation(name):
         fc=linear(9),
     )
     check(ready(model), by_gate(lambda z: activation(z)))
+
+
+def test_an_activation_of_the_trunk_in_a_hidden_layer():
+    body = trunk()
+    model = Net(
+        lambda net, f: net.fc(net.trunk[-1](net.hidden(f.mean((2, 3))))),
+        body,
+        hidden=linear(CHANNELS, 40),
+        fc=linear(40),
+    )
+    check_both(ready(model), by_gate(F.relu))
 
 
 FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -1527,8 +1539,27 @@ def exact_or_says(model: nn.Module, word: str) -> None:
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_script():
-    exact_or_says(torch.jit.trace(ready(bare()), images()), "TorchScript")
+def test_script(tmp_path):
+    traced = torch.jit.trace(ready(bare()), images())
+    exact_or_says(traced, "TorchScript")
+    traced.save(tmp_path / "traced.pt")
+    for script in (
+        torch.jit.load(tmp_path / "traced.pt"),
+        torch.jit.script(trunk().append(nn.Flatten()).eval()),
+    ):
+        with pytest.raises(InputError, match="is a TorchScript program, whose layers cannot be looked into"):
+            heatbox.class_maps(script, images())
+
+
+@pytest.mark.parametrize("shape", [(-1, CHANNELS), (2, -1)])
+def test_windows_of_one_size(shape):
+    """As in networks for small images: of larger ones, view(-1, C) makes more images."""
+    model = ready(Net(lambda net, f: net.fc(F.avg_pool2d(f, (10, 14)).view(*shape)), fc=linear()))
+    check_both(model, gap)
+    view = ClassifierView(model, size=SIZE[1:])
+    words = "logits of 8 images for 2 of 80 x 112" if shape[0] < 0 else "cannot be multiplied"
+    with pytest.raises((InputError, RuntimeError), match=words):
+        view(structured_images((3, 80, 112), 2, 11))
 
 
 @pytest.mark.filterwarnings("ignore")

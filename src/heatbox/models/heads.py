@@ -943,11 +943,14 @@ def record_graph(
 
     Raises:
         InputError: the model returns no logits, or none that are computed from the images.
+        ValueError: it does not accept images of this size, of which it returns logits of another number.
     """
     boundaries: list[Boundary] = []
     calls: Counter[tuple[nn.Module, str]] = Counter()
 
     def note(module: nn.Module, side: Literal["input", "output"]) -> None:
+        if isinstance(module, torch.jit.RecursiveScriptModule):  # which takes no hooks
+            return
         boundaries.append(Boundary(module, side, calls[module, side], len(recorder.operations)))
         calls[module, side] += 1
 
@@ -960,6 +963,10 @@ def record_graph(
         recorder.add(images)
         with recorder:
             output = select(model(images))
+    if len(output) != len(images):  # view(-1, C) of images of another size
+        raise ValueError(f"it returns logits of {len(output)} images for {len(images)}")
+    if not boundaries:
+        raise InputError(f"{model_name(model)} has no module that takes hooks")
     number = recorder.number(output)
     graph = Graph(recorder, boundaries, images.shape[2:], small)
     if number is None or not graph.depends(number):

@@ -244,8 +244,8 @@ class ClassifierView:
             images = as_input(self.model, torch.zeros(1, channels, factor * height, factor * width))
             try:
                 with eval_mode(self.model), unchanged(self.model), torch.no_grad():
-                    self._head(images)
-                self._accepted[factor] = True
+                    features, logits, _ = self._head(images)
+                self._accepted[factor] = len(logits) == len(features)
             except Exception:  # a model of one size can raise anything
                 self._accepted[factor] = False
         return self._accepted[factor]
@@ -293,6 +293,11 @@ class ClassifierView:
             capture_stages(stages, images.shape[2:], shifted, offset) as outputs,
         ):
             features, logits, recording = self._head(images)
+        if not torch.compiler.is_compiling() and len(logits) != len(features):
+            raise InputError(
+                f"{model_name(self.model)} returns logits of {len(logits)} images for {len(features)} of "
+                f"{images.shape[2]} x {images.shape[3]} pixels, expected images of the size it is made for"
+            )
         batch = images.shape[0]
         middle = tuple(outputs[stage][:batch] for stage in stages)  # after the shift there are four batches
         sharpened = None
@@ -812,7 +817,8 @@ def _find_chain(
             return None
         hook, steps = _include_batch_norm(model, images, calls[:index], features, hook, steps)
         head = FoldedHead(model, select, hook, steps)
-        return head if steps and _reproduces_logits(head, images.shape[1:]) else None
+        again = any(one.module is hook.module for one in calls[index + 1 :])  # its last call is another
+        return head if steps and not again and _reproduces_logits(head, images.shape[1:]) else None
     return None
 
 
@@ -866,6 +872,8 @@ def _reproduces_logits(head: FoldedHead, size: Sequence[int]) -> bool:
         try:
             features, logits, _ = head(_noise(head.model, (channels, *side), 1))
         except Exception:  # a model of fixed input size
+            continue
+        if len(logits) != len(features):  # such a model, too
             continue
         return _close(head.logits(features), logits)
     return False
