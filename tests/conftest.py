@@ -1,9 +1,14 @@
 """Processes, options, seeds and the paths of optional data shared by every test."""
 
 import os
+import sys
 from pathlib import Path
 
-from heatbox._utils.devices import available_cores, configure_process
+# Tests begin many interpreters, each of which would compile all that it imports.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
+
+from heatbox._utils.devices import available_cores, configure_process  # noqa: E402
 
 configure_process()  # before torch starts its threads
 if WORKERS := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "0")):

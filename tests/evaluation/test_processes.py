@@ -15,6 +15,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 import torch.multiprocessing as mp
 
 from heatbox._utils import processes
@@ -37,6 +38,15 @@ def torchrun(count: int, *words: str) -> subprocess.CompletedProcess[str]:
     environ = os.environ | {"OMP_NUM_THREADS": "1"}
     command = [*start, "-m", "heatbox", "--", *words]
     return subprocess.run(command, capture_output=True, text=True, env=environ, check=False)
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """As in the processes of `torchrun`: the last digits depend on the number of threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def results(folder: Path) -> tuple[dict, list[dict]]:
