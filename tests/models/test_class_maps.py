@@ -455,6 +455,39 @@ def test_an_activation_of_the_trunk_in_a_hidden_layer():
     check_both(ready(model), by_gate(F.relu))
 
 
+def test_a_head_that_is_chosen_by_the_image():
+    def rule(net, f):
+        return net.first(f.mean((2, 3))) if f.mean() < 1e3 else net.second(f.mean((2, 3)))
+
+    model = ready(Net(rule, first=linear(), second=linear()))
+    view = ClassifierView(model, size=SIZE[1:])
+    view(images())
+    with pytest.raises(InputError, match="takes another path for these images than for those that its head"):
+        view(1e5 * images())
+    model = ready(Net(lambda net, f: net.fc(f.mean((2, 3))), fc=linear()))
+    view = ClassifierView(model, size=SIZE[1:])
+    model.fc = linear()
+    with pytest.raises(InputError, match="takes another path"):
+        view(images())
+
+
+def test_a_network_that_weighs_the_logits_of_another():
+    def gates(net, x):
+        return net.gate(net.other(x).mean((2, 3))).softmax(1)
+
+    class Mixture(Net):
+        def forward(self, x):
+            pooled, weights = self.trunk(x).mean((2, 3)), gates(self, x)
+            return weights[:, :1] * self.first(pooled) + weights[:, 1:] * self.second(pooled)
+
+    def oracle(net, x, targets):
+        rows = torch.stack([net.first.weight[targets], net.second.weight[targets]], 1)  # (B, 2, C)
+        return weighted(features(net, x), (gates(net, x)[..., None] * rows).sum(1))
+
+    parts = {"other": trunk(), "gate": linear(CHANNELS, 2), "first": linear(), "second": linear()}
+    check_both(ready(Mixture(lambda net, f: f, **parts)), oracle)
+
+
 FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "F.relu": F.relu,
     "torch.relu": torch.relu,

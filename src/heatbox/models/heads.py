@@ -60,6 +60,19 @@ class NotAffine(Exception):
     """The logits are no affine function of the feature map; the message is the reason."""
 
 
+class OtherPath(InputError):
+    """A model computes logits in another way than when its head was found.
+
+    Args:
+        model: its name.
+    """
+
+    def __init__(self, model: str) -> None:
+        super().__init__(
+            f"{model} takes another path for these images than for those that its head was found with"
+        )
+
+
 @dataclass(frozen=True)
 class Part:
     """One feature map that the logits are computed from.
@@ -138,7 +151,7 @@ class Recording:
         found = [part.find(self._recorder, wanted, batch) for part in parts]
         self.parts, self.starts = parts, [number for number in found if number is not None]
         if len(self.starts) < len(parts):
-            raise InputError("the model takes another path for these images than for others")
+            raise OtherPath("the model")
         self.needed = self._before(self.starts)
 
     def starting_at(self, parts: Sequence[Part]) -> Recording:
@@ -293,8 +306,9 @@ class Affine:
                 [leaf.clone() for leaf in leaves], lambda one, *given: _APPLY[rules[one]](one, *given)
             )
             picked = logits.gather(1, targets[:, None])[:, 0]
-            weights = torch.autograd.grad(picked.sum(), leaves)
-        return list(weights), logits.detach()
+            weights = torch.autograd.grad(picked.sum(), leaves, allow_unused=True)
+        pairs = zip(weights, leaves, strict=True)  # a map that only weighs another has no derivative
+        return [torch.zeros_like(leaf) if one is None else one for one, leaf in pairs], logits.detach()
 
 
 class _Held(Exception):
@@ -970,7 +984,9 @@ def record_graph(
     number = recorder.number(output)
     graph = Graph(recorder, boundaries, images.shape[2:], small)
     if number is None or not graph.depends(number):
-        raise InputError(f"{model_name(model)} returns logits that are not computed from the images")
+        raise InputError(
+            f"{model_name(model)} returns logits that no operation of PyTorch computes from the images"
+        )
     return graph, final_activation(graph.operations, number)[0], output
 
 

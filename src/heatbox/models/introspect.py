@@ -21,7 +21,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property, reduce
 from typing import Any, Literal
@@ -37,6 +37,7 @@ from heatbox.models.forms import refusal
 from heatbox.models.heads import (
     Contributions,
     NoFeatureMap,
+    OtherPath,
     RecordedHead,
     Recording,
     Select,
@@ -69,6 +70,7 @@ from heatbox.models.stages import (
 
 _PASS_THROUGH = (nn.Identity, nn.Flatten, nn.Dropout, nn.Dropout2d)
 _RELATIVE_TOLERANCE = 1e-4
+_OTHER_PATH = 0.1  # relative error of logits that no rounding explains, also of 8 bits
 
 
 @dataclass(frozen=True)
@@ -293,11 +295,8 @@ class ClassifierView:
             capture_stages(stages, images.shape[2:], shifted, offset) as outputs,
         ):
             features, logits, recording = self._head(images)
-        if not torch.compiler.is_compiling() and len(logits) != len(features):
-            raise InputError(
-                f"{model_name(self.model)} returns logits of {len(logits)} images for {len(features)} of "
-                f"{images.shape[2]} x {images.shape[3]} pixels, expected images of the size it is made for"
-            )
+        if not (torch.compiler.is_compiling() or torch.jit.is_tracing()):  # type: ignore[no-untyped-call]
+            self._check_path(images, features, logits)
         batch = images.shape[0]
         middle = tuple(outputs[stage][:batch] for stage in stages)  # after the shift there are four batches
         sharpened = None
@@ -310,6 +309,19 @@ class ClassifierView:
             if sharpened is not None:
                 self._sources[sharpened] = _Source(recording, batch, (offset, (height, width)))
         return ModelOutput(features, logits, middle, sharpened)
+
+    def _check_path(self, images: Tensor, features: Tensor, logits: Tensor) -> None:
+        """Raise where a pass is of other modules than those of the head."""
+        if len(logits) != len(features):
+            raise InputError(
+                f"{model_name(self.model)} returns logits of {len(logits)} images for {len(features)} of "
+                f"{images.shape[2]} x {images.shape[3]} pixels, expected images of the size it is made for"
+            )
+        if isinstance(self._head, FoldedHead):
+            wanted = logits.detach().float()
+            error = (self._head.logits(features.detach()) - wanted).norm()
+            if error > _OTHER_PATH * wanted.norm():
+                raise OtherPath(model_name(self.model))
 
     def look(self, images: Tensor, layers: int = 2, sharp: bool = False) -> ModelOutput:
         """Deprecated: use `extract`."""
@@ -542,7 +554,8 @@ def class_maps(
     signature = (output, *map(id, model.modules()))
     found = None
     if _latest is not None and _latest[0] == signature:
-        found = _class_maps(_latest[1], images, targets)
+        with suppress(OtherPath):
+            found = _class_maps(_latest[1], images, targets)
     if found is None:  # another model, or one whose head was exchanged
         _latest = None  # frees the model before
         _latest = (signature, ClassifierView(model, output, images.shape[2:]))
