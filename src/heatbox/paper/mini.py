@@ -27,17 +27,17 @@ TEST_IMAGES = 500
 
 # Of the run in docs/paper.md, processor time of one thread: training images per second at 64 pixels, with the
 # validation on the test images, and seconds per network of everything else.
-RATES = {"convnext_micro": 139.0, "replknet_micro": 120.0, "slak_micro": 89.0}
+RATES = {"convnext_micro": 167.0, "replknet_micro": 155.0, "slak_micro": 95.0}
 SECONDS = {
-    "evaluate": 13.6,
-    "second": 9.5,
-    "erf": 5.7,
-    "erf-others": 5.2,
-    "channels": 4.3,
-    "channels-others": 3.6,
-    "maps": 24.9,
-    "complexity": 7.0,
-    "shape-bias": 11.8,
+    "evaluate": 11.2,
+    "second": 7.1,
+    "erf": 5.1,
+    "erf-others": 9.4,
+    "channels": 4.2,
+    "channels-others": 4.1,
+    "maps": 20.1,
+    "complexity": 6.9,
+    "shape-bias": 11.4,
 }
 BASIS = "processor time of the run in docs/paper.md"
 
