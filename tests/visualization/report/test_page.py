@@ -240,6 +240,10 @@ def test_several_runs_and_an_analysis_on_one_page(run, tmp_path):
         assert "(10 images)" in shown.inner_text("#score")
         assert shown.locator("table:has(thead th:text-is('map')) tbody tr").count() == 4 + 3
         assert "ms per image" in shown.locator("thead").first.inner_text()
+        parts = shown.locator("#scores details:not([open])")  # of one run they are shown
+        assert parts.locator("summary").all_inner_texts() == [
+            f"{name}: images by size, shape, place and class" for name in ("run", "other")
+        ]
         assert not troubles
 
 
