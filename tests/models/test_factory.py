@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from heatbox.errors import InputError
-from heatbox.models.factory import create_model
+from heatbox.models.factory import create_model, create_with_new_head
 from heatbox.models.introspect import ClassifierView, class_maps
 from helpers.scenes import write_checkpoint, write_model
 
@@ -120,6 +120,21 @@ def test_a_class_of_ones_own_takes_a_checkpoint(tmp_path):
     saved = create_model(name)
     path = write_checkpoint(saved, tmp_path / "weights.safetensors")
     assert torch.equal(create_model(name, checkpoint=path).fc.weight, saved.fc.weight)
+
+
+@pytest.mark.parametrize("prefix", ["", "net."])
+def test_a_new_head_on_weights_of_other_classes(prefix, tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "import timm\ndef build(num_classes=9):\n"
+        "    return timm.create_model('test_resnet', num_classes=num_classes)\n"
+    )
+    trained = create_model("test_resnet", num_classes=3)
+    state = {prefix + name: tensor for name, tensor in trained.state_dict().items()}
+    torch.save({"state_dict": state}, tmp_path / "w.ckpt")
+    for name in ("test_resnet", f"{tmp_path / 'mine.py'}:build"):
+        model, layer = create_with_new_head(name, 4, tmp_path / "w.ckpt")
+        assert len(model.get_submodule(layer).weight) == 4
+        assert torch.equal(model.conv1[0].weight, trained.conv1[0].weight)
 
 
 def test_a_function_that_wants_arguments_nobody_gives(tmp_path):

@@ -155,6 +155,7 @@ def classifier_name(model: nn.Module) -> str:
 def _load_other_classes(model: nn.Module, weights: Checkpoint) -> None:
     """Load weights whose classifier may have another number of classes, in place."""
     layer = classifier_name(model)
+    weights = weights_of(model, weights)
     found = adapt(meta_copy(model), weights.state).get(f"{layer}.weight")
     if found is not None and len(found) != len(model.get_submodule(layer).weight):  # type: ignore[arg-type]
         replace_classifier(model, layer, len(found))
