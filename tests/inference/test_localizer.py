@@ -1,4 +1,6 @@
+import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ from heatbox.data.glyphs import glyphs
 from heatbox.data.transforms import Preprocess
 from heatbox.errors import AssumptionWarning, InputError
 from heatbox.inference.localizer import Localizer
+from heatbox.inference.locate import located_line
 from heatbox.models.factory import create_model
 from helpers.random_weights import scrambled
 from helpers.scenes import write_model
@@ -46,6 +49,46 @@ def pictures(number, side=64):
     return [
         glyph.resize((side, side)) for glyph in map(glyphs("test", number).open_image, glyphs("test", number))
     ]
+
+
+@pytest.mark.parametrize("scale", [1, 255])
+def test_arrays_and_tensors_of_another_scale_are_named(model, scale):
+    """Numbers in [0, 255] where mean and std are those of [0, 1]."""
+    localizer = Localizer(model, preprocess=Preprocess((64, 64)))
+    array = np.random.default_rng(0).random((40, 50, 3), np.float32) * scale
+    tensor = torch.from_numpy(array).permute(2, 0, 1)[None]
+    for images in ([array], tensor, (tensor * (255 / scale)).to(torch.uint8) if scale > 1 else tensor):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            localizer(images)
+        said = [str(one.message) for one in caught if "have to be divided by 255" in str(one.message)]
+        assert len(said) == (scale > 1)
+    own = Localizer(model, preprocess=Preprocess((64, 64), mean=(0, 0, 0), std=(1 / 255,) * 3))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        own(tensor)  # of a network that normalizes images itself
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_logits_that_overflow_are_named(model, value):
+    images = torch.randn(3, 3, 64, 64)
+    images[1, 0, 0, 0] = value
+    localizer = Localizer(model)
+    with pytest.warns(AssumptionWarning, match="its logits of some images are infinite or NaN"):
+        found = localizer(images)
+    assert [len(boxes) for boxes in found.boxes] == [1, 0, 1]
+    line = located_line(
+        replace(
+            found,
+            boxes=found.boxes[1:],
+            targets=found.targets[1:],
+            logits=found.logits[1:],
+            confidences=[np.zeros(0)],
+        ),
+        Image.new("RGB", (64, 64)),
+        None,
+    )
+    assert line["score"] is None
 
 
 def test_a_foreground_head_is_fitted_saved_and_applied(model, tmp_path):

@@ -6,6 +6,7 @@ boxes at its edges; a box of which nothing is left keeps its row, with no area.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -17,7 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from heatbox.data.files.images import network_image
-from heatbox.errors import InputError
+from heatbox.errors import AssumptionWarning, InputError
 
 _MAX_SIDE = 65_535  # pixels; more is a mistake, and overflows the libraries used
 
@@ -139,6 +140,21 @@ class Preprocess:
         x1, y1, x2, y2 = self.region(image_size)
         return x1 / width, y1 / height, x2 / width, y2 / height
 
+    def warn_of_scale(self, values: Tensor, subject: str) -> None:
+        """Say so if preprocessed values are far beyond those of any pixels in [0, 1].
+
+        Args:
+            values: of any shape.
+            subject: of the sentence, and its verb.
+
+        Warns:
+            AssumptionWarning: they are.
+        """
+        ends = [(abs(m) / s, abs(1 - m) / s) for m, s in zip(self.mean, self.std, strict=True)]
+        if values.numel() and bool(values.abs().max() > 10 * max(map(max, ends))):
+            what = f"{subject} values of more than ten times those of pixels in [0, 1] after mean and std"
+            warnings.warn(f"{what}; numbers in [0, 255] have to be divided by 255", AssumptionWarning, 3)
+
     def __call__(self, image: Image.Image | np.ndarray) -> Tensor:
         """Image → (C, H, W) float32.
 
@@ -155,11 +171,13 @@ class Preprocess:
             bands = [Image.fromarray(np.ascontiguousarray(image[..., band])) for band in range(self.channels)]
             levels = [np.array(self._resized(band, width, height), dtype=np.float32) for band in bands]
             pixels = torch.from_numpy(np.stack(levels))
-            return _normalized(pixels.flip(0) if self.bgr else pixels, self.mean, self.std)
+            found = _normalized(pixels.flip(0) if self.bgr else pixels, self.mean, self.std)
+            self.warn_of_scale(found, "an array has")
+            return found
         array = np.asarray(self._resized(image.convert("L") if self.channels == 1 else image, width, height))
         array = array[..., ::-1].copy() if self.bgr and self.channels > 1 else array
-        found = cv2.LUT(array, _levels(self.mean, self.std))
-        return torch.from_numpy(found.reshape(height, width, self.channels)).permute(2, 0, 1)
+        table = cv2.LUT(array, _levels(self.mean, self.std))
+        return torch.from_numpy(table.reshape(height, width, self.channels)).permute(2, 0, 1)
 
     def _resized(self, image: Image.Image, width: int, height: int) -> Image.Image:
         """The region of an image at the size of the input; pixels around it count as in a resized whole."""

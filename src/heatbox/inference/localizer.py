@@ -532,6 +532,7 @@ class Localizer:
                     "a tensor is preprocessed for one network, but these have different preprocessing; "
                     "expected a list of PIL images or arrays"
                 )
+            self.preprocess.warn_of_scale(images, "a tensor, which has to be preprocessed, has")
             return images, [(images.shape[3], images.shape[2])] * len(images)
         if not all(isinstance(image, Image.Image | np.ndarray) for image in images):
             raise InputError(f"images contain something else; expected {expected}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -175,12 +176,13 @@ def located_line(found: Prediction, image: Image.Image | np.ndarray, name: str |
         name: of its class.
     """
     width, height = picture_size(image)
+    score = float(found.scores()[0])
     return {
         "width": width,
         "height": height,
         "label": int(found.targets[0]),
         "name": name,
-        "score": round(float(found.scores()[0]), 6),
+        "score": round(score, 6) if math.isfinite(score) else None,
         "boxes": np.round(found.boxes[0], 2).tolist(),
         **_rated(found),
     }

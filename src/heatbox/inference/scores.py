@@ -47,7 +47,8 @@ def class_scores(logits: Any, function: ScoreFunction) -> np.ndarray:
     values = np.asarray(logits, dtype=np.float64)
     if function == "sigmoid":
         return np.exp(-np.logaddexp(0, -values))
-    shifted = np.exp(values - values.max(-1, keepdims=True))
+    with np.errstate(invalid="ignore"):  # infinite logits have the score NaN
+        shifted = np.exp(values - values.max(-1, keepdims=True))
     scores: np.ndarray = shifted / shifted.sum(-1, keepdims=True)
     return scores
 

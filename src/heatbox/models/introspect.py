@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from torch.utils.weak import WeakIdKeyDictionary
 
 from heatbox._utils.checks import check_choice, check_integer, check_module, check_tensor
-from heatbox.errors import InputError
+from heatbox.errors import AssumptionWarning, InputError
 from heatbox.models._blocks import BATCH_NORM, batch_norm_affine
 from heatbox.models.forms import refusal
 from heatbox.models.heads import (
@@ -311,7 +311,7 @@ class ClassifierView:
         return ModelOutput(features, logits, middle, sharpened)
 
     def _check_path(self, images: Tensor, features: Tensor, logits: Tensor) -> None:
-        """Raise where a pass is of other modules than those of the head."""
+        """Raise where a pass is of other modules than those of the head; warn where its logits overflow."""
         if len(logits) != len(features):
             raise InputError(
                 f"{model_name(self.model)} returns logits of {len(logits)} images for {len(features)} of "
@@ -322,6 +322,10 @@ class ClassifierView:
             error = (self._head.logits(features.detach()) - wanted).norm()
             if error > _OTHER_PATH * wanted.norm():
                 raise OtherPath(model_name(self.model))
+        if not bool((logits.detach() < math.inf).all()):  # nor NaN; classes may be masked by -inf
+            what = "its logits of some images are infinite or NaN, so their boxes are none or wrong"
+            why = "half precision overflows, or the images are not finite"
+            warnings.warn(f"{model_name(self.model)}: {what}; perhaps {why}", AssumptionWarning, 4)
 
     def look(self, images: Tensor, layers: int = 2, sharp: bool = False) -> ModelOutput:
         """Deprecated: use `extract`."""
