@@ -531,6 +531,17 @@ def test_names_with_characters_that_readers_do_not_keep(tmp_path, to):
     assert all(len(example.boxes) for example in again)
 
 
+@pytest.mark.parametrize("to", ["yolo", "voc"])
+def test_long_names_of_flat_layouts_are_shortened(tmp_path, to):
+    names = ("a folder/" + "x" * 250 + ".png", "a folder/" + "x" * 249 + "y.png", "ä/" + "ü" * 124 + ".png")
+    split = plain_split(tmp_path / "in", content=dict.fromkeys(names, CONTENT["one.png"]))
+    done = written(split, tmp_path / "out", to)
+    assert (done.images, done.problems) == (3, [])
+    (again,) = open_splits(str(tmp_path / "out"))
+    assert len(again) == 3
+    assert all(len(example.boxes) for example in again)
+
+
 def test_a_backslash_where_images_keep_their_names(tmp_path):
     content = dict.fromkeys(("back\\slash.png", "b.png"), CONTENT["one.png"])
     done = written(plain_split(tmp_path / "in", content=content), tmp_path / "o.csv", "csv")

@@ -418,7 +418,7 @@ def _image_names(split: Split, writer: Writer, placing: bool, notes: list[str]) 
             raise InputError(f"{split.name}: image id {example.id!r} leads out of the folder of the images")
         name = _UNUSUAL.sub("_", _with_ending(split, example)) if placing else example.id
         if placing and writer.is_flat:
-            name = name.replace("/", "_")
+            name = _shortened(name.replace("/", "_"))
         stem, again = without_suffix(name), 1
         ending, start = name.removeprefix(stem), without_suffix(stem)
         while (key := stem if writer.by_stem else name) in used:
@@ -435,6 +435,13 @@ def _image_names(split: Split, writer: Writer, placing: bool, notes: list[str]) 
     if renamed:
         notes.append(f"{split.name}: {renamed} images have other names in this format: {first}")
     return names
+
+
+def _shortened(name: str) -> str:
+    """A file name that file systems hold (255 bytes), also with a number added and with another ending."""
+    stem = without_suffix(name)
+    ending = name.removeprefix(stem)
+    return stem.encode()[: 240 - len(ending)].decode(errors="ignore") + ending
 
 
 def _with_ending(split: Split, example: Example) -> str:
