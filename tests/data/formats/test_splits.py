@@ -75,6 +75,12 @@ def test_splits_are_known_by_their_names_in_any_layout(layout, train, held_out, 
     assert open_training_split(str(tmp_path)).name == train
 
 
+def test_a_folder_of_images_is_no_class_of_a_split(tmp_path):
+    folder(tmp_path, "train")
+    photo(tmp_path / "test" / "images" / "a.jpg")
+    assert open_data_set(tmp_path).splits == ("train",)
+
+
 COCO = {
     "images": [{"id": 1, "file_name": "train.jpg", "width": 20, "height": 10}],
     "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [2, 1, 7, 7]}],

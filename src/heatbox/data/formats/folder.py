@@ -35,8 +35,10 @@ LAYOUT, DEPTH = "folder of classes", 1
 
 def split_names(tree: Tree) -> tuple[str, ...]:
     """The split folders with class folders in them, or "all" for class folders without any."""
-    splits = in_order(n for n in tree.folders() if is_split(n) and _class_folders(below(tree, n)))
     # Images in "images" or "test" itself rather belong to another layout whose tables are missing.
+    splits = in_order(
+        n for n in tree.folders() if is_split(n) and {*_class_folders(below(tree, n))} - {"images"}
+    )
     classes = (name for name in _class_folders(tree) if not is_split(name) and name != "images")
     return splits or (("all",) if any(classes) else ())
 
