@@ -39,7 +39,7 @@ def split_names(tree: Tree) -> tuple[str, ...]:
     splits = in_order(
         n for n in tree.folders() if is_split(n) and {*_class_folders(below(tree, n))} - {"images"}
     )
-    classes = (name for name in _class_folders(tree) if not is_split(name) and name != "images")
+    classes = (name for name in _class_folders(tree) if not is_split(name) and name.lower() != "images")
     return splits or (("all",) if any(classes) else ())
 
 

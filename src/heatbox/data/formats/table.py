@@ -421,7 +421,7 @@ def _are_classes(tree: Tree, used: set[str]) -> bool:
     places = ["", *(name for name in tree.folders() if is_split(name))]
     for place in places:
         folders = [n for n in tree.folders(place) if next(filter(is_image, tree.walk(join(place, n))), "")]
-        others = {name for name in folders if not is_split(name) and name != "images"}
+        others = {name for name in folders if not is_split(name) and name.lower() != "images"}
         if used & {*folders} or (not used - {""} and others):
             return True
     return False
