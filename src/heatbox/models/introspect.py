@@ -33,13 +33,12 @@ from torch.utils.weak import WeakIdKeyDictionary
 from heatbox._utils.checks import check_choice, check_integer, check_module, check_tensor
 from heatbox.errors import AssumptionWarning, InputError
 from heatbox.models._blocks import BATCH_NORM, batch_norm_affine
+from heatbox.models.affine import OtherPath, Recording
 from heatbox.models.forms import refusal
 from heatbox.models.heads import (
     Contributions,
     NoFeatureMap,
-    OtherPath,
     RecordedHead,
-    Recording,
     Select,
     record_graph,
     weighted_sum,
