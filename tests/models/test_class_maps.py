@@ -1595,6 +1595,14 @@ def test_windows_of_one_size(shape):
         view(structured_images((3, 80, 112), 2, 11))
 
 
+def test_images_of_a_size_that_the_network_does_not_accept():
+    model = Net(lambda net, f: net.fc(f.flatten(1)), fc=linear(8 * 8 * CHANNELS)).eval()
+    assert ClassifierView(model, size=(32, 32)).exact
+    assert ClassifierView(model).exact  # found with images of 32 pixels
+    with pytest.raises(InputError, match=r"of 224 x 224 pixels: .* 32 x 32 pixels \(--size 32\)$"):
+        ClassifierView(model, size=(224, 224))
+
+
 @pytest.mark.filterwarnings("ignore")
 def test_quantized_linear_layer():
     quantized = torch.ao.quantization.quantize_dynamic(ready(bare()), {nn.Linear}, dtype=torch.qint8)

@@ -765,6 +765,8 @@ def _find_head(model: nn.Module, select: Select, size: Sequence[int] | None) -> 
                     f"pixels: {error}"
                 )
             continue
+        if failure and size is not None:
+            raise InputError(f"{failure}; it runs on {side[0]} x {side[1]} pixels (--size {side[0]})")
         folded = _find_chain(model, select, calls, output, images)
         if folded is not None:
             return folded
