@@ -65,6 +65,10 @@ def test_an_opened_image_is_read_as_its_file(mode, channels, tmp_path):
     options = {"transparency": 3} if mode == "P transparent" else {}
     options |= {"exif": image.getexif()} if mode == "turned" else {}
     image.save(path, kind, **options)
+    try:
+        Image.open(path).load()
+    except OSError:
+        pytest.skip("this Pillow does not read what it writes")
     expected = np.asarray(decode_for_network(path, "it", channels))
     with Image.open(path) as opened:
         found = network_image(opened, channels)
