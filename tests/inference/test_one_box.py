@@ -124,7 +124,7 @@ def test_the_page(run):
             }
         content = zlib.decompress(base64.b64decode(one["boxes"]))
         counts = np.frombuffer(content, "<u4", 2 * COUNT).reshape(COUNT, 2)
-        total, every = counts.sum(0)
+        total, every = map(int, counts.sum(0))
         firsts = np.frombuffer(content, "<u2", total, 8 * COUNT)
         sides = np.frombuffer(content, np.uint8, 4 * total, 8 * COUNT + 2 * total + 4 * every)
         rows = sides.reshape(4, total).T
