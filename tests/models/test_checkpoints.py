@@ -452,3 +452,8 @@ def test_hub_names_are_fetched_by_timm(trained, monkeypatch, golden_images):
     monkeypatch.setattr("timm.models._hub.load_state_dict_from_hf", offline)
     with pytest.raises(InputError, match=r"could not be fetched from the hub \(ConnectionError: no route\)"):
         read_checkpoint("hf-hub:someone/some_model")
+
+
+def test_class_numbers_of_thousands_of_digits(tmp_path):
+    torch.save({"model": {"weight": torch.zeros(2)}, "classes": {"1" * 5000: "cat"}}, tmp_path / "long.pth")
+    assert "class_names" not in read_checkpoint(tmp_path / "long.pth").metadata

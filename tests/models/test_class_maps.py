@@ -6,6 +6,7 @@ sum is checked, and that one weight per channel makes the map.
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -469,6 +470,46 @@ def test_a_head_that_is_chosen_by_the_image():
     model.fc = linear()
     with pytest.raises(InputError, match="takes another path"):
         view(images())
+
+
+def test_one_image_of_many_that_takes_another_path():
+    def rule(net, f):
+        pooled = f.mean((2, 3))
+        return torch.where(pooled.mean(1, keepdim=True) < limit, net.first(pooled), net.second(pooled))
+
+    limit = math.inf
+    model = ready(Net(rule, first=linear(), second=linear()))
+    with torch.no_grad():
+        model.second.weight.copy_(0.6 * model.first.weight)
+        model.second.bias.copy_(model.first.bias)
+    view = ClassifierView(model, size=SIZE[1:])
+    many = images(100)
+    limit = view(many)[0].mean((2, 3)).mean(1).max()  # which is not below
+    with pytest.raises(InputError, match="takes another path"):
+        view(many)
+
+
+def test_a_last_map_that_not_every_image_has():
+    def rule(net, f):
+        return net.fc((net.last(f) if f.mean() < 1e3 else f).mean((2, 3)))
+
+    model = ready(Net(rule, last=nn.Conv2d(CHANNELS, CHANNELS, 1), fc=linear()))
+    view = ClassifierView(model, size=SIZE[1:])
+    view(images())
+    with pytest.raises(InputError, match="takes another path"):
+        view(1e5 * images())
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_logits_near_zero_in_half_precision(dtype):
+    model = ready(Net(lambda net, f: net.fc(f.mean((2, 3))), trunk(256), fc=linear(256, 1)))
+    many = torch.randn(60, *SIZE, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        logits = model(many)[:, 0].sort()
+        model.fc.bias -= logits.values[30]
+    view = ClassifierView(model.to(dtype), size=SIZE[1:])
+    for index in logits.indices[20:40]:
+        view(many[index : index + 1].to(dtype))
 
 
 def test_a_network_that_weighs_the_logits_of_another():

@@ -10,6 +10,7 @@ Every step is affine for a given image and is folded in closed form into the wei
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,13 +22,15 @@ from torch import Tensor, nn
 
 from heatbox.errors import InputError
 from heatbox.models._blocks import BATCH_NORM, batch_norm_affine
+from heatbox.models.affine import OtherPath
 from heatbox.models.heads import Select
 from heatbox.models.recording import unrecorded
-from heatbox.models.spec import as_input, hooked
+from heatbox.models.spec import as_input, hooked, model_name
 from heatbox.models.stages import FeatureHook
 
 _PASS_THROUGH = (nn.Identity, nn.Flatten, nn.Dropout, nn.Dropout2d)
 _RELATIVE_TOLERANCE = 1e-4
+_ROUNDING = 0.1  # relative error of logits above which it is no rounding, also of 8 bits
 
 
 class FoldedHead:
@@ -60,11 +63,24 @@ class FoldedHead:
         """Features (B, C, h, w) and logits (B, K) of images."""
         with self.hook.capture() as captured:
             logits = self.select(self.model(images))
+        if not captured:
+            raise OtherPath(model_name(self.model))
         return captured[-1], logits, None
 
     def logits(self, features: Tensor) -> Tensor:
         """Logits (B, K) of a feature map (B, C, h, w), computed step by step from its spatial mean."""
-        return _run_steps(self.steps, features)
+        return apply_step(self.classifier, _run_steps(self.steps[:-1], features))
+
+    def fits(self, features: Tensor, logits: Tensor) -> bool:
+        """Whether the logits (B, K) of each image are those of its feature map, but for rounding.
+
+        Where the terms of a logit cancel, rounding is measured by their usual size.
+        """
+        value, (matrix, bias) = _run_steps(self.steps[:-1], features), linear_of(self.classifier)
+        found = nn.functional.linear(value, matrix, bias)
+        terms = value.norm(dim=1) * matrix.norm() / math.sqrt(matrix.shape[1])
+        allowed = _ROUNDING * torch.maximum(logits.float().norm(dim=1), terms)
+        return not bool(((found - logits).norm(dim=1) > allowed).any())
 
     def class_weights(
         self, features: Tensor, targets: Tensor, norm: Literal["fold", "ignore"]

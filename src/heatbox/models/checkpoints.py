@@ -260,8 +260,8 @@ def _in_order(value: Any) -> list[str]:
     """Names of a list, of a mapping number → name or name → number; empty for anything else."""
     if isinstance(value, Mapping):
         pairs = [(key, one) if isinstance(one, str) else (one, key) for key, one in value.items()]
-        names = {int(number): name for number, name in pairs if str(number).isdecimal()}
-        value = [names.get(number) for number in range(len(value))]
+        names = {str(number): name for number, name in pairs}
+        value = [names.get(str(number)) for number in range(len(value))]
     names_only = isinstance(value, list | tuple) and all(isinstance(name, str) for name in value)
     return list(value) if names_only else []
 

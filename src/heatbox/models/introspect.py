@@ -53,8 +53,6 @@ from heatbox.models.stages import (
     stitched,
 )
 
-_OTHER_PATH = 0.1  # relative error of logits that no rounding explains, also of 8 bits
-
 
 @dataclass(frozen=True)
 class ModelOutput:
@@ -301,10 +299,9 @@ class ClassifierView:
                 f"{images.shape[2]} x {images.shape[3]} pixels, expected images of the size it is made for"
             )
         if isinstance(self._head, FoldedHead):
-            wanted = logits.detach().float()
-            error = (self._head.logits(features.detach()) - wanted).norm()
-            if error > _OTHER_PATH * wanted.norm():
-                raise OtherPath(model_name(self.model))
+            with torch.no_grad():
+                if not self._head.fits(features, logits):
+                    raise OtherPath(model_name(self.model))
         if not bool((logits.detach() < math.inf).all()):  # nor NaN; classes may be masked by -inf
             what = "its logits of some images are infinite or NaN, so their boxes are none or wrong"
             why = "half precision overflows, or the images are not finite"
