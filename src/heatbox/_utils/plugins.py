@@ -6,8 +6,9 @@ import importlib.util
 import sys
 import zlib
 from collections.abc import Callable
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
-from types import ModuleType
+from types import CodeType, ModuleType
 from typing import Any
 
 from heatbox.errors import InputError
@@ -34,10 +35,18 @@ def load_function(name: str) -> Callable[..., Any]:
     return function
 
 
+class _SourceLoader(SourceFileLoader):
+    """Compiles a file each time: Python's cache takes one of equal size and second for the same."""
+
+    def get_code(self, fullname: str) -> CodeType:
+        """The code of the file as it is now."""
+        return self.source_to_code(self.get_data(self.path), self.path)
+
+
 def _import_file(path: Path) -> ModuleType:
     # Registered under a name that no installed package has: dataclasses and pickle look modules up by name.
     name = f"_heatbox_file_{path.stem}_{zlib.crc32(str(path.resolve()).encode()):08x}"
-    spec = importlib.util.spec_from_file_location(name, path)
+    spec = importlib.util.spec_from_file_location(name, path, loader=_SourceLoader(name, str(path)))
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
