@@ -32,12 +32,7 @@ def pytest_addoption(parser):
     parser.addoption("--slow", action="store_true", help="run the exhaustive tier as well")
 
 
-LONG = ("test_resume.py", "test_distributed.py", "test_processes.py")
-"""Files of the longest tests; they run first, so that at the end no process waits for another's."""
-
-
 def pytest_collection_modifyitems(config, items):
-    items.sort(key=lambda item: item.path.name not in LONG)
     if not config.getoption("--slow"):
         skip = pytest.mark.skip(reason="exhaustive tier: run with --slow")
         for item in items:

@@ -98,7 +98,8 @@ def test_two_processes_label_like_one(data, tmp_path, monkeypatch):
     for name, start in (("one", main), ("two", lambda all_words: torchrun(2, *all_words))):
         (tmp_path / name).mkdir()
         monkeypatch.chdir(tmp_path / name)
-        start([*words, "--out", "boxes", "--run", "maps"])
+        done = start([*words, "--out", "boxes", "--run", "maps"])
+        assert (tmp_path / name / "boxes" / "coco.json").exists(), getattr(done, "stderr", done)
         found.append(json.loads((tmp_path / name / "boxes" / "coco.json").read_text()))
     assert len(found[0]["annotations"]) >= 15
     assert found[1] == found[0]
