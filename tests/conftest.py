@@ -51,6 +51,15 @@ def _seeded():
     np.random.seed(0)  # noqa: NPY002 - third-party code under test may use the global generator
 
 
+@pytest.fixture
+def one_thread():
+    """One thread of PyTorch, as in the processes of a test: the last digits depend on their number."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """Optional real data beside the checkout; tests that need it skip where it is absent."""

@@ -15,7 +15,6 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import torch
 import torch.multiprocessing as mp
 
 from heatbox._utils import processes
@@ -32,21 +31,14 @@ from helpers.scenes import write_model, write_split
 
 BROKEN = "test/000007.png"
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 
 def torchrun(count: int, *words: str) -> subprocess.CompletedProcess[str]:
     start = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"]
     environ = os.environ | {"OMP_NUM_THREADS": "1"}
     command = [*start, "-m", "heatbox", "--", *words]
     return subprocess.run(command, capture_output=True, text=True, env=environ, check=False)
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """As in the processes of `torchrun`: the last digits depend on the number of threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def results(folder: Path) -> tuple[dict, list[dict]]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 
 import pytest
-import torch
 
 import heatbox
 from helpers import sweep
@@ -43,14 +42,7 @@ UNTRUE = re.compile(
     "|cannot be folded"
     "|not by the mean"
 )
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def check(case: Case) -> None:

@@ -69,7 +69,7 @@ class FoldedHead:
 
     def logits(self, features: Tensor) -> Tensor:
         """Logits (B, K) of a feature map (B, C, h, w), computed step by step from its spatial mean."""
-        return apply_step(self.classifier, _run_steps(self.steps[:-1], features))
+        return _run_steps(self.steps, features)
 
     def fits(self, features: Tensor, logits: Tensor) -> bool:
         """Whether the logits (B, K) of each image are those of its feature map, but for rounding.
